@@ -1,0 +1,34 @@
+"""smile_synth: segmented objects and pictures become procedurally animated, labelled clips."""
+
+from smile_synth.annotations import Annotation, annotate
+from smile_synth.backgrounds import ImageFolder
+from smile_synth.clip import Clip, Flow, Labels, Tracks
+from smile_synth.compositing import composite
+from smile_synth.corpus import generate
+from smile_synth.errors import UserError
+from smile_synth.objects import ObjectBank, build_bank
+from smile_synth.recipe import Recipe
+from smile_synth.scene import Scene, sample_scene
+from smile_synth.stream import SyntheticClips, stream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Annotation",
+    "Clip",
+    "Flow",
+    "ImageFolder",
+    "Labels",
+    "ObjectBank",
+    "Recipe",
+    "Scene",
+    "SyntheticClips",
+    "Tracks",
+    "UserError",
+    "annotate",
+    "build_bank",
+    "composite",
+    "generate",
+    "sample_scene",
+    "stream",
+]

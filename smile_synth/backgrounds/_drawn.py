@@ -1,0 +1,73 @@
+"""Background pictures made from nothing: coloured 1/f noise, gradients and dead leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smile_synth.rng import generator
+
+UInt8 = NDArray[np.uint8]
+Float = NDArray[np.float64]
+
+
+def _spectrum(size: int, exponent: float, *, rng: np.random.Generator) -> Float:
+    """Draw a periodic picture ``[S, S]`` in 0..1 whose amplitude falls as 1 / frequency^exponent."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = 1.0
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**exponent
+    spectrum[0, 0] = 0.0
+    picture: Float = np.fft.irfft2(spectrum, s=(size, size))
+    return (picture - picture.min()) / (picture.max() - picture.min())
+
+
+def one_over_f(size: int, *, rng: np.random.Generator) -> UInt8:
+    """Draw coloured 1/f noise ``[S, S, 3]``; exponents 1.0 to 1.8, around natural pictures' 1.2-1.4."""
+    exponent = rng.uniform(1.0, 1.8)
+    common = _spectrum(size, exponent, rng=rng)
+    channels = np.stack([_spectrum(size, exponent, rng=rng) for _ in range(3)], axis=-1)
+    mixed = 0.6 * common[..., None] + 0.4 * channels
+    low, high = np.sort(rng.uniform(0, 255, (2, 3)), axis=0)
+    return (low + mixed * (high - low)).round().astype(np.uint8)
+
+
+def gradient(size: int, *, rng: np.random.Generator) -> UInt8:
+    """Draw a smooth blend ``[S, S, 3]`` of four corner colours."""
+    corner_colors = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
+    picture = cv2.resize(corner_colors, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(picture).round().astype(np.uint8)
+
+
+def dead_leaves(size: int, *, rng: np.random.Generator) -> UInt8:
+    """Draw overlapping discs ``[S, S, 3]``, radii by the r^-3 law of natural occlusion (Lee et al., 2001)."""
+    picture = np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+    smallest, largest = size / 40, size / 5
+    for _ in range(500):
+        # Inverse of the cumulative r^-3 law between the two radii.
+        radius = (smallest**-2 - rng.random() * (smallest**-2 - largest**-2)) ** -0.5
+        center = tuple(int(v) for v in rng.integers(0, size, 2))
+        color = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.circle(picture, center, round(radius), color, -1, cv2.LINE_AA)
+    return picture
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "one-over-f": one_over_f,
+    "gradient": gradient,
+    "dead-leaves": dead_leaves,
+}
+
+
+def write_pictures(folder: Path, *, count: int, seed: int, size: int = 160) -> None:
+    """Write ``count`` drawn pictures, one kind after the other; the same files for the same seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        kind = list(KINDS)[index % len(KINDS)]
+        picture = KINDS[kind](size, rng=generator(seed, index, f"background {kind}"))
+        Image.fromarray(picture).save(folder / f"{index:03d}-{kind}.png")

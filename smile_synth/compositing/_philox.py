@@ -1,0 +1,47 @@
+"""Philox 4x32-10 (Salmon et al., SC 2011), the noise of every backend, for numba and for NumPy."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+_MASK = 0xFFFFFFFF
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def philox_word(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the first 32-bit word of the counter (c0..c3) under the key (k0, k1), as uint64."""
+    mask = np.uint64(_MASK)
+    shift = np.uint64(32)
+    c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
+    k0, k1 = np.uint64(k0), np.uint64(k1)
+    for _ in range(ROUNDS):
+        p0 = np.uint64(MULTIPLIERS[0]) * c0
+        p1 = np.uint64(MULTIPLIERS[1]) * c2
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & mask, (p0 >> shift) ^ c3 ^ k1, p0 & mask
+        k0 = (k0 + np.uint64(WEYL[0])) & mask
+        k1 = (k1 + np.uint64(WEYL[1])) & mask
+    return c0
+
+
+def philox_word_numpy(
+    counter: tuple[NDArray[np.uint64] | int, ...], key: tuple[int, int]
+) -> NDArray[np.uint64]:
+    """Return the first word for arrays of counters, as the oracle computes it."""
+    c0, c1, c2, c3 = (np.asarray(c, np.uint64) for c in counter)
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        p0 = np.uint64(MULTIPLIERS[0]) * c0
+        p1 = np.uint64(MULTIPLIERS[1]) * c2
+        c0, c1, c2, c3 = (
+            (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            p1 & np.uint64(_MASK),
+            (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+            p0 & np.uint64(_MASK),
+        )
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
+    return np.asarray(c0)

@@ -1,0 +1,173 @@
+"""Alpha, ownership and visibility of a pose: the one definition that scenes and labels share.
+
+A pixel is judged at its centre, a track at the point itself, by the same sampling that renders: two
+bilinear taps of neighbouring mip levels, mixed. ``alpha >= .5`` is an object's extent (amodal);
+``alpha x opacity >= .5`` of the front-most such layer is ownership.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_synth import geometry
+from smile_synth.texture import Texture, level_sizes_hw
+
+Border = Literal["transparent", "reflect", "repeat"]
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+Window = tuple[int, int, int, int]
+
+THRESHOLD = 0.5
+
+
+def level_of_detail(object_to_frame: Float, height: int, width: int) -> Float:
+    """Return the mip level ``[T]`` of a ``height x width`` texture under poses ``[T, 3, 3]``.
+
+    The rule: log2 of the side of the square in the texture that has the area of one frame pixel,
+    sqrt(|det J|) of the frame-to-object map at the texture's middle, at least 0 and at most the last
+    level. Under anisotropy this is the geometric mean of the two scales: as much is lost to blur along
+    the longer axis as is left to aliasing along the shorter.
+    """
+    middle = np.array([width / 2, height / 2, 1.0])
+    w = object_to_frame[:, 2] @ middle
+    # det of the Jacobian of a projective map is det(M) / w^3.
+    area = np.abs(np.linalg.det(object_to_frame)) / np.abs(w) ** 3
+    last = len(level_sizes_hw(height, width)) - 1
+    return np.clip(-0.5 * np.log2(area), 0.0, float(last))
+
+
+def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:
+    """Return the pixels (x0, y0, x1, y1), half-open, that a transparent-border texture can touch.
+
+    ``limit`` crops it, for example to the frame; ``None`` leaves it whole. Empty windows have x1 <= x0
+    or y1 <= y0. A pose with a horizon inside the texture may touch everything up to ``limit``.
+    """
+    reach = float(2 ** (int(level) + 1))  # half a texel of the coarser level, and its padding
+    box = np.array(
+        [
+            [-reach, -reach],
+            [texture.width + 2 * reach, -reach],
+            [texture.width + 2 * reach, texture.height + 2 * reach],
+            [-reach, texture.height + 2 * reach],
+        ]
+    )
+    mapped = geometry.apply(object_to_frame, box)
+    if not np.isfinite(mapped).all():
+        if limit is None:
+            raise ValueError("the whole extent of an object that crosses a horizon is not finite")
+        return limit
+    low, high = np.floor(mapped.min(axis=0)), np.ceil(mapped.max(axis=0))
+    x0, y0, x1, y1 = int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    if limit is None:
+        return x0, y0, x1, y1
+    return max(x0, limit[0]), max(y0, limit[1]), min(x1, limit[2]), min(y1, limit[3])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  # pragma: no cover
+    """Return (first texel, height, width) of a mip level."""
+    start = 0
+    for _ in range(level):
+        start += height * width
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return start, height, width
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
+    u -= 0.5
+    v -= 0.5
+    i, j = int(np.floor(u)), int(np.floor(v))
+    fu, fv = u - i, v - j
+    total = 0.0
+    for dj in range(2):
+        if 0 <= j + dj < h:
+            weight = fv if dj else 1.0 - fv
+            row = start + (j + dj) * w
+            if 0 <= i < w:
+                total += weight * (1.0 - fu) * texels[row + i, 3]
+            if 0 <= i + 1 < w:
+                total += weight * fu * texels[row + i + 1, 3]
+    return total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    low = int(level)
+    mix = level - low
+    start0, h0, w0 = level_start(height, width, low)
+    start1, h1, w1 = level_start(height, width, low + 1)
+    scale0, scale1 = 0.5**low, 0.5 ** (low + 1)
+    for k in range(xs.shape[0]):
+        x, y = xs[k], ys[k]
+        depth = inverse[2, 0] * x + inverse[2, 1] * y + inverse[2, 2]
+        if not depth > 0.0:
+            out[k] = 0.0
+            continue
+        u = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]) / depth
+        v = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]) / depth
+        alpha = (1.0 - mix) * _alpha_tap(texels, start0, h0, w0, u * scale0, v * scale0)
+        if mix > 0.0:
+            alpha += mix * _alpha_tap(texels, start1, h1, w1, u * scale1, v * scale1)
+        out[k] = alpha / 255.0
+
+
+def alpha_at(texture: Texture, object_to_frame: Float, level: float, points_xy: Float) -> Float:
+    """Return the alpha ``[P]`` (0..1, without opacity) of a transparent-border texture at frame points ``[P, 2]``."""
+    out = np.empty(len(points_xy))
+    points = np.ascontiguousarray(points_xy, np.float64)
+    inverse = np.ascontiguousarray(geometry.invert(object_to_frame))
+    _alpha_points(
+        texture.texels, texture.height, texture.width, inverse, float(level), points[:, 0], points[:, 1], out
+    )
+    return out
+
+
+def pixel_centers(area: Window) -> Float:
+    """Return the centres ``[h * w, 2]`` of a window's pixels, row by row."""
+    x0, y0, x1, y1 = area
+    ys, xs = np.mgrid[y0:y1, x0:x1]
+    return np.stack([xs.ravel() + 0.5, ys.ravel() + 0.5], axis=-1)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The extent of one layer in one frame.
+
+    Attributes:
+        area: window (x0, y0, x1, y1) that ``alpha`` covers; may reach beyond the frame.
+        alpha: ``[h, w]`` float64 0..1, without opacity.
+    """
+
+    area: Window
+    alpha: Float
+
+
+def whole_extent(texture: Texture, object_to_frame: Float, level: float, size_hw: tuple[int, int]) -> Extent:
+    """Return the layer's alpha over its WHOLE window, inside the frame and beyond.
+
+    Where a horizon makes the window endless, it is cropped to three frames' size.
+    """
+    h, w = size_hw
+    try:
+        area = window(object_to_frame, texture, level, None)
+    except ValueError:
+        area = (-w, -h, 2 * w, 2 * h)
+    x0, y0, x1, y1 = area
+    alpha = alpha_at(texture, object_to_frame, level, pixel_centers(area))
+    return Extent(area, alpha.reshape(y1 - y0, x1 - x0))
+
+
+def tight_box(mask: Bool, area: Window) -> Float:
+    """Return the tight half-open box ``[4]`` of a window's mask, NaN when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return np.full(4, np.nan)
+    x0, y0 = area[:2]
+    return np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1], np.float64)

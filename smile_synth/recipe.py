@@ -1,0 +1,154 @@
+"""Recipe: the typed, strict form of a YAML file in configs/synth/."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Union
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from smile_synth.motion import FAMILIES, KeyTimesParameters
+from smile_synth.resources import find_config
+from smile_synth.strict_yaml import StrictModel, load
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _pair(value: object) -> object:
+    """Read a single value as the range from it to itself."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
+
+
+class SolidBackground(StrictModel):
+    """One colour over the whole clip.
+
+    Attributes:
+        color: RGB 0..255; left out, each clip draws its own uniformly.
+        weight: how often this entry is drawn, relative to the others.
+    """
+
+    kind: Literal["solid"]
+    color: tuple[Byte, Byte, Byte] | None = None
+    weight: Positive = 1.0
+
+
+class NoiseBackground(StrictModel):
+    """White noise, uniform 0..255 per pixel and channel.
+
+    Attributes:
+        redrawn: new noise in every frame (no flow is valid on it) instead of one still picture.
+        weight: how often this entry is drawn, relative to the others.
+    """
+
+    kind: Literal["noise"]
+    redrawn: bool = False
+    weight: Positive = 1.0
+
+
+class ImageBackground(StrictModel):
+    """A still crop of a picture from the backgrounds folder.
+
+    Attributes:
+        zoom: [low, high] at least 1; 1 is the largest crop of the frame's aspect, 2 half of it.
+        weight: how often this entry is drawn, relative to the others.
+    """
+
+    kind: Literal["image"]
+    zoom: Annotated[tuple[float, float], BeforeValidator(_pair)] = (1.0, 1.5)
+    weight: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageBackground:
+        if not 1 <= self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"zoom is [low, high] with 1 <= low <= high, got {list(self.zoom)}")
+        return self
+
+
+class Objects(StrictModel):
+    """How many objects of which size stand in a clip.
+
+    Attributes:
+        count: [low, high] labelled objects per clip, or one number.
+        side: box sides in pixels, drawn uniformly; a box is side*sqrt(aspect) x side/sqrt(aspect).
+        aspect: width / height, drawn uniformly; with ``fit: keep`` it multiplies the object's own.
+        side_jitter: each side times exp(U(-side_jitter, side_jitter)).
+        fit: stretch the object to the box, or keep its own aspect.
+        shared_motion: all objects of a clip draw the same motion entry.
+        depth_order: larger average area lies behind (as published), or random.
+        split: take objects of this side of the bank only.
+        classes: take objects of these classes only.
+    """
+
+    count: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = (2, 2)
+    side: list[Positive] = Field(min_length=1)
+    aspect: list[Positive] = Field(default=[1.0], min_length=1)
+    side_jitter: Annotated[float, Field(ge=0, le=2)] = 0.0
+    fit: Literal["stretch", "keep"] = "keep"
+    shared_motion: bool = False
+    depth_order: Literal["area", "random"] = "area"
+    split: Literal["train", "val", "test"] | None = None
+    classes: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Objects:
+        if self.count[0] > self.count[1]:
+            raise ValueError(f"count is [low, high], got low {self.count[0]} above high {self.count[1]}")
+        return self
+
+
+AnyBackground = Annotated[
+    SolidBackground | NoiseBackground | ImageBackground, Field(discriminator="kind")
+]
+AnyMotion = Annotated[
+    Union[tuple(family.parameters for family in FAMILIES.values())],  # type: ignore[valid-type]  # noqa: UP007 - built from the registry
+    Field(discriminator="family"),
+]
+
+
+class Recipe(StrictModel):
+    """Everything that decides what a clip looks like, but for the sources, the seed and the index.
+
+    Attributes:
+        size: frame (height, width); lengths elsewhere are pixels at this size.
+        num_frames: frames per clip.
+        fps: frames per second of a written video; motion is per frame.
+        backgrounds: one entry is drawn per clip, by weight.
+        objects: number, sizes and choice of the objects.
+        key_times: key frames of a clip, shared by its objects.
+        motion: one entry is drawn per object (or clip), by weight.
+    """
+
+    size: tuple[Count, Count] = (224, 224)
+    num_frames: Count = 16
+    fps: Positive = 8.0
+    backgrounds: list[AnyBackground] = Field(min_length=1)
+    objects: Objects
+    key_times: KeyTimesParameters = KeyTimesParameters()
+    motion: list[AnyMotion] = Field(min_length=1)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a preset by name, or a YAML file, with ``key.path=value`` overrides.
+
+        Raises:
+            UserError: unknown preset, missing file, or mistakes in it, all at once.
+        """
+        return load(cls, find_config(name_or_path, "synth"), overrides)
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of every value: equal digests draw equal scenes from equal sources."""
+        text = json.dumps(json.loads(self.model_dump_json()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

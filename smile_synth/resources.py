@@ -1,0 +1,35 @@
+"""Find the configs and assets that ship with the project, in a checkout and in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from smile_synth.errors import UserError, nearest
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(kind: Literal["configs", "assets"]) -> Path:
+    """Return the folder of shipped configs or assets."""
+    installed = _PACKAGE / "_shipped" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def find_config(name_or_path: str | Path, kind: Literal["synth", "train"]) -> Path:
+    """Return the YAML file of a preset name or of a path.
+
+    Raises:
+        UserError: neither a preset nor a file; names the presets.
+    """
+    text = str(name_or_path)
+    presets = {path.stem: path for path in sorted((shipped("configs") / kind).glob("*.yaml"))}
+    if text in presets:
+        return presets[text]
+    path = Path(text)
+    if path.is_file():
+        return path
+    what = "recipe" if kind == "synth" else "config"
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UserError(f"{what} '{text}': no such file")
+    raise UserError(f"{what} '{text}': no such preset, there are {', '.join(presets)}{nearest(text, presets)}")

@@ -1,0 +1,382 @@
+"""Scene: everything a clip is made of, drawn once; and `sample_scene`, where every draw happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_synth import geometry
+from smile_synth.backgrounds import ImageFolder
+from smile_synth.coverage import Border, level_of_detail
+from smile_synth.errors import UserError
+from smile_synth.motion import PathRequest, draw_curve, draw_key_times, draw_path
+from smile_synth.objects import ObjectBank
+from smile_synth.recipe import AnyBackground, ImageBackground, NoiseBackground, Recipe, SolidBackground
+from smile_synth.rng import generator
+from smile_synth.texture import Texture
+
+Float = NDArray[np.float64]
+Factor = str | float
+_MAGIC = b"SMILESCENE1\n"
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A colour without end. ``rgb`` is 0..255."""
+
+    rgb: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Uniform noise without end, drawn per recipe pixel by Philox 4x32-10.
+
+    Attributes:
+        key: two 32-bit words.
+        redrawn: new noise in every frame.
+    """
+
+    key: tuple[int, int]
+    redrawn: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A texture of the bank or of the backgrounds."""
+
+    source: Literal["objects", "backgrounds"]
+    texture_id: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What does not change over time.
+
+    Attributes:
+        surface: what is seen.
+        border: what stands outside a picture.
+        labelled: whether labels are made of it; unlabelled layers still occlude.
+        class_name: class of a labelled layer.
+        factors: drawn values a probe could predict; names end in their unit.
+    """
+
+    surface: Solid | Noise | Picture
+    border: Border = "transparent"
+    labelled: bool = False
+    class_name: str = ""
+    factors: dict[str, Factor] = field(default_factory=dict)
+
+
+# name -> trailing shape of the per-layer, per-frame arrays [L, T, ...]
+_ARRAYS: dict[str, tuple[int, ...]] = {
+    "object_to_frame": (3, 3),
+    "opacity": (),
+    "depth": (),
+    "gain": (3,),
+    "bias": (3,),
+    "level": (),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An immutable description of one clip; layer 0 is the background.
+
+    Attributes:
+        size_hw: frame size in pixels.
+        recipe_size_hw: the recipe's own frame size; noise stays in its pixels.
+        fps: frames per second.
+        seed: of the corpus or stream.
+        index: of the clip.
+        recipe_digest, bank_digest, background_digest: what it was drawn from.
+        layers: L layers, what does not change over time.
+        object_to_frame: ``[L, T, 3, 3]`` texture pixels to frame pixels.
+        opacity: ``[L, T]`` 0..1.
+        depth: ``[L, T]``, smaller is nearer; equal depths: the later layer is in front.
+        gain, bias: ``[L, T, 3]``, colour becomes gain x colour + bias (1 is full scale), premultiplied.
+        level: ``[L, T]`` mip level, see `smile_synth.coverage.level_of_detail`.
+        factors: drawn values of the clip as a whole.
+    """
+
+    size_hw: tuple[int, int]
+    recipe_size_hw: tuple[int, int]
+    fps: float
+    seed: int
+    index: int
+    recipe_digest: str
+    bank_digest: str
+    background_digest: str
+    layers: tuple[Layer, ...]
+    object_to_frame: Float
+    opacity: Float
+    depth: Float
+    gain: Float
+    bias: Float
+    level: Float
+    factors: dict[str, Factor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, trailing in _ARRAYS.items():
+            array = getattr(self, name)
+            expected = (len(self.layers), self.num_frames, *trailing)
+            if array.shape != expected or array.dtype != np.float64:
+                raise ValueError(f"{name}: expected float64 {expected}, got {array.dtype} {array.shape}")
+            array.flags.writeable = False
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clip."""
+        return int(self.object_to_frame.shape[1])
+
+    def front_to_back(self, frame: int) -> list[int]:
+        """Return the layers of a frame, the nearest first, the background last."""
+        order = sorted(range(1, len(self.layers)), key=lambda layer: (self.depth[layer, frame], -layer))
+        return [*order, 0]
+
+    def scaled_to(self, size_hw: tuple[int, int]) -> Scene:
+        """Return the same scene at another frame size of the same aspect.
+
+        Raises:
+            UserError: the aspect differs by more than one pixel on either side.
+        """
+        (h, w), (new_h, new_w) = self.size_hw, size_hw
+        if abs(new_w - new_h * w / h) > 1 and abs(new_h - new_w * h / w) > 1:
+            raise UserError(f"size {new_h}x{new_w}: must keep the recipe's aspect {h}x{w} (height x width)")
+        scale = geometry.scaling([new_w / w, new_h / h])
+        poses = scale @ self.object_to_frame
+        return replace(self, size_hw=size_hw, object_to_frame=poses, level=_levels(self.layers, poses))
+
+    def to_bytes(self) -> bytes:
+        """Serialise: a magic line, a length, JSON, then the arrays as little-endian float64."""
+        header: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS and f.name != "layers"
+        }
+        header["num_frames"] = self.num_frames
+        header["layers"] = [
+            {**asdict(layer), "surface": {"kind": type(layer.surface).__name__, **asdict(layer.surface)}}
+            for layer in self.layers
+        ]
+        text = json.dumps(header, sort_keys=True, allow_nan=False).encode()
+        arrays = b"".join(np.ascontiguousarray(getattr(self, name), "<f8").tobytes() for name in _ARRAYS)
+        return _MAGIC + struct.pack("<I", len(text)) + text + arrays
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Scene:
+        """Read back what `to_bytes` wrote.
+
+        Raises:
+            UserError: not a scene, or cut short.
+        """
+        start = len(_MAGIC) + 4
+        if not data.startswith(_MAGIC) or len(data) < start:
+            raise UserError("not a scene file of this version")
+        (length,) = struct.unpack("<I", data[len(_MAGIC) : start])
+        try:
+            header: dict[str, Any] = json.loads(data[start : start + length])
+        except ValueError:
+            raise UserError("a scene file is cut short or damaged") from None
+        kinds = {kind.__name__: kind for kind in (Solid, Noise, Picture)}
+        layers = []
+        for entry in header.pop("layers"):
+            surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
+            layers.append(Layer(surface=kinds[surface.pop("kind")](**surface), **entry))
+        leading = (len(layers), header.pop("num_frames"))
+        arrays, offset = {}, start + length
+        for name, trailing in _ARRAYS.items():
+            count = int(np.prod((*leading, *trailing)))
+            if len(data) < offset + 8 * count:
+                raise UserError("a scene file is cut short")
+            array = np.frombuffer(data, "<f8", count, offset).astype(np.float64)
+            arrays[name] = array.reshape(*leading, *trailing)
+            offset += 8 * count
+        header["size_hw"] = tuple(header["size_hw"])
+        header["recipe_size_hw"] = tuple(header["recipe_size_hw"])
+        return cls(layers=tuple(layers), **header, **arrays)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the serialised scene."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def texture_of(surface: Picture, bank: ObjectBank, backgrounds: ImageFolder | None) -> Texture:
+    """Return the texture that a layer refers to.
+
+    Raises:
+        UserError: the scene needs background pictures and none were given.
+    """
+    if surface.source == "objects":
+        return bank.texture(surface.texture_id)
+    if backgrounds is None:
+        raise UserError("the scene has a picture behind it: give the backgrounds folder it was drawn from")
+    return backgrounds.texture(surface.texture_id)
+
+
+def check_sources(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None) -> None:
+    """Refuse sources other than those the scene was drawn from.
+
+    Raises:
+        UserError: a digest differs.
+    """
+    if scene.bank_digest != bank.digest:
+        raise UserError(f"bank '{bank.path}': is not the bank this scene was drawn from (its digest differs)")
+    if scene.background_digest and (backgrounds is None or scene.background_digest != backgrounds.digest):
+        raise UserError("backgrounds: not the pictures this scene was drawn from (their digest differs)")
+
+
+def _levels(layers: Sequence[Layer], poses: Float) -> Float:
+    levels = np.zeros(poses.shape[:2])
+    for i, layer in enumerate(layers):
+        if isinstance(layer.surface, Picture):
+            levels[i] = level_of_detail(poses[i], layer.surface.height, layer.surface.width)
+    return levels
+
+
+def sample_scene(
+    recipe: Recipe, bank: ObjectBank, backgrounds: ImageFolder | None = None, *, seed: int, index: int
+) -> Scene:
+    """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
+
+    Background, key times, and each object's look and motion have random streams of their own, so that
+    changing one part of a recipe leaves the draws of the others as they were.
+
+    Raises:
+        UserError: the recipe wants pictures behind and none were given, or classes the bank lacks.
+    """
+    frames = recipe.num_frames
+    rng = generator(seed, index, "clip")
+    count = int(rng.integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
+    shared_motion = _pick(recipe.motion, rng)
+    key_times = draw_key_times(frames, recipe.key_times, rng=generator(seed, index, "key times"))
+    background, background_pose = _background(recipe, backgrounds, generator(seed, index, "background"))
+    candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
+
+    drawn = []
+    for k in range(count):
+        look = generator(seed, index, f"object {k}")
+        motion = generator(seed, index, f"motion {k}")
+        own_motion = _pick(recipe.motion, motion)
+        parameters = shared_motion if recipe.objects.shared_motion else own_motion
+        drawn.append(_object(recipe, bank, int(look.choice(candidates)), parameters, key_times, look, motion))
+    if recipe.objects.depth_order == "area":
+        # As published: the larger the average area, the farther behind.
+        drawn.sort(key=lambda item: -item[2])
+    else:
+        drawn = [drawn[i] for i in rng.permutation(count)]
+
+    layers = (background, *(layer for layer, _, _ in drawn))
+    poses = np.stack([np.repeat(background_pose[None], frames, axis=0), *(pose for _, pose, _ in drawn)])
+    num_layers = len(layers)
+    return Scene(
+        size_hw=recipe.size,
+        recipe_size_hw=recipe.size,
+        fps=recipe.fps,
+        seed=seed,
+        index=index,
+        recipe_digest=recipe.digest,
+        bank_digest=bank.digest,
+        background_digest=backgrounds.digest if backgrounds and _uses_pictures(recipe) else "",
+        layers=layers,
+        object_to_frame=poses,
+        opacity=np.ones((num_layers, frames)),
+        depth=np.repeat(np.arange(num_layers, 0, -1, dtype=np.float64)[:, None], frames, axis=1),
+        gain=np.ones((num_layers, frames, 3)),
+        bias=np.zeros((num_layers, frames, 3)),
+        level=_levels(layers, poses),
+        factors={"num_objects": float(count)},
+    )
+
+
+_Weighted = TypeVar("_Weighted", bound=Any)
+
+
+def _pick(entries: Sequence[_Weighted], rng: np.random.Generator) -> _Weighted:
+    weights = np.array([entry.weight for entry in entries])
+    return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+
+
+def _uses_pictures(recipe: Recipe) -> bool:
+    return any(isinstance(entry, ImageBackground) for entry in recipe.backgrounds)
+
+
+def _background(
+    recipe: Recipe, backgrounds: ImageFolder | None, rng: np.random.Generator
+) -> tuple[Layer, Float]:
+    parameters: AnyBackground = _pick(recipe.backgrounds, rng)
+    if isinstance(parameters, SolidBackground):
+        red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+        color = (red, green, blue) if parameters.color is None else parameters.color
+        return Layer(Solid(color), border="repeat"), np.eye(3)
+    if isinstance(parameters, NoiseBackground):
+        key = rng.integers(0, 2**32, 2)
+        return Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"), np.eye(3)
+    if backgrounds is None:
+        raise UserError("the recipe has 'image' backgrounds: give a folder of pictures (--backgrounds DIR)")
+    image_id = int(rng.integers(len(backgrounds)))
+    h, w = backgrounds.sizes_hw[image_id]
+    frame_h, frame_w = recipe.size
+    scale = max(frame_h / h, frame_w / w) * rng.uniform(*parameters.zoom)
+    slack = np.array([w * scale - frame_w, h * scale - frame_h])
+    pose = geometry.translation(-rng.random(2) * slack) @ geometry.scaling([scale, scale])
+    return Layer(Picture("backgrounds", image_id, h, w), border="reflect"), pose
+
+
+def _object(
+    recipe: Recipe,
+    bank: ObjectBank,
+    object_id: int,
+    parameters: Any,
+    key_times: Float,
+    look: np.random.Generator,
+    motion: np.random.Generator,
+) -> tuple[Layer, Float, float]:
+    """Draw one object: its layer, its poses ``[T, 3, 3]`` and its average area."""
+    objects, frames = recipe.objects, recipe.num_frames
+    height, width = int(bank.heights[object_id]), int(bank.widths[object_id])
+    side, aspect = float(look.choice(objects.side)), float(look.choice(objects.aspect))
+    if objects.fit == "keep":
+        aspect *= width / height
+    jitter = look.uniform(-objects.side_jitter, objects.side_jitter, 2)
+    box_start = np.array([side * np.sqrt(aspect), side / np.sqrt(aspect)]) * np.exp(jitter)
+
+    growth_dims = 1 if parameters.growth_isotropic else 2
+    growth = draw_curve(np.zeros(growth_dims), parameters.growth.rate, key_times, frames, rng=motion)
+    box_wh = box_start * np.exp(growth)
+    rotation = draw_curve(np.zeros(1), parameters.rotation.rate, key_times, frames, rng=motion)[:, 0]
+    path = draw_path(parameters, PathRequest(frames, recipe.size, box_wh, key_times), rng=motion)
+    pose = geometry.compose(
+        geometry.translation(path.center_xy),
+        geometry.rotation(rotation),
+        geometry.scaling(box_wh / [width, height]),
+        geometry.translation([-width / 2, -height / 2]),
+    )
+    factors: dict[str, Factor] = {"family": parameters.family, **_motion_factors(path.center_xy, rotation, box_wh)}
+    factors.update({f"path.{name}": float(value) for name, value in path.factors.items()})
+    class_name = bank.class_names[int(bank.class_ids[object_id])]
+    layer = Layer(Picture("objects", object_id, height, width), "transparent", True, class_name, factors)
+    return layer, pose, float(box_wh.prod(axis=1).mean())
+
+
+def _motion_factors(center_xy: Float, rotation: Float, box_wh: Float) -> dict[str, Factor]:
+    """Measure what every family has in common."""
+    steps = np.diff(center_xy, axis=0)
+    net = center_xy[-1] - center_xy[0]
+    last = max(len(center_xy) - 1, 1)
+    factors: dict[str, Factor] = {
+        "mean_speed_px_per_frame": float(np.hypot(*steps.T).mean()) if len(steps) else 0.0,
+        "net_displacement_px": float(np.hypot(*net)),
+        "rotation_degrees_per_frame": float((rotation[-1] - rotation[0]) / last),
+        "growth_log_per_frame": float(np.log(box_wh[-1] / box_wh[0]).mean() / last),
+    }
+    if np.hypot(*net) >= 1.0:  # below a pixel a direction means nothing
+        factors["net_direction_degrees"] = float(np.rad2deg(np.arctan2(net[1], net[0])) % 360)
+    return factors

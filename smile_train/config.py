@@ -1,0 +1,201 @@
+"""Typed run configurations: the strict form of the YAML files in configs/train/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from smile_synth.resources import find_config
+from smile_synth.strict_yaml import StrictModel, load
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+class StudentOptions(StrictModel):
+    """The student.
+
+    Attributes:
+        size: tiny, small, base, large or huge.
+        patch_size: side of a token in pixels.
+        tubelet_size: frames per token.
+        drop_path: stochastic depth, 0..1.
+    """
+
+    size: Literal["tiny", "small", "base", "large", "huge"]
+    patch_size: Count = 16
+    tubelet_size: Count = 2
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TeacherOptions(StrictModel):
+    """The frozen CLIP.
+
+    Attributes:
+        model: tiny-clip (ships with the project), an open_clip name, or local-dir:FOLDER.
+        pretrained: a tag of open_clip or a file of weights.
+        force_quick_gelu: needed for OpenAI's weights from a file.
+        normalisation: pixel statistics; imagenet as the published code feeds it.
+    """
+
+    model: str = "tiny-clip"
+    pretrained: str | None = None
+    force_quick_gelu: bool = False
+    normalisation: Literal["clip", "imagenet"] = "clip"
+
+
+class TargetOptions(StrictModel):
+    """What is predicted.
+
+    Attributes:
+        kind: the teacher's tokens, or pixels.
+        norm: of the teacher's tokens: zscore over the clip (as published), layernorm per token, none.
+        per_patch: normalise pixels within each token.
+    """
+
+    kind: Literal["teacher", "pixels"] = "teacher"
+    norm: Literal["zscore", "layernorm", "none"] = "zscore"
+    per_patch: bool = True
+
+
+class MaskOptions(StrictModel):
+    """Which tokens are hidden.
+
+    Attributes:
+        kind: trajectory (objects first), tube or random.
+        ratio: share of the tokens of each frame, rounded down.
+        object_visible_share: share of the object tokens that a trajectory mask leaves visible.
+        coverage_threshold: a token is an object's where its mean visible coverage is above this.
+    """
+
+    kind: Literal["trajectory", "tube", "random"] = "trajectory"
+    ratio: Share = 0.8
+    object_visible_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    coverage_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class OptimiserOptions(StrictModel):
+    """AdamW and its schedule.
+
+    Attributes:
+        lr_per_256: peak learning rate for 256 clips a step; scaled with the batch.
+        warmup_steps: linear, from warmup_lr_per_256.
+        final_lr_per_256: at the last step, along a cosine.
+        weight_decay: not on 1-D tensors.
+        betas: of AdamW.
+        clip_norm: gradient clipping; 0 is none.
+    """
+
+    lr_per_256: Positive = 1.5e-4
+    warmup_lr_per_256: NonNegative = 1e-6
+    final_lr_per_256: NonNegative = 1e-5
+    warmup_steps: Whole = 0
+    weight_decay: NonNegative = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    clip_norm: NonNegative = 0.0
+
+
+class PretrainConfig(StrictModel):
+    """A pretraining run.
+
+    Attributes:
+        recipe: a synth preset or a path; its size and frames are the student's.
+        recipe_overrides: key.path=value for the recipe.
+        bank: folder of the object bank.
+        backgrounds: folder of pictures, where the recipe wants them.
+        seed: of the data, the masks and the initial weights.
+        steps: optimiser steps in all.
+        batch_size: clips per step and process.
+        workers: processes that render; 0 renders in the training process.
+        threads: of torch on the CPU; 0 leaves torch's own choice.
+        device: auto takes CUDA where there is one.
+        checkpoint_every: steps.
+        student, teacher, target, mask, optimiser: see there.
+    """
+
+    recipe: str
+    recipe_overrides: list[str] = []
+    bank: str
+    backgrounds: str | None = None
+    seed: Whole = 0
+    steps: Count
+    batch_size: Count
+    workers: Whole = 1
+    threads: Whole = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: Count = 500
+    student: StudentOptions
+    teacher: TeacherOptions = TeacherOptions()
+    target: TargetOptions = TargetOptions()
+    mask: MaskOptions = MaskOptions()
+    optimiser: OptimiserOptions = OptimiserOptions()
+
+    @model_validator(mode="after")
+    def _check(self) -> PretrainConfig:
+        if self.optimiser.warmup_steps > self.steps:
+            raise ValueError(f"optimiser.warmup_steps {self.optimiser.warmup_steps} is above steps {self.steps}")
+        return self
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+        """Read a preset by name, or a YAML file, with ``key.path=value`` overrides.
+
+        Raises:
+            UserError: unknown preset, missing file, or mistakes in it, all at once.
+        """
+        return load(cls, find_config(name_or_path, "train"), overrides)
+
+
+class TeacherTrainingConfig(StrictModel):
+    """Training of a small CLIP on rendered pictures with captions.
+
+    Attributes:
+        recipe: a synth preset or a path; the first frame of each clip is a picture.
+        seed: of the data and the initial weights.
+        steps, batch_size: of the contrastive training.
+        lr: peak learning rate, reached after warmup_steps.
+        weight_decay: not on 1-D tensors.
+        workers, threads: as in pretraining.
+        checkpoint_every: steps.
+        vision_width, vision_layers, vision_heads, patch_size: the image tower.
+        text_width, text_layers, text_heads, context_length: the text tower.
+        embed_dim: of the common space.
+    """
+
+    recipe: str
+    seed: Whole = 0
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    warmup_steps: Whole = 0
+    weight_decay: NonNegative = 0.05
+    workers: Whole = 1
+    threads: Whole = 0
+    checkpoint_every: Count = 500
+    vision_width: Count
+    vision_layers: Count
+    vision_heads: Count
+    patch_size: Count
+    text_width: Count
+    text_layers: Count
+    text_heads: Count
+    context_length: Count
+    embed_dim: Count
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> TeacherTrainingConfig:
+        """Read a preset by name, or a YAML file; errors as `PretrainConfig.load`."""
+        return load(cls, find_config(name_or_path, "train"), overrides)
+
+
+def to_yaml(config: StrictModel) -> str:
+    """Return a configuration with every value written out."""
+    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, default_flow_style=None)

@@ -1,0 +1,26 @@
+"""The networks: students that learn and what they learn from."""
+
+from smile_train.models._student import (
+    STUDENT_SIZES,
+    Encoder,
+    Student,
+    StudentConfig,
+    VideoClassifier,
+    load_student_weights,
+    split_tokens,
+)
+from smile_train.models._teacher import TINY_CLIP, ClipTeacher, load_clip, load_teacher
+
+__all__ = [
+    "TINY_CLIP",
+    "ClipTeacher",
+    "STUDENT_SIZES",
+    "Encoder",
+    "Student",
+    "StudentConfig",
+    "VideoClassifier",
+    "load_clip",
+    "load_student_weights",
+    "load_teacher",
+    "split_tokens",
+]

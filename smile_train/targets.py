@@ -1,0 +1,110 @@
+"""What the student predicts, and how far it is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smile_synth.errors import UserError, nearest
+from smile_train.models import split_tokens
+
+EPS = 1e-6
+
+
+def pixel_targets(clips01: Tensor, patch_size: int, tubelet_size: int, *, normalise: bool = True) -> Tensor:
+    """Cut clips into one vector of pixels per token (VideoMAE, arXiv 2203.12602).
+
+    Args:
+        clips01: float `[B, T, 3, H, W]`, 0..1, not normalised by any mean.
+        patch_size: side of a token in pixels.
+        tubelet_size: frames a token spans.
+        normalise: z-score each channel within each token (unbiased variance, 1e-6 added to the
+            standard deviation; He et al., arXiv 2111.06377, sec. 4.1).
+
+    Returns:
+        float32 `[B, N, tubelet_size * patch_size^2 * 3]`, tokens as the student's, channel last within.
+
+    Raises:
+        ValueError: a shape that the token does not divide.
+    """
+    batch, frames, channels, height, width = clips01.shape
+    if frames % tubelet_size or height % patch_size or width % patch_size:
+        raise ValueError(
+            f"clips {list(clips01.shape)} do not divide into tokens of "
+            f"{tubelet_size}x{patch_size}x{patch_size}"
+        )
+    t, h, w = frames // tubelet_size, height // patch_size, width // patch_size
+    blocks = clips01.float().reshape(batch, t, tubelet_size, channels, h, patch_size, w, patch_size)
+    pixels = blocks.permute(0, 1, 4, 6, 2, 5, 7, 3).reshape(batch, t * h * w, -1, channels)
+    return (_zscore(pixels, 2) if normalise else pixels).flatten(2)
+
+
+def zscore_over_clip(tokens: Tensor) -> Tensor:
+    """Z-score each channel over the tokens of its clip (SMILE's targets, arXiv 2504.00527).
+
+    Unbiased variance; 1e-6 is added to the standard deviation. `[B, N, C]` -> float32 `[B, N, C]`.
+    """
+    return _zscore(tokens.float(), 1)
+
+
+def layernorm_per_token(tokens: Tensor) -> Tensor:
+    """Z-score each token over its channels (LayerNorm without weights). `[B, N, C]` -> float32 alike."""
+    return F.layer_norm(tokens.float(), tokens.shape[-1:], eps=EPS)
+
+
+TOKEN_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zscore": zscore_over_clip,
+    "layernorm": layernorm_per_token,
+    "none": lambda tokens: tokens.float(),
+}
+
+
+def normalise_tokens(kind: str, tokens: Tensor) -> Tensor:
+    """Normalise a teacher's tokens in a way named in `TOKEN_NORMS`. `[B, N, C]` -> float32 `[B, N, C]`.
+
+    Raises:
+        UserError: the kind has no such name.
+    """
+    if kind not in TOKEN_NORMS:
+        allowed = ", ".join(TOKEN_NORMS)
+        raise UserError(f"unknown target norm '{kind}' (one of {allowed}){nearest(kind, TOKEN_NORMS)}")
+    return TOKEN_NORMS[kind](tokens)
+
+
+def gather_masked(tokens: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
+    """Pick the masked tokens in token order, as the student predicts them.
+
+    Args:
+        tokens: `[B, N, C]`.
+        mask: bool `[B, N]`, True = masked, the same count in every row.
+        num_masked: that count. Given, it is trusted and the device is not waited for.
+
+    Returns:
+        `[B, M, C]`.
+
+    Raises:
+        ValueError: rows with different counts, or a mask of another shape.
+    """
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(f"mask must be {list(tokens.shape[:2])}, got {list(mask.shape)}")
+    _, masked = split_tokens(mask, num_masked)
+    return tokens.gather(1, masked[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def masked_mse(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error over tokens and channels, in float32.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(f"prediction is {list(predicted.shape)} but target {list(target.shape)}")
+    return F.mse_loss(predicted.float(), target.float())
+
+
+def _zscore(values: Tensor, dim: int) -> Tensor:
+    std, mean = torch.std_mean(values, dim, keepdim=True)
+    return (values - mean) / (std + EPS)

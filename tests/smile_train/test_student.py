@@ -1,0 +1,383 @@
+import argparse
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smile_synth.errors import UserError
+from smile_train.models import (
+    STUDENT_SIZES,
+    Encoder,
+    Student,
+    StudentConfig,
+    VideoClassifier,
+    load_student_weights,
+    split_tokens,
+)
+
+REFERENCE = Path(__file__).parents[2] / "../shared/reference/smile_student.json"
+needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="no reference files beside this checkout")
+
+# Outputs of the published ViT-S for weights and pixels filled by formula (see `fill`).
+SMALL = {
+    "encoder_shape": [1, 314, 384],
+    "encoder_sum": -45.2831949947049,
+    "encoder_abs_mean": 0.8349681227446116,
+    "encoder_first8": [-2.035063, 1.804, -1.195674, 0.532898, -0.0063, -0.336572, 0.311933, -0.292263],
+    "output_shape": [1, 1254, 768],
+    "output_sum": 106.86651550084935,
+    "output_abs_mean": 0.20576511243540724,
+    "output_first8": [-0.003385, -0.357993, 0.295744, 0.184516, -0.40875, 0.095271, 0.32074, -0.354902],
+    "output_last8": [0.053018, 0.125243, -0.112659, -0.00605, 0.166172, -0.058302, -0.080125, 0.148014],
+}
+
+CONFIG = StudentConfig(
+    width=24, depth=3, heads=3, decoder_width=12, decoder_depth=2, decoder_heads=2, target_dim=5,
+    num_frames=6, size_hw=(8, 12), patch_size=4, tubelet_size=2,
+)  # fmt: skip
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny_clips(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 6, 3, 8, 12, generator=seeded(7))
+
+
+def tiny_mask(batch: int = 2) -> Tensor:
+    return torch.rand(batch, 18, generator=seeded(8)).argsort(1) < 11
+
+
+def block(model: Encoder | VideoClassifier, index: int) -> Any:
+    return model.blocks[index]
+
+
+def fill(model: nn.Module) -> None:
+    with torch.no_grad():
+        for k, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            flat = 0.02 * torch.sin(0.37 * torch.arange(parameter.numel(), dtype=torch.float64) + k)
+            if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
+                flat += 1
+            parameter.copy_(flat.view(parameter.shape))
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("base", marks=needs_reference)])
+def test_outputs_are_those_of_the_published_model(size: str) -> None:
+    expected = SMALL if size == "small" else json.loads(REFERENCE.read_text())[f"forward_{size}"]
+    student = Student(StudentConfig.of_size(size, target_dim=768), generator=seeded()).eval()
+    fill(student)
+    channel_first = torch.sin(0.0137 * torch.arange(3 * 16 * 224 * 224, dtype=torch.float64))
+    clips = channel_first.view(1, 3, 16, 224, 224).float().transpose(1, 2)
+    mask = torch.arange(1568)[None] % 5 != 0
+    encoded: list[Tensor] = []
+    student.encoder.register_forward_hook(lambda _module, _inputs, output: encoded.append(output))
+    with torch.no_grad():
+        predicted = student(clips, mask)
+    for name, value in (("encoder", encoded[0]), ("output", predicted)):
+        assert list(value.shape) == expected[f"{name}_shape"]
+        assert value.double().sum().item() == pytest.approx(expected[f"{name}_sum"], rel=1e-4)
+        assert value.double().abs().mean().item() == pytest.approx(expected[f"{name}_abs_mean"], rel=1e-5)
+        torch.testing.assert_close(
+            value.flatten()[:8], torch.tensor(expected[f"{name}_first8"]), rtol=2e-4, atol=5e-6
+        )
+    torch.testing.assert_close(
+        predicted.flatten()[-8:], torch.tensor(expected["output_last8"]), rtol=2e-4, atol=5e-6
+    )
+
+
+@needs_reference
+@pytest.mark.parametrize("form", ["pretrain_small", "pretrain_base", "finetune_base"])
+def test_parameters_have_the_published_names_shapes_and_order(form: str) -> None:
+    kind, size = form.split("_")
+    config = StudentConfig.of_size(size, target_dim=768)
+    model = (
+        Student(config, generator=seeded())
+        if kind == "pretrain"
+        else VideoClassifier(config, 400, generator=seeded())
+    )
+    published = json.loads(REFERENCE.read_text())[form]
+    assert [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()] == list(
+        published.items()
+    )
+
+
+def test_patches_are_embedded_as_by_conv3d() -> None:
+    encoder = Encoder(CONFIG, generator=seeded())
+    clips = tiny_clips()
+    proj = encoder.patch_embed.proj
+    everything = proj(clips.transpose(1, 2)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(encoder.patch_embed(clips, None), everything)
+    tokens = torch.tensor([[0, 4, 17], [5, 6, 11]])
+    chosen = torch.stack([everything[0, tokens[0]], everything[1, tokens[1]]])
+    torch.testing.assert_close(encoder.patch_embed(clips, tokens), chosen)
+
+
+def test_positions_are_sine_and_cosine_of_the_token_index() -> None:
+    position = Encoder(CONFIG, generator=seeded()).position
+    assert position.shape == (18, 24)
+    for token, column in ((0, 0), (3, 0), (3, 1), (17, 10), (17, 23)):
+        angle = token / 10000 ** (2 * (column // 2) / 24)
+        expected = math.cos(angle) if column % 2 else math.sin(angle)
+        assert position[token, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_attention_is_softmax_of_scaled_products_without_a_bias_on_the_keys() -> None:
+    attention = block(Encoder(CONFIG, generator=seeded()), 0).attn
+    with torch.no_grad():
+        attention.q_bias.uniform_(-1, 1, generator=seeded(1))
+        attention.v_bias.uniform_(-1, 1, generator=seeded(2))
+    x = torch.randn(2, 7, 24, generator=seeded(3))
+    query, key, value = (x @ attention.qkv.weight.T).split(24, dim=2)
+    query, value = query + attention.q_bias, value + attention.v_bias
+    heads = []
+    for head in (slice(0, 8), slice(8, 16), slice(16, 24)):
+        weights = (query[..., head] @ key[..., head].transpose(1, 2) / 8**0.5).softmax(-1)
+        heads.append(weights @ value[..., head])
+    torch.testing.assert_close(attention(x), attention.proj(torch.cat(heads, dim=2)))
+
+
+def test_masked_pixels_are_never_looked_at() -> None:
+    student = Student(CONFIG, generator=seeded()).eval()
+    clips, mask = tiny_clips(), tiny_mask()
+    pixels = mask.view(2, 3, 2, 3).repeat_interleave(2, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    changed = torch.where(pixels[:, :, None], torch.tensor(9.0), clips)
+    assert not torch.equal(student.encode(changed), student.encode(clips))
+    assert torch.equal(student.encode(changed, mask), student.encode(clips, mask))
+    assert torch.equal(student(changed, mask), student(clips, mask))
+
+
+def test_encoding_without_a_mask_is_encoding_with_an_empty_one() -> None:
+    student = Student(CONFIG, generator=seeded()).eval()
+    empty = torch.zeros(2, 18, dtype=torch.bool)
+    torch.testing.assert_close(student.encode(tiny_clips()), student.encode(tiny_clips(), empty))
+    assert student(tiny_clips(), empty).shape == (2, 0, 5)
+
+
+def test_each_clip_is_predicted_alone_and_under_its_own_mask() -> None:
+    student = Student(CONFIG, generator=seeded()).eval()
+    clips, mask = tiny_clips(3), tiny_mask(3)
+    assert not torch.equal(mask[0], mask[1])
+    together = student(clips, mask, num_masked=11)
+    assert together.shape == (3, 11, 5)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], student(clips[i : i + 1], mask[i : i + 1]))
+
+
+def test_tokens_split_in_ascending_order() -> None:
+    mask = torch.tensor([[True, False, True, False, True], [False, True, True, True, False]])
+    for visible, masked in (split_tokens(mask), split_tokens(mask, 3)):
+        assert visible.tolist() == [[1, 3], [0, 4]]
+        assert masked.tolist() == [[0, 2, 4], [1, 2, 3]]
+
+
+def test_initial_weights_follow_the_generator_and_leave_the_global_one_alone() -> None:
+    state = torch.random.get_rng_state()
+    first, same, other = (Student(CONFIG, generator=seeded(seed)).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["mask_token"], other["mask_token"])
+    assert not torch.equal(first["encoder.patch_embed.proj.weight"], other["encoder.patch_embed.proj.weight"])
+    assert not torch.equal(first["decoder.head.weight"], other["decoder.head.weight"])
+
+
+def test_initial_weights_are_distributed_as_in_videomae() -> None:
+    student = Student(StudentConfig.of_size("tiny", target_dim=30), generator=seeded())
+    for name, tensor in student.state_dict().items():
+        if "norm" in name and name.endswith("weight"):
+            assert torch.equal(tensor, torch.ones_like(tensor)), name
+        elif name.endswith("bias") and "patch_embed" not in name:
+            assert not tensor.any(), name
+        elif name == "mask_token":
+            assert 0.005 < tensor.std() < 0.015 and tensor.abs().max() <= 0.02
+        else:
+            fan_in = 3 * 2 * 16 * 16 if "patch_embed" in name else tensor.shape[-1]
+            bound = fan_in**-0.5 if "patch_embed" in name else (6 / sum(tensor.shape)) ** 0.5
+            assert 0.95 * bound < tensor.abs().max() <= bound, name
+    classifier = VideoClassifier(CONFIG, 400, generator=seeded())
+    assert 1e-5 < classifier.head.weight.std() < 2e-5
+
+
+def test_every_parameter_learns_also_under_bfloat16() -> None:
+    student = Student(CONFIG, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = student(tiny_clips(), tiny_mask())
+    torch.testing.assert_close(predicted.float(), student(tiny_clips(), tiny_mask()), rtol=0, atol=0.05)
+    predicted.float().square().mean().backward()
+    assert [name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_drop_path_rises_with_depth_and_keeps_the_mean() -> None:
+    config = StudentConfig.of_size("tiny", target_dim=3, drop_path=0.3)
+    encoder = Encoder(config, generator=seeded())
+    assert [block.drop_path for block in encoder.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+    branch = torch.ones(2000, 2, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dropped = block(encoder, 3)._drop(branch)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert {round(value, 4) for value in dropped.unique().tolist()} == {0, round(1 / 0.7, 4)}
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert block(encoder, 0)._drop(branch) is branch
+    assert block(encoder.eval(), 3)._drop(branch) is branch
+
+
+def test_classifier_scores_the_normalised_mean_of_all_tokens() -> None:
+    classifier = VideoClassifier(CONFIG, 7, generator=seeded()).eval()
+    encoder = Encoder(CONFIG, generator=seeded(1)).eval()
+    encoder.load_state_dict(classifier.state_dict(), strict=False)
+    encoder.norm = nn.Identity()  # type: ignore[assignment]
+    with torch.no_grad():
+        classifier.fc_norm.weight.copy_(torch.linspace(1, 2, 24))
+        mean = encoder(tiny_clips()).mean(1)
+        expected = classifier.head(F.layer_norm(mean, (24,), torch.linspace(1, 2, 24), None, 1e-6))
+        torch.testing.assert_close(classifier(tiny_clips()), expected)
+    assert expected.shape == (2, 7)
+
+
+def test_named_sizes() -> None:
+    config = StudentConfig.of_size("huge", target_dim=768, size_hw=(112, 224), num_frames=8, patch_size=14)
+    assert (config.width, config.depth, config.heads, config.decoder_width) == (1280, 32, 16, 640)
+    assert (config.decoder_depth, config.decoder_heads, config.mlp_ratio) == (4, 8, 4)
+    assert config.grid_thw == (4, 8, 16) and config.num_tokens == 512
+    assert list(STUDENT_SIZES) == ["tiny", "small", "base", "large", "huge"]
+    with pytest.raises(UserError, match=r"unknown student size 'larg' .*did you mean 'large'"):
+        StudentConfig.of_size("larg", target_dim=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 5}, "num_frames 5 must be a multiple of tubelet_size 2"),
+        ({"size_hw": (9, 12)}, "height 9 must be a multiple of patch_size 4"),
+        ({"size_hw": (8, 13)}, "width of size_hw 13 must be a multiple of patch_size 4"),
+        ({"heads": 5}, "width 24 must be a multiple of heads 5"),
+        ({"decoder_heads": 5}, "decoder_width 12 must be a multiple of decoder_heads 5"),
+        ({"depth": 0}, "depth must be positive, got 0"),
+        ({"size_hw": (0, 12)}, "size_hw must be positive"),
+        ({"drop_path": 1.0}, "drop_path must be in"),
+    ],
+)
+def test_config_refuses_what_does_not_divide(change: dict[str, object], message: str) -> None:
+    fields = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
+    with pytest.raises(ValueError, match=message):
+        StudentConfig(**(fields | change))
+
+
+def test_wrong_shapes_are_refused() -> None:
+    student = Student(CONFIG, generator=seeded())
+    with pytest.raises(ValueError, match=r"clips must be \[B, 6, 3, 8, 12\], got \[2, 3, 6, 8, 12\]"):
+        student.encode(tiny_clips().transpose(1, 2))
+    with pytest.raises(ValueError, match=r"mask must be \[B, 18\], got \[2, 17\]"):
+        student(tiny_clips(), tiny_mask()[:, 1:])
+    uneven = tiny_mask()
+    uneven[1] = False
+    with pytest.raises(ValueError, match=r"every row of a mask must hide equally many, got 0\.\.11"):
+        student(tiny_clips(), uneven)
+    with pytest.raises(ValueError, match="num_classes must be positive"):
+        VideoClassifier(CONFIG, 0, generator=seeded())
+
+
+def save(path: Path, model: nn.Module, form: str) -> Path:
+    state = model.state_dict()
+    path = path / f"weights.{'safetensors' if form == 'safetensors' else 'pth'}"
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "bare":
+        torch.save(state, path)
+    else:
+        torch.save({form: state, "epoch": 3, "args": argparse.Namespace(lr=0.1, name="x")}, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["bare", "model", "module", "safetensors"])
+def test_pretraining_weights_load_into_every_model(tmp_path: Path, form: str) -> None:
+    source = Student(CONFIG, generator=seeded(1))
+    nn.init.uniform_(source.encoder.norm.weight, generator=seeded(2))
+    path = save(tmp_path, source, form)
+
+    student = Student(CONFIG, generator=seeded())
+    load_student_weights(student, path)
+    assert torch.equal(student(tiny_clips(), tiny_mask()), source(tiny_clips(), tiny_mask()))
+
+    encoder = Encoder(CONFIG, generator=seeded())
+    load_student_weights(encoder, str(path))
+    assert torch.equal(encoder(tiny_clips()), source.encode(tiny_clips()))
+
+    classifier = VideoClassifier(CONFIG, 4, generator=seeded())
+    head = classifier.head.weight.clone()
+    load_student_weights(classifier, path)
+    assert torch.equal(block(classifier, 2).mlp.fc2.weight, block(source.encoder, 2).mlp.fc2.weight)
+    assert torch.equal(classifier.head.weight, head)
+    assert torch.equal(classifier.fc_norm.weight, torch.ones(24))
+
+
+def test_fine_tuned_weights_load_into_classifier_and_encoder(tmp_path: Path) -> None:
+    source = VideoClassifier(CONFIG, 4, generator=seeded(1))
+    nn.init.uniform_(source.fc_norm.weight, generator=seeded(2))
+    path = save(tmp_path, source, "module")
+
+    classifier = VideoClassifier(CONFIG, 4, generator=seeded())
+    load_student_weights(classifier, path)
+    assert torch.equal(classifier(tiny_clips()), source(tiny_clips()))
+
+    encoder = Encoder(CONFIG, generator=seeded())
+    load_student_weights(encoder, path)
+    assert torch.equal(encoder.norm.weight, source.fc_norm.weight)
+    assert torch.equal(block(encoder, 0).attn.q_bias, block(source, 0).attn.q_bias)
+    assert torch.equal(block(encoder, 2).mlp.fc2.weight, block(source, 2).mlp.fc2.weight)
+
+    with pytest.raises(UserError, match=r"tensors do not fit the model: mask_token \(file nothing, model"):
+        load_student_weights(Student(CONFIG, generator=seeded()), path)
+    with pytest.raises(
+        UserError, match=r"2 tensors do not fit .*head\.weight \(file \[4, 24\], model \[9, 24\]\)"
+    ):
+        load_student_weights(VideoClassifier(CONFIG, 9, generator=seeded()), path)
+
+
+def test_a_deeper_or_wider_file_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
+    fields = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
+    deeper = Student(StudentConfig(**(fields | {"depth": 4})), generator=seeded(1))
+    encoder = Encoder(CONFIG, generator=seeded())
+    before = block(encoder, 0).mlp.fc1.weight.clone()
+    with pytest.raises(
+        UserError, match=r"13 tensors .*: blocks\.3\.norm1\.weight \(file \[24\], model nothing\)"
+    ) as caught:
+        load_student_weights(encoder, save(tmp_path, deeper, "model"))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(block(encoder, 0).mlp.fc1.weight, before)
+    wider = Student(StudentConfig(**(fields | {"width": 48})), generator=seeded(1))
+    with pytest.raises(UserError, match=r"patch_embed\.proj\.weight \(file \[48, 3, 2, 4, 4\], model \[24,"):
+        load_student_weights(encoder, save(tmp_path, wider, "safetensors"))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("ran",)
+
+
+def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = Encoder(CONFIG, generator=seeded())
+    with pytest.raises(UserError, match="no such checkpoint file"):
+        load_student_weights(encoder, tmp_path / "none.pth")
+    for name, content in {
+        "evil.pth": pickle.dumps({"model": Evil()}, protocol=2),
+        "text.pth": b"not a checkpoint",
+        "empty.pth": b"",
+        "text.safetensors": b"not a checkpoint",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match="not a checkpoint of plain tensors") as caught:
+            load_student_weights(encoder, tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+    torch.save({"model": {"epoch": 3}}, tmp_path / "numbers.pth")
+    with pytest.raises(UserError, match="no table of tensors at the top or under 'model' or 'module'"):
+        load_student_weights(encoder, tmp_path / "numbers.pth")
