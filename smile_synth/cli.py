@@ -6,16 +6,23 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 import smile_synth
@@ -32,7 +39,9 @@ app.add_typer(bank_app, name="bank")
 console = Console()
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A preset's name or the path of a YAML file.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A preset's name or the path of a YAML file.")
+]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example objects.count=3.")
 ]
@@ -81,19 +90,33 @@ def _options(version: VersionOption = False) -> None:
     pass
 
 
+class Update(Protocol):
+    """Tells a progress bar how far the work is."""
+
+    def __call__(self, done: int, total: int, /, *, what: str = "", remark: str = "") -> None:
+        """Show ``done`` of ``total``; ``what`` starts a new count under another name."""
+
+
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show progress with rate and time left; yields a callback (done, total)."""
+def progress_bar(what: str, unit: str) -> Iterator[Update]:
+    """Show progress with rate and time left; yields a callback."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
     )  # fmt: skip
     with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task(what, total=None, rate="")
+        task = progress.add_task(what, total=None, rate="", remark="")
+        name = what
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, /, *, what: str = "", remark: str = "") -> None:
+            nonlocal name
+            if what and what != name:
+                name = what
+                progress.reset(task, description=what)
             speed = progress.tasks[task].speed
-            progress.update(task, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
+            rate = f"{speed:.1f}/s" if speed else ""
+            progress.update(task, completed=done, total=total, rate=rate, remark=remark)
 
         yield update
 
@@ -113,7 +136,9 @@ def bank_build(
     from smile_synth.objects import build_bank
 
     with progress_bar("reading", "objects") as progress:
-        report = build_bank(sources, out, max_side=max_side, seed=seed, overwrite=overwrite, progress=progress)
+        report = build_bank(
+            sources, out, max_side=max_side, seed=seed, overwrite=overwrite, progress=progress
+        )
     for item in report.rejected[:20]:
         errors.print(f"[yellow]rejected[/yellow] {escape(item.source)}: {escape(item.reason)}")
     if len(report.rejected) > 20:
@@ -122,13 +147,17 @@ def bank_build(
 
 
 @bank_app.command("info")
-def bank_info(bank_path: Annotated[Path, typer.Argument(metavar="BANK", help="Folder of an object bank.")]) -> None:
+def bank_info(
+    bank_path: Annotated[Path, typer.Argument(metavar="BANK", help="Folder of an object bank.")],
+) -> None:
     """Show what a bank holds."""
     from smile_synth.objects import ObjectBank
 
     bank = ObjectBank.open(bank_path)
     infos = [bank.info(i) for i in range(len(bank))]
-    table = Table("class", "objects", "median size (h x w)", "train / val / test", title=f"{escape(str(bank_path))}")
+    table = Table(
+        "class", "objects", "median size (h x w)", "train / val / test", title=f"{escape(str(bank_path))}"
+    )
     for name in bank.class_names:
         members = [info for info in infos if info.class_name == name]
         heights, widths = sorted(i.height for i in members), sorted(i.width for i in members)
@@ -179,9 +208,13 @@ def generate_command(
     seed: Annotated[int, typer.Option("--seed", min=0)],
     overrides: OverridesArgument = None,
     backgrounds: BackgroundsOption = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Same aspect as the recipe's.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Same aspect as the recipe's.")
+    ] = None,
     fps: Annotated[float | None, typer.Option("--fps", min=0.1)] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; bytes do not depend on it.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes; bytes do not depend on it.")
+    ] = 1,
 ) -> None:
     """Write a labelled corpus: mp4, labels, scenes and a manifest."""
     from smile_synth.corpus import generate
@@ -209,7 +242,9 @@ def preview_command(
     backgrounds: BackgroundsOption = None,
     num_clips: Annotated[int, typer.Option("--num-clips", min=1)] = 6,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Draw masks, boxes and trails.")] = True,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Draw masks, boxes and trails.")
+    ] = True,
 ) -> None:
     """Draw a contact sheet of a recipe's first clips: one row per clip."""
     from smile_synth.recipe import Recipe

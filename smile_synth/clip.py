@@ -46,6 +46,7 @@ class Labels:
     occluded_by: NDArray[np.int64]
 
     def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type."""
         n, (t, h, w) = len(self.class_names), self.segmentation.shape
         _check("segmentation", self.segmentation, (t, h, w), np.uint16)
         _check("amodal_masks", self.amodal_masks, (n, t, h, w), np.bool_)
@@ -75,6 +76,7 @@ class Flow:
     leaves: Bool
 
     def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type."""
         h, w = self.valid.shape
         _check("flow_xy", self.flow_xy, (h, w, 2), np.float32)
         for name in ("valid", "occluded", "leaves"):
@@ -96,6 +98,7 @@ class Tracks:
     layer: NDArray[np.int64]
 
     def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type."""
         p, t = self.visible.shape
         _check("points_xy", self.points_xy, (p, t, 2), np.float64)
         _check("visible", self.visible, (p, t), np.bool_)
@@ -131,6 +134,7 @@ class Clip:
     annotation: Annotator
 
     def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type."""
         shape = self.frames.shape
         if len(shape) != 4 or shape[-1] != 3 or self.frames.dtype != np.uint8:
             raise ValueError(f"frames: expected uint8 [T, H, W, 3], got {self.frames.dtype} {shape}")

@@ -22,7 +22,8 @@ Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 Window = tuple[int, int, int, int]
 
-THRESHOLD = 0.5
+# One half, less what float64 may lose of it: an opaque texel under an opacity of .5 owns its pixel.
+THRESHOLD = 0.5 - 1e-9
 
 
 def level_of_detail(object_to_frame: Float, height: int, width: int) -> Float:
@@ -38,7 +39,7 @@ def level_of_detail(object_to_frame: Float, height: int, width: int) -> Float:
     # det of the Jacobian of a projective map is det(M) / w^3.
     area = np.abs(np.linalg.det(object_to_frame)) / np.abs(w) ** 3
     last = len(level_sizes_hw(height, width)) - 1
-    return np.clip(-0.5 * np.log2(area), 0.0, float(last))
+    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, float(last)), np.float64)
 
 
 def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:
@@ -68,7 +69,7 @@ def window(object_to_frame: Float, texture: Texture, level: float, limit: Window
     return max(x0, limit[0]), max(y0, limit[1]), min(x1, limit[2]), min(y1, limit[3])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  # pragma: no cover
     """Return (first texel, height, width) of a mip level."""
     start = 0
@@ -78,7 +79,7 @@ def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  #
     return start, height, width
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
     u -= 0.5
@@ -97,7 +98,7 @@ def _alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pr
     return total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     low = int(level)
     mix = level - low
@@ -119,7 +120,10 @@ def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: 
 
 
 def alpha_at(texture: Texture, object_to_frame: Float, level: float, points_xy: Float) -> Float:
-    """Return the alpha ``[P]`` (0..1, without opacity) of a transparent-border texture at frame points ``[P, 2]``."""
+    """Return the alpha ``[P]`` (0..1, without opacity) of a transparent-border texture at frame points.
+
+    ``points_xy`` is ``[P, 2]``.
+    """
     out = np.empty(len(points_xy))
     points = np.ascontiguousarray(points_xy, np.float64)
     inverse = np.ascontiguousarray(geometry.invert(object_to_frame))

@@ -58,7 +58,7 @@ def invert(transform: Float) -> Float:
         ValueError: a transform is singular (it squashes the plane to a line).
     """
     try:
-        return np.linalg.inv(transform)
+        return np.asarray(np.linalg.inv(transform), np.float64)
     except np.linalg.LinAlgError:
         raise ValueError("a singular transform has no inverse") from None
 

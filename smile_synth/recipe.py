@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from smile_synth.motion import FAMILIES, KeyTimesParameters
+from smile_synth.motion import FAMILIES, KeyTimesParameters, PathParameters
 from smile_synth.resources import find_config
-from smile_synth.strict_yaml import StrictModel, load
+from smile_synth.strict_yaml import StrictModel, dump, load
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
@@ -104,13 +103,14 @@ class Objects(StrictModel):
         return self
 
 
-AnyBackground = Annotated[
-    SolidBackground | NoiseBackground | ImageBackground, Field(discriminator="kind")
-]
-AnyMotion = Annotated[
-    Union[tuple(family.parameters for family in FAMILIES.values())],  # type: ignore[valid-type]  # noqa: UP007 - built from the registry
-    Field(discriminator="family"),
-]
+AnyBackground = Annotated[SolidBackground | NoiseBackground | ImageBackground, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    AnyMotion = PathParameters
+else:  # built from the registry, which a type checker cannot follow
+    AnyMotion = Annotated[
+        Union[tuple(family.parameters for family in FAMILIES.values())],  # noqa: UP007
+        Field(discriminator="family"),
+    ]
 
 
 class Recipe(StrictModel):
@@ -145,7 +145,7 @@ class Recipe(StrictModel):
 
     def to_yaml(self) -> str:
         """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
+        return dump(self)
 
     @property
     def digest(self) -> str:

@@ -32,4 +32,5 @@ def find_config(name_or_path: str | Path, kind: Literal["synth", "train"]) -> Pa
     what = "recipe" if kind == "synth" else "config"
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UserError(f"{what} '{text}': no such file")
-    raise UserError(f"{what} '{text}': no such preset, there are {', '.join(presets)}{nearest(text, presets)}")
+    hint = nearest(text, presets)
+    raise UserError(f"{what} '{text}': no such preset, there are {', '.join(presets)}{hint}")

@@ -125,6 +125,7 @@ class Scene:
     factors: dict[str, Factor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type, and freeze them."""
         for name, trailing in _ARRAYS.items():
             array = getattr(self, name)
             expected = (len(self.layers), self.num_frames, *trailing)
@@ -157,9 +158,8 @@ class Scene:
 
     def to_bytes(self) -> bytes:
         """Serialise: a magic line, a length, JSON, then the arrays as little-endian float64."""
-        header: dict[str, Any] = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS and f.name != "layers"
-        }
+        plain = [f.name for f in fields(self) if f.name not in _ARRAYS and f.name != "layers"]
+        header: dict[str, Any] = {name: getattr(self, name) for name in plain}
         header["num_frames"] = self.num_frames
         header["layers"] = [
             {**asdict(layer), "surface": {"kind": type(layer.surface).__name__, **asdict(layer.surface)}}
@@ -181,31 +181,34 @@ class Scene:
             raise UserError("not a scene file of this version")
         (length,) = struct.unpack("<I", data[len(_MAGIC) : start])
         try:
-            header: dict[str, Any] = json.loads(data[start : start + length])
-        except ValueError:
+            values: dict[str, Any] = json.loads(data[start : start + length])
+            layers = tuple(_layer(entry) for entry in values.pop("layers"))
+            leading = (len(layers), values.pop("num_frames"))
+            offset = start + length
+            for name, trailing in _ARRAYS.items():
+                count = int(np.prod((*leading, *trailing)))
+                array = np.frombuffer(data, "<f8", count, offset).astype(np.float64)
+                values[name] = array.reshape(*leading, *trailing)
+                offset += 8 * count
+            if offset != len(data):
+                raise ValueError
+            for name in ("size_hw", "recipe_size_hw"):
+                values[name] = tuple(values[name])
+            return cls(layers=layers, **values)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError("a scene file is cut short or damaged") from None
-        kinds = {kind.__name__: kind for kind in (Solid, Noise, Picture)}
-        layers = []
-        for entry in header.pop("layers"):
-            surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
-            layers.append(Layer(surface=kinds[surface.pop("kind")](**surface), **entry))
-        leading = (len(layers), header.pop("num_frames"))
-        arrays, offset = {}, start + length
-        for name, trailing in _ARRAYS.items():
-            count = int(np.prod((*leading, *trailing)))
-            if len(data) < offset + 8 * count:
-                raise UserError("a scene file is cut short")
-            array = np.frombuffer(data, "<f8", count, offset).astype(np.float64)
-            arrays[name] = array.reshape(*leading, *trailing)
-            offset += 8 * count
-        header["size_hw"] = tuple(header["size_hw"])
-        header["recipe_size_hw"] = tuple(header["recipe_size_hw"])
-        return cls(layers=tuple(layers), **header, **arrays)
 
     @property
     def digest(self) -> str:
         """sha256 of the serialised scene."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    """Build a layer from the plain data that `Scene.to_bytes` wrote."""
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Solid, Noise, Picture)}
+    surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
+    return Layer(surface=kinds[str(surface.pop("kind"))](**surface), **entry)
 
 
 def texture_of(surface: Picture, bank: ObjectBank, backgrounds: ImageFolder | None) -> Texture:
@@ -359,7 +362,8 @@ def _object(
         geometry.scaling(box_wh / [width, height]),
         geometry.translation([-width / 2, -height / 2]),
     )
-    factors: dict[str, Factor] = {"family": parameters.family, **_motion_factors(path.center_xy, rotation, box_wh)}
+    factors: dict[str, Factor] = {"family": parameters.family}
+    factors.update(_motion_factors(path.center_xy, rotation, box_wh))
     factors.update({f"path.{name}": float(value) for name, value in path.factors.items()})
     class_name = bank.class_names[int(bank.class_ids[object_id])]
     layer = Layer(Picture("objects", object_id, height, width), "transparent", True, class_name, factors)

@@ -33,9 +33,11 @@ class SyntheticClips(Dataset[Clip]):
         self.seed, self.num_clips = seed, num_clips
 
     def __len__(self) -> int:
+        """Return the number of clips."""
         return self.num_clips
 
     def __getitem__(self, index: int) -> Clip:
+        """Draw and render clip ``index``."""
         if not 0 <= index < self.num_clips:
             raise IndexError(f"clip {index} is outside 0..{self.num_clips - 1}")
         scene = sample_scene(self.recipe, self.bank, self.backgrounds, seed=self.seed, index=index)
@@ -57,13 +59,16 @@ class StepBatches:
     def __init__(
         self, batch_size: int, *, num_steps: int, start_step: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
+        """Describe the batches of one process; ``batch_size`` is its own, not the global one."""
         self._steps = range(start_step, num_steps)
         self._batch = (batch_size, rank, world_size)
 
     def __len__(self) -> int:
+        """Return the number of steps that are left."""
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[int]]:
+        """Yield the clip indices of each step."""
         batch_size, rank, world_size = self._batch
         for step in self._steps:
             yield list(batch_indices(step, batch_size, rank=rank, world_size=world_size))

@@ -42,7 +42,8 @@ for _tag, _pattern, _first in (
     ),
     ("tag:yaml.org,2002:null", r"^(?:null|~|)$", "n~"),
 ):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), [*_first, ""] if "null" in _tag else list(_first))
+    _starts = [*_first, ""] if _tag.endswith("null") else list(_first)
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _starts)
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -56,6 +57,26 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either `_Loader` or plain YAML 1.1 would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        resolver
+        for dialect in (yaml.SafeDumper, _Loader)
+        for resolver in dialect.yaml_implicit_resolvers.get(first, [])
+    ]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def dump(model: StrictModel) -> str:
+    """Return the model as YAML with every value written out; `parse` reads it back equal."""
+    data = json.loads(model.model_dump_json())
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None))
 
 
 def load(model: type[Model], path: Path, overrides: typing.Sequence[str] = ()) -> Model:
@@ -80,8 +101,8 @@ def parse(model: type[Model], text: str, *, name: str, overrides: typing.Sequenc
         duplicates: list[str] = []
         if root is not None:
             _note_lines(root, (), lines, duplicates, name)
-        data = yaml.load(text, Loader=_Loader) if root is not None else {}  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+        data = yaml.load(text, Loader=_Loader) if root is not None else {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # `!!int x`; an alias of itself
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "not valid YAML"
@@ -93,7 +114,7 @@ def parse(model: type[Model], text: str, *, name: str, overrides: typing.Sequenc
     for override in overrides:
         _override(data, override, lines)
     try:
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         messages = [_message(model, data, dict(mistake), lines, name) for mistake in error.errors()]
         raise UserError("\n".join(messages)) from None
@@ -107,10 +128,11 @@ def _note_lines(node: yaml.Node, key: Key, lines: dict[Key, int], duplicates: li
     lines.setdefault(key, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            child = (*key, key_node.value)
+            child = (*key, str(key_node.value))
             line = key_node.start_mark.line + 1
             if child in lines:
-                duplicates.append(f"{name}:{line}: {_dotted(child)}: stands twice, first on line {lines[child]}")
+                first = f"first on line {lines[child]}"
+                duplicates.append(f"{name}:{line}: {_dotted(child)}: stands twice, {first}")
             lines[child] = line
             _note_lines(value_node, child, lines, duplicates, name)
     elif isinstance(node, yaml.SequenceNode):
@@ -123,8 +145,8 @@ def _override(data: dict[str, Any], override: str, lines: dict[Key, int]) -> Non
     if not equals or not dotted:
         raise UserError(f"override '{override}': expected key.path=value, for example objects.count=3")
     try:
-        value = yaml.load(value_text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+        value = yaml.load(value_text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"override '{override}': the value is not valid YAML") from None
     node: Any = data
     key: Key = ()
@@ -132,27 +154,36 @@ def _override(data: dict[str, Any], override: str, lines: dict[Key, int]) -> Non
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"override '{override}': {_dotted(key)} has the entries 0..{len(node) - 1}, got '{part}'")
+            if not part.isdecimal() or int(part) >= len(node):
+                entries = f"has the entries 0..{len(node) - 1}"
+                raise UserError(f"override '{override}': {_dotted(key)} {entries}, got '{part}'")
             step: str | int = int(part)
         elif isinstance(node, dict):
             step = part
             if not last and not isinstance(node.get(part), dict | list):
                 node[part] = {}
+                lines[(*key, part)] = COMMAND_LINE
         else:
             raise UserError(f"override '{override}': {_dotted(key)} holds no keys")
         key = (*key, step)
-        lines[key] = COMMAND_LINE
         if last:
+            for stale in [k for k in lines if k[: len(key)] == key]:
+                del lines[stale]  # of the value in the file
+            lines[key] = COMMAND_LINE
             node[step] = value
         else:
             node = node[step]
 
 
-def _message(model: type[BaseModel], data: Any, mistake: dict[str, Any], lines: dict[Key, int], name: str) -> str:
-    key, owner = _locate(model, data, mistake["loc"])
+def _where(key: Key, lines: dict[Key, int], name: str) -> str:
     line = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 1)
-    where = f"{name}: command line" if line == COMMAND_LINE else f"{name}:{line}"
+    return f"{name}: command line" if line == COMMAND_LINE else f"{name}:{line}"
+
+
+def _message(
+    model: type[BaseModel], data: Any, mistake: dict[str, Any], lines: dict[Key, int], name: str
+) -> str:
+    key, owner = _locate(model, data, mistake["loc"])
     kind, given = mistake["type"], mistake["input"]
     fields = sorted(field.alias or n for n, field in owner.model_fields.items()) if owner else []
     if kind == "extra_forbidden":
@@ -164,8 +195,6 @@ def _message(model: type[BaseModel], data: Any, mistake: dict[str, Any], lines: 
         tag = str(mistake["ctx"]["tag"])
         discriminator = mistake["ctx"]["discriminator"].strip("'")
         key = (*key, discriminator)
-        line = lines.get(key, line)
-        where = f"{name}: command line" if line == COMMAND_LINE else f"{name}:{line}"
         what = f"unknown {discriminator} '{tag}', allowed are {', '.join(allowed)}{nearest(tag, allowed)}"
     elif kind == "union_tag_not_found":
         what = f"needs the key {mistake['ctx']['discriminator']}"
@@ -174,10 +203,13 @@ def _message(model: type[BaseModel], data: Any, mistake: dict[str, Any], lines: 
         what = f"should be {mistake['ctx']['expected']}, got {given!r}{nearest(str(given), allowed)}"
     elif kind == "value_error":
         what = str(mistake["ctx"]["error"])
+        overridden = [k for k, line in lines.items() if line == COMMAND_LINE and k[: len(key)] == key]
+        if overridden:  # the rule is about several keys, one of which the command line changed
+            lines = {key: COMMAND_LINE}
     else:
         text = mistake["msg"][0].lower() + mistake["msg"][1:]
         what = text.replace("input should", "should") + f", got {_short(given)}"
-    return f"{where}: {_dotted(key) or 'the whole file'}: {what}"
+    return f"{_where(key, lines, name)}: {_dotted(key) or 'the whole file'}: {what}"
 
 
 def _short(value: Any) -> str:
@@ -210,7 +242,10 @@ def _locate(model: type[BaseModel], data: Any, loc: Key) -> tuple[Key, type[Base
             annotation = owner.model_fields[part].annotation
         elif isinstance(part, int):
             annotation = _item(annotation)
-        node = node.get(part) if isinstance(node, dict) else node[part] if int(part) < len(node) else None
+        if isinstance(node, dict):
+            node = node.get(part)
+        else:
+            node = node[part] if isinstance(part, int) and part < len(node) else None
     return tuple(key), owner
 
 

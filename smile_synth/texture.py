@@ -41,6 +41,7 @@ class Texture:
     width: int
 
     def __post_init__(self) -> None:
+        """Refuse an array of another size or type."""
         expected = sum(h * w for h, w in level_sizes_hw(self.height, self.width))
         if self.texels.shape != (expected, 4) or self.texels.dtype != np.uint8:
             raise ValueError(
@@ -62,7 +63,7 @@ class Texture:
         level = rgba.astype(np.float64)
         level[..., :3] *= level[..., 3:] / 255.0
         height, width = rgba.shape[:2]
-        levels = []
+        levels: list[UInt8] = []
         for size_hw in level_sizes_hw(height, width):
             if levels:
                 level = _halve(level, pad)

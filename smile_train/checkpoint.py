@@ -77,7 +77,9 @@ def load_student(path: str | Path) -> Student:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"checkpoint '{file}': not a safetensors file: {error}") from None
     if "student" not in metadata:
-        raise UserError(f"checkpoint '{file}': does not describe its student; expected a file of smile-train pretrain")
+        raise UserError(
+            f"checkpoint '{file}': does not describe its student; expected a file of smile-train pretrain"
+        )
     fields = json.loads(metadata["student"])
     fields["size_hw"] = tuple(fields["size_hw"])
     student = Student(StudentConfig(**fields), generator=torch.Generator())

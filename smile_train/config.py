@@ -141,7 +141,9 @@ class PretrainConfig(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:
         if self.optimiser.warmup_steps > self.steps:
-            raise ValueError(f"optimiser.warmup_steps {self.optimiser.warmup_steps} is above steps {self.steps}")
+            raise ValueError(
+                f"optimiser.warmup_steps {self.optimiser.warmup_steps} is above steps {self.steps}"
+            )
         return self
 
     @classmethod

@@ -32,11 +32,18 @@ class Batch:
     coverage: Tensor
 
 
-def token_coverage(segmentation: NDArray[np.uint16], patch_size: int, tubelet_size: int) -> NDArray[np.float32]:
+def token_coverage(
+    segmentation: NDArray[np.uint16], patch_size: int, tubelet_size: int
+) -> NDArray[np.float32]:
     """Return the mean coverage ``[N]`` of every token by the objects of a segmentation ``[T, H, W]``."""
     frames, height, width = segmentation.shape
     blocks = (segmentation > 0).reshape(
-        frames // tubelet_size, tubelet_size, height // patch_size, patch_size, width // patch_size, patch_size
+        frames // tubelet_size,
+        tubelet_size,
+        height // patch_size,
+        patch_size,
+        width // patch_size,
+        patch_size,
     )
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel()
 
@@ -59,7 +66,8 @@ def _collate(items: list[tuple[int, Tensor, Tensor]]) -> Batch:
     return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage))
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """Keep a rendering process to one thread: the cores belong to the training."""
     torch.set_num_threads(1)
 
 
@@ -79,7 +87,7 @@ def training_batches(
         batch_sampler=StepBatches(batch_size, num_steps=num_steps, start_step=start_step),
         collate_fn=_collate,
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         # fork would copy the parent's threads (torch, decoders) in whatever state they are
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,

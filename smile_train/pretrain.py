@@ -191,7 +191,10 @@ def pretrain(
     seconds = time.perf_counter() - began
     tail = losses[-max(len(losses) // 20, 1) :]
     return PretrainResult(
-        out, config.steps, sum(tail) / len(tail) if tail else math.nan, len(losses) * config.batch_size / seconds
+        out,
+        config.steps,
+        sum(tail) / len(tail) if tail else math.nan,
+        len(losses) * config.batch_size / seconds,
     )
 
 

@@ -28,7 +28,7 @@ class Annotation:
         # A background covers everything whatever its alpha: only the layers in front need textures.
         self._textures: list[Texture | None] = [
             texture_of(layer.surface, bank, backgrounds)
-            if k > 0 and isinstance(layer.surface, Picture)
+            if k > 0 and isinstance(layer.surface, Picture) and layer.border == "transparent"
             else None
             for k, layer in enumerate(scene.layers)
         ]
@@ -67,7 +67,7 @@ class Annotation:
     def _texture(self, layer: int) -> Texture:
         texture = self._textures[layer]
         if texture is None:
-            raise ValueError(f"layer {layer}: only pictures can stand in front of the background")
+            raise ValueError(f"layer {layer}: labels know only cut-outs in front of the background")
         return texture
 
     @cached_property
@@ -129,7 +129,7 @@ class Annotation:
         centers = pixel_centers((0, 0, width, height))
         layers = self._extents[0][t0].ravel()
         targets, hidden = self._follow(centers, layers, t0, t1)
-        valid = np.isfinite(targets).all(axis=1)
+        valid = np.asarray(np.isfinite(targets).all(axis=1))
         leaves = valid & ~self._inside(targets)
         flow = np.where(valid[:, None], targets - centers, 0.0)
         return Flow(
@@ -143,15 +143,16 @@ class Annotation:
         """Follow points ``[P, 3]`` = (frame, x, y), each fixed to the layer that owns it in its frame.
 
         Raises:
-            ValueError: not ``[P, 3]``, or a frame outside the clip.
+            ValueError: not ``[P, 3]``, or a frame that the clip does not have.
         """
         queries = np.asarray(points_txy, np.float64)
         frames = self.scene.num_frames
         if queries.ndim != 2 or queries.shape[1] != 3:
             raise ValueError(f"points are [P, 3] = (frame, x, y), got {queries.shape}")
+        wrong = ~np.isin(queries[:, 0], np.arange(frames))
+        if wrong.any():
+            raise ValueError(f"query frames are whole, in 0..{frames - 1}, got {queries[wrong, 0][0]:g}")
         at = queries[:, 0].astype(np.int64)
-        if len(at) and not (0 <= at.min() and at.max() < frames):
-            raise ValueError(f"query frames must be in 0..{frames - 1}, got {at.min()}..{at.max()}")
         points = np.full((len(queries), frames, 2), np.nan)
         visible = np.zeros((len(queries), frames), bool)
         layer = np.zeros(len(queries), np.int64)
@@ -225,4 +226,5 @@ def annotate(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None = N
 
 
 def _ratio(part: Float, whole: Float) -> Float:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    ratio: Float = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratio

@@ -24,7 +24,8 @@ def _spectrum(size: int, exponent: float, *, rng: np.random.Generator) -> Float:
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**exponent
     spectrum[0, 0] = 0.0
     picture: Float = np.fft.irfft2(spectrum, s=(size, size))
-    return (picture - picture.min()) / (picture.max() - picture.min())
+    picture = (picture - picture.min()) / (picture.max() - picture.min())
+    return picture
 
 
 def one_over_f(size: int, *, rng: np.random.Generator) -> UInt8:
@@ -34,7 +35,7 @@ def one_over_f(size: int, *, rng: np.random.Generator) -> UInt8:
     channels = np.stack([_spectrum(size, exponent, rng=rng) for _ in range(3)], axis=-1)
     mixed = 0.6 * common[..., None] + 0.4 * channels
     low, high = np.sort(rng.uniform(0, 255, (2, 3)), axis=0)
-    return (low + mixed * (high - low)).round().astype(np.uint8)
+    return np.asarray((low + mixed * (high - low)).round(), np.uint8)
 
 
 def gradient(size: int, *, rng: np.random.Generator) -> UInt8:

@@ -53,9 +53,8 @@ def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | Non
             if border == _TRANSPARENT:
                 area = window(scene.object_to_frame[k, t], texture, level, frame)
             texels = texture.texels.view(np.uint32)[:, 0]
-            _blend(
-                target, texels, texture.height, texture.width, level, inverses[k, t], border, area, opacity, tint
-            )
+            size = texture.height, texture.width
+            _blend(target, texels, *size, level, inverses[k, t], border, area, opacity, tint)
 
     for t in range(scene.num_frames):
         # A background that stands still is rendered once and copied.
@@ -78,19 +77,19 @@ def _background_moves(scene: Scene, t: int) -> bool:
     return not all(np.array_equal(array[0, t], array[0, t - 1]) for array in arrays)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _tint(color, alpha, gain, bias):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Apply gain and bias (16.16) to a premultiplied 8.8 channel."""
     return min(max((color * gain + alpha * bias) >> 16, 0), alpha)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _over(below, color, rest):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Blend a premultiplied 8.8 channel over what lies below; ``rest`` is full minus alpha."""
     return min(color + (np.int64(below) * rest + _FULL // 2) // _FULL, _FULL)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _put(acc, y, x, red, green, blue, alpha, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Blend one premultiplied 8.8 colour over a pixel. ``tint`` is (plain, three gains, three biases)."""
     plain, g0, g1, g2, b0, b1, b2 = tint
@@ -108,14 +107,14 @@ def _put(acc, y, x, red, green, blue, alpha, opacity, tint):  # type: ignore[no-
         acc[y, x, 2] = _over(acc[y, x, 2], blue, rest)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _fill(acc, red, green, blue, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
     for y in range(acc.shape[0]):
         for x in range(acc.shape[1]):
             _put(acc, y, x, red << 8, green << 8, blue << 8, _FULL, opacity, tint)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _noise(acc, key0, key1, frame, inverse, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
     mask = 0xFFFFFFFF
     for y in range(acc.shape[0]):
@@ -130,13 +129,13 @@ def _noise(acc, key0, key1, frame, inverse, opacity, tint):  # type: ignore[no-u
             _put(acc, y, x, red, green, blue, _FULL, opacity, tint)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _fold(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
     u = abs(u) % (2.0 * size)
     return 2.0 * size - u if u > size else u
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _spread(texel):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Spread a 32-bit texel over two words, (green, red) and (alpha, blue), 32 bits a channel.
 
@@ -146,7 +145,7 @@ def _spread(texel):  # type: ignore[no-untyped-def]  # pragma: no cover
     return (t & 0xFF) | ((t & 0xFF00) << 24), ((t >> 16) & 0xFF) | ((t >> 24) << 32)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _tap(texels, start, h, w, u, v, border):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bilinear premultiplied RGBA of one level as `_spread` words, 24 fractional bits."""
     u -= 0.5
@@ -187,7 +186,7 @@ def _tap(texels, start, h, w, u, v, border):  # type: ignore[no-untyped-def]  # 
     return rg, ba
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _blend(acc, texels, height, width, level, inverse, border, area, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
     low = int(level)
     take = int((level - low) * _ONE + 0.5)
@@ -232,7 +231,7 @@ def _blend(acc, texels, height, width, level, inverse, border, area, opacity, ti
             _put(acc, y, x, red, green, blue, alpha, opacity, tint)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _round(acc, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     for y in range(acc.shape[0]):
         for x in range(acc.shape[1]):

@@ -44,10 +44,10 @@ def _sample_layer(
     inverse = geometry.invert(scene.object_to_frame[layer, t])
     points = geometry.apply(inverse, centers)
     if isinstance(surface, Noise):
-        x, y = (np.floor(points[:, axis]).astype(np.int64).astype(np.uint64) & 0xFFFFFFFF for axis in (0, 1))
+        cells = np.floor(points).astype(np.int64).astype(np.uint64) & np.uint64(0xFFFFFFFF)
         frame = t if surface.redrawn else 0
-        words = [philox_word_numpy((x, y, frame, channel), surface.key) >> np.uint64(24) for channel in range(3)]
-        return np.stack(words, axis=-1).astype(np.float64), opaque
+        words = [philox_word_numpy((cells[:, 0], cells[:, 1], frame, c), surface.key) for c in range(3)]
+        return (np.stack(words, axis=-1) >> np.uint64(24)).astype(np.float64), opaque
     texture = texture_of(surface, bank, backgrounds)
     border = scene.layers[layer].border
     low = int(scene.level[layer, t])

@@ -12,7 +12,7 @@ ROUNDS = 10
 _MASK = 0xFFFFFFFF
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def philox_word(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the first 32-bit word of the counter (c0..c3) under the key (k0, k1), as uint64."""
     mask = np.uint64(_MASK)

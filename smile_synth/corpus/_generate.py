@@ -207,7 +207,9 @@ def _write_all(job: Job, indices: list[int], workers: int) -> Iterator[int]:
 def write_clip(job: Job, index: int) -> None:
     """Render and write one clip: scene, labels, then the media."""
     scene_path, clip_path, label_path = _paths(job.out, index)
-    scene = sample_scene(job.recipe, job.bank, job.backgrounds, seed=job.seed, index=index).scaled_to(job.size_hw)
+    scene = sample_scene(job.recipe, job.bank, job.backgrounds, seed=job.seed, index=index).scaled_to(
+        job.size_hw
+    )
     write_bytes(scene_path, scene.to_bytes())
     labels = annotate(scene, job.bank, job.backgrounds).labels
     write_bytes(label_path, (json.dumps(labels_to_json(scene, labels), sort_keys=True) + "\n").encode())

@@ -19,7 +19,9 @@ class ConstantVelocity(SpeedParameters):
     family: Literal["constant-velocity"]
 
 
-def constant_velocity(*, rng: np.random.Generator, parameters: ConstantVelocity, request: PathRequest) -> Path:
+def constant_velocity(
+    *, rng: np.random.Generator, parameters: ConstantVelocity, request: PathRequest
+) -> Path:
     """Draw speed, direction and a start that keeps the box inside the frame where that is possible."""
     speed = rng.uniform(*parameters.speed)
     direction = rng.uniform(0, 360)

@@ -9,7 +9,16 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
-from smile_synth.motion._base import Float, NonNegative, Path, PathParameters, PathRequest, Positive, Range, ordered
+from smile_synth.motion._base import (
+    Float,
+    NonNegative,
+    Path,
+    PathParameters,
+    PathRequest,
+    Positive,
+    Range,
+    ordered,
+)
 
 
 class SmileGaussian(PathParameters):

@@ -64,9 +64,8 @@ class ObjectInfo:
 
 
 COLUMNS = tuple(field.name for field in fields(ObjectInfo))
-SCHEMA = pyarrow.schema(
-    [(field.name, pyarrow.string() if field.type == "str" else pyarrow.int64()) for field in fields(ObjectInfo)]
-)
+ARROW_TYPES = {"str": pyarrow.string(), "int": pyarrow.int64()}
+SCHEMA = pyarrow.schema([(field.name, ARROW_TYPES[str(field.type)]) for field in fields(ObjectInfo)])
 
 
 def digest_of(index: pyarrow.Table) -> str:
@@ -155,11 +154,9 @@ class ObjectBank:
             ValueError: no such object.
         """
         self._check(object_id)
-        return ObjectInfo(*(self._index[name][object_id].as_py() for name in COLUMNS))
+        return ObjectInfo(*(self._index[name][int(object_id)].as_py() for name in COLUMNS))
 
-    def select(
-        self, *, split: str | None = None, classes: Sequence[str] | None = None
-    ) -> NDArray[np.int64]:
+    def select(self, *, split: str | None = None, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Return the ids of the objects of a split and of some classes, ascending; None means all.
 
         Raises:
@@ -188,9 +185,8 @@ class ObjectBank:
             UserError: an object's texels were altered.
         """
         for object_id, expected in enumerate(self._index["content_sha256"].to_pylist()):
-            if hashlib.sha256(self.texture(object_id).texels).hexdigest() != expected:
-                source = self.info(object_id).source
-                raise UserError(f"object bank '{self.path}' is damaged: texels of object {object_id} ({source})")
+            if hashlib.sha256(self.texture(object_id).texels.tobytes()).hexdigest() != expected:
+                raise UserError(f"object bank '{self.path}' is damaged: texels of object {object_id}")
 
     def _check(self, object_id: int) -> None:
         if not 0 <= object_id < len(self):
@@ -227,4 +223,3 @@ def _numbered(names: list[str]) -> tuple[list[str], NDArray[np.int32]]:
     unique = sorted(set(names))
     place = {name: number for number, name in enumerate(unique)}
     return unique, np.array([place[name] for name in names], np.int32)
-

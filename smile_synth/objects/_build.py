@@ -175,7 +175,7 @@ def _check_options(
     max_side: int, min_side: int, seed: int, val_fraction: float, test_fraction: float
 ) -> None:
     if not 1 <= min_side <= max_side:
-        raise UserError(f"expected 1 <= min_side <= max_side, got min_side {min_side} and max_side {max_side}")
+        raise UserError(f"expected 1 <= min_side <= max_side, got {min_side} and {max_side}")
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"seed must be in 0..2^63-1, got {seed}")
     if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction <= 1):

@@ -81,7 +81,7 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{path}: not a readable CSV file in UTF-8 ({error})") from None
     if rows and "file" not in rows[0]:
         raise UserError(f"{path}: no column 'file'; its columns are {', '.join(map(str, rows[0]))}")
-    return {row["file"]: row for row in rows}
+    return {row["file"] or "": row for row in rows}
 
 
 def _rejecting(reason: str) -> Callable[[], UInt8]:

@@ -20,7 +20,7 @@ LONG_SIDE = 96
 SUPERSAMPLE = 4
 
 # Hue in degrees, saturation, value.
-COLOURS = {
+COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0, 0.85, 0.85),
     "orange": (28, 0.90, 0.95),
     "yellow": (54, 0.85, 0.95),
@@ -49,13 +49,15 @@ def read_shapes(source: str, *, seed: int) -> list[Candidate]:
                 source_image=name,
                 licence="CC0",
                 attributes={"shape": shape, "color": colour, "texture": texture},
-                load=partial(_draw, shape, colour, texture, generator(seed, number, "shapes")),
+                load=partial(_draw, shape, colour, texture, seed, number),
             )
         )
     return candidates
 
 
-def outline(shape: str, height: float, width: float, *, degrees: float = 0.0, corner: float = 0.0) -> list[Float]:
+def outline(
+    shape: str, height: float, width: float, *, degrees: float = 0.0, corner: float = 0.0
+) -> list[Float]:
     """Return a shape's rings ``[N, 2]`` (x, y), turned, fitted to the box (0, 0, width, height).
 
     Args:
@@ -71,7 +73,8 @@ def outline(shape: str, height: float, width: float, *, degrees: float = 0.0, co
     return [(ring - low) / (high - low) * [width, height] for ring in turned]
 
 
-def _draw(shape: str, colour: str, texture: str, rng: np.random.Generator) -> UInt8:
+def _draw(shape: str, colour: str, texture: str, seed: int, number: int) -> UInt8:
+    rng = generator(seed, number, "shapes")
     aspect = math.exp(rng.uniform(-0.3, 0.3))
     height = round(LONG_SIDE * min(1.0, 1.0 / aspect))
     width = round(LONG_SIDE * min(1.0, aspect))
@@ -146,7 +149,8 @@ def _rounded(ring: Float, corner: float) -> Float:
     start, end = ring + corner * (before - ring), ring + corner * (after - ring)
     t = np.linspace(0, 1, 7)[None, :, None]
     curve = (1 - t) ** 2 * start[:, None] + 2 * t * (1 - t) * ring[:, None] + t**2 * end[:, None]
-    return curve.reshape(-1, 2)
+    rounded: Float = curve.reshape(-1, 2)
+    return rounded
 
 
 # A texture returns the share of the second tone in each pixel, [height, width] in 0..1.
@@ -184,7 +188,8 @@ def _noisy(height: int, width: int, rng: np.random.Generator) -> Float:
         top = values[np.ix_(row, column)] * (1 - fx) + values[np.ix_(row, column + 1)] * fx
         bottom = values[np.ix_(row + 1, column)] * (1 - fx) + values[np.ix_(row + 1, column + 1)] * fx
         total += (top * (1 - fy) + bottom * fy) / 1.5**octave
-    return (total - total.min()) / (total.max() - total.min())
+    spread: Float = (total - total.min()) / (total.max() - total.min())
+    return spread
 
 
 TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Float]] = {
@@ -209,4 +214,5 @@ def _turned_grid(
 
 def _area_mean(mask: NDArray[np.bool_]) -> Float:
     height, width = mask.shape[0] // SUPERSAMPLE, mask.shape[1] // SUPERSAMPLE
-    return mask.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean(axis=(1, 3))
+    mean: Float = mask.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean(axis=(1, 3))
+    return mean

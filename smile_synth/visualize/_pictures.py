@@ -14,7 +14,8 @@ UInt8 = NDArray[np.uint8]
 
 # Okabe and Ito's colours, told apart by colour-blind eyes.
 COLORS: tuple[tuple[int, int, int], ...] = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 _PAPER = 245
 

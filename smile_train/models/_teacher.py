@@ -43,7 +43,9 @@ class ClipTeacher(nn.Module):
         """
         super().__init__()
         if not hasattr(visual, "forward_intermediates") or not hasattr(visual, "grid_size"):
-            raise UserError(f"teacher: needs a vision transformer with patch tokens, got {type(visual).__name__}")
+            raise UserError(
+                f"teacher: needs a vision transformer with patch tokens, got {type(visual).__name__}"
+            )
         self.visual = visual.eval().requires_grad_(False)
         self.frame_stride = frame_stride
         self.grid_hw: tuple[int, int] = tuple(visual.grid_size)
@@ -100,7 +102,9 @@ def load_clip(
         raise UserError(f"teacher '{model}': open_clip knows no such model{nearest(name, known)}")
     if not local and ":" not in name and not pretrained:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        raise UserError(f"teacher '{model}': needs pretrained weights: a file, or one of {', '.join(tags) or '(none)'}")
+        raise UserError(
+            f"teacher '{model}': needs pretrained weights: a file, or one of {', '.join(tags) or '(none)'}"
+        )
     level = logging.root.level
     try:
         with warnings.catch_warnings():
@@ -116,7 +120,9 @@ def load_clip(
             )
     except Exception as error:  # open_clip raises whatever its downloads and readers raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"teacher '{model}' (weights: {pretrained or 'own folder'}): cannot be loaded: {reason}") from None
+        raise UserError(
+            f"teacher '{model}' (weights: {pretrained or 'own folder'}): cannot be loaded: {reason}"
+        ) from None
     finally:
         logging.root.setLevel(level)
     return loaded.eval()

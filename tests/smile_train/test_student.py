@@ -129,7 +129,7 @@ def test_positions_are_sine_and_cosine_of_the_token_index() -> None:
         assert position[token, column].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_attention_is_softmax_of_scaled_products_without_a_bias_on_the_keys() -> None:
+def test_attention_is_softmax_of_scaled_products_with_biased_queries_and_values() -> None:
     attention = block(Encoder(CONFIG, generator=seeded()), 0).attn
     with torch.no_grad():
         attention.q_bias.uniform_(-1, 1, generator=seeded(1))
@@ -201,6 +201,7 @@ def test_initial_weights_are_distributed_as_in_videomae() -> None:
             fan_in = 3 * 2 * 16 * 16 if "patch_embed" in name else tensor.shape[-1]
             bound = fan_in**-0.5 if "patch_embed" in name else (6 / sum(tensor.shape)) ** 0.5
             assert 0.95 * bound < tensor.abs().max() <= bound, name
+    assert {norm.eps for norm in student.modules() if isinstance(norm, nn.LayerNorm)} == {1e-6}
     classifier = VideoClassifier(CONFIG, 400, generator=seeded())
     assert 1e-5 < classifier.head.weight.std() < 2e-5
 

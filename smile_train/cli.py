@@ -1,0 +1,214 @@
+"""The command line of smile-train; the only module of this package that prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from smile_synth.cli import VersionOption, console, errors, progress_bar, run_app
+from smile_synth.errors import UserError
+
+app = typer.Typer(
+    help="CLIP-guided masked pretraining on procedurally animated clips, and what was learned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A preset's name or the path of a YAML file.")
+]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example steps=100.")
+]
+
+
+def main() -> None:
+    """Run smile-train."""
+    run_app(app)
+
+
+@app.callback()
+def _options(version: VersionOption = False) -> None:
+    pass
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Go the whole way once: objects, corpus, pretraining, probes, one page. Under 6 minutes on 2 cores."""
+    from smile_train.demo import run_demo
+
+    with progress_bar("demo", "") as progress:
+
+        def stage(what: str, done: int, total: int, remark: str) -> None:
+            progress(done, total, what=what, remark=remark)
+
+        result = run_demo(out, overrides or [], stage=stage)
+    print_examination(result.examination)
+    run = result.pretrained
+    console.print(f"loss {run.loss:.3f} after {run.steps} steps (predicting the mean gives 1)")
+    console.print(f"corpus: {result.corpus}   contact sheet: {out / 'contact_sheet.png'}")
+    console.print(f"page:   {result.page}")
+
+
+def print_examination(examination: Any) -> None:
+    """Print probe scores with their controls."""
+    from smile_train.evaluate import format_interval
+
+    table = Table(
+        "task", "features", "accuracy %", "95 % interval", "above random encoders",
+        title=f"linear probes, {examination.num_test} clips with held-out objects and backgrounds",
+    )  # fmt: skip
+    for task in examination.num_classes:
+        for row in (r for r in examination.rows if r.task == task):
+            own = row.features == "encoder"
+            table.add_row(
+                f"{task} ({examination.num_classes[task]})" if own else "",
+                "[bold]this encoder[/bold]" if own else row.features,
+                f"{100 * row.accuracy:.1f}",
+                format_interval(row.low, row.high),
+                format_interval(*row.margin, signed=True) if row.margin else "",
+            )
+        table.add_section()
+    console.print(table)
+
+
+@app.command("pretrain")
+def pretrain_command(
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is continued.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Pretrain a student on clips that are rendered while it trains."""
+    from smile_train.config import PretrainConfig
+    from smile_train.pretrain import pretrain
+
+    loaded = PretrainConfig.load(config, overrides or [])
+    with progress_bar("pretraining", "steps") as progress:
+        result = pretrain(
+            loaded, out, on_step=lambda done, total, loss: progress(done, total, remark=f"loss {loss:.3f}")
+        )
+    console.print(
+        f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, loss {result.loss:.4f}"
+    )
+
+
+@app.command("teacher")
+def teacher_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the CLIP; an unfinished one is continued.")],
+    config: Annotated[
+        str, typer.Argument(metavar="[CONFIG]", help="A preset's name or a YAML file.")
+    ] = "tiny-clip",
+    overrides: OverridesArgument = None,
+    materials: Annotated[
+        Path | None,
+        typer.Option("--materials", help="Folder of the objects and backgrounds; made if missing."),
+    ] = None,
+) -> None:
+    """Train a small CLIP on rendered pictures with known captions, in open_clip's format."""
+    from smile_train.config import TeacherTrainingConfig
+    from smile_train.materials import build_materials
+    from smile_train.train_teacher import train_teacher
+
+    loaded = TeacherTrainingConfig.load(config, overrides or [])
+    with progress_bar("objects", "") as progress:
+        built = build_materials(materials or out / "materials", progress=progress)
+    with progress_bar("contrastive", "steps") as progress:
+        result = train_teacher(
+            loaded,
+            built,
+            out,
+            on_step=lambda done, total, loss: progress(done, total, remark=f"loss {loss:.3f}"),
+        )
+    table = Table(
+        "zero-shot", "accuracy %", "most frequent %", "values", title="held-out objects and backgrounds"
+    )
+    for key, row in result["zero_shot"].items():
+        table.add_row(
+            key, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}", str(row["num_values"])
+        )
+    console.print(table)
+    near = result["patch_neighbours"]
+    console.print(
+        f"nearest patch token in another picture: an object's token finds an object in {100 * near['object_finds_object']:.1f} %"
+        f" (chance {100 * near['share_of_object_tokens']:.1f} %), one of its class in {100 * near['object_finds_same_class']:.1f} %"
+        f" (chance {100 * near['same_class_by_chance']:.1f} %)"
+    )
+
+
+@app.command("embed")
+def embed_command(
+    videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="A video, or a folder of videos.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", help="A run's folder or its student.safetensors.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A .parquet or .npz file.")],
+    frame_stride: Annotated[int, typer.Option("--frame-stride", min=1, help="Take every n-th frame.")] = 2,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail when a video cannot be read.")] = False,
+) -> None:
+    """Write one feature per real video: encoder tokens, averaged over tokens and windows."""
+    from smile_train.evaluate import embed_videos
+
+    with progress_bar("embedding", "videos") as progress:
+        report = embed_videos(
+            videos, checkpoint, out, frame_stride=frame_stride, strict=strict, progress=progress
+        )
+    for name, reason in report.broken:
+        errors.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+    console.print(
+        f"{report.num_videos} videos ({report.num_windows} windows), {report.width} values each, in {out}; "
+        f"{len(report.broken)} skipped"
+    )
+
+
+@app.command("probe")
+def probe_command(
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", help="A run's folder or its student.safetensors.")
+    ],
+    bank: Annotated[Path, typer.Option("--bank", help="Object bank with train and test splits.")],
+    train_backgrounds: Annotated[
+        Path | None, typer.Option("--train-backgrounds", help="Folder of pictures.")
+    ] = None,
+    test_backgrounds: Annotated[
+        Path | None,
+        typer.Option("--test-backgrounds", help="Folder of pictures that share none with the first."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1500,
+    num_test: Annotated[int, typer.Option("--num-test", min=50)] = 1000,
+    out: Annotated[Path | None, typer.Option("--out", help="A .json file for the scores.")] = None,
+) -> None:
+    """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""
+    import json
+    from dataclasses import asdict
+
+    from smile_synth.backgrounds import ImageFolder
+    from smile_synth.corpus import write_bytes
+    from smile_synth.objects import ObjectBank
+    from smile_train.checkpoint import load_student
+    from smile_train.evaluate import examine_motion
+
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"out '{out}': expected a .json file")
+    student = load_student(checkpoint)
+    folders = [ImageFolder(p) if p else None for p in (train_backgrounds, test_backgrounds)]
+    with progress_bar("probing", "probes") as progress:
+        examination = examine_motion(
+            student, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
+            progress=progress,
+        )  # fmt: skip
+    print_examination(examination)
+    if out is not None:
+        write_bytes(out, (json.dumps(asdict(examination), indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What an encoder knows of motion: probes on synthetic clips with held-out objects and backgrounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_synth import ImageFolder, ObjectBank, Recipe, composite, sample_scene
+from smile_synth.errors import UserError
+from smile_synth.scene import Scene
+from smile_train.evaluate._features import color_statistics, encode_clips, frame_means
+from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
+from smile_train.models import Student
+
+Labels = NDArray[np.str_]
+NUM_RANDOM = 3
+DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
+
+
+def _family(scene: Scene) -> str:
+    return str(scene.layers[1].factors["family"])
+
+
+def _direction(scene: Scene) -> str:
+    """Name the nearest of eight directions; y points down, so 90 degrees is down."""
+    angle = float(scene.layers[1].factors["net_direction_degrees"])
+    return DIRECTIONS[round(angle / 45) % 8]
+
+
+def _object_class(scene: Scene) -> str:
+    return scene.layers[1].class_name
+
+
+# task -> (recipe it is examined on, label of a clip)
+TASKS: dict[str, tuple[str, Callable[[Scene], str]]] = {
+    "motion family": ("demo-probe", _family),
+    "direction": ("demo-direction", _direction),
+    "object class": ("demo-probe", _object_class),
+}
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One score of one task.
+
+    Attributes:
+        task: what is told apart.
+        features: what it is told apart by.
+        accuracy, low, high: see `ProbeScore`.
+        margin: (low, high) 95 % interval of accuracy minus that of random encoders; for the encoder only.
+    """
+
+    task: str
+    features: str
+    accuracy: float
+    low: float
+    high: float
+    margin: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class MotionExamination:
+    """All scores of one encoder and its controls.
+
+    Attributes:
+        rows: one per task and kind of features.
+        num_train, num_test: clips.
+        num_classes: per task.
+        most_frequent: per task, the share of the most frequent class among the test clips.
+    """
+
+    rows: list[ProbeRow]
+    num_train: int
+    num_test: int
+    num_classes: dict[str, int]
+    most_frequent: dict[str, float]
+
+
+def _render(
+    recipe: Recipe, bank: ObjectBank, backgrounds: ImageFolder | None, *, seed: int, num_clips: int
+) -> tuple[Tensor, list[Scene]]:
+    frames, scenes = [], []
+    for index in range(num_clips):
+        scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=index)
+        frames.append(torch.from_numpy(composite(scene, bank, backgrounds)))
+        scenes.append(scene)
+    return torch.stack(frames).permute(0, 1, 4, 2, 3).contiguous(), scenes
+
+
+def examine_motion(
+    student: Student,
+    bank: ObjectBank,
+    train_backgrounds: ImageFolder | None,
+    test_backgrounds: ImageFolder | None,
+    *,
+    seed: int = 0,
+    num_train: int = 1500,
+    num_test: int = 1000,
+    random_students: list[Student] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> MotionExamination:
+    """Probe frozen features on the tasks of `TASKS`, beside their controls on the same split.
+
+    Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
+    objects of its test split over ``test_backgrounds``.
+
+    Raises:
+        UserError: the student reads clips of another length or size than the recipes give.
+    """
+    randoms = random_students or [
+        Student(student.config, generator=torch.Generator().manual_seed(10_000 + seed + k))
+        for k in range(NUM_RANDOM)
+    ]
+    rows: list[ProbeRow] = []
+    num_classes: dict[str, int] = {}
+    most_frequent: dict[str, float] = {}
+    rendered: dict[str, tuple[Tensor, list[Scene], Tensor, list[Scene]]] = {}
+    encoded: dict[tuple[str, str], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    kinds: dict[str, Callable[[Tensor], NDArray[np.float64]]] = {
+        "encoder": lambda frames: encode_clips(student, frames),
+        **{f"random {k}": lambda frames, r=r: encode_clips(r, frames) for k, r in enumerate(randoms)},  # type: ignore[misc]
+        "colour over time": color_statistics,
+        "pixels per frame": frame_means,
+    }
+    done, total = 0, len(TASKS) * len(kinds)
+    for task, (recipe_name, label) in TASKS.items():
+        if recipe_name not in rendered:
+            recipe = Recipe.load(recipe_name)
+            form = student.config
+            if (recipe.num_frames, recipe.size) != (form.num_frames, form.size_hw):
+                raise UserError(
+                    f"the student reads {form.num_frames} frames of {form.size_hw[0]}x{form.size_hw[1]}, the probe's "
+                    f"recipe '{recipe_name}' gives {recipe.num_frames} of {recipe.size[0]}x{recipe.size[1]}"
+                )
+            train = _split(recipe, "train", bank)
+            test = _split(recipe, "test", bank)
+            rendered[recipe_name] = (
+                *_render(train, bank, train_backgrounds, seed=1_000 + seed, num_clips=num_train),
+                *_render(test, bank, test_backgrounds, seed=2_000 + seed, num_clips=num_test),
+            )
+        train_frames, train_scenes, test_frames, test_scenes = rendered[recipe_name]
+        train_y, test_y = (np.array([label(scene) for scene in s]) for s in (train_scenes, test_scenes))
+        num_classes[task] = len(set(train_y))
+        most_frequent[task] = max(float((test_y == name).mean()) for name in set(test_y))
+        scores: dict[str, ProbeScore] = {}
+        for name, features in kinds.items():
+            key = (recipe_name, name)
+            if key not in encoded:
+                encoded[key] = features(train_frames), features(test_frames)
+            scores[name] = linear_probe(encoded[key][0], train_y, encoded[key][1], test_y, seed=seed)
+            done += 1
+            if progress:
+                progress(done, total)
+        rows += _rows(task, scores)
+    return MotionExamination(rows, num_train, num_test, num_classes, most_frequent)
+
+
+def _split(recipe: Recipe, split: str, bank: ObjectBank) -> Recipe:
+    """Restrict a recipe to one side of the bank, and to classes that stand on both sides."""
+    names = [{bank.info(int(i)).class_name for i in bank.select(split=side)} for side in ("train", "test")]
+    common = names[0] & names[1]
+    if len(common) < 2:
+        raise UserError(f"bank '{bank.path}': needs at least two classes with objects in both train and test")
+    # A class with a single training object would be a question about that object.
+    counts = {
+        name: sum(bank.info(int(i)).class_name == name for i in bank.select(split="train")) for name in common
+    }
+    classes = sorted(name for name in common if counts[name] >= 3) or sorted(common)
+    objects = recipe.objects.model_copy(update={"split": split, "classes": classes})
+    return recipe.model_copy(update={"objects": objects})
+
+
+def _rows(task: str, scores: dict[str, ProbeScore]) -> list[ProbeRow]:
+    """Average the random encoders into one row and compare the encoder with them, clip by clip."""
+    randoms = [score for name, score in scores.items() if name.startswith("random ")]
+    right = np.stack([score.correct for score in randoms]).mean(0)
+    low, high = difference_interval(right, np.zeros_like(right))
+    encoder = scores["encoder"]
+    margin = difference_interval(encoder.correct, right)
+    rows = [
+        ProbeRow(task, "encoder", encoder.accuracy, encoder.low, encoder.high, margin),
+        ProbeRow(task, f"random encoders ({len(randoms)})", float(right.mean()), low, high),
+    ]
+    for name in ("colour over time", "pixels per frame"):
+        rows.append(ProbeRow(task, name, scores[name].accuracy, scores[name].low, scores[name].high))
+    return rows
+
+
+def format_interval(low: float, high: float, *, signed: bool = False) -> str:
+    """Return an interval of shares in percent."""
+    sign = "+" if signed else ""
+    return f"{100 * low:{sign}.1f} .. {100 * high:{sign}.1f}"

@@ -1,0 +1,301 @@
+"""Train a small CLIP on rendered pictures whose captions are known, and say what it can do."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from smile_synth import ObjectBank, Recipe, SyntheticClips, annotate, composite, sample_scene
+from smile_synth.corpus import write_bytes
+from smile_synth.errors import UserError
+from smile_synth.scene import Picture, Scene
+from smile_synth.stream import StepBatches
+from smile_train.checkpoint import load_checkpoint, save_checkpoint
+from smile_train.config import TeacherTrainingConfig, to_yaml
+from smile_train.data import one_thread, token_coverage
+from smile_train.materials import Materials
+from smile_train.models import ClipTeacher, load_clip
+from smile_train.optim import lr_at, make_adamw
+from smile_train.runlog import RunLog
+
+WEIGHTS = "open_clip_model.safetensors"
+MODEL_CONFIG = "open_clip_config.json"
+RESULT = "result.json"
+
+
+def describe(bank: ObjectBank, object_id: int) -> str:
+    """Return the caption of one object, "a red striped star" or "a cat"."""
+    info = bank.info(object_id)
+    attributes = json.loads(info.attributes)
+    words = [attributes[key] for key in ("color", "texture") if key in attributes]
+    noun = info.class_name.replace("_", " ")
+    return " ".join(["a", *words, noun])
+
+
+def objects_of(scene: Scene) -> list[int]:
+    """Return the bank's ids of a scene's objects, the front-most first."""
+    surfaces = [scene.layers[k].surface for k in scene.front_to_back(0)[:-1]]
+    return [s.texture_id for s in surfaces if isinstance(s, Picture)]
+
+
+class _Captioned(Dataset[tuple[Tensor, str]]):
+    def __init__(self, clips: SyntheticClips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        clips = self.clips
+        scene = sample_scene(clips.recipe, clips.bank, clips.backgrounds, seed=clips.seed, index=index)
+        frame = composite(scene, clips.bank, clips.backgrounds)[0]
+        caption = " and ".join(describe(clips.bank, i) for i in objects_of(scene))
+        return torch.from_numpy(frame).permute(2, 0, 1), caption
+
+
+def build_clip(config: TeacherTrainingConfig, image_size: int) -> tuple[Any, dict[str, Any]]:
+    """Return an untrained open_clip model and the config that open_clip rebuilds it from.
+
+    The image embedding is the mean of the patch tokens after the final norm: the patch tokens are
+    what a student is taught, so they must carry the meaning themselves.
+    """
+    model_config = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": {
+            "image_size": image_size,
+            "patch_size": config.patch_size,
+            "width": config.vision_width,
+            "layers": config.vision_layers,
+            "head_width": config.vision_width // config.vision_heads,
+            "pool_type": "avg",
+        },
+        "text_cfg": {
+            "context_length": config.context_length,
+            "vocab_size": 49408,
+            "width": config.text_width,
+            "heads": config.text_heads,
+            "layers": config.text_layers,
+        },
+    }
+    torch.manual_seed(config.seed)
+    model = open_clip.CLIP(**model_config)
+    preprocess = {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD)}
+    return model, {"model_cfg": model_config, "preprocess_cfg": preprocess}
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return CLIP's symmetric loss where every pair with the same caption is a positive.
+
+    Radford et al., arXiv 2103.00020, with the targets of Yang et al., arXiv 2204.03610.
+    """
+    ids = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    labels = torch.tensor([ids[caption] for caption in captions])
+    same = (labels[:, None] == labels[None]).float()
+    targets = same / same.sum(1, keepdim=True)
+    logits = scale * images @ texts.T
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def normalise_pictures(pictures: Tensor) -> Tensor:
+    """Return uint8 pictures ``[B, 3, H, W]`` by CLIP's mean and std."""
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
+    return (pictures.float() / 255 - mean) / std
+
+
+def train_teacher(
+    config: TeacherTrainingConfig,
+    materials: Materials,
+    out: Path,
+    *,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train, or continue, a CLIP in ``out``; write it in open_clip's format and return its result.
+
+    Raises:
+        UserError: another run stands in ``out``, or the recipe's frames are not square.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    recipe = Recipe.load(config.recipe)
+    if recipe.size[0] != recipe.size[1]:
+        raise UserError(f"recipe '{config.recipe}': a CLIP takes square pictures, got {recipe.size}")
+    model, description = build_clip(config, recipe.size[0])
+    tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
+    optimiser = make_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    identity = to_yaml(config) + recipe.digest + materials.bank.digest + materials.train_backgrounds.digest
+    out.mkdir(parents=True, exist_ok=True)
+    start = 0
+    state = load_checkpoint(out)
+    if state is not None:
+        if state["config"] != identity:
+            raise UserError(
+                f"out '{out}': holds a teacher with another config or other sources; give another folder"
+            )
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = int(state["step"])
+
+    clips = SyntheticClips(
+        recipe, materials.bank, materials.train_backgrounds, seed=config.seed,
+        num_clips=config.steps * config.batch_size,
+    )  # fmt: skip
+    loader: DataLoader[Any] = DataLoader(
+        _Captioned(clips),
+        batch_sampler=StepBatches(config.batch_size, num_steps=config.steps, start_step=start),
+        num_workers=config.workers,
+        worker_init_fn=one_thread,
+        multiprocessing_context="spawn" if config.workers else None,
+        prefetch_factor=4 if config.workers else None,
+    )
+    log = RunLog(out, keep_steps=start)
+    model.train()
+    began = time.perf_counter()
+    for step, (pictures, captions) in enumerate(loader, start):
+        lr = lr_at(
+            step, base_lr=config.lr, warmup_lr=0.0, final_lr=0.0, warmup_steps=config.warmup_steps,
+            total_steps=config.steps,
+        )  # fmt: skip
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        images, texts, scale = model(normalise_pictures(pictures), tokenizer(list(captions)))
+        loss = contrastive_loss(images, texts, scale, captions)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))  # as CLIP does
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise UserError(f"the loss is {value} at step {step}; lower lr")
+        done = step + 1
+        rate = (done - start) * config.batch_size / (time.perf_counter() - began)
+        log.write(step=done, loss=value, lr=lr, pictures_per_second=round(rate, 1))
+        if on_step:
+            on_step(done, config.steps, value)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            save_checkpoint(out, step=done, model=model, optimiser=optimiser, config=identity)
+    log.close()
+
+    halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(out / WEIGHTS, safetensors.torch.save(halves))
+    write_bytes(out / MODEL_CONFIG, (json.dumps(description, indent=1) + "\n").encode())
+    shipped = load_clip(f"local-dir:{out}")  # judge what a user will load
+    result = {
+        **examine_teacher(shipped, recipe, materials, config),
+        "config": json.loads(config.model_dump_json()),
+    }
+    write_bytes(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+@torch.no_grad()
+def examine_teacher(
+    model: Any,
+    recipe: Recipe,
+    materials: Materials,
+    config: TeacherTrainingConfig,
+    *,
+    num_pictures: int = 2000,
+) -> dict[str, Any]:
+    """Measure zero-shot accuracy and patch-token neighbours on held-out objects and backgrounds.
+
+    Classes without a training object are left out (some photographs hold one object alone).
+
+    Zero-shot: one object a picture, the prompts are all captions that occur in the bank; the best one
+    names class, colour and texture at once. Neighbours: the nearest patch token (cosine) of another
+    picture, for tokens at least half covered by an object.
+    """
+    bank = materials.bank
+    splits = {
+        split: {bank.info(int(i)).class_name for i in bank.select(split=split)} for split in ("train", "test")
+    }
+    objects = recipe.objects.model_copy(
+        update={"split": "test", "count": (1, 1), "classes": sorted(splits["train"] & splits["test"])}
+    )
+    heldout = recipe.model_copy(update={"objects": objects})
+    clips = SyntheticClips(
+        heldout, bank, materials.heldout_backgrounds, seed=config.seed + 1, num_clips=num_pictures
+    )
+    pictures, truth, coverage = [], [], []
+    for index in range(num_pictures):
+        scene = sample_scene(heldout, bank, clips.backgrounds, seed=clips.seed, index=index)
+        frame = composite(scene, bank, clips.backgrounds)
+        pictures.append(torch.from_numpy(frame[0]).permute(2, 0, 1))
+        truth.append(objects_of(scene)[0])
+        segmentation = annotate(scene, bank, clips.backgrounds).labels.segmentation
+        coverage.append(token_coverage(segmentation, config.patch_size, 1))
+
+    prompts: dict[str, dict[str, str]] = {}
+    for object_id in range(len(bank)):
+        prompts.setdefault(describe(bank, object_id), _facts(bank, object_id))
+    tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
+    texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
+    stacked = normalise_pictures(torch.stack(pictures))
+    images = torch.cat([model.encode_image(part, normalize=True) for part in stacked.split(256)])
+    best = [list(prompts.values())[i] for i in (images @ texts.T).argmax(1).tolist()]
+    facts = [_facts(bank, object_id) for object_id in truth]
+    result: dict[str, Any] = {"num_pictures": num_pictures, "num_prompts": len(prompts), "zero_shot": {}}
+    for key in ("class", "color", "texture"):
+        pairs = [
+            (guess.get(key, ""), fact[key]) for guess, fact in zip(best, facts, strict=True) if key in fact
+        ]
+        values = [fact for _, fact in pairs]
+        result["zero_shot"][key] = {
+            "accuracy": round(float(np.mean([guess == fact for guess, fact in pairs])), 4),
+            "most_frequent": round(max(values.count(v) for v in set(values)) / len(values), 4),
+            "num_values": len(set(values)),
+            "num_pictures": len(pairs),
+        }
+    teacher = ClipTeacher(model.visual, frame_stride=1)
+    tokens = torch.cat([teacher(part[:, None].float() / 255) for part in torch.stack(pictures).split(256)])
+    result["patch_neighbours"] = _patch_neighbours(tokens, np.stack(coverage), [f["class"] for f in facts])
+    return result
+
+
+def _facts(bank: ObjectBank, object_id: int) -> dict[str, str]:
+    info = bank.info(object_id)
+    attributes = json.loads(info.attributes)
+    kept = {key: attributes[key] for key in ("color", "texture") if key in attributes}
+    return {"class": info.class_name, **kept}
+
+
+def _patch_neighbours(tokens: Tensor, coverage: NDArray[np.float32], classes: list[str]) -> dict[str, float]:
+    """Return how often a token's nearest neighbour in another picture is of the same kind."""
+    n, per_picture, _ = tokens.shape
+    picture = torch.arange(n).repeat_interleave(per_picture)
+    share = torch.from_numpy(coverage).flatten()
+    kinds = np.array([name for name in classes for _ in range(per_picture)], dtype=object)
+    keep = ((share >= 0.5) | (share == 0)).nonzero()[:, 0]
+    is_object = share[keep] >= 0.5
+    vectors = F.normalize(tokens.flatten(0, 1)[keep], dim=1)
+    owner, labels = picture[keep], kinds[keep.numpy()]
+    nearest = torch.empty(len(keep), dtype=torch.int64)
+    for part in torch.arange(len(keep)).split(512):
+        similar = vectors[part] @ vectors.T
+        similar[owner[part][:, None] == owner[None]] = -2
+        nearest[part] = similar.argmax(1)
+    objects = is_object.nonzero()[:, 0]
+    same_class = labels[objects.numpy()] == labels[nearest[objects].numpy()]
+    same_class &= is_object[nearest[objects]].numpy()
+    frequency = [float((labels[objects.numpy()] == name).mean()) for name in set(classes)]
+    return {
+        "object_finds_object": round(float(is_object[nearest[objects]].float().mean()), 4),
+        "share_of_object_tokens": round(float(is_object.float().mean()), 4),
+        "object_finds_same_class": round(float(same_class.mean()), 4),
+        "same_class_by_chance": round(float(sum(f * f for f in frequency) * is_object.float().mean()), 4),
+        "num_object_tokens": int(is_object.sum()),
+    }

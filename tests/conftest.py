@@ -1,0 +1,200 @@
+"""Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny pictures, scenes laid by hand."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before NumPy: tests share small machines
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from smile_synth import geometry
+from smile_synth.backgrounds import ImageFolder
+from smile_synth.coverage import Border, level_of_detail
+from smile_synth.objects import ObjectBank, build_bank
+from smile_synth.scene import Layer, Noise, Picture, Scene, Solid
+
+# The same examples on every machine and in every run; no time limit, the first example compiles kernels.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+UInt8 = NDArray[np.uint8]
+Float = NDArray[np.float64]
+
+
+def _tiny() -> UInt8:
+    """2x3, one texel of half alpha, colours that tell the texels apart."""
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[..., 0] = [[10, 50, 90], [130, 200, 250]]
+    rgba[..., 1] = [[0, 255, 0], [255, 100, 255]]
+    rgba[..., 2] = [[255, 200, 100], [50, 25, 0]]
+    rgba[..., 3] = [[255, 255, 255], [255, 128, 255]]
+    return rgba
+
+
+def _noisy(height: int, width: int, low_alpha: int) -> UInt8:
+    rng = np.random.default_rng(height * 100 + width)
+    rgba = rng.integers(0, 256, (height, width, 4), np.uint8)
+    rgba[..., 3] = np.maximum(rgba[..., 3], low_alpha)
+    rgba[0, 0, 3] = 255
+    return rgba
+
+
+def _disc(side: int) -> UInt8:
+    y, x = np.mgrid[:side, :side] + 0.5
+    rgba = np.full((side, side, 4), (220, 60, 30, 0), np.uint8)
+    distance = np.hypot(x - side / 2, y - side / 2)
+    rgba[..., 3] = np.clip((side / 2 - distance) * 255, 1, 255)
+    return rgba
+
+
+def waves(height: int, width: int, *, period: float = 24.0) -> UInt8:
+    """Draw an opaque smooth picture ``[height, width, 4]`` whose every channel has slopes everywhere."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    phases = [2 * np.pi * (x * a + y * b) / period for a, b in ((1.0, 0.3), (-0.4, 1.0), (0.7, 0.7))]
+    channels = [127.5 + 100 * np.sin(phase) for phase in phases]
+    return np.stack([*channels, np.full((height, width), 255.0)], axis=-1).round().astype(np.uint8)
+
+
+def _cut_outs() -> dict[str, UInt8]:
+    smooth = waves(40, 64)
+    smooth[0, 0, 3] = 254  # not a hard edge, which a bank would soften
+    block = np.full((4, 4, 4), (90, 200, 30, 255), np.uint8)
+    block[3, 3, 3] = 254
+    return {
+        "bar": _noisy(1, 9, 200),
+        "block": block,
+        "board": _noisy(8, 8, 0),
+        "card": _noisy(40, 64, 0),
+        "disc": _disc(17),
+        "dot": np.array([[[200, 100, 50, 255]]], np.uint8),
+        "pole": _noisy(13, 1, 140),
+        "smooth": smooth,
+        "tall": _noisy(64, 40, 90),
+        "tiny": _tiny(),
+    }
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
+    """A bank with one object per class, from 1x1 to 64x40."""
+    folder = tmp_path_factory.mktemp("objects")
+    for name, rgba in _cut_outs().items():
+        (folder / "in" / name).mkdir(parents=True)
+        Image.fromarray(rgba).save(folder / "in" / name / "0.png")
+    build_bank([folder / "in"], folder / "bank", min_side=1, val_fraction=0.0, test_fraction=0.0)
+    return ObjectBank.open(folder / "bank")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    """Three pictures: 0 is 2x3, 1 is 17x31 noise, 2 is 90x120 and smooth."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, rgba in {"0": _tiny(), "1": _noisy(17, 31, 0), "2": waves(90, 120, period=30.0)}.items():
+        Image.fromarray(rgba[..., :3]).save(folder / f"{name}.png")
+    return ImageFolder(folder)
+
+
+@dataclass
+class Sheet:
+    """One layer of a scene laid by hand; single poses and values stand for all frames."""
+
+    surface: Solid | Noise | Picture
+    pose: ArrayLike = field(default_factory=lambda: np.eye(3))
+    opacity: ArrayLike = 1.0
+    depth: ArrayLike = 1.0
+    gain: ArrayLike = (1.0, 1.0, 1.0)
+    bias: ArrayLike = (0.0, 0.0, 0.0)
+    border: Border = "transparent"
+    labelled: bool = True
+
+
+class Studio:
+    """Lays scenes by hand from the session's bank and pictures."""
+
+    def __init__(self, bank: ObjectBank, pictures: ImageFolder) -> None:
+        self.bank, self.pictures = bank, pictures
+
+    def object(self, name: str) -> Picture:
+        """Return the surface of the object of a class."""
+        object_id = int(np.flatnonzero(self.bank.class_ids == self.bank.class_names.index(name))[0])
+        height, width = int(self.bank.heights[object_id]), int(self.bank.widths[object_id])
+        return Picture("objects", object_id, height, width)
+
+    def picture(self, image_id: int) -> Picture:
+        """Return the surface of a background picture."""
+        return Picture("backgrounds", image_id, *self.pictures.sizes_hw[image_id])
+
+    def placed(self, name: str, center_xy: ArrayLike, scale: ArrayLike = 1.0, degrees: ArrayLike = 0.0) -> Float:
+        """Return poses ``[..., 3, 3]`` of an object with its middle at ``center_xy``, scaled, then turned."""
+        surface = self.object(name)
+        factors = np.broadcast_to(scale, (*np.shape(center_xy)[:-1], 2))
+        return geometry.compose(
+            geometry.translation(center_xy),
+            geometry.rotation(degrees),
+            geometry.scaling(factors),
+            geometry.translation([-surface.width / 2, -surface.height / 2]),
+        )
+
+    def scene(
+        self, background: Sheet | Solid, *sheets: Sheet, size_hw: tuple[int, int] = (5, 7), frames: int = 3
+    ) -> Scene:
+        """Return a scene of the background and the sheets, the last one in front where depths are equal."""
+        if isinstance(background, Solid):
+            background = Sheet(background)
+        stack: Sequence[Sheet] = (background, *sheets)
+
+        def spread(name: str, *trailing: int) -> Float:
+            arrays = [np.broadcast_to(getattr(sheet, name), (frames, *trailing)) for sheet in stack]
+            return np.array(arrays, np.float64)
+
+        poses = spread("pose", 3, 3)
+        levels = np.zeros(poses.shape[:2])
+        for k, sheet in enumerate(stack):
+            if isinstance(sheet.surface, Picture):
+                levels[k] = level_of_detail(poses[k], sheet.surface.height, sheet.surface.width)
+        layers = [
+            Layer(sheet.surface, sheet.border, k > 0 and sheet.labelled, f"class {k}" if k else "")
+            for k, sheet in enumerate(stack)
+        ]
+        return Scene(
+            size_hw=size_hw,
+            recipe_size_hw=size_hw,
+            fps=8.0,
+            seed=0,
+            index=0,
+            recipe_digest="",
+            bank_digest=self.bank.digest,
+            background_digest=self.pictures.digest,
+            layers=tuple(layers),
+            object_to_frame=poses,
+            opacity=spread("opacity"),
+            depth=spread("depth"),
+            gain=spread("gain", 3),
+            bias=spread("bias", 3),
+            level=levels,
+        )
+
+    sheet = Sheet
+
+
+@pytest.fixture(scope="session")
+def studio(bank: ObjectBank, pictures: ImageFolder) -> Studio:
+    """Where scenes are laid by hand."""
+    return Studio(bank, pictures)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of published numbers beside the checkout; tests that need it are skipped without it."""
+    folder = Path(__file__).parents[1] / "../shared/reference"
+    if not folder.is_dir():
+        pytest.skip("no folder of reference numbers beside the checkout")
+    return folder

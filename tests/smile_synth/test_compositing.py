@@ -1,0 +1,340 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smile_synth import geometry
+from smile_synth.compositing import composite
+from smile_synth.compositing._philox import philox_word, philox_word_numpy
+from smile_synth.errors import UserError
+from smile_synth.scene import Noise, Scene, Solid
+from smile_synth.texture import Texture
+
+BACKENDS = ("oracle", "cpu")
+GROUND = Solid((40, 80, 120))
+
+# Random123's known answers for philox4x32-10: counter, key, first word.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), 0x6627E8D5),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, 0x408F276D),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0), 0xD16CFE09),
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def render(studio: Any, scene: Scene, backend: str) -> np.ndarray:
+    return composite(scene, studio.bank, studio.pictures, backend=backend)
+
+
+# --- noise
+
+
+@pytest.mark.parametrize(("counter", "key", "word"), KNOWN_ANSWERS)
+def test_philox_gives_the_published_answers(counter: tuple[int, ...], key: tuple[int, int], word: int) -> None:
+    assert int(philox_word(*counter, *key)) == word
+    assert int(philox_word_numpy(counter, key)) == word
+
+
+WORD = st.integers(0, 2**32 - 1)
+
+
+@given(st.tuples(WORD, WORD, WORD, WORD), st.tuples(WORD, WORD))
+def test_both_philox_agree(counter: tuple[int, int, int, int], key: tuple[int, int]) -> None:
+    assert int(philox_word(*counter, *key)) == int(philox_word_numpy(counter, key))
+
+
+@pytest.mark.parametrize("redrawn", [False, True])
+def test_noise_is_the_high_byte_of_philox_at_column_row_frame_channel(
+    studio: Any, backend: str, redrawn: bool
+) -> None:
+    frames = render(studio, studio.scene(studio.sheet(Noise((7, 2**32 - 1), redrawn))), backend)
+    for t, row, column, channel in ((0, 0, 0, 0), (1, 4, 6, 2), (2, 3, 5, 1)):
+        word = philox_word_numpy((column, row, t if redrawn else 0, channel), (7, 2**32 - 1))
+        assert frames[t, row, column, channel] == int(word) >> 24
+    assert np.array_equal(frames[0], frames[2]) != redrawn
+
+
+def test_noise_stays_in_recipe_pixels(studio: Any, backend: str) -> None:
+    scene = studio.scene(studio.sheet(Noise((1, 2), True)))
+    frames = render(studio, scene, backend)
+    doubled = render(studio, scene.scaled_to((10, 14)), backend)
+    np.testing.assert_array_equal(doubled, frames.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_noise_has_cells_left_of_and_above_its_origin(studio: Any, backend: str) -> None:
+    scene = studio.scene(studio.sheet(Noise((3, 4), False), pose=geometry.translation([2, 1])))
+    word = philox_word_numpy((2**32 - 2, 2**32 - 1, 0, 0), (3, 4))
+    assert render(studio, scene, backend)[0, 0, 0, 0] == int(word) >> 24
+
+
+# --- pixels by hand
+
+
+def test_a_texel_on_a_pixel_shows_its_colour_over_the_ground(studio: Any, backend: str) -> None:
+    scene = studio.scene(GROUND, studio.sheet(studio.object("tiny"), geometry.translation([2, 1])))
+    frames = render(studio, scene, backend)
+    expected = np.full((5, 7, 3), GROUND.rgb, np.uint8)
+    expected[1, 2:5] = [[10, 0, 255], [50, 255, 200], [90, 0, 100]]
+    # The middle one has alpha 128: premultiplied it is 100, 50, 13; the ground shines through by 127 / 255.
+    expected[2, 2:5] = [[130, 255, 50], [120, 90, 73], [250, 255, 0]]
+    np.testing.assert_array_equal(frames, np.broadcast_to(expected, (3, 5, 7, 3)))
+
+
+def test_between_texels_colour_is_bilinear_and_an_edge_is_soft(studio: Any, backend: str) -> None:
+    scene = studio.scene(GROUND, studio.sheet(studio.object("tiny"), geometry.translation([2.25, 1.5])))
+    red = render(studio, scene, backend)[0, ..., 0]
+    # Pixel (2, 3) lies at texture (1.25, 1): 1/4 of column 0, 3/4 of column 1, half of either row.
+    color = (10 + 130) * 0.125 + (50 + 100) * 0.375
+    alpha = (255 + 255) * 0.125 + (255 + 128) * 0.375
+    assert red[2, 3] == int(color + 40 * (1 - alpha / 255) + 0.5)
+    # Pixel (1, 2) lies at (.25, 0): only texel (0, 0) reaches it, with 3/4 x 1/2.
+    assert red[1, 2] == int(10 * 0.375 + 40 * 0.625 + 0.5)
+    # Pixel (3, 5) lies at (3.25, 2): texel (1, 2) reaches it with 1/4 x 1/2.
+    assert red[3, 5] == int(250 * 0.125 + 40 * 0.875 + 0.5)
+    assert red[3, 6] == red[0, 3] == 40
+
+
+def test_opacity_mixes_with_what_lies_below(studio: Any, backend: str) -> None:
+    sheet = studio.sheet(studio.object("tiny"), geometry.translation([2, 1]), opacity=[0.0, 0.5, 1.0])
+    frames = render(studio, studio.scene(GROUND, sheet), backend)
+    assert frames[:, 1, 2].tolist() == [[40, 80, 120], [25, 40, 188], [10, 0, 255]]
+    assert frames[1, 2, 3].tolist() == [80, 85, 96]  # 100/2 + 40 * (1 - 64/255), and so on
+
+
+def test_the_nearer_layer_covers_the_farther_frame_by_frame(studio: Any, backend: str) -> None:
+    pose = geometry.translation([2, 1])
+    red, blue = (studio.sheet(studio.object("tiny"), pose, gain=gain) for gain in ((1, 0, 0), (0, 0, 1)))
+    red.depth, blue.depth = [1.0, 2.0, 5.0], [2.0, 1.0, 5.0]
+    frames = render(studio, studio.scene(GROUND, red, blue), backend)
+    # Equal depths: the later layer is in front.
+    assert frames[:, 1, 2].tolist() == [[10, 0, 0], [0, 0, 255], [0, 0, 255]]
+
+
+def test_gain_and_bias_act_on_premultiplied_colour_and_stay_within_alpha(studio: Any, backend: str) -> None:
+    pose = geometry.translation([2, 1])
+    sheet = studio.sheet(studio.object("tiny"), pose, gain=(1.5, 0, 1), bias=(0, 0.25, -0.5))
+    frame = render(studio, studio.scene(Solid((0, 0, 0)), sheet), backend)[0]
+    # Alpha 128: 1.5 * 100 is cut at 128, 0 * 50 + .25 * 128 = 32, 13 - .5 * 128 is cut at 0.
+    assert frame[2, 3].tolist() == [128, 32, 0]
+    assert frame[1, 2].tolist() == [15, 64, 128]  # .25 * 255 = 63.75, 255 - 127.5 = 127.5
+
+
+def test_the_last_step_rounds_half_up(studio: Any, backend: str) -> None:
+    background = studio.sheet(Solid((1, 5, 255)), opacity=0.5)
+    assert render(studio, studio.scene(background), backend)[0, 0, 0].tolist() == [1, 3, 128]
+
+
+def test_a_reflected_picture_mirrors_at_its_edge(studio: Any, backend: str) -> None:
+    picture = np.array(studio.pictures.texture(0).level(0))[..., :3]
+    whole = studio.sheet(studio.picture(0), geometry.translation([1, 1]), border="reflect")
+    expected = picture[[0, 0, 1, 1, 0]][:, [0, 0, 1, 2, 2, 1, 0]]
+    np.testing.assert_array_equal(render(studio, studio.scene(whole), backend)[0], expected)
+    half = studio.sheet(studio.picture(0), geometry.translation([0.5, 0]), border="reflect")
+    assert render(studio, studio.scene(half), backend)[0, 0, :, 0].tolist() == [10, 30, 70, 90, 70, 30, 10]
+
+
+def test_a_repeated_picture_starts_again_at_its_edge(studio: Any, backend: str) -> None:
+    picture = np.array(studio.pictures.texture(0).level(0))[..., :3]
+    whole = studio.sheet(studio.picture(0), geometry.translation([1, 1]), border="repeat")
+    expected = picture[[1, 0, 1, 0, 1]][:, [2, 0, 1, 2, 0, 1, 2]]
+    np.testing.assert_array_equal(render(studio, studio.scene(whole), backend)[0], expected)
+    half = studio.sheet(studio.picture(0), geometry.translation([0.5, 0]), border="repeat")
+    assert render(studio, studio.scene(half), backend)[0, 0, :, 0].tolist() == [50, 30, 70, 50, 30, 70, 50]
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_quarter_turns_are_exact(studio: Any, backend: str, quarters: int) -> None:
+    card = studio.object("card")
+    texels = studio.bank.texture(card.texture_id).level(0).astype(np.float64)
+    over = texels[..., :3] + np.array(GROUND.rgb) * (1 - texels[..., 3:] / 255)
+    turned = np.rot90(np.floor(over + 0.5), -quarters)
+    height, width = turned.shape[:2]
+    pose = studio.placed("card", [width / 2 + 3, height / 2 + 2], degrees=90.0 * quarters)
+    scene = studio.scene(GROUND, studio.sheet(card, pose), size_hw=(height + 5, width + 7), frames=1)
+    np.testing.assert_array_equal(render(studio, scene, backend)[0, 2:-3, 3:-4], turned)
+
+
+def test_an_object_at_half_its_size_shows_its_first_mip_level(studio: Any, backend: str) -> None:
+    board = studio.object("board")
+    level = studio.bank.texture(board.texture_id).level(1).astype(np.float64)
+    over = np.floor(level[..., :3] + np.array(GROUND.rgb) * (1 - level[..., 3:] / 255) + 0.5)
+    scene = studio.scene(GROUND, studio.sheet(board, studio.placed("board", [3, 2], 0.5)))
+    np.testing.assert_array_equal(render(studio, scene, backend)[0, 0:4, 1:5], over)
+
+
+def test_between_two_mip_levels_both_are_mixed(studio: Any, backend: str) -> None:
+    board = studio.object("board")
+    scene = studio.scene(Solid((0, 0, 0)), studio.sheet(board, studio.placed("board", [3, 2], 0.5)))
+    levels = scene.level.copy()
+    levels[1] = 1.25
+    texture: Texture = studio.bank.texture(board.texture_id)
+    # Pixel (1, 2), texel (1, 1) of level 1, lies at (.75, .75) of level 2's texels.
+    weights = np.outer([0.75, 0.25], [0.75, 0.25])[..., None]
+    expected = 0.75 * texture.level(1)[1, 1] + 0.25 * (texture.level(2) * weights).sum(axis=(0, 1))
+    pixel = render(studio, replace(scene, level=levels), backend)[0, 1, 2]
+    np.testing.assert_array_equal(pixel, np.floor(expected[:3] + 0.5))
+
+
+def test_a_moving_background_is_rendered_in_every_frame(studio: Any, backend: str) -> None:
+    poses = geometry.translation([[0, 0], [1, 0], [1, 0]])
+    frames = render(studio, studio.scene(studio.sheet(studio.picture(1), poses, border="reflect")), backend)
+    np.testing.assert_array_equal(frames[1, :, 1:], frames[0, :, :-1])
+    np.testing.assert_array_equal(frames[2], frames[1])
+
+
+# --- minification
+
+
+def sharp(scene: Scene) -> Scene:
+    """Return the scene without any filtering for minification."""
+    return replace(scene, level=np.zeros_like(scene.level))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0])
+@pytest.mark.parametrize("scale", [0.45, 0.2, 0.1, 0.05])
+@pytest.mark.parametrize("name", ["card", "tall"])
+def test_minified_noise_is_close_to_its_area_average(studio: Any, name: str, scale: float, degrees: float) -> None:
+    sheet = studio.sheet(studio.object(name), studio.placed(name, [7.3, 6.2], scale, degrees))
+    scene = studio.scene(GROUND, sheet, size_hw=(13, 15), frames=1)
+    fine = render(studio, sharp(scene.scaled_to((13 * 16, 15 * 16))), "oracle")
+    averaged = fine.reshape(13, 16, 15, 16, 3).mean(axis=(1, 3))
+    touched = (np.abs(averaged - GROUND.rgb) > 1).any(axis=-1)
+
+    def error(frames: np.ndarray) -> float:
+        return float(np.sqrt(np.square(frames[0] - averaged)[touched].mean()))
+
+    filtered, aliased = error(render(studio, scene, "oracle")), error(render(studio, sharp(scene), "oracle"))
+    assert filtered < 11
+    assert filtered < 0.5 * aliased
+
+
+@pytest.mark.parametrize("scale", [0.45, 0.2, 0.1])
+def test_minified_noise_does_not_shimmer_as_it_moves(studio: Any, scale: float) -> None:
+    steps = np.linspace(0, 1, 9)
+    poses = studio.placed("card", np.stack([15.3 + steps, 10.7 + steps / 3], axis=-1), scale)
+    sheet = studio.sheet(studio.object("card"), poses)
+    scene = studio.scene(Solid((0, 0, 0)), sheet, size_hw=(22, 33), frames=9)
+
+    def swing(frames: np.ndarray) -> float:
+        light = frames.astype(float).sum(axis=(1, 2, 3))
+        return float(np.ptp(light) / light.mean())
+
+    assert swing(render(studio, scene, "oracle")) < 0.03
+    assert swing(render(studio, sharp(scene), "oracle")) > 0.06
+
+
+# --- the CPU backend against the oracle
+
+
+@st.composite
+def poses(draw: st.DrawFn, height: int, width: int, frames: int, size_hw: tuple[int, int]) -> np.ndarray:
+    """Draw affine and projective poses of a texture: 1/20 to 8 times its size, in the frame or out of it."""
+    frame_h, frame_w = size_hw
+    scale = [2.0 ** draw(st.floats(-np.log2(20), 3)) for _ in range(2)]
+    center = [draw(st.floats(-0.5, 1.5)) * frame_w, draw(st.floats(-0.5, 1.5)) * frame_h]
+    step = [draw(st.floats(-1.5, 1.5)) for _ in range(2)]
+    degrees, turn = draw(st.floats(-180, 180)), draw(st.floats(-20, 20))
+    shear, tilt = np.eye(3), np.eye(3)
+    shear[0, 1] = draw(st.floats(-1, 1))
+    # Up to a horizon inside the texture, seen from its middle.
+    tilt[2, 0] = draw(st.sampled_from([0.0, 0.0, 0.5, -1.2, 3.0])) / width
+    tilt[2, 1] = draw(st.sampled_from([0.0, 0.0, -0.5, 1.2])) / height
+    return np.stack(
+        [
+            geometry.compose(
+                geometry.translation(np.array(center) + np.array(step) * t),
+                geometry.rotation(degrees + turn * t),
+                shear,
+                geometry.scaling(scale),
+                tilt,
+                geometry.translation([-width / 2, -height / 2]),
+            )
+            for t in range(frames)
+        ]
+    )
+
+
+@st.composite
+def scenes(draw: st.DrawFn, studio: Any) -> Scene:
+    size_hw = draw(st.integers(5, 24)), draw(st.integers(7, 31))
+    frames = draw(st.integers(1, 2))
+
+    def colors() -> dict[str, Any]:
+        if draw(st.booleans()):
+            return {}
+        return {
+            "gain": [draw(st.floats(0, 2)) for _ in range(3)],
+            "bias": [draw(st.floats(-0.5, 0.5)) for _ in range(3)],
+        }
+
+    kind = draw(st.sampled_from(["solid", "noise", "picture"]))
+    if kind == "solid":
+        background = studio.sheet(Solid(tuple(draw(st.integers(0, 255)) for _ in range(3))), **colors())
+    elif kind == "noise":
+        background = studio.sheet(Noise((draw(WORD), draw(WORD)), draw(st.booleans())), **colors())
+    else:
+        picture = studio.picture(draw(st.integers(0, 2)))
+        pose = draw(poses(picture.height, picture.width, frames, size_hw))
+        background = studio.sheet(picture, pose, border=draw(st.sampled_from(["reflect", "repeat"])), **colors())
+    sheets = []
+    for _ in range(draw(st.integers(1, 4))):
+        surface = studio.object(draw(st.sampled_from(studio.bank.class_names)))
+        sheets.append(
+            studio.sheet(
+                surface,
+                draw(poses(surface.height, surface.width, frames, size_hw)),
+                opacity=draw(st.sampled_from([0.0, 1.0, 0.3, 0.5, 0.77])),
+                depth=draw(st.sampled_from([1.0, 2.0, 3.0])),
+                **colors(),
+            )
+        )
+    return studio.scene(background, *sheets, size_hw=size_hw, frames=frames)
+
+
+@pytest.fixture(scope="module")
+def differences(studio: Any) -> list[np.ndarray]:
+    """Differences of the CPU backend from the oracle, one array per drawn scene."""
+    found: list[np.ndarray] = []
+
+    @settings(max_examples=400)
+    @given(scenes(studio))
+    def collect(scene: Scene) -> None:
+        frames = render(studio, scene, "cpu").astype(int)
+        worst = np.abs(frames - render(studio, scene, "oracle")).max(axis=-1)
+        found.append(worst)
+        assert worst.max() <= 3
+
+    collect()
+    return found
+
+
+def test_the_cpu_never_leaves_the_oracle_by_more_than_three(differences: list[np.ndarray]) -> None:
+    assert max(d.max() for d in differences) <= 3
+
+
+def test_the_cpu_is_within_one_of_the_oracle_on_all_but_a_thousandth(differences: list[np.ndarray]) -> None:
+    pixels = np.concatenate([d.ravel() for d in differences])
+    assert (pixels > 1).mean() <= 0.001
+
+
+# --- refusals
+
+
+def test_an_unknown_backend_is_refused(studio: Any) -> None:
+    with pytest.raises(ValueError, match="unknown backend 'gpu', allowed are cpu, oracle"):
+        render(studio, studio.scene(GROUND), "gpu")
+
+
+def test_sources_other_than_the_scenes_own_are_refused(studio: Any) -> None:
+    scene = replace(studio.scene(GROUND), bank_digest="0" * 64)
+    with pytest.raises(UserError, match="is not the bank this scene was drawn from"):
+        composite(scene, studio.bank, studio.pictures)
+    with pytest.raises(UserError, match="not the pictures this scene was drawn from"):
+        composite(studio.scene(GROUND), studio.bank, None)

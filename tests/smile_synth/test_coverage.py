@@ -1,0 +1,127 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smile_synth import geometry
+from smile_synth.compositing._oracle import _sample_layer
+from smile_synth.coverage import (
+    alpha_at,
+    level_of_detail,
+    level_start,
+    pixel_centers,
+    tight_box,
+    whole_extent,
+    window,
+)
+from smile_synth.scene import Solid
+
+GROUND = Solid((0, 0, 0))
+
+
+def test_the_level_is_half_the_log_of_texels_per_pixel() -> None:
+    scales = [[1, 1], [0.5, 0.5], [0.25, 1.0], [0.2, 0.2], [8, 8]]
+    levels = level_of_detail(geometry.scaling(scales), 40, 64)
+    np.testing.assert_allclose(levels, [0, 1, 1, np.log2(5), 0], atol=1e-12)
+
+
+def test_the_level_does_not_depend_on_place_rotation_or_shear() -> None:
+    shear = np.eye(3)
+    shear[0, 1] = 0.7
+    turned = geometry.compose(
+        geometry.translation([100, -30]), geometry.rotation(37), shear, geometry.scaling([0.3, 0.2])
+    )
+    np.testing.assert_allclose(level_of_detail(turned[None], 40, 64), [-0.5 * np.log2(0.06)])
+
+
+def test_the_level_ends_at_the_last_mip_level() -> None:
+    tiny = geometry.scaling([[1e-3, 1e-3]])
+    assert level_of_detail(tiny, 40, 64).tolist() == [6.0]
+    assert level_of_detail(tiny, 1, 1).tolist() == [0.0]
+
+
+def test_under_perspective_the_level_is_that_of_the_middle() -> None:
+    tilted = np.eye(3)
+    tilted[2, 0] = 1 / 64  # w is 1.5 in the middle of 64 columns
+    points = np.array([[32.0, 20.0], [32.001, 20.0], [32.0, 20.001]])
+    mapped = geometry.apply(tilted, points)
+    area = abs(np.linalg.det((mapped[1:] - mapped[0]) / 0.001))
+    np.testing.assert_allclose(level_of_detail(tilted[None], 40, 64), [-0.5 * np.log2(area)], atol=1e-4)
+
+
+def test_levels_start_one_after_another() -> None:
+    assert level_start(5, 7, 0) == (0, 5, 7)
+    assert level_start(5, 7, 1) == (35, 3, 4)
+    assert level_start(5, 7, 2) == (47, 2, 2)
+
+
+@given(
+    st.sampled_from(["bar", "board", "card", "disc", "dot", "pole", "tall", "tiny"]),
+    st.floats(-np.log2(20), 3),
+    st.floats(-np.log2(20), 3),
+    st.floats(-180, 180),
+    st.floats(-1, 1),
+    st.sampled_from([0.0, 0.5, -1.2]),
+)
+def test_a_window_leaves_out_nothing_and_alpha_is_what_is_rendered(
+    studio: Any, name: str, zoom_x: float, zoom_y: float, degrees: float, shear_x: float, tilt_x: float
+) -> None:
+    surface = studio.object(name)
+    shear, tilt = np.eye(3), np.eye(3)
+    shear[0, 1], tilt[2, 0] = shear_x, tilt_x / surface.width
+    pose = geometry.compose(
+        geometry.translation([11.3, 7.8]),
+        geometry.rotation(degrees),
+        shear,
+        geometry.scaling([2.0**zoom_x, 2.0**zoom_y]),
+        tilt,
+        geometry.translation([-surface.width / 2, -surface.height / 2]),
+    )
+    scene = studio.scene(GROUND, studio.sheet(surface, pose), size_hw=(16, 23), frames=1)
+    texture, level = studio.bank.texture(surface.texture_id), float(scene.level[1, 0])
+    centers = pixel_centers((0, 0, 23, 16))
+    _, alpha = _sample_layer(scene, 1, 0, centers, studio.bank, None)
+    np.testing.assert_allclose(alpha_at(texture, pose, level, centers), alpha[:, 0], atol=1e-9)
+    x0, y0, x1, y1 = window(pose, texture, level, (0, 0, 23, 16))
+    outside = np.ones((16, 23), bool)
+    outside[y0:y1, x0:x1] = False
+    assert not alpha.reshape(16, 23)[outside].any()
+
+
+def test_a_window_may_reach_beyond_the_frame_unless_it_is_cropped(studio: Any) -> None:
+    texture = studio.bank.texture(studio.object("board").texture_id)
+    pose = geometry.translation([-4, 3])
+    x0, y0, x1, y1 = window(pose, texture, 0.0, None)
+    assert x0 <= -5 and y0 <= 2 and x1 >= 5 and y1 >= 12
+    assert window(pose, texture, 0.0, (0, 0, 7, 5)) == (0, max(y0, 0), min(x1, 7), 5)
+
+
+def test_a_window_with_a_horizon_is_everything(studio: Any) -> None:
+    texture = studio.bank.texture(studio.object("board").texture_id)
+    tilted = np.eye(3)
+    tilted[2, 0] = -1 / 4  # the horizon is column 4 of 8
+    assert window(tilted, texture, 0.0, (0, 0, 7, 5)) == (0, 0, 7, 5)
+    with pytest.raises(ValueError, match="crosses a horizon"):
+        window(tilted, texture, 0.0, None)
+    assert whole_extent(texture, tilted, 0.0, (5, 7)).area == (-7, -5, 14, 10)
+
+
+def test_alpha_is_bilinear_and_ends_at_the_edge(studio: Any) -> None:
+    texture = studio.bank.texture(studio.object("tiny").texture_id)
+    points = [[1.5, 1.5], [1.0, 1.5], [0.0, 0.5], [0.0, 0.0], [-0.5, 0.5]]
+    alpha = alpha_at(texture, np.eye(3), 0.0, np.array(points))
+    np.testing.assert_allclose(alpha, [128 / 255, (255 + 128) / 510, 0.5, 0.25, 0.0], atol=1e-12)
+
+
+def test_pixels_are_judged_at_their_centres_row_by_row() -> None:
+    assert pixel_centers((-1, 2, 1, 4)).tolist() == [[-0.5, 2.5], [0.5, 2.5], [-0.5, 3.5], [0.5, 3.5]]
+
+
+def test_a_tight_box_is_half_open_and_in_frame_coordinates() -> None:
+    mask = np.zeros((5, 7), bool)
+    mask[1, 2] = mask[3, 4] = True
+    assert tight_box(mask, (-3, 10, 4, 15)).tolist() == [-1, 11, 2, 14]
+    assert np.isnan(tight_box(np.zeros((5, 7), bool), (0, 0, 7, 5))).all()
+    assert np.isnan(tight_box(np.zeros((0, 7), bool), (0, 0, 7, 0))).all()
