@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 bank_app = typer.Typer(help="Build and look at object banks.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
-console = Console()
+console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 RecipeArgument = Annotated[

@@ -17,6 +17,7 @@ from smile_synth.strict_yaml import StrictModel, dump, load
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _pair(value: object) -> object:
@@ -26,43 +27,55 @@ def _pair(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-class SolidBackground(StrictModel):
+class BackgroundParameters(StrictModel):
+    """Keys that every background has, beside its own.
+
+    Attributes:
+        weight: how often this entry is drawn, relative to the others.
+        brightness: [low, high] 0..1, or one number; the clip's background is dimmed to a drawn share.
+    """
+
+    weight: Positive = 1.0
+    brightness: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _check_brightness(self) -> BackgroundParameters:
+        if self.brightness[0] > self.brightness[1]:
+            raise ValueError(f"brightness is [low, high], got low {self.brightness[0]} above high {self.brightness[1]}")
+        return self
+
+
+class SolidBackground(BackgroundParameters):
     """One colour over the whole clip.
 
     Attributes:
         color: RGB 0..255; left out, each clip draws its own uniformly.
-        weight: how often this entry is drawn, relative to the others.
     """
 
     kind: Literal["solid"]
     color: tuple[Byte, Byte, Byte] | None = None
-    weight: Positive = 1.0
 
 
-class NoiseBackground(StrictModel):
+class NoiseBackground(BackgroundParameters):
     """White noise, uniform 0..255 per pixel and channel.
 
     Attributes:
         redrawn: new noise in every frame (no flow is valid on it) instead of one still picture.
-        weight: how often this entry is drawn, relative to the others.
     """
 
     kind: Literal["noise"]
     redrawn: bool = False
-    weight: Positive = 1.0
 
 
-class ImageBackground(StrictModel):
+class ImageBackground(BackgroundParameters):
     """A still crop of a picture from the backgrounds folder.
 
     Attributes:
         zoom: [low, high] at least 1; 1 is the largest crop of the frame's aspect, 2 half of it.
-        weight: how often this entry is drawn, relative to the others.
     """
 
     kind: Literal["image"]
     zoom: Annotated[tuple[float, float], BeforeValidator(_pair)] = (1.0, 1.5)
-    weight: Positive = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> ImageBackground:

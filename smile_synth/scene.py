@@ -147,9 +147,11 @@ class Scene:
         """Return the same scene at another frame size of the same aspect.
 
         Raises:
-            UserError: the aspect differs by more than one pixel on either side.
+            UserError: the aspect differs by more than one pixel on either side, or nothing is left.
         """
         (h, w), (new_h, new_w) = self.size_hw, size_hw
+        if min(size_hw) < 1:
+            raise UserError(f"size {new_h}x{new_w}: must have at least one pixel on either side")
         if abs(new_w - new_h * w / h) > 1 and abs(new_h - new_w * h / w) > 1:
             raise UserError(f"size {new_h}x{new_w}: must keep the recipe's aspect {h}x{w} (height x width)")
         scale = geometry.scaling([new_w / w, new_h / h])
@@ -260,7 +262,7 @@ def sample_scene(
     count = int(rng.integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
     shared_motion = _pick(recipe.motion, rng)
     key_times = draw_key_times(frames, recipe.key_times, rng=generator(seed, index, "key times"))
-    background, background_pose = _background(recipe, backgrounds, generator(seed, index, "background"))
+    background, background_pose, brightness = _background(recipe, backgrounds, generator(seed, index, "background"))
     candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
 
     drawn = []
@@ -279,6 +281,8 @@ def sample_scene(
     layers = (background, *(layer for layer, _, _ in drawn))
     poses = np.stack([np.repeat(background_pose[None], frames, axis=0), *(pose for _, pose, _ in drawn)])
     num_layers = len(layers)
+    gain = np.ones((num_layers, frames, 3))
+    gain[0] = brightness
     return Scene(
         size_hw=recipe.size,
         recipe_size_hw=recipe.size,
@@ -292,7 +296,7 @@ def sample_scene(
         object_to_frame=poses,
         opacity=np.ones((num_layers, frames)),
         depth=np.repeat(np.arange(num_layers, 0, -1, dtype=np.float64)[:, None], frames, axis=1),
-        gain=np.ones((num_layers, frames, 3)),
+        gain=gain,
         bias=np.zeros((num_layers, frames, 3)),
         level=_levels(layers, poses),
         factors={"num_objects": float(count)},
@@ -313,15 +317,17 @@ def _uses_pictures(recipe: Recipe) -> bool:
 
 def _background(
     recipe: Recipe, backgrounds: ImageFolder | None, rng: np.random.Generator
-) -> tuple[Layer, Float]:
+) -> tuple[Layer, Float, float]:
+    """Draw the background: its layer, its pose ``[3, 3]`` and its brightness."""
     parameters: AnyBackground = _pick(recipe.backgrounds, rng)
+    brightness = float(rng.uniform(*parameters.brightness))
     if isinstance(parameters, SolidBackground):
         red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
         color = (red, green, blue) if parameters.color is None else parameters.color
-        return Layer(Solid(color), border="repeat"), np.eye(3)
+        return Layer(Solid(color), border="repeat"), np.eye(3), brightness
     if isinstance(parameters, NoiseBackground):
         key = rng.integers(0, 2**32, 2)
-        return Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"), np.eye(3)
+        return Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"), np.eye(3), brightness
     if backgrounds is None:
         raise UserError("the recipe has 'image' backgrounds: give a folder of pictures (--backgrounds DIR)")
     image_id = int(rng.integers(len(backgrounds)))
@@ -330,7 +336,7 @@ def _background(
     scale = max(frame_h / h, frame_w / w) * rng.uniform(*parameters.zoom)
     slack = np.array([w * scale - frame_w, h * scale - frame_h])
     pose = geometry.translation(-rng.random(2) * slack) @ geometry.scaling([scale, scale])
-    return Layer(Picture("backgrounds", image_id, h, w), border="reflect"), pose
+    return Layer(Picture("backgrounds", image_id, h, w), border="reflect"), pose, brightness
 
 
 def _object(

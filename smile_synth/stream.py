@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
-from torch.utils.data import Dataset
+from typing import TYPE_CHECKING
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import ImageFolder
@@ -15,9 +13,12 @@ from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import sample_scene
 
+if TYPE_CHECKING:
+    import torch
 
-class SyntheticClips(Dataset[Clip]):
-    """A map-style dataset of clips; labels are computed when a clip is asked for them."""
+
+class SyntheticClips:
+    """A map-style dataset of clips for any loader; labels are computed when a clip is asked for them."""
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ def stream(
     start_step: int = 0,
 ) -> Iterator[torch.Tensor]:
     """Yield batches ``[B, T, 3, H, W]`` uint8 on ``device`` for ever; step s is the same on any restart."""
+    import torch  # takes seconds to load, and nothing else here needs it
+
     step = start_step
     while True:
         frames = []

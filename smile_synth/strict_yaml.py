@@ -117,7 +117,8 @@ def parse(model: type[Model], text: str, *, name: str, overrides: typing.Sequenc
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         messages = [_message(model, data, dict(mistake), lines, name) for mistake in error.errors()]
-        raise UserError("\n".join(messages)) from None
+        # One number that stands for a pair is wrong twice.
+        raise UserError("\n".join(dict.fromkeys(messages))) from None
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
@@ -229,7 +230,7 @@ def _locate(model: type[BaseModel], data: Any, loc: Key) -> tuple[Key, type[Base
     node = data
     for position, part in enumerate(loc):
         models = _models(annotation)
-        if isinstance(node, dict) and part not in node and position < len(loc) - 1:
+        if isinstance(node, dict) and part not in node and (position < len(loc) - 1 or len(models) > 1):
             # Not a key of the file: the tag of the union member that was tried.
             models = [m for m in models if part in _tags(m)] or models
             annotation = models[0] if models else annotation

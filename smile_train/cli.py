@@ -41,6 +41,8 @@ def _options(version: VersionOption = False) -> None:
 def demo_command(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")],
     overrides: OverridesArgument = None,
+    num_train: Annotated[int, typer.Option("--num-train", min=50, help="Training clips of a probe.")] = 1500,
+    num_test: Annotated[int, typer.Option("--num-test", min=50, help="Test clips of a probe.")] = 1000,
 ) -> None:
     """Go the whole way once: objects, corpus, pretraining, probes, one page. Under 6 minutes on 2 cores."""
     from smile_train.demo import run_demo
@@ -50,7 +52,7 @@ def demo_command(
         def stage(what: str, done: int, total: int, remark: str) -> None:
             progress(done, total, what=what, remark=remark)
 
-        result = run_demo(out, overrides or [], stage=stage)
+        result = run_demo(out, overrides or [], stage=stage, num_train=num_train, num_test=num_test)
     print_examination(result.examination)
     run = result.pretrained
     console.print(f"loss {run.loss:.3f} after {run.steps} steps (predicting the mean gives 1)")

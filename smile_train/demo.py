@@ -57,13 +57,16 @@ def demo_config(materials: Materials, overrides: list[str]) -> PretrainConfig:
     return PretrainConfig.load("demo", [*own, *overrides])
 
 
-def run_demo(out: Path, overrides: list[str], *, stage: Stage) -> DemoResult:
+def run_demo(
+    out: Path, overrides: list[str], *, stage: Stage, num_train: int = 1500, num_test: int = 1000
+) -> DemoResult:
     """Do everything below one folder; what an earlier run finished is not done again.
 
     Args:
         out: the folder.
         overrides: key.path=value for the training configuration.
         stage: called with (what is being done, done, in all, remark).
+        num_train, num_test: clips of each probe.
     """
     materials = build_materials(
         out / "materials", progress=lambda done, total: stage("object bank", done, total, "")
@@ -87,7 +90,8 @@ def run_demo(out: Path, overrides: list[str], *, stage: Stage) -> DemoResult:
     )
     examination = examine_motion(
         load_student(run), materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
-        seed=config.seed, progress=lambda done, total: stage("probes", done, total, ""),
+        seed=config.seed, num_train=num_train, num_test=num_test,
+        progress=lambda done, total: stage("probes", done, total, ""),
     )  # fmt: skip
     write_bytes(out / "probe.json", (json.dumps(asdict(examination), indent=1) + "\n").encode())
     page = out / "index.html"

@@ -51,10 +51,7 @@ def build_student(config: PretrainConfig, recipe: Recipe, teacher: ClipTeacher |
         UserError: frames or size do not fit tubelet and patch.
     """
     options = config.student
-    if teacher is None:
-        target_dim = options.tubelet_size * options.patch_size**2 * 3
-    else:
-        target_dim = teacher.width
+    target_dim = teacher.width if teacher else options.tubelet_size * options.patch_size**2 * 3
     try:
         form = StudentConfig.of_size(
             options.size, target_dim=target_dim, num_frames=recipe.num_frames, size_hw=recipe.size,
@@ -117,14 +114,14 @@ def pretrain(
         student, lr=options.lr_per_256 * scale, weight_decay=options.weight_decay, betas=options.betas
     )
     identity = to_yaml(config) + recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
+    clips = SyntheticClips(
+        recipe, bank, backgrounds, seed=config.seed, num_clips=config.steps * config.batch_size
+    )
+    clips[0]  # a recipe that cannot be rendered fails here, before anything is written
     start = _resume(out, identity, student, optimiser)
     write_bytes(out / CONFIG, (_header() + to_yaml(config)).encode())
     write_bytes(out / "recipe.yaml", recipe.to_yaml().encode())
 
-    clips = SyntheticClips(
-        recipe, bank, backgrounds, seed=config.seed, num_clips=config.steps * config.batch_size
-    )
-    clips[start * config.batch_size % len(clips)]  # a recipe that cannot be rendered fails here, in one line
     batches = training_batches(
         clips, batch_size=config.batch_size, num_steps=config.steps, start_step=start,
         patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size, workers=config.workers,

@@ -121,6 +121,7 @@ def train_teacher(
     materials: Materials,
     out: Path,
     *,
+    num_pictures: int = 2000,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train, or continue, a CLIP in ``out``; write it in open_clip's format and return its result.
@@ -195,7 +196,7 @@ def train_teacher(
     write_bytes(out / MODEL_CONFIG, (json.dumps(description, indent=1) + "\n").encode())
     shipped = load_clip(f"local-dir:{out}")  # judge what a user will load
     result = {
-        **examine_teacher(shipped, recipe, materials, config),
+        **examine_teacher(shipped, recipe, materials, config, num_pictures=num_pictures),
         "config": json.loads(config.model_dump_json()),
     }
     write_bytes(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
@@ -209,7 +210,7 @@ def examine_teacher(
     materials: Materials,
     config: TeacherTrainingConfig,
     *,
-    num_pictures: int = 2000,
+    num_pictures: int,
 ) -> dict[str, Any]:
     """Measure zero-shot accuracy and patch-token neighbours on held-out objects and backgrounds.
 

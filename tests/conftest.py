@@ -1,10 +1,5 @@
 """Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny pictures, scenes laid by hand."""
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before NumPy: tests share small machines
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +127,9 @@ class Studio:
         """Return the surface of a background picture."""
         return Picture("backgrounds", image_id, *self.pictures.sizes_hw[image_id])
 
-    def placed(self, name: str, center_xy: ArrayLike, scale: ArrayLike = 1.0, degrees: ArrayLike = 0.0) -> Float:
+    def placed(
+        self, name: str, center_xy: ArrayLike, scale: ArrayLike = 1.0, degrees: ArrayLike = 0.0
+    ) -> Float:
         """Return poses ``[..., 3, 3]`` of an object with its middle at ``center_xy``, scaled, then turned."""
         surface = self.object(name)
         factors = np.broadcast_to(scale, (*np.shape(center_xy)[:-1], 2))

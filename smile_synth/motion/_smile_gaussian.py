@@ -41,6 +41,8 @@ class SmileGaussian(PathParameters):
     @model_validator(mode="after")
     def _check(self) -> SmileGaussian:
         ordered("extent", self.extent)
+        if self.sigma > self.num_points:  # nothing but rounding would be left to stretch
+            raise ValueError(f"sigma must be at most num_points ({self.num_points}), got {self.sigma:g}")
         return self
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smile_synth import geometry
@@ -37,7 +37,9 @@ def render(studio: Any, scene: Scene, backend: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("counter", "key", "word"), KNOWN_ANSWERS)
-def test_philox_gives_the_published_answers(counter: tuple[int, ...], key: tuple[int, int], word: int) -> None:
+def test_philox_gives_the_published_answers(
+    counter: tuple[int, ...], key: tuple[int, int], word: int
+) -> None:
     assert int(philox_word(*counter, *key)) == word
     assert int(philox_word_numpy(counter, key)) == word
 
@@ -200,7 +202,9 @@ def sharp(scene: Scene) -> Scene:
 @pytest.mark.parametrize("degrees", [0.0, 30.0])
 @pytest.mark.parametrize("scale", [0.45, 0.2, 0.1, 0.05])
 @pytest.mark.parametrize("name", ["card", "tall"])
-def test_minified_noise_is_close_to_its_area_average(studio: Any, name: str, scale: float, degrees: float) -> None:
+def test_minified_noise_is_close_to_its_area_average(
+    studio: Any, name: str, scale: float, degrees: float
+) -> None:
     sheet = studio.sheet(studio.object(name), studio.placed(name, [7.3, 6.2], scale, degrees))
     scene = studio.scene(GROUND, sheet, size_hw=(13, 15), frames=1)
     fine = render(studio, sharp(scene.scaled_to((13 * 16, 15 * 16))), "oracle")
@@ -227,7 +231,7 @@ def test_minified_noise_does_not_shimmer_as_it_moves(studio: Any, scale: float) 
         return float(np.ptp(light) / light.mean())
 
     assert swing(render(studio, scene, "oracle")) < 0.03
-    assert swing(render(studio, sharp(scene), "oracle")) > 0.06
+    assert swing(render(studio, sharp(scene), "oracle")) > 0.04
 
 
 # --- the CPU backend against the oracle
@@ -282,7 +286,12 @@ def scenes(draw: st.DrawFn, studio: Any) -> Scene:
     else:
         picture = studio.picture(draw(st.integers(0, 2)))
         pose = draw(poses(picture.height, picture.width, frames, size_hw))
-        background = studio.sheet(picture, pose, border=draw(st.sampled_from(["reflect", "repeat"])), **colors())
+        # Towards a horizon a picture without end has no limit: what is seen there is up to the last bit.
+        edge = np.concatenate([geometry.corners(size_hw[1], size_hw[0]), np.ones((4, 1))], axis=1)
+        assume((edge @ geometry.invert(pose)[:, 2].T > 0.02).all())
+        background = studio.sheet(
+            picture, pose, border=draw(st.sampled_from(["reflect", "repeat"])), **colors()
+        )
     sheets = []
     for _ in range(draw(st.integers(1, 4))):
         surface = studio.object(draw(st.sampled_from(studio.bank.class_names)))

@@ -15,7 +15,10 @@ def test_a_quarter_turn_is_clockwise_on_the_screen() -> None:
 
 def test_compose_applies_its_last_argument_first() -> None:
     pose = geometry.compose(
-        geometry.translation([10, 20]), geometry.rotation(90), geometry.scaling([2, 3]), geometry.translation([1, 1])
+        geometry.translation([10, 20]),
+        geometry.rotation(90),
+        geometry.scaling([2, 3]),
+        geometry.translation([1, 1]),
     )
     # (4, 5) -> (5, 6) -> (10, 18) -> (-18, 10) -> (-8, 30)
     np.testing.assert_allclose(geometry.apply(pose, [[4.0, 5.0]]), [[-8.0, 30.0]], atol=1e-12)
@@ -32,7 +35,9 @@ def test_builders_work_on_batches() -> None:
 
 
 @given(COORDINATE, COORDINATE, st.floats(-720, 720), st.floats(0.01, 100), st.floats(0.01, 100))
-def test_invert_undoes_a_transform(x: float, y: float, degrees: float, scale_x: float, scale_y: float) -> None:
+def test_invert_undoes_a_transform(
+    x: float, y: float, degrees: float, scale_x: float, scale_y: float
+) -> None:
     pose = geometry.compose(
         geometry.translation([x, y]), geometry.rotation(degrees), geometry.scaling([scale_x, scale_y])
     )

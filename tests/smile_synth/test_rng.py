@@ -11,7 +11,9 @@ def first(seed: int, index: int, purpose: str) -> tuple[int, ...]:
 
 
 def test_every_address_has_a_stream_of_its_own() -> None:
-    addresses = [(s, i, p) for s in (0, 1, MAX_SEED) for i in (0, 1, MAX_SEED) for p in ("", "a", "b", "motion 1")]
+    addresses = [
+        (s, i, p) for s in (0, 1, MAX_SEED) for i in (0, 1, MAX_SEED) for p in ("", "a", "b", "motion 1")
+    ]
     assert len({first(*address) for address in addresses}) == len(addresses)
 
 

@@ -111,6 +111,19 @@ def test_cutouts_look_like_their_photo(bank: ObjectBank) -> None:
     np.testing.assert_array_equal(camera[..., 0], camera[..., 1])
 
 
+def test_coins_are_cut_where_they_lie(bank: ObjectBank) -> None:
+    coins = json.loads(photos.OUTLINE_FILE.read_text("utf-8"))["coins.png"]
+    photo = photos._load("coins.png", tuple(coins["size_hw"]))
+    for coin, object_id in zip(coins["objects"], bank.select(classes=["coin"]), strict=True):
+        level = bank.texture(int(object_id)).level(0)
+        ring = np.array(coin["rings"][0]).reshape(-1, 2)
+        rows, columns = np.nonzero(coverage([ring], *photo.shape[:2]))
+        here = photo[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert here.shape[:2] == level.shape[:2]
+        window = np.s_[13:-13, 13:-13]
+        np.testing.assert_array_equal(level[window][..., :3], here[window])
+
+
 def test_photos_that_are_not_installed_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moon = photos.SURFACES["moon.png"]
     surfaces = {"moon.png": moon, "nebula.png": moon, "rocket.jpg": moon}

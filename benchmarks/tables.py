@@ -1,0 +1,129 @@
+"""Write the tables of the docs from the committed results, so that no number is typed by hand.
+
+    uv run python benchmarks/tables.py          # rewrites what stands between the markers
+    uv run python benchmarks/tables.py --check  # fails if that would change anything
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _where(result: dict[str, Any]) -> str:
+    environment = result["environment"]
+    return f"{environment['cpu']}, {environment['cores']} cores, no GPU, CPython {environment['python']}, commit {environment['commit']}"
+
+
+def _percent(low: float, high: float, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{100 * low:{sign}.1f} .. {100 * high:{sign}.1f}"
+
+
+def _by_seed(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{100 * row['accuracy']:.1f}" for row in rows)
+
+
+def demo_results() -> str:
+    """Return the probes of the demo's three seeds."""
+    result = _load(RESULTS / "demo_seeds.json")
+    runs = result["runs"]
+    lines = [
+        "| probe | features | accuracy % (mean of seeds) | by seed | above random encoders, 95 % interval by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for task, classes in runs[0]["num_classes"].items():
+        for features in dict.fromkeys(row["features"] for row in runs[0]["rows"]):
+            rows = [next(r for r in run["rows"] if (r["task"], r["features"]) == (task, features)) for run in runs]
+            mean = sum(row["accuracy"] for row in rows) / len(rows)
+            own = features == "encoder"
+            margins = "; ".join(_percent(*row["margin"], signed=True) for row in rows if row["margin"])
+            lines.append(
+                f"| {f'{task} ({classes} classes)' if own else ''} | {'**the trained encoder**' if own else features} | "
+                f"{100 * mean:.1f} | {_by_seed(rows)} | {margins} |"
+            )
+    seconds = sum(run["pretrain_seconds"] + run["probe_seconds"] for run in runs)
+    lines += [
+        "",
+        f"{len(runs)} seeds of the demo's config in {seconds / 60:.1f} minutes; {runs[0]['num_train']} training and "
+        f"{runs[0]['num_test']} test clips a probe, objects and backgrounds of the test clips never seen in training. "
+        f"`benchmarks/demo_seeds.py`, {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
+def render_results() -> str:
+    """Return the rendering benchmark."""
+    result = _load(RESULTS / "render_cpu.json")
+    lines = ["| 16x224x224, two objects, one core | clips/s (median) | lowest | highest |", "|---|---|---|---|"]
+    for name, row in result["results"].items():
+        lines.append(f"| {name} | {row['clips_per_second']} | {row['lowest']} | {row['highest']} |")
+    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]
+    return "\n".join(lines)
+
+
+def teacher_results() -> str:
+    """Return what the tiny CLIP can do."""
+    result = _load(ROOT / "assets" / "tiny-clip" / "result.json")
+    lines = [
+        "| zero-shot on held-out renders | accuracy % | always the most frequent % | values |",
+        "|---|---|---|---|",
+    ]
+    for key, row in result["zero_shot"].items():
+        lines.append(
+            f"| {key} | {100 * row['accuracy']:.1f} | {100 * row['most_frequent']:.1f} | {row['num_values']} |"
+        )
+    near = result["patch_neighbours"]
+    lines += [
+        "",
+        "| nearest patch token in another picture | % | by chance % |",
+        "|---|---|---|",
+        f"| a token on an object finds a token on an object | {100 * near['object_finds_object']:.1f} | "
+        f"{100 * near['share_of_object_tokens']:.1f} |",
+        f"| ... on an object of its own class | {100 * near['object_finds_same_class']:.1f} | "
+        f"{100 * near['same_class_by_chance']:.1f} |",
+        "",
+        f"{result['num_pictures']} pictures of one object each, {result['num_prompts']} prompts, "
+        f"{near['num_object_tokens']} tokens on objects.",
+    ]
+    return "\n".join(lines)
+
+
+BLOCKS = {
+    "demo-results": (ROOT / "README.md", demo_results),
+    "render-results": (ROOT / "docs" / "performance.md", render_results),
+    "teacher-results": (ROOT / "assets" / "README.md", teacher_results),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for name, (path, make) in BLOCKS.items():
+        start, end = f"<!-- {name}: benchmarks/tables.py -->", f"<!-- end {name} -->"
+        text = path.read_text()
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        new = f"{before}{start}\n{make()}\n{end}{after}"
+        if new != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(new)
+    if check and stale:
+        sys.exit(f"tables are not those of the committed results: {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    main()

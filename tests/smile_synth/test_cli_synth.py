@@ -1,0 +1,105 @@
+"""smile-synth as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ["size=[32,32]", "num_frames=2", "objects.side=[12]", "motion.0.extent=[5,20]"]
+
+
+def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "smile_synth.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli bänk")
+    for k, name in enumerate(("cat", "dog")):
+        rgba = np.full((12, 16, 4), 255, np.uint8)
+        rgba[..., k] = 30
+        (folder / "objects" / name).mkdir(parents=True)
+        Image.fromarray(rgba).save(folder / "objects" / name / "0.png")
+    (folder / "objects" / "dog" / "broken.png").write_bytes(b"\x89PNG nothing more")
+    done = run("bank", "build", folder / "objects", "--out", folder / "out.bank")
+    assert "2 objects in" in done.stdout and "1 rejected" in done.stdout
+    assert "broken.png" in done.stderr
+    return folder / "out.bank"
+
+
+def test_bank_info_shows_classes(bank: Path) -> None:
+    out = run("bank", "info", bank).stdout
+    assert "cat" in out and "dog" in out and "2 objects in 2 classes" in out
+
+
+def test_generate_then_nothing_to_do(bank: Path, tmp_path: Path) -> None:
+    command = [
+        "generate", "smile-gaussian", *SMALL, "--bank", bank, "--out", tmp_path / "c", "--num-clips", "2",
+        "--seed", "0", "--size", "64x64", "--fps", "5",
+    ]  # fmt: skip
+    assert "(2 written now)" in run(*command).stdout
+    assert "(0 written now)" in run(*command).stdout
+    assert len(list((tmp_path / "c" / "clips").glob("*.mp4"))) == 2
+
+
+def test_preview_draws_one_row_per_clip(bank: Path, tmp_path: Path) -> None:
+    run("preview", "smile-linear-noise", "size=[32,32]", "objects.side=[12]", "--bank", bank, "--num-clips", "3",
+        "--out", tmp_path / "p.png")  # fmt: skip
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size == (8 * 36 + 4, 3 * 40)
+        assert np.asarray(picture).std() > 10
+
+
+def test_help_and_version() -> None:
+    assert "preview" in run("--help").stdout
+    assert run("--version").stdout.startswith("smile-video 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preview", "smile-gausian", "--bank", "BANK", "--out", "p.png"], "did you mean 'smile-gaussian'?"),
+        (["preview", "no/such.yaml", "--bank", "BANK", "--out", "p.png"], "no such file"),
+        (["preview", "smile-gaussian", "--bank", "missing", "--out", "p.png"], "missing"),
+        (["preview", "smile-gaussian", "--bank", "BANK", "--out", "p.jpg"], "expected a .png file"),
+        (["preview", "smile-gaussian-image", "--bank", "BANK", "--out", "p.png"], "--backgrounds DIR"),
+        (["preview", "smile-gaussian", "objects.cuont=3", "--bank", "BANK", "--out", "p.png"], "did you mean 'count'?"),
+        (["preview", "smile-gaussian", "motion.0.extent=[9,5]", "--bank", "BANK", "--out", "p.png"], "low 9.0 above high"),
+        (["generate", "smile-gaussian", "--bank", "BANK", "--out", "c", "--num-clips", "1", "--seed", "0", "--size", "9"],
+         "expected HEIGHTxWIDTH"),
+        (["bank", "build", "empty", "--out", "b"], "empty"),
+        (["bank", "build", "builtin:shape", "--out", "b"], "builtin:shapes"),
+        (["bank", "info", "empty"], "empty"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_2(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    done = run(*[bank if a == "BANK" else a for a in arguments], expect=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+def test_all_mistakes_of_a_recipe_at_once(bank: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "size: [32, 32]\nnum_frame: 4\nbackgrounds: [{kind: solid, color: [0, 0, 300]}]\n"
+        "objects:\n  side: [-3]\nmotion:\n  - {family: smile-gausian}\n"
+    )
+    lines = run("show", recipe, expect=2).stderr.strip().splitlines()
+    assert len(lines) == 4
+    for line, where in zip(sorted(lines), ("r.yaml:2: num_frame:", "r.yaml:3: backgrounds.0.color.2:", "r.yaml:5: objects.side.0:",
+                                           "r.yaml:7: motion.0.family:"), strict=True):  # fmt: skip
+        assert where in line
+    assert "did you mean 'num_frames'?" in lines[0] or any("did you mean 'num_frames'?" in x for x in lines)

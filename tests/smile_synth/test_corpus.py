@@ -1,0 +1,195 @@
+"""Corpora: same bytes for any workers, resume after a kill, readable by others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, build_bank, composite, generate
+from smile_synth.strict_yaml import parse
+
+RECIPE = """
+size: [24, 32]
+num_frames: 3
+backgrounds: [{kind: noise}]
+objects: {count: 2, side: [10, 14]}
+motion: [{family: constant-velocity, speed: [1.0, 3.0], rotation: {rate: 4.0}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(5)
+    for k in range(4):
+        rgba = rng.integers(0, 256, (14, 12 + k, 4), dtype=np.uint8)
+        rgba[..., 3] = 255
+        (folder / "rgba" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgba).save(folder / "rgba" / f"class{k % 2}" / f"{k}.png")
+    build_bank([folder / "rgba"], folder / "bank")
+    return ObjectBank.open(folder / "bank")
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return parse(Recipe, RECIPE, name="recipe")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_bytes_do_not_depend_on_workers(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    generate(recipe, bank, out=tmp_path / "one", num_clips=4, seed=0, workers=1)
+    generate(recipe, bank, out=tmp_path / "two", num_clips=4, seed=0, workers=2)
+    one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
+    assert one == two
+    assert {name.split("/")[0] for name in one} == {
+        "scenes", "clips", "labels", "corpus.json", "recipe.yaml", "manifest.parquet",
+    }  # fmt: skip
+
+
+def test_another_seed_gives_other_clips(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        generate(recipe, bank, out=tmp_path / str(seed), num_clips=1, seed=seed)
+    name = "clips/000000.mp4"
+    assert digests(tmp_path / "0")[name] != digests(tmp_path / "1")[name]
+
+
+def test_continues_and_raises_num_clips(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    generate(recipe, bank, out=whole, num_clips=4, seed=3)
+    assert generate(recipe, bank, out=grown, num_clips=2, seed=3).written == 2
+    (grown / "clips" / "000001.mp4").unlink()
+    (grown / "labels" / "000000.json.part").write_text("cut")  # what a killed run leaves behind
+    (grown / "labels" / "000000.json").unlink()
+    assert generate(recipe, bank, out=grown, num_clips=4, seed=3).written == 4
+    assert digests(whole) == digests(grown)
+
+
+def test_killed_run_ends_byte_identical(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    out = tmp_path / "killed"
+    command = [
+        sys.executable, "-m", "smile_synth.cli", "generate", str(tmp_path / "recipe.yaml"), "--bank", str(bank.path),
+        "--out", str(out), "--num-clips", "4000", "--seed", "0",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while len(list((out / "clips").glob("*.mp4"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "manifest.parquet").exists()
+    standing = len(list((out / "clips").glob("*.mp4")))
+    assert 3 <= standing < 4000
+    undisturbed = tmp_path / "undisturbed"
+    num_clips = min(standing + 3, 4000)
+    summary = generate(recipe, bank, out=out, num_clips=num_clips, seed=0)
+    assert summary.written <= num_clips - standing + 1
+    generate(recipe, bank, out=undisturbed, num_clips=num_clips, seed=0)
+    assert digests(out) == digests(undisturbed)
+
+
+def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    generate(recipe, bank, out=tmp_path / "c", num_clips=2, seed=0, fps=12)
+    row = pq.read_table(tmp_path / "c" / "manifest.parquet").to_pylist()[1]
+    media = (tmp_path / "c" / row["file"]).read_bytes()
+    assert row["index"] == 1 and row["bytes"] == len(media)
+    assert row["sha256"] == hashlib.sha256(media).hexdigest()
+    labels = json.loads((tmp_path / "c" / "labels" / "000001.json").read_text())
+    scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000001.scene").read_bytes())
+    assert scene.digest == labels["scene_digest"] == row["scene_digest"]
+    exact = annotate(scene, bank).labels
+    for i, item in enumerate(labels["objects"]):
+        decoded = coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1).astype(bool)
+        assert np.array_equal(decoded, exact.modal_masks[i])
+        read = np.array([[np.nan] * 4 if b is None else b for b in item["modal_boxes_xyxy"]], float)
+        np.testing.assert_allclose(read, exact.modal_boxes_xyxy[i], atol=1e-4)
+    assert row["classes"] == list(exact.class_names)
+    with av.open(str(tmp_path / "c" / row["file"])) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert stream.average_rate == 12
+    assert np.stack(frames).shape == (3, 24, 32, 3)
+
+
+def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path) -> None:
+    text = RECIPE.replace("{kind: noise}", "{kind: solid, color: [40, 90, 160]}")
+    recipe = parse(Recipe, text, name="recipe")
+    generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, size_hw=(96, 128))
+    scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000000.scene").read_bytes())
+    with av.open(str(tmp_path / "c" / "clips" / "000000.mp4")) as container:
+        decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(container.streams.video[0])])
+    exact = composite(scene, bank)
+    assert exact.shape == decoded.shape == (3, 96, 128, 3)
+    flat = annotate(scene, bank).labels.segmentation == 0
+    assert np.abs(decoded.astype(int) - exact)[flat].mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds another corpus: seed is 0 there and 1 now"),
+        ({"size_hw": (48, 64)}, "size_hw is"),
+        ({"fps": 3.0}, "fps is 8.0 there and 3.0 now"),
+    ],
+)
+def test_refuses_another_corpus(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    settings: dict[str, object] = {"out": tmp_path / "c", "num_clips": 1, "seed": 0}
+    generate(recipe, bank, **settings)  # type: ignore[arg-type]
+    before = digests(tmp_path / "c")
+    with pytest.raises(UserError, match=message):
+        generate(recipe, bank, **{**settings, **change})  # type: ignore[arg-type]
+    assert digests(tmp_path / "c") == before
+
+
+def test_refuses_foreign_folder_odd_size_and_second_writer(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds no corpus of ours"):
+        generate(recipe, bank, out=tmp_path / "mine", num_clips=1, seed=0)
+    assert digests(tmp_path / "mine").keys() == {"thesis.txt"}
+    with pytest.raises(UserError, match="needs even sides"):
+        generate(recipe, bank, out=tmp_path / "odd", num_clips=1, seed=0, size_hw=(27, 36))
+    with pytest.raises(UserError, match="must keep the recipe's aspect 24x32"):
+        generate(recipe, bank, out=tmp_path / "aspect", num_clips=1, seed=0, size_hw=(32, 32))
+    assert not (tmp_path / "odd").exists() and not (tmp_path / "aspect").exists()
+    generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0)
+    holder = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            f"import fcntl,time;f=open({os.fspath(tmp_path / 'c' / '.lock')!r},'w');fcntl.flock(f,fcntl.LOCK_EX);"
+            "print('held',flush=True);time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(UserError, match="another process is writing"):
+            generate(recipe, bank, out=tmp_path / "c", num_clips=2, seed=0)
+    finally:
+        holder.kill()
+        holder.communicate()

@@ -1,0 +1,406 @@
+import json
+import pickle
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smile_synth import geometry
+from smile_synth.annotations import annotate
+from smile_synth.backgrounds import ImageFolder
+from smile_synth.compositing import composite
+from smile_synth.errors import UserError
+from smile_synth.objects import ObjectBank
+from smile_synth.recipe import Recipe
+from smile_synth.scene import Noise, Picture, Scene, Solid, sample_scene
+from smile_synth.strict_yaml import parse
+
+TEXT = """
+size: [40, 56]
+num_frames: 3
+backgrounds:
+  - {kind: solid}
+  - {kind: noise}
+  - {kind: noise, redrawn: true}
+  - {kind: image, zoom: [1.0, 2.0]}
+objects: {count: [1, 4], side: [12, 20], aspect: [0.5, 1.5], side_jitter: 0.2, depth_order: random}
+motion:
+  - {family: constant-velocity, speed: [1, 4], rotation: {rate: 6}, growth: {rate: 0.05}}
+  - {family: still}
+"""
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return parse(Recipe, TEXT, name="recipe.yaml", overrides=overrides)
+
+
+class Sampler:
+    """Draws scenes of the test recipe, with overrides."""
+
+    def __init__(self, bank: ObjectBank, pictures: ImageFolder) -> None:
+        self.bank, self.pictures = bank, pictures
+
+    def __call__(self, *overrides: str, seed: int = 0, index: int = 0) -> Scene:
+        return sample_scene(recipe_of(*overrides), self.bank, self.pictures, seed=seed, index=index)
+
+
+@pytest.fixture(scope="module")
+def sample(bank: ObjectBank, pictures: ImageFolder) -> Sampler:
+    return Sampler(bank, pictures)
+
+
+# --- addresses
+
+
+def test_a_scene_is_the_same_in_whatever_order_it_is_asked_for(sample: Sampler) -> None:
+    forwards = [sample(index=i).digest for i in range(8)]
+    backwards = [sample(index=i).digest for i in reversed(range(8))]
+    assert forwards == backwards[::-1]
+    assert len(set(forwards)) == 8
+
+
+def test_a_reopened_or_pickled_bank_gives_the_same_scene(
+    sample: Sampler, bank: ObjectBank, pictures: ImageFolder
+) -> None:
+    again = Sampler(ObjectBank.open(bank.path), ImageFolder(pictures.path))
+    copied = Sampler(pickle.loads(pickle.dumps(bank)), pickle.loads(pickle.dumps(pictures)))
+    assert again(index=5).to_bytes() == copied(index=5).to_bytes() == sample(index=5).to_bytes()
+
+
+def test_seed_0_is_a_seed(sample: Sampler) -> None:
+    scenes = [sample(seed=seed, index=3) for seed in (0, 0, 1, 2**63 - 1)]
+    assert scenes[0].digest == scenes[1].digest
+    assert len({scene.digest for scene in scenes}) == 3
+    assert not np.array_equal(sample("objects.count=2", seed=0).object_to_frame[1:],
+                              sample("objects.count=2", seed=1).object_to_frame[1:])  # fmt: skip
+
+
+def test_other_generators_do_not_matter(sample: Sampler) -> None:
+    expected = sample(index=2).digest
+    np.random.seed(4)
+    assert sample(index=2).digest == expected
+
+
+# --- what is drawn
+
+
+def looks(scene: Scene) -> list[Any]:
+    return sorted((layer.surface.texture_id, layer.class_name) for layer in scene.layers[1:])  # type: ignore[union-attr]
+
+
+def test_another_motion_leaves_objects_and_background_as_they_were(sample: Sampler) -> None:
+    moved = "motion=[{family: orbit, radius: [2, 5], turn: [10, 40]}]"
+    for index in range(12):
+        one, other = sample(index=index), sample(moved, index=index)
+        assert one.layers[0] == other.layers[0]
+        np.testing.assert_array_equal(one.object_to_frame[0], other.object_to_frame[0])
+        assert looks(one) == looks(other)
+        sizes = [
+            np.linalg.norm(s.object_to_frame[1:, 0, :2, :2], axis=-2).prod(axis=-1) for s in (one, other)
+        ]
+        np.testing.assert_allclose(np.sort(sizes[0]), np.sort(sizes[1]))
+        assert not np.array_equal(one.object_to_frame[1:], other.object_to_frame[1:])
+
+
+def test_another_background_leaves_the_objects_as_they_were(sample: Sampler) -> None:
+    for index in range(6):
+        one, other = sample(index=index), sample("backgrounds=[{kind: solid}]", index=index)
+        assert one.layers[1:] == other.layers[1:]
+        np.testing.assert_array_equal(one.object_to_frame[1:], other.object_to_frame[1:])
+
+
+def test_other_objects_move_along_the_same_paths(sample: Sampler) -> None:
+    # Of one square side, so that the room for the path is the same, but other classes.
+    same = ["objects.side=[12]", "objects.aspect=[1.0]", "objects.side_jitter=0", "objects.fit=stretch"]
+    for index in range(6):
+        one = sample(*same, "objects.classes=[card]", index=index)
+        other = sample(*same, "objects.classes=[disc]", index=index)
+        for k in range(1, len(one.layers)):
+            middles = []
+            for scene in (one, other):
+                surface = scene.layers[k].surface
+                assert isinstance(surface, Picture)
+                middle = [[surface.width / 2, surface.height / 2]]
+                middles.append(geometry.apply(scene.object_to_frame[k], middle))
+            np.testing.assert_allclose(*middles, atol=1e-9)
+
+
+def test_everything_the_recipe_allows_is_drawn(sample: Sampler, bank: ObjectBank) -> None:
+    scenes = [sample(index=i) for i in range(150)]
+    assert {len(scene.layers) - 1 for scene in scenes} == {1, 2, 3, 4}
+    assert {type(scene.layers[0].surface) for scene in scenes} == {Solid, Noise, Picture}
+    assert {s.layers[0].surface.redrawn for s in scenes if isinstance(s.layers[0].surface, Noise)} == {
+        False,
+        True,
+    }
+    objects = [layer for scene in scenes for layer in scene.layers[1:]]
+    assert {layer.class_name for layer in objects} == set(bank.class_names)
+    assert {layer.factors["family"] for layer in objects} == {"constant-velocity", "still"}
+    assert all(layer.labelled and layer.border == "transparent" for layer in objects)
+
+
+def test_classes_and_split_restrict_the_objects(sample: Sampler) -> None:
+    names = {
+        layer.class_name
+        for i in range(8)
+        for layer in sample("objects.classes=[tall, disc]", index=i).layers[1:]
+    }
+    assert names == {"disc", "tall"}
+    with pytest.raises(UserError, match="has no class 'discs'; did you mean 'disc'"):
+        sample("objects.classes=[discs]")
+    with pytest.raises(UserError, match="has no object in split 'val'"):
+        sample("objects.split=val")
+
+
+def test_the_larger_object_lies_behind(sample: Sampler) -> None:
+    for index in range(20):
+        scene = sample("objects.count=[2, 4]", "objects.depth_order=area", index=index)
+        scales = np.linalg.norm(scene.object_to_frame[1:, :, :2, :2], axis=-2)
+        sizes = [[layer.surface.width, layer.surface.height] for layer in scene.layers[1:]]  # type: ignore[union-attr]
+        areas = (scales * np.array(sizes)[:, None]).prod(axis=-1).mean(axis=-1)
+        assert (np.diff(areas[np.argsort(scene.depth[1:, 0])]) >= 0).all()
+        assert (scene.depth[0] > scene.depth[1:]).all()
+
+
+def test_all_objects_may_share_one_motion(sample: Sampler) -> None:
+    shared = [sample("objects.shared_motion=true", "objects.count=3", index=i) for i in range(20)]
+    families = [{layer.factors["family"] for layer in scene.layers[1:]} for scene in shared]
+    assert all(len(family) == 1 for family in families)
+    assert set.union(*families) == {"constant-velocity", "still"}
+
+
+@pytest.mark.parametrize(("fit", "aspect"), [("keep", 64 / 40), ("stretch", 1.0)])
+def test_an_object_keeps_its_own_aspect_or_is_stretched(sample: Sampler, fit: str, aspect: float) -> None:
+    scene = sample("objects.classes=[card]", f"objects.fit={fit}", "objects.aspect=[1.0]",
+                   "objects.side=[12]", "objects.side_jitter=0", "motion=[{family: still}]")  # fmt: skip
+    box = geometry.bounds(geometry.apply(scene.object_to_frame[1, 0], geometry.corners(64, 40)))
+    width, height = box[2:] - box[:2]
+    assert width / height == pytest.approx(aspect)
+    assert width * height == pytest.approx(144)
+
+
+def test_a_picture_behind_fills_the_frame(sample: Sampler) -> None:
+    for index in range(20):
+        scene = sample("backgrounds=[{kind: image, zoom: [1.0, 2.0]}]", index=index)
+        picture = scene.layers[0].surface
+        assert isinstance(picture, Picture) and scene.layers[0].border == "reflect"
+        corners = geometry.apply(geometry.invert(scene.object_to_frame[0, 0]), geometry.corners(56, 40))
+        assert (corners >= -1e-9).all() and (
+            corners <= np.array([picture.width, picture.height]) + 1e-9
+        ).all()
+
+
+def test_factors_are_those_of_the_poses(sample: Sampler) -> None:
+    scene = sample(
+        "num_frames=7", "motion=[{family: constant-velocity, speed: [2, 2], rotation: {rate: 5}}]", index=1
+    )
+    layer = scene.layers[1]
+    middle = [[layer.surface.width / 2, layer.surface.height / 2]]  # type: ignore[union-attr]
+    centers = geometry.apply(scene.object_to_frame[1], middle)[:, 0]
+    net = centers[-1] - centers[0]
+    assert layer.factors["mean_speed_px_per_frame"] == pytest.approx(2)
+    assert layer.factors["path.speed_px_per_frame"] == pytest.approx(2)
+    assert layer.factors["net_displacement_px"] == pytest.approx(np.hypot(*net))
+    direction = np.rad2deg(np.arctan2(net[1], net[0])) % 360
+    assert layer.factors["net_direction_degrees"] == pytest.approx(direction)
+    turned = np.rad2deg(np.arctan2(scene.object_to_frame[1, -1, 1, 0], scene.object_to_frame[1, -1, 0, 0]))
+    assert layer.factors["rotation_degrees_per_frame"] == pytest.approx(turned / 6)
+    assert scene.factors == {"num_objects": float(len(scene.layers) - 1)}
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_clips_of_one_and_two_frames_are_drawn(sample: Sampler, frames: int) -> None:
+    for family in ("{family: smile-gaussian, extent: [5, 20]}", "{family: smile-linear}"):
+        scene = sample(f"num_frames={frames}", f"motion=[{family}]")
+        assert scene.num_frames == frames and np.isfinite(scene.object_to_frame).all()
+
+
+def test_a_recipe_with_pictures_wants_pictures(bank: ObjectBank) -> None:
+    recipe = recipe_of("backgrounds=[{kind: image}]")
+    with pytest.raises(UserError, match=r"give a folder of pictures \(--backgrounds DIR\)"):
+        sample_scene(recipe, bank, seed=0, index=0)
+
+
+# --- containers
+
+
+def test_scenes_survive_their_bytes(sample: Sampler) -> None:
+    for index in range(10):
+        scene = sample(index=index)
+        again = Scene.from_bytes(scene.to_bytes())
+        assert again.to_bytes() == scene.to_bytes()
+        assert again.digest == scene.digest
+        assert again.layers == scene.layers
+        assert again.size_hw == scene.size_hw and again.factors == scene.factors
+        np.testing.assert_array_equal(again.object_to_frame, scene.object_to_frame)
+
+
+def test_the_bytes_of_a_small_scene_are_few(bank: ObjectBank) -> None:
+    scene = sample_scene(Recipe.load("smile-gaussian"), bank, seed=0, index=0)
+    assert len(scene.layers) == 3 and scene.num_frames == 16
+    assert len(scene.to_bytes()) < 10_000
+
+
+def test_every_field_is_in_the_digest(sample: Sampler) -> None:
+    scene = sample("objects.count=2")
+    changed = [
+        replace(scene, fps=9.0),
+        replace(scene, seed=1),
+        replace(scene, index=1),
+        replace(scene, recipe_digest="x"),
+        replace(scene, recipe_size_hw=(1, 1)),
+        replace(scene, layers=(*scene.layers[:-1], replace(scene.layers[-1], labelled=False))),
+    ]
+    for name in ("object_to_frame", "opacity", "depth", "gain", "bias", "level"):
+        array = np.array(getattr(scene, name))
+        array[-1, -1] += 1e-9
+        changed.append(replace(scene, **{name: array}))
+    assert len({s.digest for s in (scene, *changed)}) == len(changed) + 1
+
+
+def damaged(data: bytes) -> list[bytes]:
+    start = len(b"SMILESCENE1\n")
+    (length,) = struct.unpack("<I", data[start : start + 4])
+    header = json.loads(data[start + 4 : start + 4 + length])
+    body = data[start + 4 + length :]
+
+    def with_header(**changes: Any) -> bytes:
+        text = json.dumps({**header, **changes}).encode()
+        return data[:start] + struct.pack("<I", len(text)) + text + body
+
+    cut: Sequence[bytes] = [data[:n] for n in (start + 4, start + 50, start + 4 + length, len(data) - 1)]
+    return [
+        *cut,
+        data + b"\0" * 8,
+        data[: start + 4] + b"\xff" + data[start + 5 :],
+        with_header(num_frames=4),
+        with_header(num_frames="3"),
+        with_header(unknown=1),
+        with_header(layers=[{}]),
+        with_header(layers=[{**header["layers"][0], "surface": {"kind": "Mist"}}, *header["layers"][1:]]),
+        with_header(layers=3),
+    ]
+
+
+def test_damaged_bytes_are_refused(sample: Sampler) -> None:
+    data = sample("objects.count=2").to_bytes()
+    for wrong in damaged(data):
+        with pytest.raises(UserError, match="cut short or damaged"):
+            Scene.from_bytes(wrong)
+    for wrong in (b"", b"SMILE", data[:14], b"SMILESCENE2\n" + data[12:]):
+        with pytest.raises(UserError, match="not a scene file of this version"):
+            Scene.from_bytes(wrong)
+
+
+def test_arrays_are_checked_and_cannot_be_written(sample: Sampler) -> None:
+    scene = sample()
+    with pytest.raises(ValueError, match="read-only"):
+        scene.opacity[0, 0] = 0.5
+    with pytest.raises(ValueError, match=r"opacity: expected float64 \(\d, 3\), got float64 \(1, 3\)"):
+        replace(scene, opacity=np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"depth: expected float64 .*, got int64"):
+        replace(scene, depth=np.ones(scene.depth.shape, np.int64))
+
+
+# --- other sizes
+
+
+def labels_close(small: np.ndarray, large: np.ndarray) -> float:
+    """Return the largest distance of two boxes, in pixels of the small frame."""
+    both = np.isfinite(small).all(axis=-1) & np.isfinite(large).all(axis=-1)
+    return float(np.abs(small[both] - large[both] / 2).max(initial=0))
+
+
+def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
+    for index in range(8):
+        scene = sample("objects.classes=[card, disc, smooth, tall]", index=index)
+        double = scene.scaled_to((80, 112))
+        assert double.size_hw == (80, 112) and double.recipe_size_hw == (40, 56)
+        points = [[0.0, 0.0], [3.5, 9.0]]
+        for k in range(1, len(scene.layers)):
+            np.testing.assert_allclose(
+                geometry.apply(double.object_to_frame[k], points),
+                2 * geometry.apply(scene.object_to_frame[k], points),
+                atol=1e-9,
+            )
+        small, large = (annotate(s, sample.bank, sample.pictures).labels for s in (scene, double))
+        np.testing.assert_allclose(large.in_frame, small.in_frame, atol=0.15)
+        assert labels_close(small.amodal_boxes_xyxy, large.amodal_boxes_xyxy) <= 1
+        np.testing.assert_array_equal(small.depth_order, large.depth_order)
+
+
+def test_a_scaled_clip_is_the_same_clip(sample: Sampler) -> None:
+    overrides = ["objects.classes=[smooth]", "backgrounds=[{kind: noise}]", "objects.side=[30]"]
+    scene = sample(*overrides)
+    frames, large = (composite(s, sample.bank, sample.pictures) for s in (scene, scene.scaled_to((160, 224))))
+    reduced = large.reshape(3, 40, 4, 56, 4, 3).mean(axis=(2, 4))
+    assert np.abs(reduced - frames).mean() < 3
+
+
+def test_a_scene_at_its_own_size_is_itself(sample: Sampler) -> None:
+    for index in range(20):
+        scene = sample("motion=[{family: still}]", index=index)
+        assert scene.scaled_to((40, 56)).digest == scene.digest
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 40))
+def test_every_multiple_of_the_size_is_allowed(sample: Sampler, factor: int) -> None:
+    assert sample().scaled_to((5 * factor, 7 * factor)).size_hw == (5 * factor, 7 * factor)
+
+
+@pytest.mark.parametrize("size_hw", [(40, 40), (80, 56), (56, 40), (200, 270)])
+def test_another_aspect_is_refused(sample: Sampler, size_hw: tuple[int, int]) -> None:
+    h, w = size_hw
+    with pytest.raises(
+        UserError, match=rf"size {h}x{w}: must keep the recipe's aspect 40x56 \(height x width\)"
+    ):
+        sample().scaled_to(size_hw)
+
+
+@pytest.mark.parametrize("size_hw", [(0, 0), (0, 1), (-40, -56)])
+def test_a_size_without_pixels_is_refused(sample: Sampler, size_hw: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="at least one pixel"):
+        sample().scaled_to(size_hw)
+
+
+# --- sources
+
+
+def test_another_bank_is_refused(sample: Sampler, bank: ObjectBank, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from smile_synth.objects import build_bank
+
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    Image.new("RGBA", (9, 9), (1, 2, 3, 255)).save(tmp_path / "in" / "a" / "0.png")
+    build_bank([tmp_path / "in"], tmp_path / "bank")
+    other = ObjectBank.open(tmp_path / "bank")
+    for use in (composite, annotate):
+        with pytest.raises(UserError, match=r"bank '.*': is not the bank this scene was drawn from"):
+            use(sample(), other, sample.pictures)
+
+
+def test_other_backgrounds_are_refused(sample: Sampler, bank: ObjectBank, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
+    for use in (composite, annotate):
+        for wrong in (None, ImageFolder(tmp_path)):
+            with pytest.raises(UserError, match="not the pictures this scene was drawn from"):
+                use(sample(), bank, wrong)
+
+
+def test_a_recipe_without_pictures_does_not_depend_on_them(
+    sample: Sampler, bank: ObjectBank, pictures: ImageFolder
+) -> None:
+    recipe = recipe_of("backgrounds=[{kind: solid}]")
+    scene = sample_scene(recipe, bank, pictures, seed=0, index=0)
+    assert scene.to_bytes() == sample_scene(recipe, bank, seed=0, index=0).to_bytes()
+    composite(scene, bank)

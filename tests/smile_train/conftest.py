@@ -1,0 +1,56 @@
+"""A small bank and a small training configuration for the training tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smile_synth import build_bank
+
+RECIPE = """
+size: [32, 32]
+num_frames: 4
+backgrounds: [{kind: noise}]
+objects: {count: 1, side: [12, 16]}
+motion: [{family: constant-velocity, speed: [1.0, 3.0]}]
+"""
+CONFIG = """
+recipe: RECIPE
+bank: BANK
+seed: 0
+steps: 6
+batch_size: 4
+workers: 0
+threads: 1
+device: cpu
+checkpoint_every: 2
+student: {size: tiny, patch_size: 8, tubelet_size: 2}
+target: {kind: pixels}
+mask: {kind: trajectory, ratio: 0.75}
+optimiser: {lr_per_256: 0.064, warmup_steps: 2, clip_norm: 1.0}
+"""
+
+
+@pytest.fixture(scope="session")
+def train_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train_bank")
+    rng = np.random.default_rng(3)
+    for k in range(24):
+        rgba = np.full((16, 14 + k % 3, 4), 255, np.uint8)
+        rgba[..., :3] = rng.integers(0, 256, 3)
+        (folder / "rgba" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgba).save(folder / "rgba" / f"class{k % 2}" / f"{k}.png")
+    build_bank([folder / "rgba"], folder / "bank", val_fraction=0.2, test_fraction=0.4)
+    return folder / "bank"
+
+
+@pytest.fixture
+def config_file(train_bank: Path, tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    path = tmp_path / "config.yaml"
+    text = CONFIG.replace("RECIPE", str(tmp_path / "recipe.yaml")).replace("BANK", str(train_bank))
+    path.write_text(text)
+    return path
