@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
@@ -160,7 +161,7 @@ class Recipe(StrictModel):
         """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
         return dump(self)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of every value: equal digests draw equal scenes from equal sources."""
         text = json.dumps(json.loads(self.model_dump_json()), sort_keys=True)

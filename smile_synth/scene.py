@@ -307,6 +307,8 @@ _Weighted = TypeVar("_Weighted", bound=Any)
 
 
 def _pick(entries: Sequence[_Weighted], rng: np.random.Generator) -> _Weighted:
+    if len(entries) == 1:
+        return entries[0]
     weights = np.array([entry.weight for entry in entries])
     return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
 

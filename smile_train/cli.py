@@ -55,7 +55,7 @@ def demo_command(
         result = run_demo(out, overrides or [], stage=stage, num_train=num_train, num_test=num_test)
     print_examination(result.examination)
     run = result.pretrained
-    console.print(f"loss {run.loss:.3f} after {run.steps} steps (predicting the mean gives 1)")
+    console.print(f"loss {run.loss:.3f} after {run.steps} steps (predicting the clip's mean: {run.loss_of_mean:.3f})")
     console.print(f"corpus: {result.corpus}   contact sheet: {out / 'contact_sheet.png'}")
     console.print(f"page:   {result.page}")
 

@@ -28,12 +28,14 @@ class StudentOptions(StrictModel):
         patch_size: side of a token in pixels.
         tubelet_size: frames per token.
         drop_path: stochastic depth, 0..1.
+        positions: joint, as published, or separable in time, row and column.
     """
 
     size: Literal["tiny", "small", "base", "large", "huge"]
     patch_size: Count = 16
     tubelet_size: Count = 2
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    positions: Literal["joint", "separable"] = "joint"
 
 
 class TeacherOptions(StrictModel):

@@ -35,12 +35,14 @@ class PretrainResult:
         folder: of the run.
         steps: done in all.
         loss: mean over the last 5 % of the steps of this call.
+        loss_of_mean: likewise, of predicting every target's mean over the clip (0 after z-scoring).
         clips_per_second: of this call.
     """
 
     folder: Path
     steps: int
     loss: float
+    loss_of_mean: float
     clips_per_second: float
 
 
@@ -56,6 +58,7 @@ def build_student(config: PretrainConfig, recipe: Recipe, teacher: ClipTeacher |
         form = StudentConfig.of_size(
             options.size, target_dim=target_dim, num_frames=recipe.num_frames, size_hw=recipe.size,
             patch_size=options.patch_size, tubelet_size=options.tubelet_size, drop_path=options.drop_path,
+            positions=options.positions,
         )  # fmt: skip
         count_masked(form.grid_thw, config.mask.ratio)
     except ValueError as error:
@@ -130,6 +133,7 @@ def pretrain(
     num_masked = count_masked(grid, config.mask.ratio)
     log = RunLog(out, keep_steps=start)
     losses: list[float] = []
+    losses_of_mean: list[float] = []
     began = time.perf_counter()
     student.train()
     for step, batch in enumerate(batches, start):
@@ -162,7 +166,8 @@ def pretrain(
             # student
             predicted = student(normalise(frames), mask, num_masked)
             # loss
-            loss = masked_mse(predicted, gather_masked(targets, mask, num_masked))
+            wanted = gather_masked(targets, mask, num_masked)
+            loss = masked_mse(predicted, wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         limit = options.clip_norm or math.inf
@@ -176,9 +181,13 @@ def pretrain(
         optimiser.step()
 
         losses.append(value)
+        losses_of_mean.append(float(wanted.square().mean()))
         done = step + 1
         rate = len(losses) * config.batch_size / (time.perf_counter() - began)
-        log.write(step=done, loss=value, lr=lr, grad_norm=float(norm), clips_per_second=round(rate, 1))
+        log.write(
+            step=done, loss=value, loss_of_mean=losses_of_mean[-1], lr=lr, grad_norm=float(norm),
+            clips_per_second=round(rate, 1),
+        )  # fmt: skip
         if on_step:
             on_step(done, config.steps, value)
         if done % config.checkpoint_every == 0 or done == config.steps:

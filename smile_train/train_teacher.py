@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,17 @@ MODEL_CONFIG = "open_clip_config.json"
 RESULT = "result.json"
 
 
-def describe(bank: ObjectBank, object_id: int) -> str:
-    """Return the caption of one object, "a red striped star" or "a cat"."""
+# What a caption tells beside the class. A batch keeps to one form, so that "a star" and "a red star" never
+# stand as negatives of each other; the shorter forms make the towers tell the factors apart.
+CAPTION_FORMS: tuple[tuple[str, ...], ...] = ((), ("color",), ("texture",), ("color", "texture"))
+FULL_FORM = CAPTION_FORMS[-1]
+
+
+def describe(bank: ObjectBank, object_id: int, form: tuple[str, ...] = FULL_FORM) -> str:
+    """Return the caption of one object, "a red striped star" or, in a shorter form, "a star"."""
     info = bank.info(object_id)
     attributes = json.loads(info.attributes)
-    words = [attributes[key] for key in ("color", "texture") if key in attributes]
+    words = [attributes[key] for key in form if key in attributes]
     noun = info.class_name.replace("_", " ")
     return " ".join(["a", *words, noun])
 
@@ -52,8 +58,8 @@ def objects_of(scene: Scene) -> list[int]:
 
 
 class _Captioned(Dataset[tuple[Tensor, str]]):
-    def __init__(self, clips: SyntheticClips) -> None:
-        self.clips = clips
+    def __init__(self, clips: SyntheticClips, batch_size: int) -> None:
+        self.clips, self.batch_size = clips, batch_size
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -62,7 +68,8 @@ class _Captioned(Dataset[tuple[Tensor, str]]):
         clips = self.clips
         scene = sample_scene(clips.recipe, clips.bank, clips.backgrounds, seed=clips.seed, index=index)
         frame = composite(scene, clips.bank, clips.backgrounds)[0]
-        caption = " and ".join(describe(clips.bank, i) for i in objects_of(scene))
+        form = CAPTION_FORMS[index // self.batch_size % len(CAPTION_FORMS)]
+        caption = " and ".join(describe(clips.bank, i, form) for i in objects_of(scene))
         return torch.from_numpy(frame).permute(2, 0, 1), caption
 
 
@@ -96,13 +103,16 @@ def build_clip(config: TeacherTrainingConfig, image_size: int) -> tuple[Any, dic
     return model, {"model_cfg": model_config, "preprocess_cfg": preprocess}
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: Sequence[str]) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
     """Return CLIP's symmetric loss where every pair with the same caption is a positive.
 
     Radford et al., arXiv 2103.00020, with the targets of Yang et al., arXiv 2204.03610.
+
+    Args:
+        images, texts: ``[B, D]`` unit vectors, pair by pair.
+        scale: what their products are multiplied by.
+        labels: ``[B]`` int64, equal where captions are equal.
     """
-    ids = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-    labels = torch.tensor([ids[caption] for caption in captions])
     same = (labels[:, None] == labels[None]).float()
     targets = same / same.sum(1, keepdim=True)
     logits = scale * images @ texts.T
@@ -155,7 +165,7 @@ def train_teacher(
         num_clips=config.steps * config.batch_size,
     )  # fmt: skip
     loader: DataLoader[Any] = DataLoader(
-        _Captioned(clips),
+        _Captioned(clips, config.batch_size),
         batch_sampler=StepBatches(config.batch_size, num_steps=config.steps, start_step=start),
         num_workers=config.workers,
         worker_init_fn=one_thread,
@@ -172,8 +182,10 @@ def train_teacher(
         )  # fmt: skip
         for group in optimiser.param_groups:
             group["lr"] = lr
-        images, texts, scale = model(normalise_pictures(pictures), tokenizer(list(captions)))
-        loss = contrastive_loss(images, texts, scale, captions)
+        unique = list(dict.fromkeys(captions))  # many pictures share a caption: encode each once
+        images, texts, scale = model(normalise_pictures(pictures), tokenizer(unique))
+        places = torch.tensor([unique.index(caption) for caption in captions])
+        loss = contrastive_loss(images, texts[places], scale, places)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

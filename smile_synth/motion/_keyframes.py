@@ -70,6 +70,8 @@ def draw_curve(
     start: Float, rate: float, key_times: Float, num_frames: int, *, rng: np.random.Generator
 ) -> Float:
     """Draw a curve ``[T, D]`` from ``start`` ``[D]``: each key adds U(-rate, rate) x the frames passed."""
+    if rate == 0:
+        return np.repeat(start[None], num_frames, axis=0)
     dt = np.diff(key_times)[:, None]
     steps = rng.uniform(-rate, rate, (len(dt), len(start))) * dt
     values = np.concatenate([start[None], start + np.cumsum(steps, axis=0)])

@@ -104,6 +104,7 @@ class ObjectBank:
         self.texel_offsets = np.append(index["texel_offset"].to_numpy(), len(texels)).astype(np.int64)
         self._split_ids = np.array([SPLITS.index(split) for split in index["split"].to_pylist()], np.int8)
         self._index = index
+        self._selected: dict[tuple[str | None, tuple[str, ...] | None], NDArray[np.int64]] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> ObjectBank:
@@ -162,6 +163,10 @@ class ObjectBank:
         Raises:
             UserError: unknown split or class, or no object is left.
         """
+        # Asked for once per scene.
+        key = (split, None if classes is None else tuple(classes))
+        if key in self._selected:
+            return self._selected[key]
         chosen = np.ones(len(self), bool)
         if split is not None:
             if split not in SPLITS:
@@ -176,7 +181,10 @@ class ObjectBank:
         if not chosen.any():
             among = "" if classes is None else f" of the classes {', '.join(classes) or '(none given)'}"
             raise UserError(f"object bank '{self.path}' has no object{among} in split '{split or 'any'}'")
-        return np.nonzero(chosen)[0].astype(np.int64)
+        ids = np.nonzero(chosen)[0].astype(np.int64)
+        ids.flags.writeable = False
+        self._selected[key] = ids
+        return ids
 
     def verify(self) -> None:
         """Read every texel and compare it with the index.

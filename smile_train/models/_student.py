@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import safetensors
 import safetensors.torch
@@ -72,6 +72,8 @@ class StudentConfig:
         target_dim: predicted values per token.
         drop_path: probability of dropping the encoder's last residual branches (stochastic depth,
             arXiv 1603.09382), rising linearly from 0 at the first block.
+        positions: sine-cosine table over the joint token index, as published, or over time, row and
+            column apart, from which a small student learns what is next to what far sooner.
 
     Raises:
         ValueError: a size that is not positive or does not divide as it must.
@@ -90,6 +92,7 @@ class StudentConfig:
     tubelet_size: int = 2
     mlp_ratio: float = 4
     drop_path: float = 0.0
+    positions: Literal["joint", "separable"] = "joint"
 
     def __post_init__(self) -> None:
         for name in (
@@ -123,6 +126,7 @@ class StudentConfig:
         patch_size: int = 16,
         tubelet_size: int = 2,
         drop_path: float = 0.0,
+        positions: Literal["joint", "separable"] = "joint",
     ) -> StudentConfig:
         """Return the configuration of a size named in `STUDENT_SIZES`.
 
@@ -141,6 +145,7 @@ class StudentConfig:
             patch_size=patch_size,
             tubelet_size=tubelet_size,
             drop_path=drop_path,
+            positions=positions,
         )
 
     @property
@@ -185,6 +190,18 @@ def _position_table(num_tokens: int, width: int) -> Tensor:
     column = torch.arange(width)
     angle = position / 10000 ** (2 * (column // 2).double() / width)
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def _positions(config: StudentConfig, width: int) -> Tensor:
+    """Return the fixed position table `[N, width]` of a student's tokens."""
+    if config.positions == "joint":
+        return _position_table(config.num_tokens, width)
+    # A third of the channels for each of time, row and column; what three do not divide stays zero.
+    share = width // 6 * 2
+    axes = torch.meshgrid(*(torch.arange(n) for n in config.grid_thw), indexing="ij")
+    tables = [_position_table(n, share) for n in config.grid_thw]
+    parts = [table[axis.flatten()] for table, axis in zip(tables, axes, strict=True)]
+    return F.pad(torch.cat(parts, dim=1), (0, width - 3 * share))
 
 
 class _Linear(nn.Linear):
@@ -304,7 +321,7 @@ class _Trunk(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = _PatchEmbed(config, generator)
-        self.register_buffer("position", _position_table(config.num_tokens, config.width), persistent=False)
+        self.register_buffer("position", _positions(config, config.width), persistent=False)
         last = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(
             _Block(config.width, config.heads, config.mlp_ratio, config.drop_path * i / last, generator)
@@ -384,7 +401,7 @@ class Student(nn.Module):
         self.encoder_to_decoder = _Linear(config.width, config.decoder_width, generator, bias=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.decoder_width))
         nn.init.trunc_normal_(self.mask_token, std=INIT_STD, a=-INIT_STD, b=INIT_STD, generator=generator)
-        table = _position_table(config.num_tokens, config.decoder_width)
+        table = _positions(config, config.decoder_width)
         self.register_buffer("position", table, persistent=False)
 
     def forward(self, clips: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:

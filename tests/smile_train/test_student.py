@@ -144,6 +144,14 @@ def test_attention_is_softmax_of_scaled_products_with_biased_queries_and_values(
     torch.testing.assert_close(attention(x), attention.proj(torch.cat(heads, dim=2)))
 
 
+def test_mlp_has_the_exact_gelu() -> None:
+    mlp = block(Encoder(CONFIG, generator=seeded()), 0).mlp
+    x = torch.randn(2, 7, 24, generator=seeded(3)) * 3
+    hidden = mlp.fc1(x)
+    expected = mlp.fc2(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
+    torch.testing.assert_close(mlp(x), expected, rtol=0, atol=1e-5)
+
+
 def test_masked_pixels_are_never_looked_at() -> None:
     student = Student(CONFIG, generator=seeded()).eval()
     clips, mask = tiny_clips(), tiny_mask()
