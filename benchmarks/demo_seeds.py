@@ -57,7 +57,9 @@ def main() -> None:
     table = Table("task", "features", *(f"seed {s}" for s in arguments.seeds), "mean")
     for task in runs[0]["num_classes"]:
         for features in dict.fromkeys(row["features"] for row in runs[0]["rows"]):
-            found = [next(r for r in run["rows"] if (r["task"], r["features"]) == (task, features)) for run in runs]
+            found = [
+                next(r for r in run["rows"] if (r["task"], r["features"]) == (task, features)) for run in runs
+            ]
             cells = [
                 f"{100 * row['accuracy']:.1f} ({format_interval(row['low'], row['high'])})"
                 + (f"\n{format_interval(*row['margin'], signed=True)}" if row["margin"] else "")

@@ -43,7 +43,12 @@ def plain_pipeline(scene: Scene, files: list[Path]) -> np.ndarray:
             picture = picture.rotate(int(angle), expand=True)
             rgba = np.asarray(picture, np.float32)
             x, y = (int(v) for v in center - np.array(picture.size) / 2)
-            x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + picture.width, width), min(y + picture.height, height)
+            x0, y0, x1, y1 = (
+                max(x, 0),
+                max(y, 0),
+                min(x + picture.width, width),
+                min(y + picture.height, height),
+            )
             if x1 <= x0 or y1 <= y0:
                 continue
             part = rgba[y0 - y : y1 - y, x0 - x : x1 - x]
@@ -91,7 +96,9 @@ def main() -> None:
             "sample a scene": lambda i: sample_scene(recipe, bank, seed=0, index=i),
             "render, black": lambda i: composite(black[i], bank),
             "render, noise": lambda i: composite(noise[i], bank),
-            "sample and render, black": lambda i: composite(sample_scene(recipe, bank, seed=0, index=i), bank),
+            "sample and render, black": lambda i: composite(
+                sample_scene(recipe, bank, seed=0, index=i), bank
+            ),
             "labels (masks, boxes, visibility)": lambda i: annotate(black[i], bank).labels,
             "plain pipeline, black": lambda i: plain_pipeline(black[i], files),
         }

@@ -1,7 +1,7 @@
 """Write the tables of the docs from the committed results, so that no number is typed by hand.
 
-    uv run python benchmarks/tables.py          # rewrites what stands between the markers
-    uv run python benchmarks/tables.py --check  # fails if that would change anything
+uv run python benchmarks/tables.py          # rewrites what stands between the markers
+uv run python benchmarks/tables.py --check  # fails if that would change anything
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def _load(path: Path) -> Any:
 
 def _where(result: dict[str, Any]) -> str:
     environment = result["environment"]
-    return f"{environment['cpu']}, {environment['cores']} cores, no GPU, CPython {environment['python']}, commit {environment['commit']}"
+    machine = f"{environment['cpu']}, {environment['cores']} cores, no GPU"
+    return f"{machine}, CPython {environment['python']}, commit {environment['commit']}"
 
 
 def _percent(low: float, high: float, *, signed: bool = False) -> str:
@@ -39,25 +40,26 @@ def demo_results() -> str:
     result = _load(RESULTS / "demo_seeds.json")
     runs = result["runs"]
     lines = [
-        "| probe | features | accuracy % (mean of seeds) | by seed | above random encoders, 95 % interval by seed |",
+        "| probe | features | accuracy %, mean | by seed | above random encoders: 95 % interval by seed |",
         "|---|---|---|---|---|",
     ]
     for task, classes in runs[0]["num_classes"].items():
         for features in dict.fromkeys(row["features"] for row in runs[0]["rows"]):
-            rows = [next(r for r in run["rows"] if (r["task"], r["features"]) == (task, features)) for run in runs]
+            rows = [
+                next(r for r in run["rows"] if (r["task"], r["features"]) == (task, features)) for run in runs
+            ]
             mean = sum(row["accuracy"] for row in rows) / len(rows)
             own = features == "encoder"
             margins = "; ".join(_percent(*row["margin"], signed=True) for row in rows if row["margin"])
-            lines.append(
-                f"| {f'{task} ({classes} classes)' if own else ''} | {'**the trained encoder**' if own else features} | "
-                f"{100 * mean:.1f} | {_by_seed(rows)} | {margins} |"
-            )
+            question = f"{task} ({classes} classes)" if own else ""
+            name = "**the trained encoder**" if own else features
+            lines.append(f"| {question} | {name} | {100 * mean:.1f} | {_by_seed(rows)} | {margins} |")
     seconds = sum(run["pretrain_seconds"] + run["probe_seconds"] for run in runs)
     lines += [
         "",
-        f"{len(runs)} seeds of the demo's config in {seconds / 60:.1f} minutes; {runs[0]['num_train']} training and "
-        f"{runs[0]['num_test']} test clips a probe, objects and backgrounds of the test clips never seen in training. "
-        f"`benchmarks/demo_seeds.py`, {_where(result)}.",
+        f"{len(runs)} seeds of the demo's config in {seconds / 60:.1f} minutes; {runs[0]['num_train']} "
+        f"training and {runs[0]['num_test']} test clips a probe, objects and backgrounds of the test clips "
+        f"never seen in training. `benchmarks/demo_seeds.py`, {_where(result)}.",
     ]
     return "\n".join(lines)
 
@@ -65,7 +67,10 @@ def demo_results() -> str:
 def render_results() -> str:
     """Return the rendering benchmark."""
     result = _load(RESULTS / "render_cpu.json")
-    lines = ["| 16x224x224, two objects, one core | clips/s (median) | lowest | highest |", "|---|---|---|---|"]
+    lines = [
+        "| 16x224x224, two objects, one core | clips/s (median) | lowest | highest |",
+        "|---|---|---|---|",
+    ]
     for name, row in result["results"].items():
         lines.append(f"| {name} | {row['clips_per_second']} | {row['lowest']} | {row['highest']} |")
     lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]

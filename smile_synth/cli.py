@@ -229,7 +229,8 @@ def generate_command(
             workers=workers, progress=progress,
         )  # fmt: skip
     console.print(
-        f"{summary.num_clips} clips in {out} ({summary.written} written now), {summary.num_bytes / 1e6:.1f} MB of video"
+        f"{summary.num_clips} clips in {out} ({summary.written} written now), "
+        f"{summary.num_bytes / 1e6:.1f} MB of video"
     )
 
 

@@ -42,7 +42,9 @@ class BackgroundParameters(StrictModel):
     @model_validator(mode="after")
     def _check_brightness(self) -> BackgroundParameters:
         if self.brightness[0] > self.brightness[1]:
-            raise ValueError(f"brightness is [low, high], got low {self.brightness[0]} above high {self.brightness[1]}")
+            raise ValueError(
+                f"brightness is [low, high], got low {self.brightness[0]} above high {self.brightness[1]}"
+            )
         return self
 
 

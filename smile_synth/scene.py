@@ -262,7 +262,9 @@ def sample_scene(
     count = int(rng.integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
     shared_motion = _pick(recipe.motion, rng)
     key_times = draw_key_times(frames, recipe.key_times, rng=generator(seed, index, "key times"))
-    background, background_pose, brightness = _background(recipe, backgrounds, generator(seed, index, "background"))
+    background, background_pose, brightness = _background(
+        recipe, backgrounds, generator(seed, index, "background")
+    )
     candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
 
     drawn = []
@@ -329,7 +331,11 @@ def _background(
         return Layer(Solid(color), border="repeat"), np.eye(3), brightness
     if isinstance(parameters, NoiseBackground):
         key = rng.integers(0, 2**32, 2)
-        return Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"), np.eye(3), brightness
+        return (
+            Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"),
+            np.eye(3),
+            brightness,
+        )
     if backgrounds is None:
         raise UserError("the recipe has 'image' backgrounds: give a folder of pictures (--backgrounds DIR)")
     image_id = int(rng.integers(len(backgrounds)))

@@ -55,7 +55,9 @@ def demo_command(
         result = run_demo(out, overrides or [], stage=stage, num_train=num_train, num_test=num_test)
     print_examination(result.examination)
     run = result.pretrained
-    console.print(f"loss {run.loss:.3f} after {run.steps} steps (predicting the clip's mean: {run.loss_of_mean:.3f})")
+    console.print(
+        f"loss {run.loss:.3f} after {run.steps} steps (predicting the clip's mean: {run.loss_of_mean:.3f})"
+    )
     console.print(f"corpus: {result.corpus}   contact sheet: {out / 'contact_sheet.png'}")
     console.print(f"page:   {result.page}")
 
@@ -98,7 +100,8 @@ def pretrain_command(
             loaded, out, on_step=lambda done, total, loss: progress(done, total, remark=f"loss {loss:.3f}")
         )
     console.print(
-        f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, loss {result.loss:.4f}"
+        f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, "
+        f"loss {result.loss:.4f} (predicting the clip's mean: {result.loss_of_mean:.4f})"
     )
 
 
@@ -139,9 +142,10 @@ def teacher_command(
     console.print(table)
     near = result["patch_neighbours"]
     console.print(
-        f"nearest patch token in another picture: an object's token finds an object in {100 * near['object_finds_object']:.1f} %"
-        f" (chance {100 * near['share_of_object_tokens']:.1f} %), one of its class in {100 * near['object_finds_same_class']:.1f} %"
-        f" (chance {100 * near['same_class_by_chance']:.1f} %)"
+        "nearest patch token in another picture: an object's token finds an object in "
+        f"{100 * near['object_finds_object']:.1f} % (chance {100 * near['share_of_object_tokens']:.1f} %), "
+        f"one of its class in {100 * near['object_finds_same_class']:.1f} % "
+        f"(chance {100 * near['same_class_by_chance']:.1f} %)"
     )
 
 

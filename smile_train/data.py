@@ -45,7 +45,7 @@ def token_coverage(
         width // patch_size,
         patch_size,
     )
-    return blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel()
+    return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
 
 
 class _TrainingClips(Dataset[tuple[int, Tensor, Tensor]]):

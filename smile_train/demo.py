@@ -142,7 +142,9 @@ def loss_curve(log: list[dict[str, Any]]) -> str:
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     axes.plot(steps[width - 1 :], smooth, color="#0072b2", linewidth=2, label=f"mean of {width} steps")
     means = np.convolve([line["loss_of_mean"] for line in log], np.ones(width) / width, mode="valid")
-    axes.plot(steps[width - 1 :], means, color="#d55e00", linestyle="--", label="of predicting the clip's mean")
+    axes.plot(
+        steps[width - 1 :], means, color="#d55e00", linestyle="--", label="of predicting the clip's mean"
+    )
     axes.set(xlabel="step", ylabel="loss (MSE on masked tokens)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

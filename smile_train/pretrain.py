@@ -169,7 +169,7 @@ def pretrain(
             wanted = gather_masked(targets, mask, num_masked)
             loss = masked_mse(predicted, wanted)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         limit = options.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), limit)
         value = float(loss.detach())
@@ -195,13 +195,13 @@ def pretrain(
             save_student(out / STUDENT, student)
     log.close()
     seconds = time.perf_counter() - began
-    tail = losses[-max(len(losses) // 20, 1) :]
-    return PretrainResult(
-        out,
-        config.steps,
-        sum(tail) / len(tail) if tail else math.nan,
-        len(losses) * config.batch_size / seconds,
-    )
+    rate = len(losses) * config.batch_size / seconds
+    return PretrainResult(out, config.steps, _tail(losses), _tail(losses_of_mean), rate)
+
+
+def _tail(values: list[float]) -> float:
+    last = values[-max(len(values) // 20, 1) :]
+    return sum(last) / len(last) if last else math.nan
 
 
 def _resume(out: Path, identity: str, student: Student, optimiser: torch.optim.Optimizer) -> int:

@@ -187,7 +187,7 @@ def train_teacher(
         places = torch.tensor([unique.index(caption) for caption in captions])
         loss = contrastive_loss(images, texts[places], scale, places)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))  # as CLIP does

@@ -37,4 +37,12 @@ def test_readme_shows_commands_that_exist() -> None:
         command = commands[tool].commands[name]  # type: ignore[attr-defined]
         if name == "bank":
             assert sub in command.commands
-    assert {name for _, name, _ in shown} >= {"demo", "bank", "preview", "generate", "pretrain", "probe", "embed"}
+    assert {name for _, name, _ in shown} >= {
+        "demo",
+        "bank",
+        "preview",
+        "generate",
+        "pretrain",
+        "probe",
+        "embed",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from smile_train.data import normalise
@@ -13,13 +14,37 @@ from smile_train.models import Student
 Float = NDArray[np.float64]
 
 
+# Channels kept of every token that is read in its place.
+NUM_COMPONENTS = 8
+
+
 @torch.no_grad()
-def encode_clips(student: Student, frames: Tensor, *, batch_size: int = 64) -> Float:
-    """Return the mean of all encoder tokens ``[N, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
+def encode_tokens(student: Student, frames: Tensor, *, batch_size: int = 64) -> NDArray[np.float32]:
+    """Return all encoder tokens ``[N, tokens, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
     device = next(student.parameters()).device
     student.eval()
-    parts = [student.encode(normalise(part.to(device))).mean(1).cpu() for part in frames.split(batch_size)]
-    return np.asarray(torch.cat(parts).double().numpy())
+    parts = [student.encode(normalise(part.to(device))).float().cpu() for part in frames.split(batch_size)]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def encode_clips(student: Student, frames: Tensor, *, batch_size: int = 64) -> Float:
+    """Return the mean of all encoder tokens ``[N, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
+    parts = [encode_tokens(student, part).mean(1, dtype=np.float64) for part in frames.split(batch_size)]
+    return np.concatenate(parts)
+
+
+def tokens_in_place(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[Float, Float]:
+    """Reduce tokens ``[N, tokens, width]`` to their first principal components, each left in its place.
+
+    Averaging over tokens forgets where things were and when; this keeps it, at ``NUM_COMPONENTS`` values a
+    token. The components are those of the training clips. Returns two ``[N, tokens * NUM_COMPONENTS]``.
+    """
+    width = train.shape[-1]
+    components = PCA(NUM_COMPONENTS, svd_solver="covariance_eigh").fit(
+        train.reshape(-1, width).astype(np.float64)
+    )
+    reduced = [components.transform(part.reshape(-1, width)).reshape(len(part), -1) for part in (train, test)]
+    return reduced[0], reduced[1]
 
 
 def color_statistics(frames: Tensor) -> Float:

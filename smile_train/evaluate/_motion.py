@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from smile_synth import ImageFolder, ObjectBank, Recipe, composite, sample_scene
 from smile_synth.errors import UserError
 from smile_synth.scene import Scene
-from smile_train.evaluate._features import color_statistics, encode_clips, frame_means
+from smile_train.evaluate._features import color_statistics, encode_tokens, frame_means, tokens_in_place
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
 from smile_train.models import Student
 
@@ -36,11 +38,24 @@ def _object_class(scene: Scene) -> str:
     return scene.layers[1].class_name
 
 
-# task -> (recipe it is examined on, label of a clip)
-TASKS: dict[str, tuple[str, Callable[[Scene], str]]] = {
-    "motion family": ("demo-probe", _family),
-    "direction": ("demo-direction", _direction),
-    "object class": ("demo-probe", _object_class),
+class Task(NamedTuple):
+    """A question about a clip.
+
+    Attributes:
+        recipe: the preset it is examined on.
+        label: the answer, read off the scene.
+        readout: tokens are read in place for motion, and averaged for what is there.
+    """
+
+    recipe: str
+    label: Callable[[Scene], str]
+    readout: Literal["in place", "mean"]
+
+
+TASKS: dict[str, Task] = {
+    "motion family": Task("demo-probe", _family, "in place"),
+    "direction": Task("demo-direction", _direction, "in place"),
+    "object class": Task("demo-probe", _object_class, "mean"),
 }
 
 
@@ -120,15 +135,11 @@ def examine_motion(
     num_classes: dict[str, int] = {}
     most_frequent: dict[str, float] = {}
     rendered: dict[str, tuple[Tensor, list[Scene], Tensor, list[Scene]]] = {}
-    encoded: dict[tuple[str, str], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-    kinds: dict[str, Callable[[Tensor], NDArray[np.float64]]] = {
-        "encoder": lambda frames: encode_clips(student, frames),
-        **{f"random {k}": lambda frames, r=r: encode_clips(r, frames) for k, r in enumerate(randoms)},  # type: ignore[misc]
-        "colour over time": color_statistics,
-        "pixels per frame": frame_means,
-    }
-    done, total = 0, len(TASKS) * len(kinds)
-    for task, (recipe_name, label) in TASKS.items():
+    tokens: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    students = {"encoder": student, **{f"random {k}": other for k, other in enumerate(randoms)}}
+    plain = {"colour over time": color_statistics, "pixels per frame": frame_means}
+    done, total = 0, len(TASKS) * (len(students) + len(plain))
+    for task, (recipe_name, label, readout) in TASKS.items():
         if recipe_name not in rendered:
             recipe = Recipe.load(recipe_name)
             form = student.config
@@ -148,11 +159,19 @@ def examine_motion(
         num_classes[task] = len(set(train_y))
         most_frequent[task] = max(float((test_y == name).mean()) for name in set(test_y))
         scores: dict[str, ProbeScore] = {}
-        for name, features in kinds.items():
-            key = (recipe_name, name)
-            if key not in encoded:
-                encoded[key] = features(train_frames), features(test_frames)
-            scores[name] = linear_probe(encoded[key][0], train_y, encoded[key][1], test_y, seed=seed)
+        for name in (*students, *plain):
+            if name in plain:
+                train_x, test_x = plain[name](train_frames), plain[name](test_frames)
+            else:
+                key = (recipe_name, name)
+                if key not in tokens:
+                    encode = partial(encode_tokens, students[name])
+                    tokens[key] = encode(train_frames), encode(test_frames)
+                if readout == "mean":
+                    train_x, test_x = (part.mean(1, dtype=np.float64) for part in tokens[key])
+                else:
+                    train_x, test_x = tokens_in_place(*tokens[key])
+            scores[name] = linear_probe(train_x, train_y, test_x, test_y, seed=seed)
             done += 1
             if progress:
                 progress(done, total)

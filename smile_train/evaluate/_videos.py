@@ -89,7 +89,7 @@ def read_windows(path: Path, *, num_frames: int, frame_stride: int, side: int) -
             stream.thread_type = "NONE"  # frame threads hang forked readers
             for position, frame in enumerate(container.decode(stream)):
                 if position % frame_stride == 0:
-                    window.append(_square(frame.to_ndarray(format="rgb24", threads=1), side))
+                    window.append(_square(frame.to_ndarray(format="rgb24", threads=1).astype(np.uint8), side))
                 if len(window) == num_frames:
                     yield np.stack(window)
                     complete += 1
@@ -117,7 +117,7 @@ def embed_videos(
     Args:
         videos: a file or folder.
         checkpoint: a run's folder or its ``student.safetensors``.
-        out: ``.parquet`` or ``.npz``; columns file, num_windows, feature.
+        out: ``.parquet`` or ``.npz``; columns video, num_windows, feature.
         frame_stride: every how many frames one is taken.
         device: auto, cpu or cuda.
         strict: fail when a video cannot be read.
@@ -180,11 +180,11 @@ def _write(
         with partial.open("wb") as file:
             if out.suffix == ".npz":
                 np.savez(
-                    file, file=np.array(files), num_windows=np.array(counts), feature=features,
+                    file, video=np.array(files), num_windows=np.array(counts), feature=features,
                     settings=np.array(json.dumps(settings)),
                 )  # fmt: skip
             else:
-                columns = {"file": files, "num_windows": counts, "feature": list(features)}
+                columns = {"video": files, "num_windows": counts, "feature": list(features)}
                 table = pa.table(columns).replace_schema_metadata({"settings": json.dumps(settings)})
                 pq.write_table(table, file)
         os.replace(partial, out)

@@ -137,7 +137,9 @@ def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path) -> None:
     generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, size_hw=(96, 128))
     scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000000.scene").read_bytes())
     with av.open(str(tmp_path / "c" / "clips" / "000000.mp4")) as container:
-        decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(container.streams.video[0])])
+        decoded = np.stack(
+            [f.to_ndarray(format="rgb24") for f in container.decode(container.streams.video[0])]
+        )
     exact = composite(scene, bank)
     assert exact.shape == decoded.shape == (3, 96, 128, 3)
     flat = annotate(scene, bank).labels.segmentation == 0

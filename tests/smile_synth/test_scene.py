@@ -404,3 +404,12 @@ def test_a_recipe_without_pictures_does_not_depend_on_them(
     scene = sample_scene(recipe, bank, pictures, seed=0, index=0)
     assert scene.to_bytes() == sample_scene(recipe, bank, seed=0, index=0).to_bytes()
     composite(scene, bank)
+
+
+def test_brightness_dims_the_background_alone(sample: Sampler) -> None:
+    plain = sample(recipe_of("backgrounds=[{kind: solid, color: [200, 100, 40]}]"))
+    dimmed = sample(recipe_of("backgrounds=[{kind: solid, color: [200, 100, 40], brightness: [0.2, 0.6]}]"))
+    gain = dimmed.gain[0, 0, 0]
+    assert 0.2 <= gain <= 0.6 and (dimmed.gain[0] == gain).all()
+    assert (dimmed.gain[1:] == 1).all() and (plain.gain == 1).all()
+    assert np.array_equal(dimmed.object_to_frame[1:], plain.object_to_frame[1:])

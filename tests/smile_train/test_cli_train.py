@@ -35,7 +35,10 @@ def test_version_and_help() -> None:
     [
         (["pretrain", "demmo", "--out", "x"], "did you mean 'demo'?"),
         (["pretrain", "CONFIG", "stesp=3", "--out", "x"], "did you mean 'steps'?"),
-        (["pretrain", "CONFIG", "mask.ratio=1.5", "--out", "x"], "mask.ratio: should be less than 1, got 1.5"),
+        (
+            ["pretrain", "CONFIG", "mask.ratio=1.5", "--out", "x"],
+            "mask.ratio: should be less than 1, got 1.5",
+        ),
         (["embed", "nowhere", "--checkpoint", "nowhere", "--out", "f.npz"], "nowhere"),
         (["probe", "--checkpoint", "nowhere", "--bank", "nowhere"], "no student.safetensors"),
     ],

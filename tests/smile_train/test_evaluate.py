@@ -23,6 +23,7 @@ from smile_train.evaluate import (
     frame_means,
     linear_probe,
     read_windows,
+    tokens_in_place,
 )
 from smile_train.models import Student, StudentConfig
 
@@ -65,12 +66,16 @@ def test_difference_interval_pairs_the_clips() -> None:
 
 
 def test_controls_hold_what_they_say() -> None:
-    frames = torch.randint(0, 256, (3, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    frames = torch.randint(
+        0, 256, (3, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     shuffled = frames[:, [2, 0, 3, 1]]
     np.testing.assert_allclose(color_statistics(frames), color_statistics(shuffled), rtol=1e-5)
     means = frame_means(frames, cells=2)
     assert means.shape == (3, 4 * 3 * 4)
-    assert means[1, 3 * 4 + 2 * 4 + 1] == pytest.approx(float(frames[1, 1, 2, :4, 4:].float().mean()), rel=1e-5)
+    assert means[1, 3 * 4 + 2 * 4 + 1] == pytest.approx(
+        float(frames[1, 1, 2, :4, 4:].float().mean()), rel=1e-5
+    )
 
 
 def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
@@ -87,7 +92,9 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
     for row in examined.rows:
         assert 0 <= row.low <= row.accuracy <= row.high <= 1
         assert (row.margin is not None) == (row.features == "encoder")
-    with pytest.raises(UserError, match="reads 4 frames of 32x32, the probe's recipe 'demo-probe' gives 8 of 64x64"):
+    with pytest.raises(
+        UserError, match="reads 4 frames of 32x32, the probe's recipe 'demo-probe' gives 8 of 64x64"
+    ):
         examine_motion(student(), ObjectBank.open(train_bank), *_pictures(train_bank))
 
 
@@ -133,7 +140,7 @@ def test_embeds_in_either_format_and_lists_what_is_broken(tmp_path: Path) -> Non
         assert "only sound" in report.broken[1][1]
     table = pq.read_table(tmp_path / "f.parquet").to_pydict()
     arrays = np.load(tmp_path / "f.npz")
-    assert table["file"] == arrays["file"].tolist() == ["a.mp4", "deep/b b.mp4"]
+    assert table["video"] == arrays["video"].tolist() == ["a.mp4", "deep/b b.mp4"]
     np.testing.assert_array_equal(np.array(table["feature"], np.float32), arrays["feature"])
     (window,) = read_windows(videos / "deep" / "b b.mp4", num_frames=4, frame_stride=2, side=32)
     own = encode_clips(student(), torch.from_numpy(window).permute(0, 3, 1, 2)[None])
@@ -176,3 +183,16 @@ def test_real_videos_of_many_kinds(tmp_path: Path) -> None:
     assert report.num_videos == 2 and not report.broken
     features = np.load(tmp_path / "f.npz")["feature"]
     assert np.isfinite(features).all() and np.abs(features[0] - features[1]).max() > 1e-3
+
+
+def test_tokens_in_place_keep_the_place_and_learn_from_training_clips_alone() -> None:
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(40, 3, 16)).astype(np.float32)
+    train[..., 5] *= 30  # by far the first component
+    test = rng.normal(size=(7, 3, 16)).astype(np.float32)
+    reduced_train, reduced_test = tokens_in_place(train, test)
+    assert reduced_train.shape == (40, 3 * 8) and reduced_test.shape == (7, 3 * 8)
+    first = reduced_test.reshape(7, 3, 8)[..., 0]
+    assert abs(np.corrcoef(first.ravel(), test[..., 5].ravel())[0, 1]) > 0.999
+    again, _ = tokens_in_place(train, test[:2] * 100)
+    np.testing.assert_array_equal(again, reduced_train)

@@ -97,7 +97,13 @@ def test_loss_falls_below_predicting_the_mean(config_file: Path, tmp_path: Path)
     recipe.write_text((tmp_path / "recipe.yaml").read_text().replace("kind: noise", "kind: solid"))
     config = PretrainConfig.load(
         config_file,
-        [f"recipe={recipe}", "steps=80", "batch_size=16", "target.per_patch=false", "optimiser.lr_per_256=0.03"],
+        [
+            f"recipe={recipe}",
+            "steps=80",
+            "batch_size=16",
+            "target.per_patch=false",
+            "optimiser.lr_per_256=0.03",
+        ],
     )
     result = pretrain(config, tmp_path / "run")
     clips = SyntheticClips(Recipe.load(recipe), ObjectBank.open(config.bank), seed=9, num_clips=40)
@@ -143,7 +149,9 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(
         ("target={kind: teacher}", "patch size 8"),
     ],
 )
-def test_bad_configuration_is_one_line(config_file: Path, tmp_path: Path, override: str, message: str) -> None:
+def test_bad_configuration_is_one_line(
+    config_file: Path, tmp_path: Path, override: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         pretrain(PretrainConfig.load(config_file, [override]), tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -167,7 +175,9 @@ def test_batches_are_addressed_by_step(config_file: Path) -> None:
     assert batch.indices.tolist() == [8, 9, 10, 11]
     assert np.array_equal(batch.frames[1].permute(0, 2, 3, 1).numpy(), clips[9].frames)
     white = normalise(torch.full((1, 1, 3, 1, 1), 255, dtype=torch.uint8))
-    np.testing.assert_allclose(white.ravel(), [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-5)
+    np.testing.assert_allclose(
+        white.ravel(), [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-5
+    )
 
 
 def test_student_file_is_checked(config_file: Path, tmp_path: Path) -> None:

@@ -390,3 +390,20 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest
     torch.save({"model": {"epoch": 3}}, tmp_path / "numbers.pth")
     with pytest.raises(UserError, match="no table of tensors at the top or under 'model' or 'module'"):
         load_student_weights(encoder, tmp_path / "numbers.pth")
+
+
+def test_separable_positions_tell_time_row_and_column_apart() -> None:
+    config = StudentConfig.of_size(
+        "tiny", target_dim=4, num_frames=6, size_hw=(32, 80), positions="separable"
+    )  # grid 3x2x5
+    table = Student(config, generator=torch.Generator()).encoder.position.reshape(3, 2, 5, 128)
+    share = 42  # 128 // 6 * 2
+    assert torch.equal(table[1, 0, 3, :share], table[1, 1, 0, :share])  # time alone
+    assert torch.equal(table[0, 1, 3, share : 2 * share], table[2, 1, 0, share : 2 * share])  # row alone
+    assert torch.equal(table[0, 0, 3, 2 * share : 3 * share], table[2, 1, 3, 2 * share : 3 * share])
+    assert (table[..., 3 * share :] == 0).all()
+    assert len({tuple(row.tolist()) for row in table.reshape(30, 128)}) == 30
+    joint = Student(
+        StudentConfig.of_size("tiny", target_dim=4, num_frames=6, size_hw=(32, 80)), generator=torch.Generator()
+    )
+    assert not torch.allclose(joint.encoder.position, table.reshape(30, 128))

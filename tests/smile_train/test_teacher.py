@@ -46,7 +46,9 @@ def test_tokens_are_those_after_the_norm_in_the_students_order() -> None:
     std = torch.tensor(visual.image_std).view(3, 1, 1)
     with torch.no_grad():
         embedding = visual((clips[1, 2:3] - mean) / std)
-    torch.testing.assert_close(tokens[1, 16:].mean(0, keepdim=True) @ visual.proj, embedding, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        tokens[1, 16:].mean(0, keepdim=True) @ visual.proj, embedding, rtol=1e-4, atol=1e-5
+    )
     # Odd frames are not looked at.
     changed = clips.clone()
     changed[:, 1::2] = 0
