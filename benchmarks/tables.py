@@ -93,7 +93,7 @@ def teacher_results() -> str:
         "",
         "| nearest patch token in another picture | % | by chance % |",
         "|---|---|---|",
-        f"| a token on an object finds a token on an object | {100 * near['object_finds_object']:.1f} | "
+        f"| an object's token finds a token on an object | {100 * near['object_finds_object']:.1f} | "
         f"{100 * near['share_of_object_tokens']:.1f} |",
         f"| ... on an object of its own class | {100 * near['object_finds_same_class']:.1f} | "
         f"{100 * near['same_class_by_chance']:.1f} |",

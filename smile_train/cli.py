@@ -41,8 +41,8 @@ def _options(version: VersionOption = False) -> None:
 def demo_command(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")],
     overrides: OverridesArgument = None,
-    num_train: Annotated[int, typer.Option("--num-train", min=50, help="Training clips of a probe.")] = 1500,
-    num_test: Annotated[int, typer.Option("--num-test", min=50, help="Test clips of a probe.")] = 1000,
+    num_train: Annotated[int, typer.Option("--num-train", min=50, help="Training clips of a probe.")] = 1200,
+    num_test: Annotated[int, typer.Option("--num-test", min=50, help="Test clips of a probe.")] = 800,
 ) -> None:
     """Go the whole way once: objects, corpus, pretraining, probes, one page. Under 6 minutes on 2 cores."""
     from smile_train.demo import run_demo
@@ -188,8 +188,8 @@ def probe_command(
         typer.Option("--test-backgrounds", help="Folder of pictures that share none with the first."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1500,
-    num_test: Annotated[int, typer.Option("--num-test", min=50)] = 1000,
+    num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1200,
+    num_test: Annotated[int, typer.Option("--num-test", min=50)] = 800,
     out: Annotated[Path | None, typer.Option("--out", help="A .json file for the scores.")] = None,
 ) -> None:
     """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""

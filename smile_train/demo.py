@@ -58,7 +58,7 @@ def demo_config(materials: Materials, overrides: list[str]) -> PretrainConfig:
 
 
 def run_demo(
-    out: Path, overrides: list[str], *, stage: Stage, num_train: int = 1500, num_test: int = 1000
+    out: Path, overrides: list[str], *, stage: Stage, num_train: int = 1200, num_test: int = 800
 ) -> DemoResult:
     """Do everything below one folder; what an earlier run finished is not done again.
 

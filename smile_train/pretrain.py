@@ -127,7 +127,8 @@ def pretrain(
 
     batches = training_batches(
         clips, batch_size=config.batch_size, num_steps=config.steps, start_step=start,
-        patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size, workers=config.workers,
+        patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
+        workers=config.workers,
     )  # fmt: skip
     grid = student.config.grid_thw
     num_masked = count_masked(grid, config.mask.ratio)

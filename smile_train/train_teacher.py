@@ -38,7 +38,7 @@ RESULT = "result.json"
 
 # What a caption tells beside the class. A batch keeps to one form, so that "a star" and "a red star" never
 # stand as negatives of each other; the shorter forms make the towers tell the factors apart.
-CAPTION_FORMS: tuple[tuple[str, ...], ...] = ((), ("color",), ("texture",), ("color", "texture"))
+CAPTION_FORMS: tuple[tuple[str, ...], ...] = ((), ("color", "texture"))
 FULL_FORM = CAPTION_FORMS[-1]
 
 

@@ -114,8 +114,8 @@ def examine_motion(
     test_backgrounds: ImageFolder | None,
     *,
     seed: int = 0,
-    num_train: int = 1500,
-    num_test: int = 1000,
+    num_train: int = 1200,
+    num_test: int = 800,
     random_students: list[Student] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MotionExamination:
@@ -145,8 +145,8 @@ def examine_motion(
             form = student.config
             if (recipe.num_frames, recipe.size) != (form.num_frames, form.size_hw):
                 raise UserError(
-                    f"the student reads {form.num_frames} frames of {form.size_hw[0]}x{form.size_hw[1]}, the probe's "
-                    f"recipe '{recipe_name}' gives {recipe.num_frames} of {recipe.size[0]}x{recipe.size[1]}"
+                    f"the student reads {form.num_frames} frames of {form.size_hw[0]}x{form.size_hw[1]}, "
+                    f"the probe's recipe '{recipe_name}' gives {recipe.num_frames} of {recipe.size[0]}x{recipe.size[1]}"
                 )
             train = _split(recipe, "train", bank)
             test = _split(recipe, "test", bank)

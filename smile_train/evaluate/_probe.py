@@ -51,7 +51,9 @@ def linear_probe(
     """
     names, counts = np.unique(train_y, return_counts=True)
     if counts.min() < 3:
-        raise ValueError(f"class '{names[counts.argmin()]}' has {counts.min()} training clips, needs at least 3")
+        raise ValueError(
+            f"class '{names[counts.argmin()]}' has {counts.min()} training clips, needs at least 3"
+        )
     fitted = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=PENALTIES)).fit(train_x, train_y)
     correct = np.asarray(fitted.predict(test_x) == test_y)
     low, high = difference_interval(correct, np.zeros_like(correct), seed=seed)

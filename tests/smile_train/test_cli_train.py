@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,20 +50,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not list(work.iterdir())
-
-
-def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
-    """With almost no training: every room is entered, the page is whole and needs no network."""
-    out = tmp_path / "demo"
-    shown = run("demo", "--out", out, "steps=3", "optimiser.warmup_steps=1", "--num-train", "60", "--num-test", "50",
-                cwd=tmp_path).stdout  # fmt: skip
-    assert "motion family (5)" in shown and "direction (8)" in shown and "this encoder" in shown
-    assert len(list((out / "corpus" / "clips").glob("*.mp4"))) == 24
-    page = (out / "index.html").read_text()
-    assert page.count("data:video/mp4;base64,") == 24
-    assert "<svg" in page and page.count("data:image/png;base64,") == 2
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    rows = json.loads((out / "probe.json").read_text())["rows"]
-    assert f"{100 * rows[0]['accuracy']:.1f}" in page
-    with_checkpoint = [f.name for f in (out / "run").iterdir()]
-    assert "student.safetensors" in with_checkpoint and (out / "contact_sheet.png").is_file()

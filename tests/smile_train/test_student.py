@@ -404,6 +404,7 @@ def test_separable_positions_tell_time_row_and_column_apart() -> None:
     assert (table[..., 3 * share :] == 0).all()
     assert len({tuple(row.tolist()) for row in table.reshape(30, 128)}) == 30
     joint = Student(
-        StudentConfig.of_size("tiny", target_dim=4, num_frames=6, size_hw=(32, 80)), generator=torch.Generator()
+        StudentConfig.of_size("tiny", target_dim=4, num_frames=6, size_hw=(32, 80)),
+        generator=torch.Generator(),
     )
     assert not torch.allclose(joint.encoder.position, table.reshape(30, 128))
