@@ -85,9 +85,8 @@ def teacher_results() -> str:
         "|---|---|---|---|",
     ]
     for key, row in result["zero_shot"].items():
-        lines.append(
-            f"| {key} | {100 * row['accuracy']:.1f} | {100 * row['most_frequent']:.1f} | {row['num_values']} |"
-        )
+        accuracy, frequent = 100 * row["accuracy"], 100 * row["most_frequent"]
+        lines.append(f"| {key} | {accuracy:.1f} | {frequent:.1f} | {row['num_values']} |")
     near = result["patch_neighbours"]
     lines += [
         "",

@@ -36,17 +36,11 @@ MODEL_CONFIG = "open_clip_config.json"
 RESULT = "result.json"
 
 
-# What a caption tells beside the class. A batch keeps to one form, so that "a star" and "a red star" never
-# stand as negatives of each other; the shorter forms make the towers tell the factors apart.
-CAPTION_FORMS: tuple[tuple[str, ...], ...] = ((), ("color", "texture"))
-FULL_FORM = CAPTION_FORMS[-1]
-
-
-def describe(bank: ObjectBank, object_id: int, form: tuple[str, ...] = FULL_FORM) -> str:
-    """Return the caption of one object, "a red striped star" or, in a shorter form, "a star"."""
+def describe(bank: ObjectBank, object_id: int) -> str:
+    """Return the caption of one object, "a red striped star" or "a cat"."""
     info = bank.info(object_id)
     attributes = json.loads(info.attributes)
-    words = [attributes[key] for key in form if key in attributes]
+    words = [attributes[key] for key in ("color", "texture") if key in attributes]
     noun = info.class_name.replace("_", " ")
     return " ".join(["a", *words, noun])
 
@@ -58,8 +52,8 @@ def objects_of(scene: Scene) -> list[int]:
 
 
 class _Captioned(Dataset[tuple[Tensor, str]]):
-    def __init__(self, clips: SyntheticClips, batch_size: int) -> None:
-        self.clips, self.batch_size = clips, batch_size
+    def __init__(self, clips: SyntheticClips) -> None:
+        self.clips = clips
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -68,8 +62,7 @@ class _Captioned(Dataset[tuple[Tensor, str]]):
         clips = self.clips
         scene = sample_scene(clips.recipe, clips.bank, clips.backgrounds, seed=clips.seed, index=index)
         frame = composite(scene, clips.bank, clips.backgrounds)[0]
-        form = CAPTION_FORMS[index // self.batch_size % len(CAPTION_FORMS)]
-        caption = " and ".join(describe(clips.bank, i, form) for i in objects_of(scene))
+        caption = " and ".join(describe(clips.bank, i) for i in objects_of(scene))
         return torch.from_numpy(frame).permute(2, 0, 1), caption
 
 
@@ -165,7 +158,7 @@ def train_teacher(
         num_clips=config.steps * config.batch_size,
     )  # fmt: skip
     loader: DataLoader[Any] = DataLoader(
-        _Captioned(clips, config.batch_size),
+        _Captioned(clips),
         batch_sampler=StepBatches(config.batch_size, num_steps=config.steps, start_step=start),
         num_workers=config.workers,
         worker_init_fn=one_thread,

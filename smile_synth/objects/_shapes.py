@@ -31,20 +31,17 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "pink": (326, 0.50, 0.97),
 }
 HUE_JITTER_DEGREES = 6.0
-INSTANCES = 3  # of each shape, colour and texture
 
 
 def read_shapes(source: str, *, seed: int) -> list[Candidate]:
-    """List the instances of every shape, colour and texture; the shape is the class.
+    """List one instance of every shape, colour and texture; the shape is the class.
 
     An instance varies in aspect, tilt, corner radius, hue, second tone, shading, and the texture's
     frequency, angle and phase. Each counts as a picture of its own.
     """
     candidates = []
-    for number, (shape, colour, texture, instance) in enumerate(
-        product(OUTLINES, COLOURS, TEXTURES, range(INSTANCES))
-    ):
-        name = f"{shape}/{colour}-{texture}-{instance}"
+    for number, (shape, colour, texture) in enumerate(product(OUTLINES, COLOURS, TEXTURES)):
+        name = f"{shape}/{colour}-{texture}"
         candidates.append(
             Candidate(
                 class_name=shape,

@@ -146,7 +146,8 @@ def examine_motion(
             if (recipe.num_frames, recipe.size) != (form.num_frames, form.size_hw):
                 raise UserError(
                     f"the student reads {form.num_frames} frames of {form.size_hw[0]}x{form.size_hw[1]}, "
-                    f"the probe's recipe '{recipe_name}' gives {recipe.num_frames} of {recipe.size[0]}x{recipe.size[1]}"
+                    f"the probe's recipe '{recipe_name}' gives {recipe.num_frames} of "
+                    f"{recipe.size[0]}x{recipe.size[1]}"
                 )
             train = _split(recipe, "train", bank)
             test = _split(recipe, "test", bank)

@@ -151,6 +151,7 @@ def load_teacher(
     if teacher.grid_hw != expected:
         raise UserError(
             f"teacher '{model}': has {teacher.grid_hw[0]}x{teacher.grid_hw[1]} patches at "
-            f"{size_hw[0]}x{size_hw[1]}, the student {expected[0]}x{expected[1]}; choose a teacher with patch size {patch_size}"
+            f"{size_hw[0]}x{size_hw[1]}, the student {expected[0]}x{expected[1]}; "
+            f"choose a teacher with patch size {patch_size}"
         )
     return teacher

@@ -340,6 +340,28 @@ def test_what_goes_out_of_the_frame_leaves_and_is_not_occluded(studio: Any) -> N
     assert flow.flow_xy[5, 3].tolist() == [-4.0, 0.0]
 
 
+def test_the_right_and_lower_edges_are_outside(studio: Any) -> None:
+    annotation = annotate(moving(studio, [20.5, 15.5]), studio.bank, studio.pictures)
+    # Column 10 arrives at x = 31, rows 8 and 9 at y = 24 and 25: outside of a frame of 24 x 31.
+    assert annotation.flow(0, 1).leaves[2:10, 3:11].tolist() == [
+        [y >= 8 or x == 10 for x in range(3, 11)] for y in range(2, 10)
+    ]
+    assert annotation.tracks([[0, 10.5, 4.0], [0, 10.4, 4.0]]).visible[:, 1].tolist() == [False, True]
+
+
+def test_a_point_stays_visible_where_its_object_is_only_seen_smaller(studio: Any) -> None:
+    # Half of the board's texels are holes; far away they blur into one another.
+    poses = np.stack([studio.placed("board", [12, 12], scale) for scale in (2.0, 0.25, 1.0)])
+    annotation = annotate(
+        studio.scene(GROUND, studio.sheet(studio.object("board"), poses), size_hw=(24, 31)),
+        studio.bank,
+        studio.pictures,
+    )
+    owned = annotation.labels.segmentation == 1
+    assert owned[0].sum() > 80 and owned[1].sum() < 4
+    assert not annotation.flow(0, 1).occluded[owned[0]].any()
+
+
 def test_a_faded_object_is_occluded_by_what_shows_through(studio: Any) -> None:
     scene = moving(studio, [1.0, 0.0])
     opacity = scene.opacity.copy()
@@ -467,6 +489,15 @@ def test_a_track_is_seen_unless_it_is_covered_or_outside(studio: Any) -> None:
     gone = annotate(moving(studio, [-4.0, 0.0]), studio.bank, studio.pictures).tracks([[0, 4.2, 6.0]])
     assert gone.visible.tolist() == [[True, True, False]]
     np.testing.assert_allclose(gone.points_xy[0, 2], [-3.8, 6.0], atol=1e-9)
+
+
+def test_a_track_belongs_to_what_owns_the_point_itself(studio: Any) -> None:
+    # The block covers x from 1.6 on: more than half of pixel 1, but not its centre.
+    sheet = studio.sheet(studio.object("block"), studio.placed("block", [3.6, 2]))
+    annotation = annotate(studio.scene(GROUND, sheet), studio.bank, studio.pictures)
+    assert annotation.labels.segmentation[0, 2].tolist() == [0, 0, 1, 1, 1, 1, 0]
+    tracks = annotation.tracks([[0, 1.5, 2.0], [0, 1.7, 2.0], [0, 5.5, 2.0], [0, 5.7, 2.0]])
+    assert tracks.layer.tolist() == [0, 1, 1, 0]
 
 
 def test_no_points_give_no_tracks(studio: Any) -> None:

@@ -15,6 +15,7 @@ from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import ImageFolder
 from smile_synth.compositing import composite
+from smile_synth.coverage import level_of_detail
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
@@ -173,6 +174,8 @@ def test_all_objects_may_share_one_motion(sample: Sampler) -> None:
     families = [{layer.factors["family"] for layer in scene.layers[1:]} for scene in shared]
     assert all(len(family) == 1 for family in families)
     assert set.union(*families) == {"constant-velocity", "still"}
+    own = [sample("objects.count=3", index=i) for i in range(20)]
+    assert max(len({layer.factors["family"] for layer in scene.layers[1:]}) for scene in own) == 2
 
 
 @pytest.mark.parametrize(("fit", "aspect"), [("keep", 64 / 40), ("stretch", 1.0)])
@@ -319,7 +322,7 @@ def labels_close(small: np.ndarray, large: np.ndarray) -> float:
 
 def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
     for index in range(8):
-        scene = sample("objects.classes=[card, disc, smooth, tall]", index=index)
+        scene = sample("objects.classes=[block, disc, smooth]", index=index)
         double = scene.scaled_to((80, 112))
         assert double.size_hw == (80, 112) and double.recipe_size_hw == (40, 56)
         points = [[0.0, 0.0], [3.5, 9.0]]
@@ -329,8 +332,12 @@ def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
                 2 * geometry.apply(scene.object_to_frame[k], points),
                 atol=1e-9,
             )
+            surface = scene.layers[k].surface
+            assert isinstance(surface, Picture)
+            expected = level_of_detail(double.object_to_frame[k], surface.height, surface.width)
+            np.testing.assert_array_equal(double.level[k], expected)
         small, large = (annotate(s, sample.bank, sample.pictures).labels for s in (scene, double))
-        np.testing.assert_allclose(large.in_frame, small.in_frame, atol=0.15)
+        np.testing.assert_allclose(large.in_frame, small.in_frame, atol=0.1)
         assert labels_close(small.amodal_boxes_xyxy, large.amodal_boxes_xyxy) <= 1
         np.testing.assert_array_equal(small.depth_order, large.depth_order)
 
@@ -407,8 +414,8 @@ def test_a_recipe_without_pictures_does_not_depend_on_them(
 
 
 def test_brightness_dims_the_background_alone(sample: Sampler) -> None:
-    plain = sample(recipe_of("backgrounds=[{kind: solid, color: [200, 100, 40]}]"))
-    dimmed = sample(recipe_of("backgrounds=[{kind: solid, color: [200, 100, 40], brightness: [0.2, 0.6]}]"))
+    plain = sample("backgrounds=[{kind: solid, color: [200, 100, 40]}]")
+    dimmed = sample("backgrounds=[{kind: solid, color: [200, 100, 40], brightness: [0.2, 0.6]}]")
     gain = dimmed.gain[0, 0, 0]
     assert 0.2 <= gain <= 0.6 and (dimmed.gain[0] == gain).all()
     assert (dimmed.gain[1:] == 1).all() and (plain.gain == 1).all()

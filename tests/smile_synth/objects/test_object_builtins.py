@@ -33,28 +33,28 @@ def test_counts(bank: ObjectBank) -> None:
     }  # fmt: skip
     surfaces = {name: 9 for name in ("brick", "galaxies", "grass", "gravel", "moon", "tissue")}
     assert counts == drawn | things | surfaces
-    assert len(bank) == 1440 + 35 + 54
+    assert len(bank) == 480 + 35 + 54
     names = [bank.info(i).source for i in range(len(bank))]
     assert len(set(names)) == len(names)
     assert all(bank.info(i).licence for i in range(len(bank)))
 
 
 def test_shapes_cover_every_combination(bank: ObjectBank) -> None:
-    found = [attributes(bank, i) for i in range(1440)]
+    found = [attributes(bank, i) for i in range(480)]
     assert len(shapes.OUTLINES) >= 8 and len(shapes.COLOURS) >= 8 and len(shapes.TEXTURES) >= 5
     expected = set(product(shapes.OUTLINES, shapes.COLOURS, shapes.TEXTURES))
     assert {(a["shape"], a["color"], a["texture"]) for a in found} == expected
-    assert all(bank.info(i).class_name == found[i]["shape"] for i in range(1440))
+    assert all(bank.info(i).class_name == found[i]["shape"] for i in range(480))
     assert bank.info(0).attributes == '{"color": "red", "shape": "arrow", "texture": "plain"}'
-    assert len({bank.info(i).source_image for i in range(1440)}) == 1440
-    assert {bank.info(i).split for i in range(1440)} == {"train", "val", "test"}
-    longest = np.maximum(bank.heights, bank.widths)[:1440]
+    assert len({bank.info(i).source_image for i in range(480)}) == 480
+    assert {bank.info(i).split for i in range(480)} == {"train", "val", "test"}
+    longest = np.maximum(bank.heights, bank.widths)[:480]
     assert longest.min() >= 94 and longest.max() == 96
 
 
 def test_shapes_have_the_colour_they_say(bank: ObjectBank) -> None:
     hues = {name: hue for name, (hue, _, _) in shapes.COLOURS.items()}
-    for object_id in range(1440):
+    for object_id in range(480):
         info = attributes(bank, object_id)
         if info["texture"] != "plain":
             continue
@@ -82,7 +82,7 @@ def test_seed_changes_what_is_drawn() -> None:
 
 
 def test_things_of_one_photo_stay_together_and_coins_do_not(bank: ObjectBank) -> None:
-    astronaut = [bank.info(i) for i in range(1440, len(bank)) if bank.info(i).source.startswith("astronaut")]
+    astronaut = [bank.info(i) for i in range(480, len(bank)) if bank.info(i).source.startswith("astronaut")]
     assert [info.class_name for info in astronaut] == ["person", "helmet", "spacecraft", "badge"]
     assert {info.source_image for info in astronaut} == {"astronaut.png"}
     coins = [bank.info(int(i)) for i in bank.select(classes=["coin"])]
