@@ -17,8 +17,8 @@ import record
 from rich.console import Console
 from rich.table import Table
 
+from smile_synth.strict_yaml import dump
 from smile_train.checkpoint import load_student
-from smile_train.config import to_yaml
 from smile_train.demo import demo_config
 from smile_train.evaluate import examine_motion, format_interval
 from smile_train.materials import build_materials
@@ -53,7 +53,7 @@ def main() -> None:
             }
         )
         console.print(f"seed {seed}: loss {result.loss:.3f} in {middle - began:.0f} s")
-        write(arguments.out, runs, to_yaml(demo_config(materials, [])))
+        write(arguments.out, runs, dump(demo_config(materials, [])))
     table = Table("task", "features", *(f"seed {s}" for s in arguments.seeds), "mean")
     for task in runs[0]["num_classes"]:
         for features in dict.fromkeys(row["features"] for row in runs[0]["rows"]):

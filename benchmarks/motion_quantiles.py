@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import smile_synth
 from smile_synth import ObjectBank, Recipe, build_bank, sample_scene
 
 Float = NDArray[np.float64]
@@ -124,24 +121,6 @@ def table_of(preset: str, rows_by_quantity: dict[str, list[dict[str, float]]]) -
     return table
 
 
-def provenance() -> dict[str, Any]:
-    """Return what a committed result must carry."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    models = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "smile_synth": smile_synth.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "when": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -169,9 +148,7 @@ def main() -> None:
     for preset, rows in results.items():
         console.print(table_of(preset, rows))
     if options.out:
-        everything = {**provenance(), "clips": options.clips, "seed": options.seed, "presets": results}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(everything, indent=1) + "\n")
+        record.write(options.out, {"clips": options.clips, "seed": options.seed, "presets": results})
 
 
 if __name__ == "__main__":

@@ -81,12 +81,13 @@ def teacher_results() -> str:
     """Return what the tiny CLIP can do."""
     result = _load(ROOT / "assets" / "tiny-clip" / "result.json")
     lines = [
-        "| zero-shot on held-out renders | accuracy % | always the most frequent % | values |",
-        "|---|---|---|---|",
+        "| zero-shot, held-out backgrounds | asked for | accuracy % | always the most frequent % | values |",
+        "|---|---|---|---|---|",
     ]
-    for key, row in result["zero_shot"].items():
-        accuracy, frequent = 100 * row["accuracy"], 100 * row["most_frequent"]
-        lines.append(f"| {key} | {accuracy:.1f} | {frequent:.1f} | {row['num_values']} |")
+    for name, facts in result["zero_shot"].items():
+        for key, row in facts.items():
+            accuracy, frequent = 100 * row["accuracy"], 100 * row["most_frequent"]
+            lines.append(f"| {name} | {key} | {accuracy:.1f} | {frequent:.1f} | {row['num_values']} |")
     near = result["patch_neighbours"]
     lines += [
         "",
@@ -103,7 +104,26 @@ def teacher_results() -> str:
     return "\n".join(lines)
 
 
+def motion_results() -> str:
+    """Return the largest difference of every quantity from the published motion."""
+    result = _load(RESULTS / "motion_quantiles.json")
+    lines = [
+        "| preset | quantity | largest difference % | at percentile | published | ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for preset, quantities in result["presets"].items():
+        for quantity, rows in quantities.items():
+            worst = max(rows, key=lambda row: abs(row["difference_percent"]))
+            lines.append(
+                f"| {preset} | {quantity} | {worst['difference_percent']:+.2f} | {worst['percentile']} | "
+                f"{worst['reference']:.2f} | {worst['ours']:.2f} |"
+            )
+    lines += ["", f"{result['clips']} clips a preset. {_where(result)}."]
+    return "\n".join(lines)
+
+
 BLOCKS = {
+    "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),
     "teacher-results": (ROOT / "assets" / "README.md", teacher_results),

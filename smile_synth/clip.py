@@ -112,6 +112,10 @@ class Annotator(Protocol):
     def labels(self) -> Labels:
         """Masks, boxes, visibility and depth of every labelled object."""
 
+    @property
+    def segmentation(self) -> NDArray[np.uint16]:
+        """`Labels.segmentation` alone, without the cost of the other labels."""
+
     def flow(self, t0: int, t1: int) -> Flow:
         """Flow from frame t0 to frame t1."""
 
@@ -143,6 +147,11 @@ class Clip:
     def labels(self) -> Labels:
         """All labels of the clip, see `Labels`."""
         return self.annotation.labels
+
+    @property
+    def segmentation(self) -> NDArray[np.uint16]:
+        """Who owns every pixel ``[T, H, W]`` (`Labels.segmentation`)."""
+        return self.annotation.segmentation
 
     @property
     def masks(self) -> Bool:

@@ -136,8 +136,10 @@ def alpha_at(texture: Texture, object_to_frame: Float, level: float, points_xy: 
 def pixel_centers(area: Window) -> Float:
     """Return the centres ``[h * w, 2]`` of a window's pixels, row by row."""
     x0, y0, x1, y1 = area
-    ys, xs = np.mgrid[y0:y1, x0:x1]
-    return np.stack([xs.ravel() + 0.5, ys.ravel() + 0.5], axis=-1)
+    centers = np.empty((max(y1 - y0, 0), max(x1 - x0, 0), 2))
+    centers[..., 0] = np.arange(x0, x1) + 0.5
+    centers[..., 1] = np.arange(y0, y1)[:, None] + 0.5
+    return centers.reshape(-1, 2)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
 MAX_SEED = 2**63 - 1
+
+
+@lru_cache(maxsize=4096)
+def _block(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
 
 
 def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
@@ -27,8 +33,7 @@ def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
     for name, value in (("seed", seed), ("index", index)):
         if not 0 <= value <= MAX_SEED:
             raise ValueError(f"{name} must be in 0..2^63-1, got {value}")
-    block = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
     bits = np.random.Philox(
-        key=np.array([seed, index], np.uint64), counter=np.array([0, 0, 0, block], np.uint64)
+        key=np.array([seed, index], np.uint64), counter=np.array([0, 0, 0, _block(purpose)], np.uint64)
     )
     return np.random.Generator(bits)

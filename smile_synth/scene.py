@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from smile_synth.texture import Texture
 
 Float = NDArray[np.float64]
 Factor = str | float
+# Gives the random stream of a purpose, for one clip.
+Stream = Callable[[str], np.random.Generator]
 _MAGIC = b"SMILESCENE1\n"
 
 
@@ -251,34 +254,32 @@ def sample_scene(
 ) -> Scene:
     """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
 
-    Background, key times, and each object's look and motion have random streams of their own, so that
-    changing one part of a recipe leaves the draws of the others as they were.
+    Every purpose has a random stream of its own: the count, the depth order, the key times, the choice of
+    background and the background, each object's look, choice of motion, growth, rotation and path. Changing
+    one part of a recipe leaves the draws of the others as they were.
 
     Raises:
         UserError: the recipe wants pictures behind and none were given, or classes the bank lacks.
     """
     frames = recipe.num_frames
-    rng = generator(seed, index, "clip")
-    count = int(rng.integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
-    shared_motion = _pick(recipe.motion, rng)
-    key_times = draw_key_times(frames, recipe.key_times, rng=generator(seed, index, "key times"))
-    background, background_pose, brightness = _background(
-        recipe, backgrounds, generator(seed, index, "background")
-    )
+    stream: Stream = partial(generator, seed, index)
+    count = int(stream("count").integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
+    shared_motion = _pick(recipe.motion, stream("motion"))
+    key_times = draw_key_times(frames, recipe.key_times, rng=stream("key times"))
+    background, background_pose, brightness = _background(recipe, backgrounds, stream)
     candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
 
     drawn = []
     for k in range(count):
-        look = generator(seed, index, f"object {k}")
-        motion = generator(seed, index, f"motion {k}")
-        own_motion = _pick(recipe.motion, motion)
-        parameters = shared_motion if recipe.objects.shared_motion else own_motion
-        drawn.append(_object(recipe, bank, int(look.choice(candidates)), parameters, key_times, look, motion))
+        parameters = shared_motion
+        if not recipe.objects.shared_motion:
+            parameters = _pick(recipe.motion, stream(f"motion {k}"))
+        drawn.append(_object(recipe, bank, candidates, parameters, key_times, stream, k))
     if recipe.objects.depth_order == "area":
         # As published: the larger the average area, the farther behind.
         drawn.sort(key=lambda item: -item[2])
     else:
-        drawn = [drawn[i] for i in rng.permutation(count)]
+        drawn = [drawn[i] for i in stream("depth order").permutation(count)]
 
     layers = (background, *(layer for layer, _, _ in drawn))
     poses = np.stack([np.repeat(background_pose[None], frames, axis=0), *(pose for _, pose, _ in drawn)])
@@ -320,10 +321,11 @@ def _uses_pictures(recipe: Recipe) -> bool:
 
 
 def _background(
-    recipe: Recipe, backgrounds: ImageFolder | None, rng: np.random.Generator
+    recipe: Recipe, backgrounds: ImageFolder | None, stream: Stream
 ) -> tuple[Layer, Float, float]:
     """Draw the background: its layer, its pose ``[3, 3]`` and its brightness."""
-    parameters: AnyBackground = _pick(recipe.backgrounds, rng)
+    parameters: AnyBackground = _pick(recipe.backgrounds, stream("choice of background"))
+    rng = stream("background")
     brightness = float(rng.uniform(*parameters.brightness))
     if isinstance(parameters, SolidBackground):
         red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
@@ -350,14 +352,16 @@ def _background(
 def _object(
     recipe: Recipe,
     bank: ObjectBank,
-    object_id: int,
+    candidates: NDArray[np.int64],
     parameters: Any,
     key_times: Float,
-    look: np.random.Generator,
-    motion: np.random.Generator,
+    stream: Stream,
+    number: int,
 ) -> tuple[Layer, Float, float]:
     """Draw one object: its layer, its poses ``[T, 3, 3]`` and its average area."""
     objects, frames = recipe.objects, recipe.num_frames
+    look = stream(f"object {number}")
+    object_id = int(look.choice(candidates))
     height, width = int(bank.heights[object_id]), int(bank.widths[object_id])
     side, aspect = float(look.choice(objects.side)), float(look.choice(objects.aspect))
     if objects.fit == "keep":
@@ -366,10 +370,16 @@ def _object(
     box_start = np.array([side * np.sqrt(aspect), side / np.sqrt(aspect)]) * np.exp(jitter)
 
     growth_dims = 1 if parameters.growth_isotropic else 2
-    growth = draw_curve(np.zeros(growth_dims), parameters.growth.rate, key_times, frames, rng=motion)
+    growth = draw_curve(
+        np.zeros(growth_dims), parameters.growth.rate, key_times, frames, rng=stream(f"growth {number}")
+    )
     box_wh = box_start * np.exp(growth)
-    rotation = draw_curve(np.zeros(1), parameters.rotation.rate, key_times, frames, rng=motion)[:, 0]
-    path = draw_path(parameters, PathRequest(frames, recipe.size, box_wh, key_times), rng=motion)
+    rotation = draw_curve(
+        np.zeros(1), parameters.rotation.rate, key_times, frames, rng=stream(f"rotation {number}")
+    )[:, 0]
+    path = draw_path(
+        parameters, PathRequest(frames, recipe.size, box_wh, key_times), rng=stream(f"path {number}")
+    )
     pose = geometry.compose(
         geometry.translation(path.center_xy),
         geometry.rotation(rotation),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from smile_synth.resources import find_config
@@ -198,8 +196,3 @@ class TeacherTrainingConfig(StrictModel):
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> TeacherTrainingConfig:
         """Read a preset by name, or a YAML file; errors as `PretrainConfig.load`."""
         return load(cls, find_config(name_or_path, "train"), overrides)
-
-
-def to_yaml(config: StrictModel) -> str:
-    """Return a configuration with every value written out."""
-    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, default_flow_style=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class _TrainingClips(Dataset[tuple[int, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor]:
         clip = self.clips[index]
-        coverage = token_coverage(clip.labels.segmentation, self.patch_size, self.tubelet_size)
+        coverage = token_coverage(clip.segmentation, self.patch_size, self.tubelet_size)
         return index, torch.from_numpy(clip.frames).permute(0, 3, 1, 2), torch.from_numpy(coverage)
 
 
@@ -66,9 +67,10 @@ def _collate(items: list[tuple[int, Tensor, Tensor]]) -> Batch:
     return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage))
 
 
-def one_thread(_: int) -> None:
-    """Keep a rendering process to one thread: the cores belong to the training."""
+def start_worker(_: int) -> None:
+    """Set up a rendering process: one thread, as the cores belong to the training; Ctrl-C is the parent's."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def training_batches(
@@ -87,7 +89,7 @@ def training_batches(
         batch_sampler=StepBatches(batch_size, num_steps=num_steps, start_step=start_step),
         collate_fn=_collate,
         num_workers=workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=start_worker,
         # fork would copy the parent's threads (torch, decoders) in whatever state they are
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,

@@ -114,7 +114,7 @@ def mask_pictures(config: PretrainConfig, clips: SyntheticClips, index: int) -> 
     frames, height, width = clip.frames.shape[:3]
     grid = (frames // tubelet, height // patch, width // patch)
     draws = torch.from_numpy(mask_draws(config.seed, [index], grid[0] * grid[1] * grid[2]))
-    coverage = torch.from_numpy(token_coverage(clip.labels.segmentation, patch, tubelet))[None]
+    coverage = torch.from_numpy(token_coverage(clip.segmentation, patch, tubelet))[None]
     pictures = []
     for kind in ("tube", "trajectory"):
         mask = make_mask(

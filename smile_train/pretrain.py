@@ -15,8 +15,9 @@ import torch
 from smile_synth import ImageFolder, ObjectBank, Recipe, SyntheticClips
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
+from smile_synth.strict_yaml import dump
 from smile_train.checkpoint import STUDENT, load_checkpoint, save_checkpoint, save_student
-from smile_train.config import PretrainConfig, to_yaml
+from smile_train.config import PretrainConfig
 from smile_train.data import normalise, training_batches
 from smile_train.masking import count_masked, make_mask, mask_draws
 from smile_train.models import ClipTeacher, Student, StudentConfig, load_teacher
@@ -116,13 +117,13 @@ def pretrain(
     optimiser = make_adamw(
         student, lr=options.lr_per_256 * scale, weight_decay=options.weight_decay, betas=options.betas
     )
-    identity = to_yaml(config) + recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
+    identity = dump(config) + recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
     clips = SyntheticClips(
         recipe, bank, backgrounds, seed=config.seed, num_clips=config.steps * config.batch_size
     )
     clips[0]  # a recipe that cannot be rendered fails here, before anything is written
     start = _resume(out, identity, student, optimiser)
-    write_bytes(out / CONFIG, (_header() + to_yaml(config)).encode())
+    write_bytes(out / CONFIG, (_header() + dump(config)).encode())
     write_bytes(out / "recipe.yaml", recipe.to_yaml().encode())
 
     batches = training_batches(

@@ -23,9 +23,10 @@ from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
 from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
+from smile_synth.strict_yaml import dump
 from smile_train.checkpoint import load_checkpoint, save_checkpoint
-from smile_train.config import TeacherTrainingConfig, to_yaml
-from smile_train.data import one_thread, token_coverage
+from smile_train.config import TeacherTrainingConfig
+from smile_train.data import start_worker, token_coverage
 from smile_train.materials import Materials
 from smile_train.models import ClipTeacher, load_clip
 from smile_train.optim import lr_at, make_adamw
@@ -140,7 +141,7 @@ def train_teacher(
     model, description = build_clip(config, recipe.size[0])
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     optimiser = make_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    identity = to_yaml(config) + recipe.digest + materials.bank.digest + materials.train_backgrounds.digest
+    identity = dump(config) + recipe.digest + materials.bank.digest + materials.train_backgrounds.digest
     out.mkdir(parents=True, exist_ok=True)
     start = 0
     state = load_checkpoint(out)
@@ -161,7 +162,7 @@ def train_teacher(
         _Captioned(clips),
         batch_sampler=StepBatches(config.batch_size, num_steps=config.steps, start_step=start),
         num_workers=config.workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=start_worker,
         multiprocessing_context="spawn" if config.workers else None,
         prefetch_factor=4 if config.workers else None,
     )
@@ -217,59 +218,85 @@ def examine_teacher(
     *,
     num_pictures: int,
 ) -> dict[str, Any]:
-    """Measure zero-shot accuracy and patch-token neighbours on held-out objects and backgrounds.
+    """Measure zero-shot accuracy and patch-token neighbours on pictures that training never showed.
 
-    Classes without a training object are left out (some photographs hold one object alone).
+    All backgrounds are held out. Objects are asked apart: those of the train split in renders that are
+    new, and those of the test split, which training never showed. Classes without a training object are
+    left out (some photographs hold one object alone).
 
-    Zero-shot: one object a picture, the prompts are all captions that occur in the bank; the best one
-    names class, colour and texture at once. Neighbours: the nearest patch token (cosine) of another
-    picture, for tokens at least half covered by an object.
+    Zero-shot: one object a picture; the prompts are all captions that occur in the bank, and the best one
+    names class, colour and texture at once. Neighbours, on the test split: the nearest patch token
+    (cosine) of another picture, for tokens at least half covered by an object.
     """
     bank = materials.bank
-    splits = {
-        split: {bank.info(int(i)).class_name for i in bank.select(split=split)} for split in ("train", "test")
-    }
-    objects = recipe.objects.model_copy(
-        update={"split": "test", "count": (1, 1), "classes": sorted(splits["train"] & splits["test"])}
-    )
-    heldout = recipe.model_copy(update={"objects": objects})
-    clips = SyntheticClips(
-        heldout, bank, materials.heldout_backgrounds, seed=config.seed + 1, num_clips=num_pictures
-    )
-    pictures, truth, coverage = [], [], []
-    for index in range(num_pictures):
-        scene = sample_scene(heldout, bank, clips.backgrounds, seed=clips.seed, index=index)
-        frame = composite(scene, bank, clips.backgrounds)
-        pictures.append(torch.from_numpy(frame[0]).permute(2, 0, 1))
-        truth.append(objects_of(scene)[0])
-        segmentation = annotate(scene, bank, clips.backgrounds).labels.segmentation
-        coverage.append(token_coverage(segmentation, config.patch_size, 1))
-
     prompts: dict[str, dict[str, str]] = {}
     for object_id in range(len(bank)):
         prompts.setdefault(describe(bank, object_id), _facts(bank, object_id))
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
-    stacked = normalise_pictures(torch.stack(pictures))
-    images = torch.cat([model.encode_image(part, normalize=True) for part in stacked.split(256)])
-    best = [list(prompts.values())[i] for i in (images @ texts.T).argmax(1).tolist()]
-    facts = [_facts(bank, object_id) for object_id in truth]
+    teacher = ClipTeacher(model.visual, frame_stride=1)
     result: dict[str, Any] = {"num_pictures": num_pictures, "num_prompts": len(prompts), "zero_shot": {}}
-    for key in ("class", "color", "texture"):
+    for split, name in (("train", "training objects, new renders"), ("test", "held-out objects")):
+        pictures, truth, coverage = _single_objects(
+            recipe,
+            materials,
+            split,
+            seed=config.seed + 1,
+            num_pictures=num_pictures,
+            patch_size=config.patch_size,
+        )
+        parts = pictures.split(256)
+        images = torch.cat([model.encode_image(normalise_pictures(part), normalize=True) for part in parts])
+        best = [list(prompts)[i] for i in (images @ texts.T).argmax(1).tolist()]
+        result["zero_shot"][name] = _accuracies(
+            [{"caption": caption, **prompts[caption]} for caption in best],
+            [{"caption": describe(bank, i), **_facts(bank, i)} for i in truth],
+        )
+        if split == "test":
+            tokens = torch.cat([teacher(part[:, None].float() / 255) for part in parts])
+            classes = [_facts(bank, i)["class"] for i in truth]
+            result["patch_neighbours"] = _patch_neighbours(tokens, coverage, classes)
+    return result
+
+
+def _single_objects(
+    recipe: Recipe, materials: Materials, split: str, *, seed: int, num_pictures: int, patch_size: int
+) -> tuple[Tensor, list[int], NDArray[np.float32]]:
+    """Render pictures ``[N, 3, H, W]`` of one object of a split each, over held-out backgrounds.
+
+    Also returns the bank's ids of the objects and the coverage of every patch ``[N, patches]``.
+    """
+    bank, backgrounds = materials.bank, materials.heldout_backgrounds
+    sides = [{bank.info(int(i)).class_name for i in bank.select(split=side)} for side in ("train", "test")]
+    objects = recipe.objects.model_copy(
+        update={"split": split, "count": (1, 1), "classes": sorted(sides[0] & sides[1])}
+    )
+    single = recipe.model_copy(update={"objects": objects})
+    pictures, truth, coverage = [], [], []
+    for index in range(num_pictures):
+        scene = sample_scene(single, bank, backgrounds, seed=seed, index=index)
+        pictures.append(torch.from_numpy(composite(scene, bank, backgrounds)[0]).permute(2, 0, 1))
+        truth.append(objects_of(scene)[0])
+        segmentation = annotate(scene, bank, backgrounds).segmentation
+        coverage.append(token_coverage(segmentation, patch_size, 1))
+    return torch.stack(pictures), truth, np.stack(coverage)
+
+
+def _accuracies(guesses: list[dict[str, str]], facts: list[dict[str, str]]) -> dict[str, dict[str, float]]:
+    """Return how often each fact was guessed, beside always guessing its most frequent value."""
+    rows: dict[str, dict[str, float]] = {}
+    for key in ("class", "color", "texture", "caption"):
         pairs = [
-            (guess.get(key, ""), fact[key]) for guess, fact in zip(best, facts, strict=True) if key in fact
+            (guess.get(key, ""), fact[key]) for guess, fact in zip(guesses, facts, strict=True) if key in fact
         ]
         values = [fact for _, fact in pairs]
-        result["zero_shot"][key] = {
+        rows[key] = {
             "accuracy": round(float(np.mean([guess == fact for guess, fact in pairs])), 4),
             "most_frequent": round(max(values.count(v) for v in set(values)) / len(values), 4),
             "num_values": len(set(values)),
             "num_pictures": len(pairs),
         }
-    teacher = ClipTeacher(model.visual, frame_stride=1)
-    tokens = torch.cat([teacher(part[:, None].float() / 255) for part in torch.stack(pictures).split(256)])
-    result["patch_neighbours"] = _patch_neighbours(tokens, np.stack(coverage), [f["class"] for f in facts])
-    return result
+    return rows
 
 
 def _facts(bank: ObjectBank, object_id: int) -> dict[str, str]:

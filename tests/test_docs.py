@@ -23,7 +23,9 @@ def test_tables_are_those_of_the_committed_results() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", ["README.md", "assets/README.md", "docs/labels.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "assets/README.md", "docs/labels.md", "docs/motion.md", "docs/performance.md"]
+)
 def test_links_lead_somewhere(path: str) -> None:
     page = ROOT / path
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):

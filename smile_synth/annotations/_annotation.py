@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from smile_synth import geometry
 from smile_synth.backgrounds import ImageFolder
 from smile_synth.clip import Flow, Labels, Tracks
-from smile_synth.coverage import THRESHOLD, alpha_at, pixel_centers, tight_box, whole_extent
+from smile_synth.coverage import THRESHOLD, alpha_at, pixel_centers, tight_box, whole_extent, window
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Noise, Picture, Scene, check_sources, texture_of
 from smile_synth.texture import Texture
@@ -71,6 +71,24 @@ class Annotation:
         return texture
 
     @cached_property
+    def segmentation(self) -> NDArray[np.uint16]:
+        """Who owns every pixel ``[T, H, W]``: `Labels.segmentation` alone, for a fraction of the cost."""
+        scene = self.scene
+        height, width = scene.size_hw
+        frame = (0, 0, width, height)
+        numbers = np.zeros(len(scene.layers), np.uint16)
+        numbers[self._labelled] = np.arange(1, len(self._labelled) + 1)
+        out = np.zeros((scene.num_frames, height, width), np.uint16)
+        for t in range(scene.num_frames):
+            for k in reversed(scene.front_to_back(t)[:-1]):
+                texture, pose, level = self._texture(k), scene.object_to_frame[k, t], scene.level[k, t]
+                x0, y0, x1, y1 = area = window(pose, texture, level, frame)
+                if x1 > x0 and y1 > y0:
+                    alpha = alpha_at(texture, pose, level, pixel_centers(area)).reshape(y1 - y0, x1 - x0)
+                    out[t, y0:y1, x0:x1][alpha * scene.opacity[k, t] >= THRESHOLD] = numbers[k]
+        return out
+
+    @cached_property
     def labels(self) -> Labels:
         """Masks, boxes, visibility and depth of every labelled object, see `Labels`."""
         scene, labelled = self.scene, self._labelled
@@ -79,24 +97,21 @@ class Annotation:
         shape = (n, *owner.shape)
         amodal = np.stack([amodal_by_layer[k] for k in labelled]) if n else np.zeros(shape, bool)
         modal = np.stack([owner == k for k in labelled]) if n else np.zeros(shape, bool)
-        segmentation = np.zeros(owner.shape, np.uint16)
-        for i in range(n):
-            segmentation[modal[i]] = i + 1
         amodal_area = amodal.sum(axis=(2, 3)).astype(np.float64)
         modal_area = modal.sum(axis=(2, 3)).astype(np.float64)
         area_of_layers = whole_area[labelled] if n else np.zeros((0, frames))
-        window = (0, 0, scene.size_hw[1], scene.size_hw[0])
+        frame = (0, 0, scene.size_hw[1], scene.size_hw[0])
         modal_boxes = np.full((n, frames, 4), np.nan)
         occluded_by = np.zeros((n, n, frames), np.int64)
         for i in range(n):
             for t in range(frames):
-                modal_boxes[i, t] = tight_box(modal[i, t], window)
+                modal_boxes[i, t] = tight_box(modal[i, t], frame)
             for j in range(n):
                 if i != j:
                     occluded_by[i, j] = (amodal[i] & modal[j]).sum(axis=(1, 2))
         return Labels(
             class_names=tuple(scene.layers[k].class_name for k in labelled),
-            segmentation=segmentation,
+            segmentation=self.segmentation,
             amodal_masks=amodal,
             modal_masks=modal,
             amodal_boxes_xyxy=np.stack([boxes[k] for k in labelled]) if n else np.zeros((0, frames, 4)),

@@ -1,5 +1,6 @@
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -277,12 +278,9 @@ def test_ranges_are_ordered(family: str, keys: dict[str, Any], message: str) -> 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "motion_quantiles.py"
-    spec = importlib.util.spec_from_file_location("motion_quantiles", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
+        return importlib.import_module("motion_quantiles")
 
 
 @pytest.mark.parametrize(("name", "preset"), [("gaussian", "smile-gaussian"), ("linear", "smile-linear")])

@@ -98,7 +98,8 @@ def looks(scene: Scene) -> list[Any]:
 def test_another_motion_leaves_objects_and_background_as_they_were(sample: Sampler) -> None:
     moved = "motion=[{family: orbit, radius: [2, 5], turn: [10, 40]}]"
     for index in range(12):
-        one, other = sample(index=index), sample(moved, index=index)
+        one, other = (sample("objects.depth_order=random", *o, index=index) for o in ((), (moved,)))
+        assert [x.surface for x in one.layers] == [x.surface for x in other.layers]
         assert one.layers[0] == other.layers[0]
         np.testing.assert_array_equal(one.object_to_frame[0], other.object_to_frame[0])
         assert looks(one) == looks(other)
@@ -420,3 +421,17 @@ def test_brightness_dims_the_background_alone(sample: Sampler) -> None:
     assert 0.2 <= gain <= 0.6 and (dimmed.gain[0] == gain).all()
     assert (dimmed.gain[1:] == 1).all() and (plain.gain == 1).all()
     assert np.array_equal(dimmed.object_to_frame[1:], plain.object_to_frame[1:])
+
+
+def test_rotation_and_a_rare_background_leave_the_other_draws_as_they_were(sample: Sampler) -> None:
+    still = "motion=[{family: constant-velocity, speed: [1, 3], rotation: {rate: 0}}]"
+    turned = "motion=[{family: constant-velocity, speed: [1, 3], rotation: {rate: 6}}]"
+    noise = "backgrounds=[{kind: noise}]"
+    rare = "backgrounds=[{kind: noise}, {kind: solid, weight: 1.0e-9}]"
+    for index in range(8):
+        one, other = sample(still, noise, index=index), sample(turned, rare, index=index)
+        assert one.layers[0] == other.layers[0]
+        for a, b in zip(one.layers[1:], other.layers[1:], strict=True):
+            assert a.surface == b.surface
+            assert a.factors["path.direction_degrees"] == b.factors["path.direction_degrees"]
+            assert a.factors["mean_speed_px_per_frame"] == pytest.approx(b.factors["mean_speed_px_per_frame"])

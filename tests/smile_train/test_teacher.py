@@ -28,9 +28,11 @@ def test_tiny_clip_ships_small_and_in_open_clips_format() -> None:
 
 def test_committed_result_is_far_above_chance() -> None:
     result = json.loads((shipped("assets") / "tiny-clip" / "result.json").read_text())
-    for key in ("class", "color", "texture"):
-        row = result["zero_shot"][key]
-        assert row["accuracy"] > 2 * row["most_frequent"]
+    known, new = (result["zero_shot"][name] for name in ("training objects, new renders", "held-out objects"))
+    for key in ("class", "color", "texture", "caption"):
+        assert known[key]["accuracy"] > 2 * known[key]["most_frequent"]
+    for key in ("color", "texture", "caption"):
+        assert new[key]["accuracy"] > 2 * new[key]["most_frequent"]
     near = result["patch_neighbours"]
     assert near["object_finds_same_class"] > 5 * near["same_class_by_chance"]
 
@@ -114,7 +116,7 @@ def test_trains_resumes_and_writes_what_open_clip_loads(train_bank: Path, tmp_pa
          "text_layers=1", "text_width=8", "text_heads=2"],
     )  # fmt: skip
     result = train_teacher(config, materials, tmp_path / "clip", num_pictures=20)
-    assert result["zero_shot"]["class"]["num_values"] == 2
+    assert result["zero_shot"]["held-out objects"]["class"]["num_values"] == 2
     again = train_teacher(config, materials, tmp_path / "clip", num_pictures=20)  # nothing left to do
     assert again == result
     assert load_clip(f"local-dir:{tmp_path / 'clip'}").visual.image_size == (64, 64)
