@@ -1,8 +1,5 @@
-"""smile_train: CLIP-guided masked pretraining on animated clips, and what was learned."""
+"""smile_train: CLIP-guided masked pretraining on animated clips, and what was learned.
 
-from smile_train.checkpoint import load_student
-from smile_train.config import PretrainConfig
-from smile_train.models import Student, StudentConfig, load_teacher
-from smile_train.pretrain import pretrain
-
-__all__ = ["PretrainConfig", "Student", "StudentConfig", "load_student", "load_teacher", "pretrain"]
+Import from its modules, for example ``from smile_train.pretrain import pretrain``: torch and open_clip take
+seconds to load, and a mistyped command should not wait for them.
+"""

@@ -195,7 +195,6 @@ def pretrain(
         if done % config.checkpoint_every == 0 or done == config.steps:
             save_checkpoint(out, step=done, model=student, optimiser=optimiser, config=identity)
             save_student(out / STUDENT, student)
-    log.close()
     seconds = time.perf_counter() - began
     rate = len(losses) * config.batch_size / seconds
     return PretrainResult(out, config.steps, _tail(losses), _tail(losses_of_mean), rate)

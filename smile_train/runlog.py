@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from smile_synth.corpus import write_bytes
+
 LOG = "log.jsonl"
 
 
@@ -25,17 +27,12 @@ class RunLog:
     """Appends lines; each is on its way to disk when `write` returns."""
 
     def __init__(self, folder: Path, *, keep_steps: int) -> None:
-        """Open the log and drop what stands after step ``keep_steps``: it will be done again."""
-        kept = [line for line in read_log(folder) if line["step"] <= keep_steps]
-        self._file = (folder / LOG).open("w")
-        for line in kept:
-            self.write(**line)
+        """Drop what stands after step ``keep_steps``: it will be done again."""
+        self._path = folder / LOG
+        kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= keep_steps]
+        write_bytes(self._path, "".join(kept).encode())
 
     def write(self, **values: Any) -> None:
         """Append one line."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")

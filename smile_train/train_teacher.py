@@ -195,7 +195,6 @@ def train_teacher(
             on_step(done, config.steps, value)
         if done % config.checkpoint_every == 0 or done == config.steps:
             save_checkpoint(out, step=done, model=model, optimiser=optimiser, config=identity)
-    log.close()
 
     halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(out / WEIGHTS, safetensors.torch.save(halves))
@@ -290,6 +289,8 @@ def _accuracies(guesses: list[dict[str, str]], facts: list[dict[str, str]]) -> d
             (guess.get(key, ""), fact[key]) for guess, fact in zip(guesses, facts, strict=True) if key in fact
         ]
         values = [fact for _, fact in pairs]
+        if not pairs:
+            continue
         rows[key] = {
             "accuracy": round(float(np.mean([guess == fact for guess, fact in pairs])), 4),
             "most_frequent": round(max(values.count(v) for v in set(values)) / len(values), 4),

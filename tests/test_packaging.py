@@ -49,7 +49,7 @@ def test_demo_goes_the_whole_way_outside_the_checkout(installed: Path, tmp_path:
         "steps=3",
         "optimiser.warmup_steps=1",
         "--num-train",
-        "120",
+        "300",
         "--num-test",
         "50",
     ]

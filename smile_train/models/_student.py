@@ -521,7 +521,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             # Published checkpoints carry their command line's Namespace, which holds plain values.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+    except (
+        OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:  # fmt: skip
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: not a checkpoint of plain tensors: {reason}") from error
     if isinstance(content, dict):

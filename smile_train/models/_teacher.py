@@ -10,6 +10,7 @@ from typing import Any, Literal
 import open_clip
 import torch
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
+from open_clip.model import resize_pos_embed
 from torch import nn
 
 from smile_synth.errors import UserError, nearest
@@ -115,9 +116,10 @@ def load_clip(
                 name,
                 pretrained=pretrained,
                 force_quick_gelu=force_quick_gelu,
-                force_image_size=image_size,
                 require_pretrained=True,
             )
+            if image_size and tuple(loaded.visual.image_size) != (image_size, image_size):
+                loaded = _resized(loaded, name, image_size, force_quick_gelu)
     except Exception as error:  # open_clip raises whatever its downloads and readers raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -126,6 +128,17 @@ def load_clip(
     finally:
         logging.root.setLevel(level)
     return loaded.eval()
+
+
+def _resized(model: Any, name: str, image_size: int, force_quick_gelu: bool) -> Any:
+    """Return the model for another input size, positions interpolated in float32, whatever is stored."""
+    other = open_clip.create_model(
+        name, force_quick_gelu=force_quick_gelu, force_image_size=image_size, load_weights=False
+    )
+    weights = {key: value.float() for key, value in model.state_dict().items()}
+    resize_pos_embed(weights, other)
+    other.load_state_dict(weights)
+    return other
 
 
 def load_teacher(

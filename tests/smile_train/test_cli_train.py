@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from smile_train.cli import main
+
 
 def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "smile_train.cli", *map(str, arguments)]
@@ -16,15 +18,13 @@ def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> sub
     return done
 
 
-def test_pretrain_and_continue(config_file: Path, tmp_path: Path) -> None:
+def test_pretrain(config_file: Path, tmp_path: Path) -> None:
     first = run("pretrain", config_file, "steps=2", "--out", tmp_path / "run")
     assert "2 steps in" in first.stdout
     assert (tmp_path / "run" / "student.safetensors").is_file()
-    assert "2 steps in" in run("pretrain", config_file, "steps=2", "--out", tmp_path / "run").stdout
 
 
-def test_version_and_help() -> None:
-    assert run("--version").stdout.startswith("smile-video 0.")
+def test_help() -> None:
     assert "pretrain" in run("--help").stdout
 
 
@@ -42,11 +42,22 @@ def test_version_and_help() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    config_file: Path, tmp_path: Path, arguments: list[str], message: str
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    done = run(*[config_file if a == "CONFIG" else a for a in arguments], expect=2, cwd=work)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(
+        sys, "argv", ["smile-train", *(str(config_file) if a == "CONFIG" else a for a in arguments)]
+    )
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told and len(told.splitlines()) == 1
     assert not list(work.iterdir())
