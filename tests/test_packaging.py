@@ -59,11 +59,7 @@ def test_demo_goes_the_whole_way_outside_the_checkout(installed: Path, tmp_path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(installed))
-    assert (
-        "motion family (5)" in done.stdout
-        and "direction (8)" in done.stdout
-        and "this encoder" in done.stdout
-    )
+    assert "direction" in done.stdout and "this encoder" in done.stdout
     out = tmp_path / "demo"
     assert len(list((out / "corpus" / "clips").glob("*.mp4"))) == 24
     page = (out / "index.html").read_text()
