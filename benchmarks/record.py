@@ -20,6 +20,8 @@ def environment() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True).stdout.strip()
 
+    # The results themselves are being written: they are no change to what is measured.
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     model = next(
         (
             line.split(":", 1)[1].strip()

@@ -59,7 +59,10 @@ def run_app(typer_app: typer.Typer) -> None:
         for line in str(error).splitlines():
             errors.print(f"[red]error[/red]: {escape(line)}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        # typer turns Ctrl-C into this exit code and says nothing.
+        if isinstance(leaving, SystemExit) and leaving.code != 130:
+            raise
         errors.print("stopped; the same command continues where it left off")
         sys.exit(130)
     except BrokenPipeError:

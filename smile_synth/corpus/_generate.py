@@ -166,8 +166,10 @@ def _only_writer(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"out '{out}': another process is writing this corpus") from None
-        yield
-    (out / ".lock").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (out / ".lock").unlink(missing_ok=True)
 
 
 def _paths(out: Path, index: int) -> tuple[Path, Path, Path]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +116,20 @@ def test_all_mistakes_of_a_recipe_at_once(bank: Path, tmp_path: Path) -> None:
                                            "r.yaml:7: motion.0.family:"), strict=True):  # fmt: skip
         assert where in line
     assert "did you mean 'num_frames'?" in lines[0] or any("did you mean 'num_frames'?" in x for x in lines)
+
+
+def test_ctrl_c_says_what_to_do_and_leaves_nothing_half(bank: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "smile_synth.cli", "generate", "smile-gaussian", *SMALL, "--bank", str(bank),
+        "--out", str(tmp_path / "c"), "--num-clips", "50000", "--seed", "0", "--workers", "2",
+    ]  # fmt: skip
+    # A terminal's Ctrl-C reaches the whole group, the workers too.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while len(list((tmp_path / "c" / "clips").glob("*.mp4"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in told and "Traceback" not in told
+    assert not list((tmp_path / "c").rglob("*.part")) and not (tmp_path / "c" / ".lock").exists()
