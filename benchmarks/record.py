@@ -31,8 +31,7 @@ def environment() -> dict[str, Any]:
         platform.processor(),
     )
     return {
-        "commit": git("rev-parse", "--short=12", "HEAD")
-        + ("+changes" if git("status", "--porcelain") else ""),
+        "commit": git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else ""),
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
