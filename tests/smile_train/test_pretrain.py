@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError
+from smile_synth.resources import shipped
 from smile_train.checkpoint import load_student, save_student
-from smile_train.config import PretrainConfig
+from smile_train.config import PretrainConfig, TeacherTrainingConfig
 from smile_train.data import normalise, token_coverage, training_batches
 from smile_train.pretrain import pretrain
 from smile_train.runlog import read_log
@@ -191,3 +192,10 @@ def test_student_file_is_checked(config_file: Path, tmp_path: Path) -> None:
     save_student(tmp_path / "again.safetensors", student)
     assert load_student(tmp_path / "again.safetensors").config == student.config
     assert os.listdir(tmp_path / "run").count("student.safetensors") == 1
+
+
+@pytest.mark.parametrize("path", sorted((shipped("configs") / "train").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_loads_and_names_a_recipe(path: Path) -> None:
+    model = TeacherTrainingConfig if path.stem == "tiny-clip" else PretrainConfig
+    config = model.load(path.stem)
+    Recipe.load(config.recipe, getattr(config, "recipe_overrides", []))
