@@ -124,7 +124,7 @@ if TYPE_CHECKING:
     AnyMotion = PathParameters
 else:  # built from the registry, which a type checker cannot follow
     AnyMotion = Annotated[
-        Union[tuple(family.parameters for family in FAMILIES.values())],  # noqa: UP007
+        Union[tuple(family.parameters for family in FAMILIES.values())],  # noqa: UP007 - from the registry
         Field(discriminator="family"),
     ]
 

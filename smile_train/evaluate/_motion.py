@@ -116,7 +116,6 @@ def examine_motion(
     seed: int = 0,
     num_train: int = 1200,
     num_test: int = 800,
-    random_students: list[Student] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MotionExamination:
     """Probe frozen features on the tasks of `TASKS`, beside their controls on the same split.
@@ -127,7 +126,7 @@ def examine_motion(
     Raises:
         UserError: the student reads clips of another length or size than the recipes give.
     """
-    randoms = random_students or [
+    randoms = [
         Student(student.config, generator=torch.Generator().manual_seed(10_000 + seed + k))
         for k in range(NUM_RANDOM)
     ]
