@@ -1,7 +1,7 @@
 """smile_synth: segmented objects and pictures become procedurally animated, labelled clips."""
 
 from smile_synth.annotations import Annotation, annotate
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip, Flow, Labels, Tracks
 from smile_synth.compositing import composite
 from smile_synth.corpus import generate
@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Annotation",
+    "BackgroundFolder",
     "Clip",
     "Flow",
-    "ImageFolder",
     "Labels",
     "ObjectBank",
     "Recipe",

@@ -47,7 +47,14 @@ OverridesArgument = Annotated[
 ]
 BankOption = Annotated[Path, typer.Option("--bank", help="Folder of an object bank.")]
 BackgroundsOption = Annotated[
-    Path | None, typer.Option("--backgrounds", help="Folder of pictures, for recipes with image backgrounds.")
+    Path | None,
+    typer.Option(
+        "--backgrounds",
+        help="Folder of pictures and videos, or a text file of their paths, for image and video backgrounds.",
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Fail if a background file cannot be read, or not to its end.")
 ]
 
 
@@ -124,56 +131,248 @@ def progress_bar(what: str, unit: str) -> Iterator[Update]:
         yield update
 
 
+BankArgument = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of an object bank.")]
+NewBankOption = Annotated[Path, typer.Option("--out", help="Folder of the new bank.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a bank that stands there.")]
+ValOption = Annotated[float, typer.Option("--val", min=0, max=1, help="Share of pictures for validation.")]
+TestOption = Annotated[float, typer.Option("--test", min=0, max=1, help="Share of pictures for testing.")]
+DuplicatesOption = Annotated[
+    int,
+    typer.Option(
+        "--duplicates", min=-1, max=7,
+        help="Bits in which near-duplicates' perceptual hashes may differ; -1 keeps all.",
+    ),
+]  # fmt: skip
+ClassesOption = Annotated[str, typer.Option("--classes", metavar="A,B", help="Only these classes.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only train, val or test.")]
+
+
 @bank_app.command("build")
 def bank_build(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders class/n.png, or builtin:shapes, builtin:photos."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders or annotation files, each recognised by itself: cut-outs with alpha "
+            "(class/n.png), COCO or LVIS json, VOC, DAVIS, images/ + masks/, plain pictures; "
+            "or drawn:COUNT, builtin:shapes, builtin:photos.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new bank.")],
+    out: NewBankOption,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", help="rgba, coco, voc, davis, pairs or pictures, for all sources given."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Pictures of a COCO or LVIS json, if not beside it.")
+    ] = None,
+    crowd: Annotated[bool, typer.Option("--crowd", help="Take COCO's crowd regions, too.")] = False,
     max_side: Annotated[int, typer.Option(min=8, help="Longest side of a cut-out in pixels.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Of drawn shapes and of the split.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bank that stands there.")] = False,
+    erode: Annotated[float, typer.Option(min=0, help="Pixels taken off a cut-out's edge.")] = 0.0,
+    feather: Annotated[float, typer.Option(min=0, help="Pixels over which its alpha rises.")] = 0.0,
+    min_side: Annotated[int, typer.Option(min=1, help="Shortest side of a usable cut-out in pixels.")] = 16,
+    min_thickness: Annotated[
+        float, typer.Option(min=0, max=1, help="Least width, as a share of the long side.")
+    ] = 0.05,
+    max_truncation: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share of the outline on the picture's border.")
+    ] = 0.05,
+    max_covered: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest share that smaller objects claim, too.")
+    ] = 0.5,
+    min_largest_part: Annotated[
+        float, typer.Option(min=0, max=1, help="Least share in its largest part, if cut from a picture.")
+    ] = 0.5,
+    duplicates: DuplicatesOption = 4,
+    licence: Annotated[
+        str, typer.Option("--licence", help="Of pictures whose source does not state one.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn, and of the split.")] = 0,
+    val: ValOption = 0.1,
+    test: TestOption = 0.1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; all cores unless given.")
+    ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Build an object bank from segmented objects."""
-    from smile_synth.objects import build_bank
+    """Build an object bank from segmented objects; a stopped build is continued."""
+    from smile_synth.objects import CutOutOptions, build_bank
 
-    with progress_bar("reading", "objects") as progress:
+    cut = CutOutOptions(
+        max_side, erode, feather, min_side, min_thickness, max_truncation, max_covered, min_largest_part,
+        duplicates,
+    )  # fmt: skip
+    with progress_bar("reading", "pictures") as progress:
         report = build_bank(
-            sources, out, max_side=max_side, seed=seed, overwrite=overwrite, progress=progress
-        )
-    for item in report.rejected[:20]:
+            sources, out, seed=seed, cut=cut, format=format_name, images=images, crowd=crowd, licence=licence,
+            val_fraction=val, test_fraction=test, overwrite=overwrite, workers=workers or os.cpu_count() or 1,
+            progress=progress,
+        )  # fmt: skip
+    for source, format_found in zip(sources, report.formats, strict=True):
+        if source != format_found:
+            console.print(f"{escape(source)}: read as {format_found}")
+    for item in report.rejected[:10]:
         errors.print(f"[yellow]rejected[/yellow] {escape(item.source)}: {escape(item.reason)}")
-    if len(report.rejected) > 20:
-        errors.print(f"... and {len(report.rejected) - 20} more, all in {out / 'report.json'}")
-    console.print(f"{report.num_objects} objects in {out}, {len(report.rejected)} rejected")
+    if len(report.rejected) > 10:
+        errors.print(f"... and {len(report.rejected) - 10} more, all in {escape(str(out / 'report.json'))}")
+    kinds = Counter(item.kind for item in report.rejected).most_common()
+    counts = ": " + ", ".join(f"{escape(kind)} {count}" for kind, count in kinds) if kinds else ""
+    console.print(f"{report.num_objects} objects in {out}, {len(report.rejected)} rejected{counts}")
 
 
 @bank_app.command("info")
 def bank_info(
-    bank_path: Annotated[Path, typer.Argument(metavar="BANK", help="Folder of an object bank.")],
+    bank_path: BankArgument,
+    num_classes: Annotated[int, typer.Option("--top", min=1, help="Classes shown, most objects first.")] = 40,
 ) -> None:
-    """Show what a bank holds."""
+    """Show what a bank holds: classes, sizes, licences, sources."""
+    from smile_synth.objects import ObjectBank, read_header
+
+    bank = ObjectBank.open(bank_path)
+    splits = bank.index["split"].to_pylist()
+    table = Table(title=escape(str(bank_path)))
+    for column in ("class", "objects", "", "median size (h x w)", "train / val / test"):
+        table.add_column(column)
+    classes = Counter(bank.class_ids.tolist()).most_common()
+    for class_id, count in classes[:num_classes]:
+        ids = (bank.class_ids == class_id).nonzero()[0]
+        middle = len(ids) // 2
+        height, width = sorted(bank.heights[ids])[middle], sorted(bank.widths[ids])[middle]
+        sides = Counter(splits[i] for i in ids)
+        table.add_row(
+            escape(bank.class_names[class_id]), str(count), _bar(count, classes[0][1]), f"{height} x {width}",
+            " / ".join(str(sides[side]) for side in ("train", "val", "test")),
+        )  # fmt: skip
+    if len(classes) > num_classes:
+        rest = sum(count for _, count in classes[num_classes:])
+        table.add_row(f"{len(classes) - num_classes} more", str(rest))
+    console.print(table)
+    longest = [max(size) for size in zip(bank.heights.tolist(), bank.widths.tolist(), strict=True)]
+    console.print(_histogram("long side, pixels", longest, (16, 32, 64, 96, 128, 192, 256, 512)))
+    licences = Counter(name or "not recorded" for name in bank.index["licence"].to_pylist()).most_common()
+    table = Table("licence", "objects", "")
+    for name, count in licences[:20]:
+        table.add_row(escape(name), str(count), _bar(count, licences[0][1]))
+    console.print(table)
+    for source in read_header(Path(bank.path))["sources"]:
+        dropped = ", ".join(f"{kind} {count}" for kind, count in source["num_rejected"].items())
+        left_out = escape(f"; left out: {dropped}" if dropped else "")
+        kept = f"{source['num_objects']} objects"
+        console.print(f"from {escape(source['given'])} ({source['format']}): {kept}{left_out}")
+    console.print(f"{len(bank)} objects in {len(bank.class_names)} classes, digest {bank.digest[:16]}")
+
+
+def _bar(value: int, largest: int, width: int = 24) -> str:
+    return "█" * max(1, round(width * value / largest)) if value else ""
+
+
+def _histogram(title: str, values: list[int], bounds: tuple[int, ...]) -> Table:
+    """Count values up to and with each bound."""
+    table = Table(title, "objects", "")
+    places = Counter(next((b for b in bounds if value <= b), None) for value in values)
+    most = max(places.values())
+    for bound in (*bounds, None):
+        if places[bound]:
+            name = f"up to {bound}" if bound else f"over {bounds[-1]}"
+            table.add_row(name, str(places[bound]), _bar(places[bound], most))
+    return table
+
+
+@bank_app.command("show")
+def bank_show(
+    bank_path: BankArgument,
+    out: Annotated[Path, typer.Option("--out", help="A .png file.")],
+    classes: ClassesOption = "",
+    split: SplitOption = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Objects shown, evenly spaced.")] = 64,
+    side: Annotated[int, typer.Option("--side", min=16, help="Of a cell in pixels.")] = 128,
+    behind: Annotated[
+        str, typer.Option("--behind", help="white, black, R,G,B or a picture's file.")
+    ] = "white",
+) -> None:
+    """Draw a contact sheet of a bank's objects."""
+    from smile_synth.objects import ObjectBank
+    from smile_synth.visualize import object_sheet
+
+    check_png(out)
+    bank = ObjectBank.open(bank_path)
+    ids = bank.select(split=split, classes=_names(classes))
+    if len(ids) > count:
+        ids = ids[[i * len(ids) // count for i in range(count)]]
+    save_picture(out, object_sheet(bank, ids, behind=_behind(behind), side=side))
+    console.print(f"{len(ids)} objects in {out}")
+
+
+def _names(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+def _behind(text: str) -> Any:
+    colors = {"white": (255, 255, 255), "black": (0, 0, 0)}
+    if text in colors:
+        return colors[text]
+    if re.fullmatch(r"\d+,\d+,\d+", text) and max(numbers := [int(part) for part in text.split(",")]) < 256:
+        return tuple(numbers)
+    try:
+        import numpy as np
+
+        with Image.open(text) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError:
+        raise UserError(
+            f"behind '{text}': expected white, black, R,G,B (each 0..255) or a picture's file"
+        ) from None
+
+
+@bank_app.command("merge")
+def bank_merge(
+    bank_paths: Annotated[list[Path], typer.Argument(metavar="BANK...", help="Folders of object banks.")],
+    out: NewBankOption,
+    resplit: Annotated[bool, typer.Option("--resplit", help="Draw the split anew for all objects.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of a new split.")] = 0,
+    val: ValOption = 0.1,
+    test: TestOption = 0.1,
+    duplicates: DuplicatesOption = 4,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Put several banks into one; near-duplicates of an earlier bank's objects are left out."""
+    from smile_synth.objects import ObjectBank, merge_banks
+
+    banks = [ObjectBank.open(path) for path in bank_paths]
+    with progress_bar("merging", "objects") as progress:
+        _, kept, dropped = merge_banks(
+            banks, out, resplit=resplit, seed=seed, val_fraction=val, test_fraction=test,
+            duplicate_distance=duplicates, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    console.print(f"{kept} objects in {out}, {dropped} near-duplicates left out")
+
+
+@bank_app.command("verify")
+def bank_verify(bank_path: BankArgument) -> None:
+    """Read every pixel of a bank and compare it with the index."""
     from smile_synth.objects import ObjectBank
 
     bank = ObjectBank.open(bank_path)
-    infos = [bank.info(i) for i in range(len(bank))]
-    table = Table(
-        "class", "objects", "median size (h x w)", "train / val / test", title=f"{escape(str(bank_path))}"
-    )
-    for name in bank.class_names:
-        members = [info for info in infos if info.class_name == name]
-        heights, widths = sorted(i.height for i in members), sorted(i.width for i in members)
-        splits = Counter(info.split for info in members)
-        middle = len(members) // 2
-        table.add_row(
-            escape(name), str(len(members)), f"{heights[middle]} x {widths[middle]}",
-            " / ".join(str(splits[s]) for s in ("train", "val", "test")),
-        )  # fmt: skip
-    console.print(table)
-    licences = Counter(info.licence or "not recorded" for info in infos)
-    console.print("licences: " + ", ".join(f"{escape(name)} ({n})" for name, n in licences.most_common()))
-    console.print(f"{len(bank)} objects in {len(bank.class_names)} classes, digest {bank.digest[:16]}")
+    with progress_bar("reading", "objects") as progress:
+        bank.verify(progress)
+    console.print(f"{len(bank)} objects, all as they were written; digest {bank.digest[:16]}")
+
+
+@bank_app.command("export")
+def bank_export(
+    bank_path: BankArgument,
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    classes: ClassesOption = "",
+    split: SplitOption = None,
+) -> None:
+    """Write a bank's objects as class/number.png with alpha, and index.csv beside them."""
+    from smile_synth.objects import ObjectBank, export_bank
+
+    bank = ObjectBank.open(bank_path)
+    ids = bank.select(split=split, classes=_names(classes))
+    with progress_bar("writing", "objects") as progress:
+        count = export_bank(bank, out, ids, progress=progress)
+    console.print(f"{count} objects in {out}")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -190,16 +389,35 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def open_sources(bank: Path, backgrounds: Path | None) -> tuple[Any, Any]:
-    """Open a bank and, if given, a folder of background pictures, telling what could not be read."""
-    from smile_synth.backgrounds import ImageFolder
+def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> tuple[Any, Any]:
+    """Open a bank and, if given, the background pictures and videos, telling what could not be read.
+
+    Raises:
+        UserError: with ``strict``, if any file could not be read to its end.
+    """
+    from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.objects import ObjectBank
 
     opened = ObjectBank.open(bank)
-    pictures = ImageFolder(backgrounds) if backgrounds else None
-    for file, reason in pictures.unreadable if pictures else []:
-        errors.print(f"[yellow]skipped[/yellow] {escape(str(file))}: {escape(reason)}")
-    return opened, pictures
+    if backgrounds is None:
+        return opened, None
+    with progress_bar("indexing", "files") as progress:
+        folder = BackgroundFolder(backgrounds, progress=progress)
+    told = [("skipped", *item) for item in folder.unreadable]
+    told += [("cut short", *item) for item in folder.cut_short]
+    for what, file, reason in told[:20]:
+        name = os.fsencode(file).decode(errors="backslashreplace")
+        errors.print(f"[yellow]{what}[/yellow] {escape(name)}: {escape(reason)}")
+    if told:
+        more = f" ({len(told) - 20} of them not listed)" if len(told) > 20 else ""
+        counts = (
+            f"{len(folder)} pictures and videos in use, {len(folder.unreadable)} files skipped, "
+            f"{len(folder.cut_short)} videos cut short{more}"
+        )
+        if strict:
+            raise UserError(f"backgrounds '{backgrounds}': {counts}; --strict allows none")
+        errors.print(f"backgrounds: {counts}")
+    return opened, folder
 
 
 @app.command("generate")
@@ -211,6 +429,7 @@ def generate_command(
     seed: Annotated[int, typer.Option("--seed", min=0)],
     overrides: OverridesArgument = None,
     backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
     size: Annotated[
         str | None, typer.Option("--size", metavar="HxW", help="Same aspect as the recipe's.")
     ] = None,
@@ -225,7 +444,7 @@ def generate_command(
 
     loaded = Recipe.load(recipe, overrides or [])
     size_hw = parse_size(size)
-    opened, pictures = open_sources(bank, backgrounds)
+    opened, pictures = open_sources(bank, backgrounds, strict)
     with progress_bar("writing", "clips") as progress:
         summary = generate(
             loaded, opened, pictures, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
@@ -244,6 +463,7 @@ def preview_command(
     out: Annotated[Path, typer.Option("--out", help="A .png file.")],
     overrides: OverridesArgument = None,
     backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
     num_clips: Annotated[int, typer.Option("--num-clips", min=1)] = 6,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     labels: Annotated[
@@ -255,14 +475,23 @@ def preview_command(
     from smile_synth.stream import SyntheticClips
     from smile_synth.visualize import contact_sheet, draw_labels, film_strip
 
-    if out.suffix.lower() != ".png":
-        raise UserError(f"out '{out}': expected a .png file")
+    check_png(out)
     loaded = Recipe.load(recipe, overrides or [])
-    opened, pictures = open_sources(bank, backgrounds)
+    opened, pictures = open_sources(bank, backgrounds, strict)
     clips = SyntheticClips(loaded, opened, pictures, seed=seed, num_clips=num_clips)
     strips = [film_strip(draw_labels(clips[i]) if labels else clips[i].frames) for i in range(num_clips)]
     save_picture(out, contact_sheet(strips, columns=1, gap=0))
     console.print(f"{num_clips} clips in {out}")
+
+
+def check_png(path: Path) -> None:
+    """Refuse another kind of file before any work is done.
+
+    Raises:
+        UserError: the name does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"out '{path}': expected a .png file")
 
 
 def save_picture(path: Path, picture: Any) -> None:

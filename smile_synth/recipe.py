@@ -18,7 +18,10 @@ from smile_synth.strict_yaml import StrictModel, dump, load
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+MOTION_KEYS = ("drift", "zoom_rate", "roll_rate")
 
 
 def _pair(value: object) -> object:
@@ -26,6 +29,11 @@ def _pair(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value, value
     return tuple(value) if isinstance(value, list) else value
+
+
+def _ordered(name: str, values: tuple[float, float]) -> None:
+    if values[0] > values[1]:
+        raise ValueError(f"{name} is [low, high], got low {values[0]} above high {values[1]}")
 
 
 class BackgroundParameters(StrictModel):
@@ -41,10 +49,7 @@ class BackgroundParameters(StrictModel):
 
     @model_validator(mode="after")
     def _check_brightness(self) -> BackgroundParameters:
-        if self.brightness[0] > self.brightness[1]:
-            raise ValueError(
-                f"brightness is [low, high], got low {self.brightness[0]} above high {self.brightness[1]}"
-            )
+        _ordered("brightness", self.brightness)
         return self
 
 
@@ -59,7 +64,28 @@ class SolidBackground(BackgroundParameters):
     color: tuple[Byte, Byte, Byte] | None = None
 
 
-class NoiseBackground(BackgroundParameters):
+class MovingBackground(BackgroundParameters):
+    """Keys of the backgrounds that a camera can move over; each is left out for none of it.
+
+    Attributes:
+        drift: [low, high] pixels per frame, in a direction drawn uniformly.
+        zoom_rate: [low, high] log-size per frame, about the frame's middle; above 0 the picture grows.
+        roll_rate: [low, high] degrees per frame, about the frame's middle; above 0 it turns clockwise.
+    """
+
+    drift: Annotated[tuple[NonNegative, NonNegative] | None, BeforeValidator(_pair)] = None
+    zoom_rate: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
+    roll_rate: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
+
+    @model_validator(mode="after")
+    def _check_motion(self) -> MovingBackground:
+        for name in MOTION_KEYS:
+            if getattr(self, name) is not None:
+                _ordered(name, getattr(self, name))
+        return self
+
+
+class NoiseBackground(MovingBackground):
     """White noise, uniform 0..255 per pixel and channel.
 
     Attributes:
@@ -70,21 +96,70 @@ class NoiseBackground(BackgroundParameters):
     redrawn: bool = False
 
 
-class ImageBackground(BackgroundParameters):
-    """A still crop of a picture from the backgrounds folder.
+class CroppedBackground(BackgroundParameters):
+    """A crop of a picture or a video that is larger than the frame.
 
     Attributes:
         zoom: [low, high] at least 1; 1 is the largest crop of the frame's aspect, 2 half of it.
     """
 
-    kind: Literal["image"]
     zoom: Annotated[tuple[float, float], BeforeValidator(_pair)] = (1.0, 1.5)
 
     @model_validator(mode="after")
-    def _check(self) -> ImageBackground:
+    def _check_zoom(self) -> CroppedBackground:
         if not 1 <= self.zoom[0] <= self.zoom[1]:
             raise ValueError(f"zoom is [low, high] with 1 <= low <= high, got {list(self.zoom)}")
         return self
+
+
+class ImageBackground(CroppedBackground, MovingBackground):
+    """A crop of a picture from the backgrounds folder; still, or under the motion of a camera."""
+
+    kind: Literal["image"]
+
+
+class VideoBackground(CroppedBackground):
+    """Frames of a video from the backgrounds folder, in a still crop. No flow is valid on it.
+
+    Attributes:
+        stride: [low, high] frames of the video from one frame of the clip to the next, or one number.
+    """
+
+    kind: Literal["video"]
+    stride: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = (1, 1)
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> VideoBackground:
+        _ordered("stride", self.stride)
+        return self
+
+
+class OneOverFBackground(MovingBackground):
+    """Coloured 1/f noise, drawn anew for each clip, without end.
+
+    Attributes:
+        exponent: [low, high], or one number; amplitudes fall as 1 / frequency^exponent.
+    """
+
+    kind: Literal["one-over-f"]
+    exponent: Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_pair)] = (1.0, 1.8)
+
+    @model_validator(mode="after")
+    def _check_exponent(self) -> OneOverFBackground:
+        _ordered("exponent", self.exponent)
+        return self
+
+
+class DeadLeavesBackground(MovingBackground):
+    """Overlapping discs, drawn anew for each clip, without end."""
+
+    kind: Literal["dead-leaves"]
+
+
+class GradientBackground(MovingBackground):
+    """A smooth blend of four colours, drawn anew for each clip, mirrored beyond its corners."""
+
+    kind: Literal["gradient"]
 
 
 class Objects(StrictModel):
@@ -119,7 +194,16 @@ class Objects(StrictModel):
         return self
 
 
-AnyBackground = Annotated[SolidBackground | NoiseBackground | ImageBackground, Field(discriminator="kind")]
+AnyBackground = Annotated[
+    SolidBackground
+    | NoiseBackground
+    | OneOverFBackground
+    | DeadLeavesBackground
+    | GradientBackground
+    | ImageBackground
+    | VideoBackground,
+    Field(discriminator="kind"),
+]
 if TYPE_CHECKING:
     AnyMotion = PathParameters
 else:  # built from the registry, which a type checker cannot follow
@@ -166,5 +250,11 @@ class Recipe(StrictModel):
     @cached_property
     def digest(self) -> str:
         """sha256 of every value: equal digests draw equal scenes from equal sources."""
-        text = json.dumps(json.loads(self.model_dump_json()), sort_keys=True)
+        data = json.loads(self.model_dump_json())
+        for entry in data["backgrounds"]:
+            # Left out, a key that came later leaves the digests of older recipes as they were.
+            for key in MOTION_KEYS:
+                if entry.get(key, 0) is None:
+                    del entry[key]
+        text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -14,12 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder, drawn_texture
 from smile_synth.coverage import Border, level_of_detail
 from smile_synth.errors import UserError
 from smile_synth.motion import PathRequest, draw_curve, draw_key_times, draw_path
 from smile_synth.objects import ObjectBank
-from smile_synth.recipe import AnyBackground, ImageBackground, NoiseBackground, Recipe, SolidBackground
+from smile_synth.recipe import (
+    MOTION_KEYS,
+    AnyBackground,
+    GradientBackground,
+    ImageBackground,
+    MovingBackground,
+    NoiseBackground,
+    OneOverFBackground,
+    Recipe,
+    SolidBackground,
+    VideoBackground,
+)
 from smile_synth.rng import generator
 from smile_synth.texture import Texture
 
@@ -28,6 +39,7 @@ Factor = str | float
 # Gives the random stream of a purpose, for one clip.
 Stream = Callable[[str], np.random.Generator]
 _MAGIC = b"SMILESCENE1\n"
+_DECODED_TOGETHER = 16  # frames of a video, to bound the memory of long clips
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,45 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A texture made from nothing but a key, see `smile_synth.backgrounds.drawn_texture`.
+
+    Attributes:
+        pattern: ``one-over-f``, ``dead-leaves`` or ``gradient``.
+        key: two 32-bit words.
+        exponent: of 1/f noise, else 0.
+        height, width: its side, twice.
+    """
+
+    pattern: str
+    key: tuple[int, int]
+    exponent: float
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """Natural video of the backgrounds.
+
+    Attributes:
+        video_id: which one.
+        numbers: its frame that each frame of the clip shows.
+        height: of its frames.
+        width: of its frames.
+    """
+
+    video_id: int
+    numbers: tuple[int, ...]
+    height: int
+    width: int
+
+
+Textured = Picture | Drawn | Video
+Surface = Solid | Noise | Textured
+
+
+@dataclass(frozen=True)
 class Layer:
     """What does not change over time.
 
@@ -72,7 +123,7 @@ class Layer:
         factors: drawn values a probe could predict; names end in their unit.
     """
 
-    surface: Solid | Noise | Picture
+    surface: Surface
     border: Border = "transparent"
     labelled: bool = False
     class_name: str = ""
@@ -211,25 +262,38 @@ class Scene:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     """Build a layer from the plain data that `Scene.to_bytes` wrote."""
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Solid, Noise, Picture)}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Solid, Noise, Picture, Drawn, Video)}
     surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
     return Layer(surface=kinds[str(surface.pop("kind"))](**surface), **entry)
 
 
-def texture_of(surface: Picture, bank: ObjectBank, backgrounds: ImageFolder | None) -> Texture:
-    """Return the texture that a layer refers to.
+def texture_of(
+    surface: Textured, bank: ObjectBank, backgrounds: BackgroundFolder | None, frame: int = 0
+) -> Texture:
+    """Return the texture that a layer shows in a frame of the clip; only a video's depends on the frame.
 
     Raises:
         UserError: the scene needs background pictures and none were given.
     """
-    if surface.source == "objects":
+    if isinstance(surface, Drawn):
+        return drawn_texture(surface.pattern, surface.key, surface.height, surface.exponent)
+    if isinstance(surface, Picture) and surface.source == "objects":
         return bank.texture(surface.texture_id)
     if backgrounds is None:
         raise UserError("the scene has a picture behind it: give the backgrounds folder it was drawn from")
-    return backgrounds.texture(surface.texture_id)
+    if isinstance(surface, Picture):
+        return backgrounds.texture(surface.texture_id)
+    place = frame % _DECODED_TOGETHER
+    together = surface.numbers[frame - place : frame - place + _DECODED_TOGETHER]
+    return Texture.opaque(backgrounds.frames(surface.video_id, together)[place])
 
 
-def check_sources(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None) -> None:
+def is_redrawn(surface: Surface) -> bool:
+    """Return whether every frame shows something new, so that no point has a place in another frame."""
+    return isinstance(surface, Video) or (isinstance(surface, Noise) and surface.redrawn)
+
+
+def check_sources(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> None:
     """Refuse sources other than those the scene was drawn from.
 
     Raises:
@@ -244,13 +308,13 @@ def check_sources(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | Non
 def _levels(layers: Sequence[Layer], poses: Float) -> Float:
     levels = np.zeros(poses.shape[:2])
     for i, layer in enumerate(layers):
-        if isinstance(layer.surface, Picture):
+        if isinstance(layer.surface, Textured):
             levels[i] = level_of_detail(poses[i], layer.surface.height, layer.surface.width)
     return levels
 
 
 def sample_scene(
-    recipe: Recipe, bank: ObjectBank, backgrounds: ImageFolder | None = None, *, seed: int, index: int
+    recipe: Recipe, bank: ObjectBank, backgrounds: BackgroundFolder | None = None, *, seed: int, index: int
 ) -> Scene:
     """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
 
@@ -266,7 +330,7 @@ def sample_scene(
     count = int(stream("count").integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
     shared_motion = _pick(recipe.motion, stream("motion"))
     key_times = draw_key_times(frames, recipe.key_times, rng=stream("key times"))
-    background, background_pose, brightness = _background(recipe, backgrounds, stream)
+    background, background_poses, brightness = _background(recipe, backgrounds, stream)
     candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
 
     drawn = []
@@ -282,7 +346,7 @@ def sample_scene(
         drawn = [drawn[i] for i in stream("depth order").permutation(count)]
 
     layers = (background, *(layer for layer, _, _ in drawn))
-    poses = np.stack([np.repeat(background_pose[None], frames, axis=0), *(pose for _, pose, _ in drawn)])
+    poses = np.stack([background_poses, *(pose for _, pose, _ in drawn)])
     num_layers = len(layers)
     gain = np.ones((num_layers, frames, 3))
     gain[0] = brightness
@@ -317,36 +381,131 @@ def _pick(entries: Sequence[_Weighted], rng: np.random.Generator) -> _Weighted:
 
 
 def _uses_pictures(recipe: Recipe) -> bool:
-    return any(isinstance(entry, ImageBackground) for entry in recipe.backgrounds)
+    return any(isinstance(entry, ImageBackground | VideoBackground) for entry in recipe.backgrounds)
 
 
 def _background(
-    recipe: Recipe, backgrounds: ImageFolder | None, stream: Stream
+    recipe: Recipe, backgrounds: BackgroundFolder | None, stream: Stream
 ) -> tuple[Layer, Float, float]:
-    """Draw the background: its layer, its pose ``[3, 3]`` and its brightness."""
+    """Draw the background: its layer, its poses ``[T, 3, 3]`` and its brightness."""
     parameters: AnyBackground = _pick(recipe.backgrounds, stream("choice of background"))
     rng = stream("background")
     brightness = float(rng.uniform(*parameters.brightness))
+    camera, factors = _background_motion(recipe, parameters, stream)
     if isinstance(parameters, SolidBackground):
         red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
         color = (red, green, blue) if parameters.color is None else parameters.color
-        return Layer(Solid(color), border="repeat"), np.eye(3), brightness
+        return Layer(Solid(color), border="repeat"), camera, brightness
+    if isinstance(parameters, ImageBackground | VideoBackground):
+        return *_from_folder(recipe, parameters, backgrounds, camera, factors, rng), brightness
+    words = rng.integers(0, 2**32, 2)
+    key = int(words[0]), int(words[1])
     if isinstance(parameters, NoiseBackground):
-        key = rng.integers(0, 2**32, 2)
-        return (
-            Layer(Noise((int(key[0]), int(key[1])), parameters.redrawn), border="repeat"),
-            np.eye(3),
-            brightness,
-        )
+        return Layer(Noise(key, parameters.redrawn), border="repeat", factors=factors), camera, brightness
+    side = max(recipe.size)
+    if isinstance(parameters, GradientBackground):
+        gradient = Drawn("gradient", key, 0.0, side, side)
+        pose = _crop(recipe, (side, side), 1.0, camera, rng)
+        return Layer(gradient, border="reflect", factors=factors), camera @ pose, brightness
+    side = -(-side // 16) * 16  # so that the first mip levels repeat without a seam, too
+    exponent = float(rng.uniform(*parameters.exponent)) if isinstance(parameters, OneOverFBackground) else 0.0
+    endless = Drawn(parameters.kind, key, exponent, side, side)
+    return Layer(endless, border="repeat", factors=factors), camera, brightness
+
+
+def _from_folder(
+    recipe: Recipe,
+    parameters: ImageBackground | VideoBackground,
+    backgrounds: BackgroundFolder | None,
+    camera: Float,
+    factors: dict[str, Factor],
+    rng: np.random.Generator,
+) -> tuple[Layer, Float]:
+    """Draw a crop of a picture or of a video's frames: its layer and its poses ``[T, 3, 3]``."""
+    what = "pictures" if isinstance(parameters, ImageBackground) else "videos"
     if backgrounds is None:
-        raise UserError("the recipe has 'image' backgrounds: give a folder of pictures (--backgrounds DIR)")
-    image_id = int(rng.integers(len(backgrounds)))
-    h, w = backgrounds.sizes_hw[image_id]
+        raise UserError(
+            f"the recipe has '{parameters.kind}' backgrounds: give a folder of {what} (--backgrounds DIR)"
+        )
+    count = len(backgrounds.files if isinstance(parameters, ImageBackground) else backgrounds.videos)
+    if count == 0:
+        raise UserError(
+            f"the recipe has '{parameters.kind}' backgrounds: '{backgrounds.path}' holds no {what} to read"
+        )
+    number = int(rng.integers(count))
+    zoom = rng.uniform(*parameters.zoom)
+    if isinstance(parameters, ImageBackground):
+        size_hw = backgrounds.sizes_hw[number]
+        pose = _crop(recipe, size_hw, zoom, camera, rng)
+        return Layer(Picture("backgrounds", number, *size_hw), "reflect", factors=factors), camera @ pose
+    video = backgrounds.videos[number]
+    pose = _crop(recipe, (video.height, video.width), zoom, camera, rng)
+    stride = int(rng.integers(parameters.stride[0], parameters.stride[1] + 1))
+    numbers = _frame_numbers(video.num_frames, recipe.num_frames, stride, rng)
+    return Layer(Video(number, numbers, video.height, video.width), "reflect"), camera @ pose
+
+
+def _frame_numbers(available: int, num_frames: int, stride: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Draw where a video starts and return the frames that the clip shows.
+
+    A video too short for the clip starts anywhere and is played to and fro: ... 2 1 0 1 2 ...
+    """
+    span = (num_frames - 1) * stride + 1
+    start = int(rng.integers(max(available - span + 1, 0) or available))
+    period = max(2 * (available - 1), 1)
+    places = [(start + t * stride) % period for t in range(num_frames)]
+    return tuple(min(place, period - place) if available > 1 else 0 for place in places)
+
+
+def _background_motion(
+    recipe: Recipe, parameters: AnyBackground, stream: Stream
+) -> tuple[Float, dict[str, Factor]]:
+    """Draw the motion over a background: poses ``[T, 3, 3]`` relative to frame 0, and what was drawn."""
+    poses = np.repeat(np.eye(3)[None], recipe.num_frames, axis=0)
+    if not isinstance(parameters, MovingBackground):
+        return poses, {}
+    ranges = [getattr(parameters, name) for name in MOTION_KEYS]
+    if ranges == [None] * len(ranges):
+        return poses, {}
+    rng = stream("background motion")
+    speed, zoom, roll = (float(rng.uniform(*(values or (0.0, 0.0)))) for values in ranges)
+    direction = float(rng.uniform(0, 360))
+    toward = np.deg2rad(direction)
+    middle = np.array([recipe.size[1], recipe.size[0]]) / 2
+    step = geometry.compose(
+        geometry.translation(middle + speed * np.array([np.cos(toward), np.sin(toward)])),
+        geometry.rotation(roll),
+        geometry.scaling(np.exp([zoom, zoom])),
+        geometry.translation(-middle),
+    )
+    for t in range(1, recipe.num_frames):
+        poses[t] = step @ poses[t - 1]
+    return poses, {
+        "drift_px_per_frame": speed,
+        "drift_direction_degrees": direction,
+        "zoom_log_per_frame": zoom,
+        "roll_degrees_per_frame": roll,
+    }
+
+
+def _crop(
+    recipe: Recipe, picture_hw: tuple[int, int], zoom: float, camera: Float, rng: np.random.Generator
+) -> Float:
+    """Draw where frame 0 lies in a picture; returns its pose ``[3, 3]``.
+
+    ``zoom`` 1 is the largest crop. Where ``camera`` leads out of the picture the crop is made smaller,
+    at most by half, until the whole way fits; what does not fit even then is centred.
+    """
+    h, w = picture_hw
     frame_h, frame_w = recipe.size
-    scale = max(frame_h / h, frame_w / w) * rng.uniform(*parameters.zoom)
-    slack = np.array([w * scale - frame_w, h * scale - frame_h])
-    pose = geometry.translation(-rng.random(2) * slack) @ geometry.scaling([scale, scale])
-    return Layer(Picture("backgrounds", image_id, h, w), border="reflect"), pose, brightness
+    seen = geometry.apply(geometry.invert(camera), geometry.corners(frame_w, frame_h)).reshape(-1, 2)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    scale = max(frame_h / h, frame_w / w) * zoom
+    fitting = float(((high - low) / [w, h]).max())
+    scale = min(max(scale, fitting), 2 * scale)
+    slack = np.array([w, h]) * scale - (high - low)
+    share = np.where(slack > -1e-6, rng.random(2), 0.5)
+    return geometry.translation(low - share * slack) @ geometry.scaling([scale, scale])
 
 
 def _object(

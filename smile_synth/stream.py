@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip
 from smile_synth.compositing import composite
 from smile_synth.objects import ObjectBank
@@ -24,7 +24,7 @@ class SyntheticClips:
         self,
         recipe: Recipe,
         bank: ObjectBank,
-        backgrounds: ImageFolder | None = None,
+        backgrounds: BackgroundFolder | None = None,
         *,
         seed: int,
         num_clips: int,
@@ -78,7 +78,7 @@ class StepBatches:
 def stream(
     recipe: Recipe,
     bank: ObjectBank,
-    backgrounds: ImageFolder | None = None,
+    backgrounds: BackgroundFolder | None = None,
     *,
     batch_size: int,
     seed: int,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 UInt8 = NDArray[np.uint8]
@@ -60,16 +61,17 @@ class Texture:
         """
         if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8 or rgba.size == 0:
             raise ValueError(f"expected uint8 [H, W, 4], got {rgba.dtype} {rgba.shape}")
-        level = rgba.astype(np.float64)
-        level[..., :3] *= level[..., 3:] / 255.0
         height, width = rgba.shape[:2]
-        levels: list[UInt8] = []
-        for size_hw in level_sizes_hw(height, width):
-            if levels:
-                level = _halve(level, pad)
-            assert level.shape[:2] == size_hw
-            levels.append(np.floor(level + 0.5).astype(np.uint8).reshape(-1, 4))
-        return cls(np.concatenate(levels), height, width)
+        count = sum(h * w for h, w in level_sizes_hw(height, width))
+        texels = np.empty((count, 4), np.uint8)
+        _fill_levels(np.ascontiguousarray(rgba), pad == "edge", texels)
+        return cls(texels, height, width)
+
+    @classmethod
+    def opaque(cls, rgb: UInt8) -> Texture:
+        """Build the texture of an opaque picture ``[H, W, 3]`` uint8, padded by its edge."""
+        alpha = np.full((*rgb.shape[:2], 1), 255, np.uint8)
+        return cls.from_straight_rgba(np.concatenate([rgb, alpha], axis=2), pad="edge")
 
     def level(self, index: int) -> UInt8:
         """Return mip level ``index`` as a view ``[h, w, 4]`` uint8, premultiplied."""
@@ -79,8 +81,39 @@ class Texture:
         return self.texels[start : start + h * w].reshape(h, w, 4)
 
 
-def _halve(level: NDArray[np.float64], pad: str) -> NDArray[np.float64]:
-    h, w = level.shape[:2]
-    padding = ((0, h % 2), (0, w % 2), (0, 0))
-    level = np.pad(level, padding, mode="edge" if pad == "edge" else "constant")
-    return (level[0::2, 0::2] + level[1::2, 0::2] + level[0::2, 1::2] + level[1::2, 1::2]) / 4.0
+@njit(cache=True)
+def _fill_levels(rgba: UInt8, repeat_edge: bool, texels: UInt8) -> None:  # pragma: no cover - compiled
+    h, w = rgba.shape[:2]
+    level = np.empty((h, w, 4), np.float64)
+    for y in range(h):
+        for x in range(w):
+            alpha = rgba[y, x, 3] / 255.0
+            for c in range(3):
+                level[y, x, c] = rgba[y, x, c] * alpha
+            level[y, x, 3] = rgba[y, x, 3]
+    start = 0
+    while True:
+        h, w = level.shape[:2]
+        for y in range(h):
+            for x in range(w):
+                for c in range(4):
+                    texels[start + y * w + x, c] = np.uint8(level[y, x, c] + 0.5)
+        start += h * w
+        if h == 1 and w == 1:
+            return
+        # Rounded only when stored: each level is made from the exact one before it.
+        half = np.zeros(((h + 1) // 2, (w + 1) // 2, 4), np.float64)
+        for y in range(half.shape[0]):
+            for x in range(half.shape[1]):
+                for dx in range(2):
+                    for dy in range(2):
+                        row, column = 2 * y + dy, 2 * x + dx
+                        if row >= h or column >= w:
+                            if not repeat_edge:
+                                continue
+                            row, column = min(row, h - 1), min(column, w - 1)
+                        for c in range(4):
+                            half[y, x, c] += level[row, column, c]
+                for c in range(4):
+                    half[y, x, c] /= 4.0
+        level = half

@@ -196,7 +196,7 @@ def probe_command(
     import json
     from dataclasses import asdict
 
-    from smile_synth.backgrounds import ImageFolder
+    from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.corpus import write_bytes
     from smile_synth.objects import ObjectBank
     from smile_train.checkpoint import load_student
@@ -205,7 +205,7 @@ def probe_command(
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
     student = load_student(checkpoint)
-    folders = [ImageFolder(p) if p else None for p in (train_backgrounds, test_backgrounds)]
+    folders = [BackgroundFolder(p) if p else None for p in (train_backgrounds, test_backgrounds)]
     with progress_bar("probing", "probes") as progress:
         examination = examine_motion(
             student, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,

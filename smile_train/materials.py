@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
-from smile_synth import ImageFolder, ObjectBank, build_bank
+from smile_synth import BackgroundFolder, ObjectBank, build_bank
 from smile_synth.backgrounds import write_pictures
+from smile_synth.objects import CutOutOptions
 
 NUM_TRAIN, NUM_HELDOUT = 48, 24
 
@@ -23,8 +24,8 @@ class Materials:
     """
 
     bank: ObjectBank
-    train_backgrounds: ImageFolder
-    heldout_backgrounds: ImageFolder
+    train_backgrounds: BackgroundFolder
+    heldout_backgrounds: BackgroundFolder
 
 
 def build_materials(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Materials:
@@ -32,13 +33,15 @@ def build_materials(folder: Path, *, progress: Callable[[int, int], None] | None
     bank_path, pictures = folder / "objects.bank", folder / "backgrounds"
     if not bank_path.exists():
         build_bank(
-            ["builtin:shapes", "builtin:photos"], bank_path, max_side=96, val_fraction=0.1, test_fraction=0.2,
-            progress=progress,
+            ["builtin:shapes", "builtin:photos"], bank_path, cut=CutOutOptions(max_side=96),
+            val_fraction=0.1, test_fraction=0.2, progress=progress,
         )  # fmt: skip
     for seed, (name, count) in enumerate((("train", NUM_TRAIN), ("heldout", NUM_HELDOUT))):
         if len(list((pictures / name).glob("*.png"))) != count:
             rmtree(pictures / name, ignore_errors=True)  # half written by a run that was killed
             write_pictures(pictures / name, count=count, seed=seed)
     return Materials(
-        ObjectBank.open(bank_path), ImageFolder(pictures / "train"), ImageFolder(pictures / "heldout")
+        ObjectBank.open(bank_path),
+        BackgroundFolder(pictures / "train"),
+        BackgroundFolder(pictures / "heldout"),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from smile_synth import ImageFolder, ObjectBank, Recipe, SyntheticClips
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
 from smile_synth.strict_yaml import dump
@@ -103,7 +103,7 @@ def pretrain(
         torch.set_num_threads(config.threads)
     recipe = Recipe.load(config.recipe, config.recipe_overrides)
     bank = ObjectBank.open(config.bank)
-    backgrounds = ImageFolder(config.backgrounds) if config.backgrounds else None
+    backgrounds = BackgroundFolder(config.backgrounds) if config.backgrounds else None
     teacher = None
     if config.target.kind == "teacher":
         teacher = load_teacher(

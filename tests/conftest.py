@@ -1,6 +1,6 @@
 """Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny pictures, scenes laid by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.coverage import Border, level_of_detail
-from smile_synth.objects import ObjectBank, build_bank
-from smile_synth.scene import Layer, Noise, Picture, Scene, Solid
+from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
+from smile_synth.scene import Layer, Picture, Scene, Solid, Surface, Textured
 
 # The same examples on every machine and in every run; no time limit, the first example compiles kernels.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -77,6 +77,14 @@ def _cut_outs() -> dict[str, UInt8]:
     }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMILE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
     """A bank with one object per class, from 1x1 to 64x40."""
@@ -84,24 +92,25 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
     for name, rgba in _cut_outs().items():
         (folder / "in" / name).mkdir(parents=True)
         Image.fromarray(rgba).save(folder / "in" / name / "0.png")
-    build_bank([folder / "in"], folder / "bank", min_side=1, val_fraction=0.0, test_fraction=0.0)
+    tiny = CutOutOptions(min_side=1, min_thickness=0.0, min_largest_part=0.0)
+    build_bank([folder / "in"], folder / "bank", cut=tiny, val_fraction=0.0, test_fraction=0.0)
     return ObjectBank.open(folder / "bank")
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> BackgroundFolder:
     """Three pictures: 0 is 2x3, 1 is 17x31 noise, 2 is 90x120 and smooth."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, rgba in {"0": _tiny(), "1": _noisy(17, 31, 0), "2": waves(90, 120, period=30.0)}.items():
         Image.fromarray(rgba[..., :3]).save(folder / f"{name}.png")
-    return ImageFolder(folder)
+    return BackgroundFolder(folder)
 
 
 @dataclass
 class Sheet:
     """One layer of a scene laid by hand; single poses and values stand for all frames."""
 
-    surface: Solid | Noise | Picture
+    surface: Surface
     pose: ArrayLike = field(default_factory=lambda: np.eye(3))
     opacity: ArrayLike = 1.0
     depth: ArrayLike = 1.0
@@ -114,7 +123,7 @@ class Sheet:
 class Studio:
     """Lays scenes by hand from the session's bank and pictures."""
 
-    def __init__(self, bank: ObjectBank, pictures: ImageFolder) -> None:
+    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
         self.bank, self.pictures = bank, pictures
 
     def object(self, name: str) -> Picture:
@@ -155,7 +164,7 @@ class Studio:
         poses = spread("pose", 3, 3)
         levels = np.zeros(poses.shape[:2])
         for k, sheet in enumerate(stack):
-            if isinstance(sheet.surface, Picture):
+            if isinstance(sheet.surface, Textured):
                 levels[k] = level_of_detail(poses[k], sheet.surface.height, sheet.surface.width)
         layers = [
             Layer(sheet.surface, sheet.border, k > 0 and sheet.labelled, f"class {k}" if k else "")
@@ -183,7 +192,7 @@ class Studio:
 
 
 @pytest.fixture(scope="session")
-def studio(bank: ObjectBank, pictures: ImageFolder) -> Studio:
+def studio(bank: ObjectBank, pictures: BackgroundFolder) -> Studio:
     """Where scenes are laid by hand."""
     return Studio(bank, pictures)
 

@@ -24,7 +24,15 @@ def test_tables_are_those_of_the_committed_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "assets/README.md", "docs/labels.md", "docs/motion.md", "docs/performance.md"]
+    "path",
+    [
+        "README.md",
+        "assets/README.md",
+        "docs/backgrounds.md",
+        "docs/labels.md",
+        "docs/motion.md",
+        "docs/performance.md",
+    ],
 )
 def test_links_lead_somewhere(path: str) -> None:
     page = ROOT / path

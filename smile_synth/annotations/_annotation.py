@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Flow, Labels, Tracks
 from smile_synth.coverage import THRESHOLD, alpha_at, pixel_centers, tight_box, whole_extent, window
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, check_sources, texture_of
+from smile_synth.scene import Picture, Scene, check_sources, is_redrawn, texture_of
 from smile_synth.texture import Texture
 
 Bool = NDArray[np.bool_]
@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 class Annotation:
     """The labels of one scene, computed when first asked for."""
 
-    def __init__(self, scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None = None) -> None:
+    def __init__(self, scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> None:
         check_sources(scene, bank, backgrounds)
         self.scene = scene
         # A background covers everything whatever its alpha: only the layers in front need textures.
@@ -210,8 +210,7 @@ class Annotation:
         hidden = np.zeros(len(points), bool)
         for k in np.unique(layers):
             chosen = layers == k
-            surface = scene.layers[k].surface
-            if isinstance(surface, Noise) and surface.redrawn and t0 != t1:
+            if is_redrawn(scene.layers[k].surface) and t0 != t1:
                 continue
             source = geometry.apply(geometry.invert(scene.object_to_frame[k, t0]), points[chosen])
             target = points[chosen] if t0 == t1 else geometry.apply(scene.object_to_frame[k, t1], source)
@@ -231,7 +230,7 @@ class Annotation:
         return targets, hidden
 
 
-def annotate(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None = None) -> Annotation:
+def annotate(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> Annotation:
     """Return the labels of a scene; each kind is computed when first asked for.
 
     Raises:

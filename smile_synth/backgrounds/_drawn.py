@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.rng import generator
+from smile_synth.texture import Texture
 
 UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float64]
@@ -28,9 +30,13 @@ def _spectrum(size: int, exponent: float, *, rng: np.random.Generator) -> Float:
     return picture
 
 
-def one_over_f(size: int, *, rng: np.random.Generator) -> UInt8:
-    """Draw coloured 1/f noise ``[S, S, 3]``; exponents 1.0 to 1.8, around natural pictures' 1.2-1.4."""
-    exponent = rng.uniform(1.0, 1.8)
+def one_over_f(size: int, *, rng: np.random.Generator, exponent: float | None = None) -> UInt8:
+    """Draw coloured 1/f noise ``[S, S, 3]``, periodic; amplitudes fall as 1 / frequency^exponent.
+
+    An exponent left out is drawn from 1.0 to 1.8, around natural pictures' 1.2-1.4.
+    """
+    if exponent is None:
+        exponent = rng.uniform(1.0, 1.8)
     common = _spectrum(size, exponent, rng=rng)
     channels = np.stack([_spectrum(size, exponent, rng=rng) for _ in range(3)], axis=-1)
     mixed = 0.6 * common[..., None] + 0.4 * channels
@@ -45,16 +51,21 @@ def gradient(size: int, *, rng: np.random.Generator) -> UInt8:
     return np.asarray(picture).round().astype(np.uint8)
 
 
-def dead_leaves(size: int, *, rng: np.random.Generator) -> UInt8:
-    """Draw overlapping discs ``[S, S, 3]``, radii by the r^-3 law of natural occlusion (Lee et al., 2001)."""
+def dead_leaves(size: int, *, rng: np.random.Generator, periodic: bool = False) -> UInt8:
+    """Draw overlapping discs ``[S, S, 3]``, radii by the r^-3 law of natural occlusion (Lee et al., 2001).
+
+    With ``periodic`` a disc that leaves at one side comes in at the other.
+    """
+    shifts = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if periodic else [(0, 0)]
     picture = np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
     smallest, largest = size / 40, size / 5
     for _ in range(500):
         # Inverse of the cumulative r^-3 law between the two radii.
         radius = (smallest**-2 - rng.random() * (smallest**-2 - largest**-2)) ** -0.5
-        center = tuple(int(v) for v in rng.integers(0, size, 2))
+        x, y = (int(v) for v in rng.integers(0, size, 2))
         color = tuple(int(v) for v in rng.integers(0, 256, 3))
-        cv2.circle(picture, center, round(radius), color, -1, cv2.LINE_AA)
+        for dx, dy in shifts:
+            cv2.circle(picture, (x + dx, y + dy), round(radius), color, -1, cv2.LINE_AA)
     return picture
 
 
@@ -72,3 +83,17 @@ def write_pictures(folder: Path, *, count: int, seed: int, size: int = 160) -> N
         kind = list(KINDS)[index % len(KINDS)]
         picture = KINDS[kind](size, rng=generator(seed, index, f"background {kind}"))
         Image.fromarray(picture).save(folder / f"{index:03d}-{kind}.png")
+
+
+@lru_cache(maxsize=4)
+def drawn_texture(kind: str, key: tuple[int, int], size: int, exponent: float) -> Texture:
+    """Draw the texture ``size x size`` of a background: a pure function of its arguments.
+
+    Args:
+        kind: a name of `KINDS`. 1/f noise and dead leaves are periodic.
+        key: two numbers, each 0 .. 2^63 - 1.
+        size: side in pixels.
+        exponent: of 1/f noise; the other kinds have none.
+    """
+    own: dict[str, dict[str, Any]] = {"one-over-f": {"exponent": exponent}, "dead-leaves": {"periodic": True}}
+    return Texture.opaque(KINDS[kind](size, rng=generator(*key, f"background {kind}"), **own.get(kind, {})))

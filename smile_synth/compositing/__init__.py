@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._cpu import composite_cpu
 from smile_synth.compositing._oracle import composite_oracle
 from smile_synth.objects import ObjectBank
@@ -19,12 +19,12 @@ from smile_synth.scene import Scene, check_sources
 
 __all__ = ["BACKENDS", "composite"]
 
-Backend = Callable[[Scene, ObjectBank, ImageFolder | None], NDArray[np.uint8]]
+Backend = Callable[[Scene, ObjectBank, BackgroundFolder | None], NDArray[np.uint8]]
 BACKENDS: dict[str, Backend] = {"cpu": composite_cpu, "oracle": composite_oracle}
 
 
 def composite(
-    scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None = None, *, backend: str = "cpu"
+    scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None, *, backend: str = "cpu"
 ) -> NDArray[np.uint8]:
     """Render a scene to frames ``[T, H, W, 3]`` uint8 RGB.
 

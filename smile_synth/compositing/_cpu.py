@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._philox import philox_word
 from smile_synth.coverage import level_start, window
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, Solid, texture_of
+from smile_synth.scene import Drawn, Noise, Picture, Scene, Solid, Video, is_redrawn, texture_of
 
 _TRANSPARENT, _REFLECT, _REPEAT = 0, 1, 2
 _BORDERS = {"transparent": _TRANSPARENT, "reflect": _REFLECT, "repeat": _REPEAT}
@@ -23,12 +23,12 @@ _ONE = 4096  # fixed-point one of a weight: 12 bits
 _FULL = 255 * 256  # full alpha and full colour in 8.8
 
 
-def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None) -> NDArray[np.uint8]:
+def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> NDArray[np.uint8]:
     """Render frames ``[T, H, W, 3]`` uint8 within the tolerances of `smile_synth.compositing`."""
     height, width = scene.size_hw
     frame = (0, 0, width, height)
     textures = [
-        texture_of(layer.surface, bank, backgrounds) if isinstance(layer.surface, Picture) else None
+        texture_of(layer.surface, bank, backgrounds) if isinstance(layer.surface, Picture | Drawn) else None
         for layer in scene.layers
     ]
     inverses = np.ascontiguousarray(geometry.invert(scene.object_to_frame))
@@ -41,6 +41,8 @@ def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | Non
 
     def blend(target: NDArray[np.uint16], k: int, t: int) -> None:
         surface, texture = scene.layers[k].surface, textures[k]
+        if isinstance(surface, Video):
+            texture = texture_of(surface, bank, backgrounds, t)
         opacity = round(scene.opacity[k, t] * 65536)
         tint = (bool(plain[k, t]), *gains[k, t].tolist(), *biases[k, t].tolist())
         if isinstance(surface, Solid):
@@ -70,8 +72,7 @@ def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | Non
 
 def _background_moves(scene: Scene, t: int) -> bool:
     """Return whether the background of frame t differs from that of frame t - 1."""
-    surface = scene.layers[0].surface
-    if isinstance(surface, Noise) and surface.redrawn:
+    if is_redrawn(scene.layers[0].surface):
         return True
     arrays = (scene.object_to_frame, scene.opacity, scene.gain, scene.bias, scene.level)
     return not all(np.array_equal(array[0, t], array[0, t - 1]) for array in arrays)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._philox import philox_word_numpy
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Noise, Scene, Solid, texture_of
@@ -15,7 +15,9 @@ from smile_synth.texture import Texture
 Float = NDArray[np.float64]
 
 
-def composite_oracle(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None) -> NDArray[np.uint8]:
+def composite_oracle(
+    scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None
+) -> NDArray[np.uint8]:
     """Render frames ``[T, H, W, 3]`` uint8: back to front, premultiplied "over", round half up."""
     height, width = scene.size_hw
     rows, columns = np.mgrid[0:height, 0:width]
@@ -34,7 +36,7 @@ def composite_oracle(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | 
 
 
 def _sample_layer(
-    scene: Scene, layer: int, t: int, centers: Float, bank: ObjectBank, backgrounds: ImageFolder | None
+    scene: Scene, layer: int, t: int, centers: Float, bank: ObjectBank, backgrounds: BackgroundFolder | None
 ) -> tuple[Float, Float]:
     """Return premultiplied colour ``[P, 3]`` (0..255) and alpha ``[P, 1]`` (0..1) at points ``[P, 2]``."""
     surface = scene.layers[layer].surface
@@ -48,7 +50,7 @@ def _sample_layer(
         frame = t if surface.redrawn else 0
         words = [philox_word_numpy((cells[:, 0], cells[:, 1], frame, c), surface.key) for c in range(3)]
         return (np.stack(words, axis=-1) >> np.uint64(24)).astype(np.float64), opaque
-    texture = texture_of(surface, bank, backgrounds)
+    texture = texture_of(surface, bank, backgrounds, t)
     border = scene.layers[layer].border
     low = int(scene.level[layer, t])
     mix = scene.level[layer, t] - low

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Labels
 from smile_synth.compositing import composite
 from smile_synth.corpus._video import check_encodable, write_bytes, write_mp4
@@ -43,7 +43,7 @@ class Job:
 
     recipe: Recipe
     bank: ObjectBank
-    backgrounds: ImageFolder | None
+    backgrounds: BackgroundFolder | None
     out: Path
     seed: int
     size_hw: tuple[int, int]
@@ -68,7 +68,7 @@ class CorpusSummary:
 def generate(
     recipe: Recipe,
     bank: ObjectBank,
-    backgrounds: ImageFolder | None = None,
+    backgrounds: BackgroundFolder | None = None,
     *,
     out: str | Path,
     num_clips: int,

@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -26,8 +26,13 @@ from numpy.typing import NDArray
 from smile_synth.errors import UserError, nearest
 from smile_synth.texture import Texture, UInt8, level_sizes_hw
 
+if TYPE_CHECKING:
+    import torch
+
+Balance = Literal["uniform", "class-balanced", "square-root"]
+
 FORMAT = "smile-object-bank"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
 TEXELS, INDEX, HEADER, REPORT = "texels.bin", "index.parquet", "bank.json", "report.json"
 
@@ -42,10 +47,20 @@ class ObjectInfo:
         height: rows of the texture.
         width: columns of the texture.
         texel_offset: place of its first texel (4 bytes each) in ``texels.bin``.
-        source: path relative to the source it was read from, posix.
-        source_image: the picture it was cut from; equal ones are always in the same split.
+        source: its name inside the source it was read from; files by posix path.
+        source_image: the picture it was cut from, by name.
+        picture_key: equal keys mean the same picture; they are always in the same split.
+        annotation_id: of a dataset's annotation, empty where there is none.
         licence: of that picture, empty where unknown.
         split: ``train``, ``val`` or ``test``.
+        original_height: rows of its box in the picture, before shrinking.
+        original_width: columns of its box in the picture.
+        fill: mean alpha 0..1 of the texture.
+        thickness: diameter of the largest circle inside, as a share of the long side.
+        truncation: share 0..1 of the outline on the border of the picture.
+        covered: share 0..1 of its pixels that smaller objects of the picture claim, too.
+        largest_part: share 0..1 of its pixels in the largest connected part.
+        perceptual_hash: 16 hex digits.
         content_sha256: hex digest of its texels.
         attributes: JSON object with sorted keys, ``{}`` where nothing more is known.
     """
@@ -57,14 +72,24 @@ class ObjectInfo:
     texel_offset: int
     source: str
     source_image: str
+    picture_key: str
+    annotation_id: str
     licence: str
     split: str
+    original_height: int
+    original_width: int
+    fill: float
+    thickness: float
+    truncation: float
+    covered: float
+    largest_part: float
+    perceptual_hash: str
     content_sha256: str
     attributes: str
 
 
 COLUMNS = tuple(field.name for field in fields(ObjectInfo))
-ARROW_TYPES = {"str": pyarrow.string(), "int": pyarrow.int64()}
+ARROW_TYPES = {"str": pyarrow.string(), "int": pyarrow.int64(), "float": pyarrow.float64()}
 SCHEMA = pyarrow.schema([(field.name, ARROW_TYPES[str(field.type)]) for field in fields(ObjectInfo)])
 
 
@@ -80,6 +105,40 @@ def digest_of(index: pyarrow.Table) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Selection(NamedTuple):
+    """Objects to draw from, and how often each is drawn.
+
+    Attributes:
+        ids: ``[n]`` int64, ascending.
+        cumulative: ``[n]`` float64 rising to 1, or None where all are drawn equally often.
+    """
+
+    ids: NDArray[np.int64]
+    cumulative: NDArray[np.float64] | None
+
+    def draw(self, *, rng: np.random.Generator) -> int:
+        """Draw one object's id."""
+        if self.cumulative is None:
+            return int(rng.choice(self.ids))
+        return int(self.ids[np.searchsorted(self.cumulative, rng.random(), side="right")])
+
+
+class DeviceBank(NamedTuple):
+    """Textures in a device's memory.
+
+    Attributes:
+        texels: ``[total, 4]`` uint8, as in `ObjectBank.texels`.
+        texel_offsets: ``[n]`` int64, the first texel of each.
+        sizes_hw: ``[n, 2]`` int32.
+        object_ids: ``[n]`` int64, ascending: their numbers in the bank.
+    """
+
+    texels: torch.Tensor
+    texel_offsets: torch.Tensor
+    sizes_hw: torch.Tensor
+    object_ids: torch.Tensor
+
+
 class ObjectBank:
     """A folder of cut-outs, opened for reading. A pickled copy maps the same files anew.
 
@@ -92,19 +151,21 @@ class ObjectBank:
         widths: ``[n]`` int32, columns of each texture.
         texels: ``[total, 4]`` uint8, all textures one after another, a read-only map of the file.
         texel_offsets: ``[n + 1]`` int64; object i has ``texels[offsets[i] : offsets[i + 1]]``.
+        index: one row per object, the columns of `ObjectInfo`.
     """
 
     def __init__(self, path: str, digest: str, index: pyarrow.Table, texels: UInt8) -> None:
         self.path = path
         self.digest = digest
         self.texels = texels
-        self.class_names, self.class_ids = _numbered(index["class_name"].to_pylist())
+        self.class_names, self.class_ids = _numbered(index["class_name"])
         self.heights = index["height"].to_numpy().astype(np.int32)
         self.widths = index["width"].to_numpy().astype(np.int32)
         self.texel_offsets = np.append(index["texel_offset"].to_numpy(), len(texels)).astype(np.int64)
-        self._split_ids = np.array([SPLITS.index(split) for split in index["split"].to_pylist()], np.int8)
-        self._index = index
-        self._selected: dict[tuple[str | None, tuple[str, ...] | None], NDArray[np.int64]] = {}
+        names, ids = _numbered(index["split"])
+        self._split_ids = np.array([SPLITS.index(name) for name in names], np.int32)[ids]
+        self.index = index
+        self._selected: dict[tuple[object, ...], Selection] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> ObjectBank:
@@ -155,46 +216,134 @@ class ObjectBank:
             ValueError: no such object.
         """
         self._check(object_id)
-        return ObjectInfo(*(self._index[name][int(object_id)].as_py() for name in COLUMNS))
+        return ObjectInfo(*(self.index[name][int(object_id)].as_py() for name in COLUMNS))
 
-    def select(self, *, split: str | None = None, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """Return the ids of the objects of a split and of some classes, ascending; None means all.
+    def select(
+        self,
+        *,
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+        exclude_classes: Sequence[str] = (),
+    ) -> NDArray[np.int64]:
+        """Return the ids of some objects, ascending.
+
+        Args:
+            split: only of this side; None means all.
+            classes: only of these; None means all.
+            exclude_classes: none of these.
 
         Raises:
             UserError: unknown split or class, or no object is left.
         """
+        return self.selection(split=split, classes=classes, exclude_classes=exclude_classes).ids
+
+    def selection(
+        self,
+        *,
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+        exclude_classes: Sequence[str] = (),
+        balance: Balance = "uniform",
+    ) -> Selection:
+        """Return objects to draw from; arguments and errors as for `select`, and:
+
+        Args:
+            split: see there.
+            classes: see there.
+            exclude_classes: see there.
+            balance: ``uniform``: every object is drawn equally often, so a class as often as it is
+                frequent; ``class-balanced``: every class equally often; ``square-root``: between the two,
+                a class as often as the square root of its number of objects.
+        """
         # Asked for once per scene.
-        key = (split, None if classes is None else tuple(classes))
-        if key in self._selected:
-            return self._selected[key]
+        key = (split, None if classes is None else tuple(classes), tuple(exclude_classes), balance)
+        if key not in self._selected:
+            ids = self._chosen(split, classes, exclude_classes)
+            self._selected[key] = Selection(ids, self._cumulative(ids, balance))
+        return self._selected[key]
+
+    def _chosen(
+        self, split: str | None, classes: Sequence[str] | None, exclude: Sequence[str]
+    ) -> NDArray[np.int64]:
         chosen = np.ones(len(self), bool)
         if split is not None:
             if split not in SPLITS:
                 raise UserError(f"unknown split '{split}', expected {' | '.join(SPLITS)}")
             chosen &= self._split_ids == SPLITS.index(split)
         if classes is not None:
-            for name in classes:
-                if name not in self.class_names:
-                    hint = nearest(name, self.class_names)
-                    raise UserError(f"object bank '{self.path}' has no class '{name}'{hint}")
-            chosen &= np.isin(self.class_ids, [self.class_names.index(name) for name in classes])
+            chosen &= np.isin(self.class_ids, [self._class_id(name) for name in classes])
+        if exclude:
+            chosen &= ~np.isin(self.class_ids, [self._class_id(name) for name in exclude])
         if not chosen.any():
             among = "" if classes is None else f" of the classes {', '.join(classes) or '(none given)'}"
-            raise UserError(f"object bank '{self.path}' has no object{among} in split '{split or 'any'}'")
+            but = f" but {', '.join(exclude)}" if exclude else ""
+            raise UserError(
+                f"object bank '{self.path}' has no object{among}{but} in split '{split or 'any'}'"
+            )
         ids = np.nonzero(chosen)[0].astype(np.int64)
         ids.flags.writeable = False
-        self._selected[key] = ids
         return ids
 
-    def verify(self) -> None:
+    def _class_id(self, name: str) -> int:
+        if name not in self.class_names:
+            raise UserError(
+                f"object bank '{self.path}' has no class '{name}'{nearest(name, self.class_names)}"
+            )
+        return self.class_names.index(name)
+
+    def _cumulative(self, ids: NDArray[np.int64], balance: Balance) -> NDArray[np.float64] | None:
+        if balance == "uniform":
+            return None
+        per_class = np.bincount(self.class_ids[ids], minlength=len(self.class_names)).astype(np.float64)
+        power = {"class-balanced": -1.0, "square-root": -0.5}[balance]
+        weights = per_class[self.class_ids[ids]] ** power
+        cumulative: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
+        cumulative[-1] = 1.0
+        return cumulative
+
+    def to_device(
+        self, device: str | torch.device, object_ids: NDArray[np.int64] | None = None
+    ) -> DeviceBank:
+        """Copy textures to a device with one transfer.
+
+        Args:
+            device: of torch, such as ``cuda``.
+            object_ids: which, ascending, for example ``select(classes=["dog"])``; None: all.
+        """
+        import torch
+
+        ids = np.arange(len(self)) if object_ids is None else np.asarray(object_ids, np.int64)
+        starts, ends = self.texel_offsets[ids], self.texel_offsets[ids + 1]
+        lengths = ends - starts
+        pinned = torch.device(device).type == "cuda"
+        texels = torch.empty((int(lengths.sum()), 4), dtype=torch.uint8, pin_memory=pinned)
+        target, offsets = texels.numpy(), np.cumsum(lengths) - lengths
+        # Runs of neighbours are one copy each.
+        breaks = np.flatnonzero(np.diff(ids) != 1) + 1
+        for run in np.split(np.arange(len(ids)), breaks):
+            first, last = run[0], run[-1]
+            target[offsets[first] : offsets[last] + lengths[last]] = self.texels[starts[first] : ends[last]]
+        sizes = np.stack([self.heights[ids], self.widths[ids]], axis=1)
+        return DeviceBank(
+            texels.to(device, non_blocking=pinned),
+            torch.from_numpy(offsets).to(device),
+            torch.from_numpy(sizes).to(device),
+            torch.from_numpy(ids).to(device),
+        )
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every texel and compare it with the index.
+
+        ``progress`` is called with (objects read, objects in all).
 
         Raises:
             UserError: an object's texels were altered.
         """
-        for object_id, expected in enumerate(self._index["content_sha256"].to_pylist()):
-            if hashlib.sha256(self.texture(object_id).texels.tobytes()).hexdigest() != expected:
+        for object_id, expected in enumerate(self.index["content_sha256"].to_pylist()):
+            if hashlib.sha256(self.texture(object_id).texels.data).hexdigest() != expected:
                 raise UserError(f"object bank '{self.path}' is damaged: texels of object {object_id}")
+            if progress:
+                progress(object_id + 1, len(self))
 
     def _check(self, object_id: int) -> None:
         if not 0 <= object_id < len(self):
@@ -220,6 +369,35 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
+def write_tables(
+    folder: Path,
+    rows: Sequence[ObjectInfo],
+    rejected: Sequence[dict[str, Any]],
+    sources: Sequence[dict[str, Any]],
+) -> str:
+    """Write a bank's index, header and report to the folder of its texels; returns the digest."""
+    index = pyarrow.Table.from_pylist([asdict(row) for row in rows], SCHEMA)
+    pyarrow.parquet.write_table(
+        index, folder / INDEX, compression="zstd", compression_level=3, row_group_size=1 << 20
+    )
+    digest = digest_of(index)
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "num_objects": len(rows),
+        "num_rejected": len(rejected),
+        "digest": digest,
+        "sources": sources,
+    }
+    for name, content in ((HEADER, header), (REPORT, {"rejected": rejected})):
+        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for name in (INDEX, HEADER, REPORT):
+        with (folder / name).open("rb+") as file:
+            file.flush()
+            os.fsync(file.fileno())
+    return digest
+
+
 def _reopen(path: str, digest: str) -> ObjectBank:
     bank = ObjectBank.open(path)
     if bank.digest != digest:
@@ -227,7 +405,11 @@ def _reopen(path: str, digest: str) -> ObjectBank:
     return bank
 
 
-def _numbered(names: list[str]) -> tuple[list[str], NDArray[np.int32]]:
-    unique = sorted(set(names))
-    place = {name: number for number, name in enumerate(unique)}
-    return unique, np.array([place[name] for name in names], np.int32)
+def _numbered(column: pyarrow.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    """Return a column's values, sorted, each once, and each row's place among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=lambda i: names[i])
+    place = np.empty(len(names), np.int32)
+    place[order] = np.arange(len(names))
+    return [names[i] for i in order], place[encoded.indices.to_numpy()]

@@ -1,69 +1,182 @@
-"""One cut-out: where it comes from, and how its pixels are made ready for a bank."""
+"""One cut-out made ready for a bank: edges, size, measures, and the filters that use them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-UInt8 = NDArray[np.uint8]
+from smile_synth.errors import UserError
+from smile_synth.objects._item import CutOut, UInt8
+from smile_synth.pictures import Reject
 
-
-class Reject(Exception):
-    """Why one candidate does not become an object."""
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What a reader found; its pixels are loaded one candidate at a time.
+class CutOutOptions:
+    """How cut-outs are prepared, and which are left out.
 
     Attributes:
-        class_name: the label.
-        source: name inside its source, unique there.
-        source_image: the picture it was cut from; decides the split.
-        load: returns straight RGBA ``[H, W, 4]`` uint8, or raises Reject.
-        licence: of the picture, empty where unknown.
-        attributes: further known facts, such as a shape's colour.
+        max_side: longest side of a texture in pixels; longer ones are shrunk by exact area averaging.
+        erode: pixels of the picture taken off all round before shrinking, 0 or more.
+        feather: pixels of the texture over which alpha rises from the edge inwards, 0 or more.
+        min_side: shortest side of a usable texture in pixels.
+        min_thickness: least diameter of the largest circle inside, as a share 0..1 of the long side.
+        max_truncation: largest share 0..1 of the outline on the border of the picture.
+        max_covered: largest share 0..1 of pixels that smaller objects claim, too.
+        min_largest_part: least share 0..1 of its pixels in the largest connected part, of what is cut from
+            pictures: what stands in front of a thing can leave only scraps of it.
+        duplicate_distance: 64-bit perceptual hashes that differ in at most so many bits (0..7) are
+            compared as near-duplicates; -1 keeps them all.
     """
 
-    class_name: str
-    source: str
-    source_image: str
-    load: Callable[[], UInt8]
-    licence: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    max_side: int = 256
+    erode: float = 0.0
+    feather: float = 0.0
+    min_side: int = 16
+    min_thickness: float = 0.05
+    max_truncation: float = 0.05
+    max_covered: float = 0.5
+    min_largest_part: float = 0.5
+    duplicate_distance: int = 4
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UserError: which, and what is allowed.
+        """
+        if not 1 <= self.min_side <= self.max_side:
+            raise UserError(f"expected 1 <= min_side <= max_side, got {self.min_side} and {self.max_side}")
+        for name in ("erode", "feather"):
+            if not 0 <= getattr(self, name) <= 64:
+                raise UserError(f"{name} must be in 0..64 pixels, got {getattr(self, name)}")
+        for name in ("min_thickness", "max_truncation", "max_covered", "min_largest_part"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a share and must be in 0..1, got {getattr(self, name)}")
+        if not -1 <= self.duplicate_distance <= 7:
+            raise UserError(f"duplicate_distance must be in -1..7 bits, got {self.duplicate_distance}")
 
 
-def prepare(rgba: UInt8, *, max_side: int, min_side: int) -> UInt8:
-    """Crop, shrink and soften a cut-out.
+@dataclass(frozen=True)
+class Prepared:
+    """A cut-out ready for a bank.
 
-    Straight RGBA ``[H, W, 4]`` uint8 in and out: cropped to alpha > 0; a hard edge (one alpha value
-    beside 0) softened by one pixel; the long side at most ``max_side`` by exact area averaging of
-    premultiplied colour.
+    Attributes:
+        rgba: straight RGBA ``[H, W, 4]`` uint8, tight.
+        original_hw: its size in the picture, before shrinking.
+        fill: share 0..1 of its box that it covers (mean alpha).
+        thickness: diameter of the largest circle inside, as a share of the long side.
+        largest_part: share 0..1 of its pixels in the largest connected part.
+    """
+
+    rgba: UInt8
+    original_hw: tuple[int, int]
+    fill: float
+    thickness: float
+    largest_part: float
+
+
+def prepare(found: CutOut, options: CutOutOptions) -> Prepared:
+    """Crop a cut-out, mend its edges, shrink it, and measure it.
+
+    A hard edge (one alpha value beside 0) is softened by one pixel, inwards. Where the edge is cut from
+    a photograph, or hard, its two outermost pixels take their colour from inside.
 
     Raises:
-        Reject: transparent everywhere, a side shorter than ``min_side``, or opaque nowhere.
+        Reject: it does not pass the filters, is transparent everywhere, or opaque nowhere.
     """
+    if found.truncation > options.max_truncation:
+        share = f"{found.truncation:.0%} of its outline, at most {options.max_truncation:.0%} may be"
+        raise Reject(f"truncated by the picture's border: {share}")
+    if found.covered > options.max_covered:
+        raise Reject(
+            f"mostly covered: {found.covered:.0%} by others, at most {options.max_covered:.0%} may be"
+        )
+    rgba = _eroded(_tight(found.rgba), options.erode)
+    hard = bool(np.isin(rgba[..., 3], (0, rgba[..., 3].max())).all())
+    if hard or found.from_photo:
+        rgba = np.dstack([clean_edge(rgba[..., :3], rgba[..., 3]), rgba[..., 3]])
+    if hard:
+        rgba = _soften(rgba)
+    original_hw = (rgba.shape[0], rgba.shape[1])
+    longest = max(original_hw)
+    if longest > options.max_side:
+        new_hw = [max(1, (2 * side * options.max_side + longest) // (2 * longest)) for side in original_hw]
+        rgba = _shrink(rgba, new_hw[0], new_hw[1])
+    if options.feather:
+        rgba = _tight(_feathered(rgba, options.feather))
+    height, width = rgba.shape[:2]
+    if min(height, width) < options.min_side:
+        raise Reject(f"too small: {height}x{width} pixels, the least side is {options.min_side}")
+    if rgba[..., 3].max() < 128:
+        # An object's extent is where alpha >= .5; without any it would move unseen by every label.
+        raise Reject("too faint: alpha is nowhere one half or more")
+    thickness = 2 * float(_depth(rgba[..., 3]).max()) / max(height, width)
+    if thickness < options.min_thickness:
+        least = f"{options.min_thickness:.0%} of the long side"
+        raise Reject(f"too thin: the largest circle inside is {thickness:.1%} across, the least is {least}")
+    inside = (rgba[..., 3] >= 128).astype(np.uint8)
+    parts = cv2.connectedComponentsWithStats(inside, connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    largest_part = float(parts.max() / parts.sum())
+    if found.from_photo and largest_part < options.min_largest_part:
+        least = f"at least {options.min_largest_part:.0%} must be"
+        raise Reject(f"in pieces: {largest_part:.0%} of it is in its largest part, {least}")
+    return Prepared(rgba, original_hw, float(rgba[..., 3].mean()) / 255.0, thickness, largest_part)
+
+
+def _tight(rgba: UInt8) -> UInt8:
     rows, columns = np.nonzero(rgba[..., 3].any(axis=1))[0], np.nonzero(rgba[..., 3].any(axis=0))[0]
     if not len(rows):
         raise Reject("transparent everywhere")
-    rgba = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    if np.isin(rgba[..., 3], (0, rgba[..., 3].max())).all():
-        rgba = _soften(rgba)
-    height, width = rgba.shape[:2]
-    longest = max(height, width)
-    if longest > max_side:
-        new_hw = [max(1, (2 * side * max_side + longest) // (2 * longest)) for side in (height, width)]
-        rgba = _shrink(rgba, new_hw[0], new_hw[1])
-    height, width = rgba.shape[:2]
-    if min(height, width) < min_side:
-        raise Reject(f"too small: {height}x{width} pixels, the least side is {min_side}")
-    if rgba[..., 3].max() < 128:
-        # An object's extent is where alpha >= .5; without any it would move unseen by every label.
-        raise Reject("alpha is nowhere one half or more")
-    return rgba
+    return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _depth(alpha: UInt8) -> Float:
+    """Return how deep each pixel's centre lies inside alpha >= .5, ``[H, W]`` pixels, outside 0."""
+    inside = np.pad((alpha >= 128).astype(np.uint8), 1)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # The edge runs half a pixel before the centre of the nearest pixel outside.
+    return np.maximum(np.asarray(distance, np.float64)[1:-1, 1:-1] - 0.5, 0.0)
+
+
+def _eroded(rgba: UInt8, pixels: float) -> UInt8:
+    if not pixels:
+        return rgba
+    out = rgba.copy()
+    kept = np.clip(_depth(rgba[..., 3]) - pixels + 0.5, 0.0, 1.0)
+    out[..., 3] = np.floor(rgba[..., 3] * kept + 0.5)
+    return _tight(out)
+
+
+def _feathered(rgba: UInt8, pixels: float) -> UInt8:
+    out = rgba.copy()
+    ramp = np.clip(_depth(rgba[..., 3]) / pixels, 0.0, 1.0)
+    # Smooth at both ends, so that no line shows where the ramp begins.
+    out[..., 3] = np.floor(rgba[..., 3] * (ramp * ramp * (3 - 2 * ramp)) + 0.5)
+    return out
+
+
+def clean_edge(rgb: UInt8, alpha: UInt8) -> UInt8:
+    """Give the outermost two pixels the mean colour of the inner ones near them.
+
+    A photograph's edge pixels mix in what lay behind, which would show as a halo elsewhere. Where the
+    object is too thin to have inner pixels, colours stay.
+    """
+    inner = (_box_sum((alpha == 255).astype(np.float64), 3) > 8.5).astype(np.float64)
+    near = _box_sum(inner, 5)
+    # Sums of whole numbers: exact in float64, whatever the order.
+    colour = _box_sum(rgb * inner[..., None], 5) / np.maximum(near, 1.0)[..., None]
+    mended = ((inner == 0) & (near > 0))[..., None]
+    return np.where(mended, np.floor(colour + 0.5), rgb).astype(np.uint8)
+
+
+def _box_sum(values: Float, size: int) -> Float:
+    summed = cv2.boxFilter(values, cv2.CV_64F, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(np.rint(summed))
 
 
 def _shrink(rgba: UInt8, height: int, width: int) -> UInt8:

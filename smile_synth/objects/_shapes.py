@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.objects._cutout import Candidate, UInt8
+from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._outline import coverage
 from smile_synth.rng import generator
 
@@ -33,26 +33,42 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 HUE_JITTER_DEGREES = 6.0
 
 
-def read_shapes(source: str, *, seed: int) -> list[Candidate]:
+@dataclass(frozen=True)
+class ShapeItem:
+    """One instance of a shape in a colour and a texture."""
+
+    shape: str
+    color: str
+    texture: str
+    seed: int
+    number: int
+
+    @property
+    def source(self) -> str:
+        """Its name."""
+        return f"{self.shape}/{self.color}-{self.texture}"
+
+    def cut_outs(self) -> Iterator[CutOut | Rejected]:
+        """Draw it."""
+        yield CutOut(
+            class_name=self.shape,
+            source=self.source,
+            source_image=self.source,
+            picture_key=self.source,
+            licence="CC0",
+            attributes={"shape": self.shape, "color": self.color, "texture": self.texture},
+            rgba=_draw(self.shape, self.color, self.texture, self.seed, self.number),
+        )
+
+
+def read_shapes(source: str, options: ReadOptions) -> list[Item]:
     """List one instance of every shape, colour and texture; the shape is the class.
 
     An instance varies in aspect, tilt, corner radius, hue, second tone, shading, and the texture's
     frequency, angle and phase. Each counts as a picture of its own.
     """
-    candidates = []
-    for number, (shape, colour, texture) in enumerate(product(OUTLINES, COLOURS, TEXTURES)):
-        name = f"{shape}/{colour}-{texture}"
-        candidates.append(
-            Candidate(
-                class_name=shape,
-                source=name,
-                source_image=name,
-                licence="CC0",
-                attributes={"shape": shape, "color": colour, "texture": texture},
-                load=partial(_draw, shape, colour, texture, seed, number),
-            )
-        )
-    return candidates
+    kinds = product(OUTLINES, COLOURS, TEXTURES)
+    return [ShapeItem(*kind, options.seed, number) for number, kind in enumerate(kinds)]
 
 
 def outline(
@@ -174,15 +190,15 @@ def _dotted(height: int, width: int, rng: np.random.Generator) -> Float:
     return _area_mean(du * du + dv * dv < rng.uniform(0.27, 0.36) ** 2)
 
 
-def _noisy(height: int, width: int, rng: np.random.Generator) -> Float:
-    """Value noise in four octaves, spread over 0..1."""
+def _noisy(height: int, width: int, rng: np.random.Generator, long_side: int = LONG_SIDE) -> Float:
+    """Value noise in four octaves, spread over 0..1; its cells are shares of ``long_side``."""
     total = np.zeros((height, width))
     for octave in range(4):
         cells = rng.uniform(3.5, 5.5) * 2**octave
         size = math.ceil(cells) + 2
         values = rng.random((size, size))
-        y = (np.arange(height) + 0.5) / LONG_SIDE * cells
-        x = (np.arange(width) + 0.5) / LONG_SIDE * cells
+        y = (np.arange(height) + 0.5) / long_side * cells
+        x = (np.arange(width) + 0.5) / long_side * cells
         row, column = np.floor(y).astype(int), np.floor(x).astype(int)
         fy, fx = (y - row)[:, None], x - column
         top = values[np.ix_(row, column)] * (1 - fx) + values[np.ix_(row, column + 1)] * fx

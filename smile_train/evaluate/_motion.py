@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth import ImageFolder, ObjectBank, Recipe, composite, sample_scene
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, composite, sample_scene
 from smile_synth.errors import UserError
 from smile_synth.scene import Scene
 from smile_train.evaluate._features import color_statistics, encode_tokens, frame_means, tokens_in_place
@@ -97,7 +97,7 @@ class MotionExamination:
 
 
 def _render(
-    recipe: Recipe, bank: ObjectBank, backgrounds: ImageFolder | None, *, seed: int, num_clips: int
+    recipe: Recipe, bank: ObjectBank, backgrounds: BackgroundFolder | None, *, seed: int, num_clips: int
 ) -> tuple[Tensor, list[Scene]]:
     frames, scenes = [], []
     for index in range(num_clips):
@@ -110,8 +110,8 @@ def _render(
 def examine_motion(
     student: Student,
     bank: ObjectBank,
-    train_backgrounds: ImageFolder | None,
-    test_backgrounds: ImageFolder | None,
+    train_backgrounds: BackgroundFolder | None,
+    test_backgrounds: BackgroundFolder | None,
     *,
     seed: int = 0,
     num_train: int = 1200,

@@ -1,12 +1,16 @@
+import io
+import os
 import pickle
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from smile_synth.backgrounds import ImageFolder, write_pictures
+from smile_synth.backgrounds import BackgroundFolder, _index, write_pictures
 from smile_synth.errors import UserError
 
 
@@ -25,14 +29,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_pictures_are_listed_by_path_with_their_sizes(folder: Path) -> None:
-    images = ImageFolder(folder)
+    images = BackgroundFolder(folder)
     assert [file.name for file in images.files] == ["b.png", "c.jpg", "a.BMP"]
     assert images.sizes_hw == [(5, 7), (3, 3), (9, 4)]
     assert len(images) == 3 and images.unreadable == []
 
 
 def test_a_texture_is_the_opaque_picture_padded_by_its_edge(folder: Path) -> None:
-    texture = ImageFolder(folder).texture(0)
+    texture = BackgroundFolder(folder).texture(0)
     expected = np.array(picture(5, 7))
     np.testing.assert_array_equal(texture.level(0)[..., :3], expected)
     assert (texture.texels[:, 3] == 255).all()
@@ -44,7 +48,7 @@ def test_the_camera_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
     picture(5, 7).save(tmp_path / "a.png", exif=exif)
-    images = ImageFolder(tmp_path)
+    images = BackgroundFolder(tmp_path)
     assert images.sizes_hw == [(7, 5)]
     np.testing.assert_array_equal(images.texture(0).level(0)[..., :3], np.rot90(np.array(picture(5, 7)), -1))
 
@@ -52,36 +56,36 @@ def test_the_camera_orientation_is_applied(tmp_path: Path) -> None:
 def test_the_digest_is_of_names_and_contents_not_of_the_place(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    digest = ImageFolder(folder).digest
+    digest = BackgroundFolder(folder).digest
     copy = tmp_path_factory.mktemp("copy") / "elsewhere"
     shutil.copytree(folder, copy)
-    assert ImageFolder(copy).digest == digest
+    assert BackgroundFolder(copy).digest == digest
     (copy / "b.png").rename(copy / "bb.png")
-    renamed = ImageFolder(copy).digest
+    renamed = BackgroundFolder(copy).digest
     picture(5, 7, seed=5).save(copy / "bb.png")
-    assert len({digest, renamed, ImageFolder(copy).digest}) == 3
+    assert len({digest, renamed, BackgroundFolder(copy).digest}) == 3
 
 
 def test_unreadable_files_are_left_out_and_listed(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
-    images = ImageFolder(folder)
+    images = BackgroundFolder(folder)
     assert len(images) == 3
     assert [file.name for file, _ in images.unreadable] == ["broken.png"]
-    assert "cannot identify image" in images.unreadable[0][1]
+    assert images.unreadable[0][1] == "not an image"
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"backgrounds '.*nowhere': no such folder"):
-        ImageFolder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"expected pictures \(\.jpg, .*\), found none"):
-        ImageFolder(tmp_path)
+    with pytest.raises(UserError, match=r"backgrounds '.*nowhere': no such folder or list"):
+        BackgroundFolder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"expected pictures or videos \(\.jpg, .*\), found none"):
+        BackgroundFolder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="found 1 unreadable ones"):
-        ImageFolder(tmp_path)
+        BackgroundFolder(tmp_path)
 
 
 def test_a_picture_that_changed_or_went_is_refused(folder: Path) -> None:
-    images = ImageFolder(folder)
+    images = BackgroundFolder(folder)
     picture(5, 8).save(folder / "b.png")
     with pytest.raises(UserError, match=r"b\.png': has changed since the folder was opened"):
         images.texture(0)
@@ -95,17 +99,17 @@ def test_a_picture_that_changed_or_went_is_refused(folder: Path) -> None:
 
 
 def test_textures_are_kept_up_to_a_bound(folder: Path) -> None:
-    images = ImageFolder(folder, cache_bytes=1)
+    images = BackgroundFolder(folder, cache_bytes=1)
     first = images.texture(0)
     assert images.texture(0) is first
     images.texture(1)
     assert images.texture(0) is not first
-    roomy = ImageFolder(folder)
+    roomy = BackgroundFolder(folder)
     assert roomy.texture(2) is roomy.texture(2)
 
 
 def test_a_copy_for_a_worker_starts_with_an_empty_cache(folder: Path) -> None:
-    images = ImageFolder(folder)
+    images = BackgroundFolder(folder)
     images.texture(0)
     size = len(pickle.dumps(images))
     copy = pickle.loads(pickle.dumps(images))
@@ -122,7 +126,7 @@ def test_drawn_pictures_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     for name in names:
         a, b, c = ((tmp_path / folder / name).read_bytes() for folder in "abc")
         assert a == b and a != c
-    assert ImageFolder(tmp_path / "a").sizes_hw == [(24, 24)] * 4
+    assert BackgroundFolder(tmp_path / "a").sizes_hw == [(24, 24)] * 4
     shades = [np.unique(np.array(Image.open(tmp_path / "a" / name)).reshape(-1, 3), axis=0) for name in names]
     assert min(len(colors) for colors in shades) > 20
 
@@ -132,3 +136,137 @@ def test_more_drawn_pictures_leave_the_first_as_they_were(tmp_path: Path) -> Non
     write_pictures(tmp_path / "many", count=5, seed=3, size=16)
     for file in (tmp_path / "few").iterdir():
         assert (tmp_path / "many" / file.name).read_bytes() == file.read_bytes()
+
+
+# --- bad and odd pictures
+
+
+def test_every_odd_picture_is_read_as_it_looks(tmp_path: Path) -> None:
+    gray = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1800
+    Image.fromarray(gray).save(tmp_path / "16-bit.png")
+    Image.new("CMYK", (7, 5), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
+    palette = Image.new("P", (7, 5), 1)
+    palette.putpalette([0, 0, 0, 9, 99, 199])
+    palette.save(tmp_path / "palette.png", transparency=bytes([0, 128]))
+    picture(5, 7).save(tmp_path / "ein Bild für München ☂.png")
+    images = BackgroundFolder(tmp_path)
+    assert images.unreadable == []
+    seen = {file.name: images.texture(i).level(0)[..., :3] for i, file in enumerate(images.files)}
+    np.testing.assert_array_equal(seen["16-bit.png"][..., 2], gray >> 8)
+    assert np.abs(seen["cmyk.jpg"].astype(int) - [255, 0, 0]).max() < 8
+    assert (seen["palette.png"] == [9, 99, 199]).all()
+    np.testing.assert_array_equal(seen["ein Bild für München ☂.png"], np.array(picture(5, 7)))
+
+
+def huge_png() -> bytes:
+    """A PNG whose header promises 20000 x 20000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "png")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def test_every_bad_picture_has_one_clear_line(folder: Path) -> None:
+    whole = (folder / "c.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "huge.png").write_bytes(huge_png())
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "sub" / "again").symlink_to(folder)
+    images = BackgroundFolder(folder)
+    assert len(images) == 3
+    told = {file.name: reason for file, reason in images.unreadable}
+    assert told.pop("cut.jpg").startswith("damaged image: ")
+    assert told == {
+        "again": "is a link to a folder that is listed already",
+        "empty.png": "empty file",
+        "gone.png": "missing file",
+        "huge.png": "picture too large: more than 90 million pixels",
+        "loop.png": "unreadable file: Too many levels of symbolic links",
+    }
+    assert not any("\n" in reason for _, reason in images.unreadable)
+
+
+# --- lists
+
+
+def test_a_list_is_relative_to_its_own_folder_and_keeps_its_order(folder: Path) -> None:
+    (folder / "sub" / "list.txt").write_text("# two\n../c.jpg\n\n  a.BMP \n../missing.png\n../sub\n")
+    images = BackgroundFolder(folder / "sub" / "list.txt")
+    assert [file.name for file in images.files] == ["c.jpg", "a.BMP"]
+    assert [reason for _, reason in images.unreadable] == [
+        "missing file",
+        "is a folder",
+    ]
+    np.testing.assert_array_equal(images.texture(1).level(0)[..., :3], np.array(picture(9, 4, seed=1)))
+    with pytest.raises(UserError, match="expected a folder or a text file of paths"):
+        BackgroundFolder(folder / "b.png")
+
+
+# --- the cached index
+
+
+def age(*files: Path) -> None:
+    """Make files old enough for the index to trust their times."""
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+
+
+def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    age(*(file for file in folder.rglob("*") if file.is_file()))
+    first = BackgroundFolder(folder)
+    looked_into: list[str] = []
+    inspect = _index._inspect
+    monkeypatch.setattr(_index, "_inspect", lambda file: looked_into.append(file.name) or inspect(file))
+    again = BackgroundFolder(folder)
+    assert looked_into == []
+    assert (again.digest, again.sizes_hw, again.unreadable) == (
+        first.digest,
+        first.sizes_hw,
+        first.unreadable,
+    )
+    picture(6, 7).save(folder / "b.png")
+    changed = BackgroundFolder(folder)
+    assert looked_into == ["b.png"] and changed.sizes_hw[0] == (6, 7) and changed.digest != first.digest
+    BackgroundFolder(folder)
+    assert looked_into == ["b.png", "b.png"]  # too young to be trusted by its time
+
+
+@pytest.mark.parametrize("harm", ["{", '{"format": 0}', '{"format": 1, "files": {"b.png": 3}}', "[]"])
+def test_a_broken_cache_costs_time_only(folder: Path, harm: str) -> None:
+    age(*(file for file in folder.rglob("*") if file.is_file()))
+    digest = BackgroundFolder(folder).digest
+    for file in (_index.cache_folder() / "backgrounds").iterdir():
+        file.write_text(harm)
+    assert BackgroundFolder(folder).digest == digest
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    blocked = tmp_path_factory.mktemp("blocked") / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("SMILE_CACHE", str(blocked))
+    assert len(BackgroundFolder(folder)) == 3
+    assert blocked.read_text() == "no folder"
+
+
+def test_the_cache_stands_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMILE_CACHE", "/a")
+    assert _index.cache_folder() == Path("/a")
+    monkeypatch.delenv("SMILE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert _index.cache_folder() == Path("/b/smile-video")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/c")
+    assert _index.cache_folder() == Path("/c/.cache/smile-video")
+
+
+def test_progress_counts_the_files_that_are_looked_into(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    BackgroundFolder(folder, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -29,7 +29,7 @@ def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli bänk")
     for k, name in enumerate(("cat", "dog")):
-        rgba = np.full((12, 16, 4), 255, np.uint8)
+        rgba = np.full((18, 24, 4), 255, np.uint8)
         rgba[..., k] = 30
         (folder / "objects" / name).mkdir(parents=True)
         Image.fromarray(rgba).save(folder / "objects" / name / "0.png")

@@ -35,7 +35,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(5)
     for k in range(4):
-        rgba = rng.integers(0, 256, (14, 12 + k, 4), dtype=np.uint8)
+        rgba = rng.integers(0, 256, (18, 16 + k, 4), dtype=np.uint8)
         rgba[..., 3] = 255
         (folder / "rgba" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(rgba).save(folder / "rgba" / f"class{k % 2}" / f"{k}.png")

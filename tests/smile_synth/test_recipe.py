@@ -160,7 +160,8 @@ def test_mistakes_in_a_file_carry_their_lines(written: Any) -> None:
         written(text)
     told = [line.partition("recipe.yaml:")[2] for line in str(caught.value).splitlines()]
     assert told == [
-        "3: backgrounds.0.kind: unknown kind 'noisy', allowed are solid, noise, image; did you mean 'noise'?",
+        "3: backgrounds.0.kind: unknown kind 'noisy', allowed are solid, noise, one-over-f, dead-leaves, gradient, "
+        "image, video; did you mean 'noise'?",
         "4: objects.side: is missing",
         "4: objects.sides: unknown key, allowed are aspect, classes, count, depth_order, fit, shared_motion, "
         "side, side_jitter, split; did you mean 'side'?",

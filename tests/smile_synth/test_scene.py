@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from smile_synth import geometry
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing import composite
 from smile_synth.coverage import level_of_detail
 from smile_synth.errors import UserError
@@ -44,7 +44,7 @@ def recipe_of(*overrides: str) -> Recipe:
 class Sampler:
     """Draws scenes of the test recipe, with overrides."""
 
-    def __init__(self, bank: ObjectBank, pictures: ImageFolder) -> None:
+    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
         self.bank, self.pictures = bank, pictures
 
     def __call__(self, *overrides: str, seed: int = 0, index: int = 0) -> Scene:
@@ -52,7 +52,7 @@ class Sampler:
 
 
 @pytest.fixture(scope="module")
-def sample(bank: ObjectBank, pictures: ImageFolder) -> Sampler:
+def sample(bank: ObjectBank, pictures: BackgroundFolder) -> Sampler:
     return Sampler(bank, pictures)
 
 
@@ -67,9 +67,9 @@ def test_a_scene_is_the_same_in_whatever_order_it_is_asked_for(sample: Sampler) 
 
 
 def test_a_reopened_or_pickled_bank_gives_the_same_scene(
-    sample: Sampler, bank: ObjectBank, pictures: ImageFolder
+    sample: Sampler, bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
-    again = Sampler(ObjectBank.open(bank.path), ImageFolder(pictures.path))
+    again = Sampler(ObjectBank.open(bank.path), BackgroundFolder(pictures.path))
     copied = Sampler(pickle.loads(pickle.dumps(bank)), pickle.loads(pickle.dumps(pictures)))
     assert again(index=5).to_bytes() == copied(index=5).to_bytes() == sample(index=5).to_bytes()
 
@@ -387,7 +387,7 @@ def test_another_bank_is_refused(sample: Sampler, bank: ObjectBank, tmp_path: Pa
     from smile_synth.objects import build_bank
 
     (tmp_path / "in" / "a").mkdir(parents=True)
-    Image.new("RGBA", (9, 9), (1, 2, 3, 255)).save(tmp_path / "in" / "a" / "0.png")
+    Image.new("RGBA", (19, 19), (1, 2, 3, 255)).save(tmp_path / "in" / "a" / "0.png")
     build_bank([tmp_path / "in"], tmp_path / "bank")
     other = ObjectBank.open(tmp_path / "bank")
     for use in (composite, annotate):
@@ -400,13 +400,13 @@ def test_other_backgrounds_are_refused(sample: Sampler, bank: ObjectBank, tmp_pa
 
     Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
     for use in (composite, annotate):
-        for wrong in (None, ImageFolder(tmp_path)):
+        for wrong in (None, BackgroundFolder(tmp_path)):
             with pytest.raises(UserError, match="not the pictures this scene was drawn from"):
                 use(sample(), bank, wrong)
 
 
 def test_a_recipe_without_pictures_does_not_depend_on_them(
-    sample: Sampler, bank: ObjectBank, pictures: ImageFolder
+    sample: Sampler, bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
     recipe = recipe_of("backgrounds=[{kind: solid}]")
     scene = sample_scene(recipe, bank, pictures, seed=0, index=0)

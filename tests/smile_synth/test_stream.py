@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip, Flow, Labels, Tracks
 from smile_synth.compositing import composite
 from smile_synth.objects import ObjectBank
@@ -30,12 +30,12 @@ motion: [{family: constant-velocity, speed: [1, 3]}]
 
 
 @pytest.fixture(scope="module")
-def clips(bank: ObjectBank, pictures: ImageFolder) -> SyntheticClips:
+def clips(bank: ObjectBank, pictures: BackgroundFolder) -> SyntheticClips:
     return SyntheticClips(RECIPE, bank, pictures, seed=3, num_clips=12)
 
 
 def test_a_clip_is_that_of_its_index_with_its_labels(
-    clips: SyntheticClips, bank: ObjectBank, pictures: ImageFolder
+    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
     scene = sample_scene(RECIPE, bank, pictures, seed=3, index=7)
     clip = clips[7]
@@ -96,7 +96,7 @@ def test_a_loader_gives_the_clips_of_a_step(clips: SyntheticClips) -> None:
 
 
 def test_a_stream_is_channels_first_and_the_same_on_any_restart(
-    clips: SyntheticClips, bank: ObjectBank, pictures: ImageFolder
+    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
     batches = list(islice(stream(RECIPE, bank, pictures, batch_size=2, seed=3), 3))
     assert batches[0].shape == (2, 3, 3, 20, 28) and batches[0].dtype == torch.uint8

@@ -39,7 +39,7 @@ def train_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train_bank")
     rng = np.random.default_rng(3)
     for k in range(24):
-        rgba = np.full((16, 14 + k % 3, 4), 255, np.uint8)
+        rgba = np.full((20, 18 + k % 3, 4), 255, np.uint8)
         rgba[..., :3] = rng.integers(0, 256, 3)
         (folder / "rgba" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(rgba).save(folder / "rgba" / f"class{k % 2}" / f"{k}.png")

@@ -99,12 +99,12 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
 
 
 def _pictures(bank: Path) -> tuple[object, object]:
-    from smile_synth.backgrounds import ImageFolder, write_pictures
+    from smile_synth.backgrounds import BackgroundFolder, write_pictures
 
     folders = [bank.parent / name for name in ("train pictures", "test pictures")]
     for seed, folder in enumerate(folders):
         write_pictures(folder, count=3, seed=seed, size=64)
-    return ImageFolder(folders[0]), ImageFolder(folders[1])
+    return BackgroundFolder(folders[0]), BackgroundFolder(folders[1])
 
 
 def test_windows_take_exact_frames(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smile_synth import ObjectBank, UserError
-from smile_synth.backgrounds import ImageFolder, write_pictures
+from smile_synth.backgrounds import BackgroundFolder, write_pictures
 from smile_synth.resources import shipped
 from smile_train.config import TeacherTrainingConfig
 from smile_train.materials import Materials
@@ -108,7 +108,7 @@ def test_pairs_with_the_same_caption_are_positives() -> None:
 
 def test_trains_resumes_and_writes_what_open_clip_loads(train_bank: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", count=3, seed=0, size=64)
-    pictures = ImageFolder(tmp_path / "pictures")
+    pictures = BackgroundFolder(tmp_path / "pictures")
     materials = Materials(ObjectBank.open(train_bank), pictures, pictures)
     config = TeacherTrainingConfig.load(
         "tiny-clip",

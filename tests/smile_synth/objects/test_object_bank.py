@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank, ObjectInfo, build_bank
+from smile_synth.objects import CutOutOptions, ObjectBank, ObjectInfo, build_bank
 from smile_synth.texture import Texture
 
 
@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def build(source: Path, out: Path, **options: object) -> ObjectBank:
-    build_bank([source], out, min_side=1, **options)
+    build_bank([source], out, cut=CutOutOptions(min_side=1), **options)
     return ObjectBank.open(out)
 
 
@@ -75,8 +75,18 @@ def test_info(source: Path, tmp_path: Path) -> None:
         texel_offset=8 * 3 + 4 * 2 + 2 * 1 + 1,
         source="cat/1.png",
         source_image="photo.jpg",
+        picture_key="photo.jpg",
+        annotation_id="",
         licence="CC BY 2.0",
         split=info.split,
+        original_height=5,
+        original_width=7,
+        fill=round(float(soft_rgba(5, 7, 1)[..., 3].mean()) / 255, 4),
+        thickness=info.thickness,
+        truncation=0.0,
+        covered=0.0,
+        largest_part=info.largest_part,
+        perceptual_hash=info.perceptual_hash,
         content_sha256=info.content_sha256,
         attributes="{}",
     )
@@ -151,8 +161,8 @@ def test_open_refuses_what_is_not_a_whole_bank(source: Path, tmp_path: Path) -> 
         ObjectBank.open(out / "texels.bin")
 
     header = (out / "bank.json").read_text()
-    (out / "bank.json").write_text(header.replace('"format_version": 1', '"format_version": 9'))
-    with pytest.raises(UserError, match="is of format smile-object-bank 9, expected smile-object-bank 1"):
+    (out / "bank.json").write_text(header.replace('"format_version": 2', '"format_version": 9'))
+    with pytest.raises(UserError, match="is of format smile-object-bank 9, expected smile-object-bank 2"):
         ObjectBank.open(out)
     (out / "bank.json").write_text("[3]")
     with pytest.raises(UserError, match="is not an object bank"):
@@ -195,9 +205,9 @@ def test_header_tells_where_it_came_from(source: Path, tmp_path: Path) -> None:
     header = json.loads((tmp_path / "bank" / "bank.json").read_text())
     assert header == {
         "format": "smile-object-bank",
-        "format_version": 1,
+        "format_version": 2,
         "num_objects": 3,
         "num_rejected": 0,
         "digest": bank.digest,
-        "sources": [{"given": str(source), "num_objects": 3, "num_rejected": 0}],
+        "sources": [{"given": str(source), "format": "rgba", "num_objects": 3, "num_rejected": {}}],
     }

@@ -1,18 +1,31 @@
 import csv
+import errno
 import json
 import os
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from smile_synth import objects
 from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank, build_bank
-from smile_synth.objects._cutout import Reject, prepare
+from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank
+from smile_synth.objects import _build as build
+from smile_synth.objects._cutout import clean_edge, prepare
+from smile_synth.objects._item import CutOut, Item
+from smile_synth.pictures import Reject
 
+SMALL = CutOutOptions(min_side=8)
 DATA = Path(__file__).parents[3] / "../shared/data"
+
+
+def build_bank(sources: Sequence[str | Path], out: Path, **options: object) -> BuildReport:
+    """As the library's, for small pictures."""
+    return objects.build_bank(sources, out, **{"cut": SMALL, **options})
 
 
 def soft_rgba(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -20,6 +33,11 @@ def soft_rgba(height: int, width: int, seed: int = 0) -> np.ndarray:
     rgba = rng.integers(0, 256, (height, width, 4), np.uint8)
     rgba[..., 3] = rng.integers(100, 256, (height, width), np.uint8)
     return rgba
+
+
+def prepared(rgba: np.ndarray, **options: object) -> np.ndarray:
+    found = CutOut("thing", "1.png", "1.png", "key", rgba)
+    return prepare(found, CutOutOptions(min_side=1, min_thickness=0, **options)).rgba
 
 
 def save(path: Path, rgba: np.ndarray, **options: object) -> None:
@@ -82,7 +100,8 @@ def test_split_goes_by_source_image(tmp_path: Path) -> None:
 def test_every_unusable_item_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "src"
     save(source / "ok" / "good.png", soft_rgba(9, 10))
-    save(source / "ok" / "good.webp", soft_rgba(9, 10), lossless=True, exact=True)
+    save(source / "ok" / "twin.webp", soft_rgba(9, 10), lossless=True, exact=True)
+    save(source / "ok" / "other.webp", soft_rgba(9, 10, 1), lossless=True, exact=True)
     save(source / "bad" / "clear.png", np.zeros((9, 10, 4), np.uint8))
     save(source / "bad" / "faint.png", np.full((9, 10, 4), 100, np.uint8))
     save(source / "bad" / "grey.png", np.zeros((9, 10), np.uint8))
@@ -95,6 +114,7 @@ def test_every_unusable_item_is_reported(tmp_path: Path) -> None:
     (source / "bad" / "text.png").write_text("not a picture")
     good = (source / "ok" / "good.png").read_bytes()
     (source / "bad" / "cut.png").write_bytes(good[: len(good) // 2])
+    (source / "bad" / "zero.png").touch()
     (source / "bad" / "notes.txt").write_text("x")
     (source / "index.csv").write_text("file,licence\nok/good.png,CC0\nok/gone.png,CC0\n")
     calls: list[tuple[int, int]] = []
@@ -104,23 +124,23 @@ def test_every_unusable_item_is_reported(tmp_path: Path) -> None:
     assert reasons.pop("bad/cut.png").startswith("damaged image: ")
     assert reasons == {
         "bad/clear.png": "transparent everywhere",
-        "bad/faint.png": "alpha is nowhere one half or more",
-        "bad/grey.png": "no alpha channel (mode L)",
-        "bad/grey16.png": "no alpha channel (mode I;16)",
-        "bad/grey16_key.png": "mode I;16 with a transparent colour is not supported",
-        "bad/moving.webp": "animated",
-        "bad/notes.txt": "not a .png or .webp file",
-        "bad/opaque.png": "no alpha channel (mode RGB)",
+        "bad/faint.png": "too faint: alpha is nowhere one half or more",
+        "bad/grey.png": "no alpha channel: mode L",
+        "bad/grey16.png": "no alpha channel: mode I;16",
+        "bad/grey16_key.png": "no alpha channel: a transparent colour in mode I;16 is not supported",
+        "bad/moving.webp": "animated image",
+        "bad/notes.txt": "not an image",
+        "bad/opaque.png": "no alpha channel: mode RGB",
         "bad/text.png": "not an image",
         "bad/thin.png": "too small: 7x40 pixels, the least side is 8",
-        "ok/gone.png": "listed in index.csv but not there",
+        "bad/zero.png": "empty file",
+        "ok/gone.png": "missing file: listed in index.csv",
+        "ok/twin.webp": "near-duplicate: of ok/good.png",
     }
     written = json.loads((tmp_path / "bank" / "report.json").read_text())["rejected"]
     assert written == [vars(item) for item in report.rejected]
-    assert json.loads((tmp_path / "bank" / "bank.json").read_text())["num_rejected"] == len(written) == 12
-    assert calls == [(done + 1, 14) for done in range(14)]
-    bank = ObjectBank.open(tmp_path / "bank")
-    np.testing.assert_array_equal(bank.texture(0).texels, bank.texture(1).texels)
+    assert json.loads((tmp_path / "bank" / "bank.json").read_text())["num_rejected"] == len(written) == 14
+    assert calls == [(0, 16), (16, 16)]
 
 
 def test_bad_sources_and_options(tmp_path: Path) -> None:
@@ -135,12 +155,12 @@ def test_bad_sources_and_options(tmp_path: Path) -> None:
         assert not out.exists() and not list(tmp_path.glob(".*"))
 
     refused("no object source given")
-    refused("missing': no such folder", tmp_path / "missing")
-    refused("1.png': not a folder", good / "a" / "1.png")
+    refused("missing': no such file or folder", tmp_path / "missing")
+    refused("1.png': not recognised; expected a folder or an annotation", good / "a" / "1.png")
     refused("empty': the folder is empty", good, tmp_path / "empty")
     refused("useless': none of 1 items is usable, first a/1.png: transparent", good, tmp_path / "useless")
     refused("unknown object source 'builtin:shape'.*did you mean 'builtin:shapes'", "builtin:shape")
-    refused("1 <= min_side <= max_side, got 8 and 4", good, max_side=4)
+    refused("1 <= min_side <= max_side, got 8 and 4", good, cut=replace(SMALL, max_side=4))
     refused("seed must be in", good, seed=-1)
     refused("together at most 1, got 0.6 and 0.5", good, val_fraction=0.6, test_fraction=0.5)
     refused("together at most 1, got nan", good, val_fraction=float("nan"))
@@ -171,22 +191,105 @@ def test_out_is_replaced_only_when_asked_and_only_a_bank(tmp_path: Path) -> None
     assert (source / "a" / "3.png").exists()
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
-    save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stopped_build_goes_on_where_it_was(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(75):
+        rgba = soft_rgba(9 + number % 4, 11, number % 70)
+        save(tmp_path / "src" / f"class{number % 2}" / f"{number}.png", rgba)
+    save(tmp_path / "src" / "class0" / "grey.png", np.zeros((9, 10), np.uint8))
+    build_bank([tmp_path / "src"], tmp_path / "whole")
 
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done >= 32:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_bank([tmp_path / "src"], tmp_path / "bank", progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+        build_bank([tmp_path / "src"], tmp_path / "bank", progress=stop, workers=workers)
+    assert not (tmp_path / "bank").exists()
+    # What a kill in the middle of writing leaves: half a batch of texels, half a line.
+    part = tmp_path / ".bank.part"
+    for name in ("texels.bin", "journal.jsonl"):
+        with (part / name).open("ab") as file:
+            file.write(b"{half")
+    calls: list[int] = []
+    build_bank([tmp_path / "src"], tmp_path / "bank", progress=lambda done, _: calls.append(done))
+    assert calls[0] == 32
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+    assert not part.exists()
+
+
+def test_a_stopped_build_of_something_else_is_begun_anew(tmp_path: Path) -> None:
+    for number in range(40):
+        save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    def start(**options: object) -> int:
+        calls: list[int] = []
+        build_bank(
+            [tmp_path / "src"], tmp_path / "bank", overwrite=True,
+            progress=lambda done, _: calls.append(done), **options,
+        )  # fmt: skip
+        return calls[0]
+
+    def stopped() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            build_bank([tmp_path / "src"], tmp_path / "bank", overwrite=True, progress=stop)
+
+    stopped()
+    assert start(cut=replace(SMALL, feather=1.0)) == 0
+    stopped()
+    os.utime(tmp_path / "src" / "a" / "1.png", (1, 1))  # a picture was changed in between
+    assert start() == 0
+    stopped()
+    assert start() == 16
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
+    whole = build.make_objects
+
+    def full(items: Sequence[Item], cut: CutOutOptions) -> list[object]:
+        if items[0].source == "a/23.png":  # the first of the second batch
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return list(whole(items, cut))
+
+    monkeypatch.setattr(build, "make_objects", full)
+    with pytest.raises(UserError, match="bank': No space left on device; what is done is kept"):
+        build_bank([tmp_path / "src"], tmp_path / "bank")
+    monkeypatch.setattr(build, "make_objects", whole)
+    calls: list[int] = []
+    build_bank([tmp_path / "src"], tmp_path / "bank", progress=lambda done, _: calls.append(done))
+    assert calls[0] == 16
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
+    with pytest.raises(UserError, match="cannot write '.*1.png/bank': Not a directory"):
+        build_bank([tmp_path / "src"], tmp_path / "src" / "a" / "1.png" / "bank")
+
+
+def test_two_builders_of_one_bank_do_not_meet(tmp_path: Path) -> None:
+    save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(UserError, match="another process is building this bank"):
+            build_bank([tmp_path / "src"], tmp_path / "bank")
+
+    build_bank([tmp_path / "src"], tmp_path / "bank", progress=second)
+    assert len(ObjectBank.open(tmp_path / "bank")) == 1
 
 
 def test_folders_links_and_class_names(tmp_path: Path) -> None:
     source = tmp_path / "zoo"
     save(source / "1.png", soft_rgba(8, 9))
-    save(source / "big cat" / "lion" / "1.png", soft_rgba(8, 9))
-    save(tmp_path / "elsewhere" / "1.PNG", soft_rgba(8, 9), format="PNG")
+    save(source / "big cat" / "lion" / "1.png", soft_rgba(8, 9, 1))
+    save(tmp_path / "elsewhere" / "1.PNG", soft_rgba(8, 9, 2), format="PNG")
     os.symlink(tmp_path / "elsewhere", source / "linked")
     os.symlink(source, source / "big cat" / "loop")
     build_bank([source], tmp_path / "bank")
@@ -203,7 +306,7 @@ def test_exif_orientation_and_16_bit(tmp_path: Path) -> None:
     (tmp_path / "src" / "a" / "2.png").write_bytes(png16(rgba.astype(np.uint16) * 257))
     palette = Image.fromarray(rgba).quantize(200)
     palette.save(tmp_path / "src" / "a" / "3.png")
-    build_bank([tmp_path / "src"], tmp_path / "bank")
+    build_bank([tmp_path / "src"], tmp_path / "bank", cut=replace(SMALL, duplicate_distance=-1))
     bank = ObjectBank.open(tmp_path / "bank")
     assert bank.heights.tolist() == [8, 8, 8]
     np.testing.assert_array_equal(bank.texture(0).texels, bank.texture(1).texels)
@@ -214,14 +317,14 @@ def test_crop_is_tight() -> None:
     rgba = np.zeros((9, 12, 4), np.uint8)
     rgba[2:6, 3:10] = soft_rgba(4, 7)
     rgba[1, 4, 3] = 1
-    out = prepare(rgba, max_side=50, min_side=1)
+    out = prepared(rgba, max_side=50)
     np.testing.assert_array_equal(out, rgba[1:6, 3:10])
 
 
 def test_shrinking_is_exact_area_averaging() -> None:
     rgba = soft_rgba(9, 15)
     rgba[1:4, 2:9, 3] = 0
-    out = prepare(rgba, max_side=7, min_side=1)
+    out = prepared(rgba, max_side=7)
     assert out.shape == (4, 7, 4)
     # Repeat every pixel so that each new pixel covers whole ones: its mean is the area average.
     fine = rgba.repeat(4, axis=0).repeat(7, axis=1).astype(float)
@@ -236,9 +339,7 @@ def test_hidden_colour_does_not_matter() -> None:
     rgba[10:20, 5:25, 3] = 0
     other = rgba.copy()
     other[10:20, 5:25, :3] = 255
-    np.testing.assert_array_equal(
-        prepare(rgba, max_side=13, min_side=1), prepare(other, max_side=13, min_side=1)
-    )
+    np.testing.assert_array_equal(prepared(rgba, max_side=13), prepared(other, max_side=13))
 
 
 def test_hard_edges_are_softened_inwards() -> None:
@@ -246,7 +347,7 @@ def test_hard_edges_are_softened_inwards() -> None:
     rgba[..., 0] = 200
     rgba[2:10, 2:12, 3] = 255
     rgba[5, 12:18, 3] = 255  # a thread one pixel thick
-    out = prepare(rgba, max_side=50, min_side=1)
+    out = prepared(rgba, max_side=50)
     given, alpha = rgba[2:10, 2:18, 3], out[..., 3].astype(int)
     np.testing.assert_array_equal(alpha >= 128, given == 255)
     assert (alpha <= given).all()
@@ -254,20 +355,33 @@ def test_hard_edges_are_softened_inwards() -> None:
     np.testing.assert_array_equal(out[..., :3], rgba[2:10, 2:18, :3])
     soft = rgba.copy()
     soft[2, 2, 3] = 254
-    np.testing.assert_array_equal(prepare(soft, max_side=50, min_side=1), soft[2:10, 2:18])
+    np.testing.assert_array_equal(prepared(soft, max_side=50), soft[2:10, 2:18])
 
 
 def test_faint_object_is_rejected_after_shrinking() -> None:
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[::8, :, 3] = 255
     with pytest.raises(Reject, match="alpha is nowhere one half"):
-        prepare(rgba, max_side=8, min_side=1)
+        prepared(rgba, max_side=8)
+
+
+def test_clean_edge_removes_what_lay_behind() -> None:
+    rgb = np.full((9, 11, 3), 250, np.uint8)
+    rgb[:, 5:] = (10, 60, 90)
+    alpha = np.zeros((9, 11), np.uint8)
+    alpha[:, 5:] = 255
+    alpha[:, 4] = 120  # mixed with the bright surroundings
+    cleaned = clean_edge(rgb, alpha)
+    assert (cleaned[2:7, 4] == (10, 60, 90)).all() and (cleaned[2:7, 5:9] == (10, 60, 90)).all()
+    assert (cleaned[:, :4] == 250).all()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
 def test_real_cutouts(tmp_path: Path) -> None:
     birds = DATA / "objects_rendered" / "bird"
-    report = build_bank([DATA / "objects_photo", birds], tmp_path / "bank", max_side=64)
+    report = build_bank(
+        [DATA / "objects_photo", birds], tmp_path / "bank", cut=CutOutOptions(max_side=64, min_side=8)
+    )
     num_birds = len(list(birds.glob("*.png")))
     assert report.num_objects == 82 + num_birds and not report.rejected
     bank = ObjectBank.open(tmp_path / "bank")

@@ -9,6 +9,7 @@ import pytest
 from smile_synth.objects import ObjectBank, build_bank
 from smile_synth.objects import _photos as photos
 from smile_synth.objects import _shapes as shapes
+from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects._outline import coverage
 
 
@@ -75,10 +76,13 @@ def test_shapes_are_anti_aliased_and_vary(bank: ObjectBank) -> None:
 
 
 def test_seed_changes_what_is_drawn() -> None:
-    zero, again, one = (shapes.read_shapes("builtin:shapes", seed=seed)[7] for seed in (0, 0, 1))
-    np.testing.assert_array_equal(zero.load(), again.load())
-    np.testing.assert_array_equal(zero.load(), zero.load())
-    assert zero.load().shape != one.load().shape or (zero.load() != one.load()).any()
+    def drawn(seed: int) -> np.ndarray:
+        (found,) = shapes.read_shapes("builtin:shapes", ReadOptions(seed))[7].cut_outs()
+        assert isinstance(found, CutOut)
+        return found.rgba
+
+    np.testing.assert_array_equal(drawn(0), drawn(0))
+    assert drawn(0).shape != drawn(1).shape or (drawn(0) != drawn(1)).any()
 
 
 def test_things_of_one_photo_stay_together_and_coins_do_not(bank: ObjectBank) -> None:
@@ -151,14 +155,3 @@ def test_coverage_is_the_area_inside() -> None:
     np.testing.assert_array_equal(coverage([outside], 2, 3), [[255, 128, 0], [0, 0, 0]])
     triangle = np.array([[0.0, 0.0], [5.0, 7.0], [0.0, 7.0]])
     assert coverage([triangle], 7, 5).sum() / 255 == pytest.approx(17.5, abs=0.03)
-
-
-def test_clean_edge_removes_what_lay_behind() -> None:
-    rgb = np.full((9, 11, 3), 250, np.uint8)
-    rgb[:, 5:] = (10, 60, 90)
-    alpha = np.zeros((9, 11), np.uint8)
-    alpha[:, 5:] = 255
-    alpha[:, 4] = 120  # mixed with the bright surroundings
-    cleaned = photos._clean_edge(rgb, alpha)
-    assert (cleaned[2:7, 4] == (10, 60, 90)).all() and (cleaned[2:7, 5:9] == (10, 60, 90)).all()
-    assert (cleaned[:, :4] == 250).all()

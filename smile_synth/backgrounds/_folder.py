@@ -1,0 +1,193 @@
+"""A folder or list of pictures and videos as background textures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_synth import pictures
+from smile_synth.backgrounds import _videos
+from smile_synth.backgrounds._index import index_files
+from smile_synth.backgrounds._videos import VideoInfo, read_frames
+from smile_synth.errors import UserError
+from smile_synth.pictures import Reject, load_rgb, read_bytes
+from smile_synth.texture import Texture
+
+SUFFIXES = (*pictures.SUFFIXES, *_videos.SUFFIXES)
+_Key = int | tuple[int, tuple[int, ...]]
+
+
+class BackgroundFolder:
+    """Pictures and videos of a folder or a list, decoded when asked for and kept up to a memory bound.
+
+    Attributes:
+        path: the folder or the list.
+        files: the pictures, sorted by relative path, or in the order of the list.
+        sizes_hw: their sizes after EXIF rotation.
+        video_files: the videos, in the same order.
+        videos: what is known of them.
+        digest: sha256 over names and contents.
+        unreadable: files that are not used, with the reason.
+        cut_short: videos that are used up to where they are damaged, with the reason.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        cache_bytes: int = 256 * 2**20,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Index a folder, subfolders included, or a text file that lists one path per line.
+
+        A line of a list is relative to the list's folder; empty lines and lines that start with # are
+        passed over. What was found out about a file is kept in the user's cache directory (SMILE_CACHE,
+        else smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
+
+        Args:
+            path: the folder or the list.
+            cache_bytes: bound on decoded pictures and frames; the last one asked for is always kept.
+            progress: called with (files looked into, files to look into).
+
+        Raises:
+            UserError: nothing stands there, or it holds no readable picture or video.
+        """
+        self.path = Path(path)
+        self.files: list[Path] = []
+        self.sizes_hw: list[tuple[int, int]] = []
+        self.video_files: list[Path] = []
+        self.videos: list[VideoInfo] = []
+        self.unreadable: list[tuple[Path, str]] = []
+        self.cut_short: list[tuple[Path, str]] = []
+        if self.path.is_dir():
+            root, names = self.path, self._walk()
+        elif self.path.is_file():
+            root, names = self.path.parent, _read_list(self.path)
+        else:
+            raise UserError(f"backgrounds '{path}': no such folder or list")
+        digest = hashlib.sha256()
+        for name, entry in zip(names, index_files(root, names, progress), strict=True):
+            file = root / name
+            if entry.problem:
+                self.unreadable.append((file, entry.problem))
+                continue
+            if entry.video is not None:
+                self.video_files.append(file)
+                self.videos.append(entry.video)
+                if entry.video.cut_short:
+                    self.cut_short.append((file, entry.video.cut_short))
+            elif entry.size_hw is not None:
+                self.files.append(file)
+                self.sizes_hw.append(entry.size_hw)
+            digest.update(os.fsencode(name) + f"\0{entry.sha256}\n".encode())
+        if not self.files and not self.videos:
+            found = f"{len(self.unreadable)} unreadable ones" if self.unreadable else "none"
+            raise UserError(
+                f"backgrounds '{path}': expected pictures or videos ({', '.join(SUFFIXES)}), found {found}"
+            )
+        self.digest = digest.hexdigest()
+        self._cache: OrderedDict[_Key, Texture | NDArray[np.uint8]] = OrderedDict()
+        self._cache_bytes = cache_bytes
+
+    def __len__(self) -> int:
+        """Return the number of pictures and videos."""
+        return len(self.files) + len(self.videos)
+
+    def texture(self, image_id: int) -> Texture:
+        """Return a picture as an opaque mip-mapped texture.
+
+        Raises:
+            UserError: the file has gone or changed since it was indexed.
+        """
+        cached = self._cached(image_id)
+        if isinstance(cached, Texture):
+            return cached
+        file = self.files[image_id]
+        try:
+            rgb = load_rgb(read_bytes(file))
+        except (OSError, Reject) as error:
+            raise UserError(f"background '{file}': cannot be read any more: {_reason(error)}") from None
+        if rgb.shape[:2] != self.sizes_hw[image_id]:
+            raise UserError(f"background '{file}': has changed since the folder was opened")
+        texture = Texture.opaque(rgb)
+        self._keep(image_id, texture)
+        return texture
+
+    def frames(self, video_id: int, numbers: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return frames of a video by number, ``[K, H, W, 3]`` RGB, in the order asked for.
+
+        Frames asked for together are decoded together and kept together.
+
+        Raises:
+            UserError: the file has gone or changed since it was indexed.
+        """
+        key = (video_id, numbers)
+        cached = self._cached(key)
+        if isinstance(cached, np.ndarray):
+            return cached
+        file = self.video_files[video_id]
+        try:
+            frames = read_frames(file, self.videos[video_id], numbers)
+        except (OSError, Reject) as error:
+            raise UserError(f"background '{file}': cannot be read any more: {_reason(error)}") from None
+        self._keep(key, frames)
+        return frames
+
+    def _cached(self, key: _Key) -> Texture | NDArray[np.uint8] | None:
+        if key in self._cache:
+            self._cache.move_to_end(key)
+        return self._cache.get(key)
+
+    def _keep(self, key: _Key, item: Texture | NDArray[np.uint8]) -> None:
+        self._cache[key] = item
+        while sum(map(_num_bytes, self._cache.values())) > self._cache_bytes and len(self._cache) > 1:
+            self._cache.popitem(last=False)
+
+    def _walk(self) -> list[str]:
+        """Return the names of all files with a known suffix; links are followed, each folder is seen once."""
+        names, seen = [], {_identity(self.path)}
+        for parent, folders, files in os.walk(self.path, followlinks=True):
+            inner = []
+            for folder in sorted(folders):
+                place = Path(parent, folder)
+                identity = _identity(place)
+                if identity in seen:
+                    self.unreadable.append((place, "is a link to a folder that is listed already"))
+                else:
+                    seen.add(identity)
+                    inner.append(folder)
+            folders[:] = inner
+            names += [Path(parent, f) for f in files if f.lower().endswith(SUFFIXES)]
+        return [file.relative_to(self.path).as_posix() for file in sorted(names)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_cache": OrderedDict()}  # workers fill their own cache
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"backgrounds '{path}': expected a folder or a text file of paths") from None
+    except OSError as error:
+        raise UserError(f"backgrounds '{path}': cannot be read: {error.strerror}") from None
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
+def _num_bytes(item: Texture | NDArray[np.uint8]) -> int:
+    return item.texels.nbytes if isinstance(item, Texture) else item.nbytes
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,318 @@
+"""``drawn:COUNT``: as many drawn shapes as wanted, each a pure function of (seed, number).
+
+Classes: ``circle``, ``ellipse``, ``polygon-3`` .. ``polygon-9`` (convex; regular or not, by the number of
+corners), ``star-3`` .. ``star-9`` (by the number of points; regular or not), ``blob``, ``letter-A`` ..
+``letter-Z``, ``digit-0`` .. ``digit-9``. A kind is drawn by the weights of KINDS, its member uniformly.
+
+Attributes: ``shape``, the kind; ``texture``, one of TEXTURES; ``color``, a key of COLOURS, of all but
+untinted photographs; ``photo``, the material, of photographs.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import re
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from smile_synth.errors import UserError
+from smile_synth.objects._item import CutOut, ReadOptions, Rejected, UInt8
+from smile_synth.objects._outline import coverage
+from smile_synth.objects._photos import SURFACES, _load
+from smile_synth.objects._shapes import COLOURS as HUES
+from smile_synth.objects._shapes import HUE_JITTER_DEGREES, _noisy, _rounded
+from smile_synth.rng import generator
+
+Float = NDArray[np.float64]
+Rings = list[Float]
+DEFAULT_COUNT = 1000
+LONG_SIDE = 192
+MIN_FILL = 0.15  # of the box
+MIN_ASPECT = 0.3  # short side of the box by its long side
+MIN_THICKNESS = 0.12  # widest circle inside, by the long side
+CORNERS = range(3, 10)
+# Bold, so that a letter is a body and not a wire. They ship with matplotlib.
+FONTS = ("DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic")
+COLOURS = HUES | {
+    "brown": (24, 0.62, 0.50),
+    "black": (230, 0.20, 0.17),
+    "gray": (220, 0.08, 0.55),
+    "white": (45, 0.07, 0.97),
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawn shape."""
+
+    seed: int
+    number: int
+
+    @property
+    def source(self) -> str:
+        """Name the drawing, its seed included."""
+        return f"drawn/seed{self.seed}-{self.number:07d}"
+
+    def cut_outs(self) -> Iterator[CutOut | Rejected]:
+        """Draw the shape.
+
+        Raises:
+            Reject: the photograph of its texture is not installed.
+        """
+        rng = generator(self.seed, self.number, "drawn")
+        class_name, alpha = _shape(rng)
+        height, width = alpha.shape
+        texture = list(TEXTURES)[rng.integers(len(TEXTURES))]
+        rgb, facts, licence = TEXTURES[texture](height, width, rng)
+        yield CutOut(
+            class_name=class_name,
+            source=self.source,
+            source_image=self.source,
+            # Crops of one photograph overlap: all of them stay on one side of the split.
+            picture_key=f"scikit-image {facts['photo']}" if "photo" in facts else self.source,
+            rgba=np.dstack([np.floor(np.clip(rgb, 0, 255) + 0.5).astype(np.uint8), alpha]),
+            licence=licence,
+            attributes={"shape": class_name.split("-")[0], "texture": texture, **facts},
+        )
+
+
+def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
+    """List drawings: ``drawn:5000`` for 5000 of them, ``drawn`` alone for 1000.
+
+    Each counts as a picture of its own, but for those with a crop of the same photograph. The first n
+    drawings of a seed are the same whatever the count.
+
+    Raises:
+        UserError: the count is not a whole number from 1 to 9999999.
+    """
+    spec = re.fullmatch("drawn(?::([1-9][0-9]{0,6}))?", source)
+    if spec is None:
+        raise UserError(
+            f"object source '{source}': expected drawn:COUNT with a whole number from 1 to 9999999, "
+            "for example drawn:5000"
+        )
+    return [Drawing(options.seed, number) for number in range(int(spec[1] or DEFAULT_COUNT))]
+
+
+def _shape(rng: np.random.Generator) -> tuple[str, UInt8]:
+    weights = np.array([weight for weight, _ in KINDS.values()], np.float64)
+    kind = list(KINDS)[rng.choice(len(KINDS), p=weights / weights.sum())]
+    for _ in range(1000):
+        suffix, rings = KINDS[kind][1](rng)
+        alpha = _fitted(rings)
+        if _is_sound(alpha):
+            return kind + suffix, alpha
+    raise AssertionError(f"no sound {kind}")
+
+
+def _fitted(rings: Rings) -> UInt8:
+    low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+    scale = LONG_SIDE / (high - low).max()
+    width, height = np.maximum(np.ceil((high - low) * scale - 1e-6).astype(int), 1)
+    return coverage([(ring - low) * scale for ring in rings], int(height), int(width))
+
+
+def _is_sound(alpha: UInt8) -> bool:
+    if min(alpha.shape) < MIN_ASPECT * max(alpha.shape) or alpha.mean() < MIN_FILL * 255:
+        return False
+    inside = np.pad((alpha >= 128).astype(np.uint8), 1)
+    radius = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max()
+    return bool(2 * radius >= MIN_THICKNESS * LONG_SIDE)
+
+
+# A kind returns the rest of the class name and rings as `coverage` takes them, in any unit.
+def _circle(rng: np.random.Generator) -> tuple[str, Rings]:
+    return "", [_polar(np.ones(180))]
+
+
+def _ellipse(rng: np.random.Generator) -> tuple[str, Rings]:
+    return "", [_turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
+
+
+def _polygon(rng: np.random.Generator) -> tuple[str, Rings]:
+    corners = int(rng.choice(CORNERS))
+    angles = 2 * np.pi * np.arange(corners) / corners
+    stretch = 1.0
+    if rng.random() < 0.6:  # corners stay on an ellipse: convex, however they are spread
+        angles = angles + rng.uniform(-0.38, 0.38, corners) * 2 * np.pi / corners
+        stretch = rng.uniform(0.6, 1.0)
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    ring = _turned(_turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
+    return f"-{corners}", [_rounded(ring, rng.uniform(0.0, 0.2))]
+
+
+def _star(rng: np.random.Generator) -> tuple[str, Rings]:
+    points = int(rng.choice(CORNERS))
+    radius = np.where(np.arange(2 * points) % 2, rng.uniform(0.36, 0.68), 1.0)
+    angles = np.pi * np.arange(2 * points) / points
+    if rng.random() < 0.5:
+        radius = radius * rng.uniform(0.78, 1.0, 2 * points)
+        angles = angles + rng.uniform(-0.2, 0.2, 2 * points) * np.pi / points
+    ring = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+    return f"-{points}", [_rounded(_turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))]
+
+
+def _blob(rng: np.random.Generator) -> tuple[str, Rings]:
+    """A smooth closed curve: the log of its radius is a sum of the harmonics 2..6."""
+    harmonic = np.arange(2, 7)[:, None]
+    size = rng.normal(0, 0.42, harmonic.shape) / harmonic
+    phase = rng.uniform(0, 2 * np.pi, harmonic.shape)
+    angles = 2 * np.pi * np.arange(240) / 240
+    return "", [_polar(np.exp((size * np.cos(harmonic * angles + phase)).sum(axis=0)))]
+
+
+def _letter(rng: np.random.Generator) -> tuple[str, Rings]:
+    return _written(string.ascii_uppercase, rng)
+
+
+def _digit(rng: np.random.Generator) -> tuple[str, Rings]:
+    return _written(string.digits, rng)
+
+
+def _written(characters: str, rng: np.random.Generator) -> tuple[str, Rings]:
+    character = characters[rng.integers(len(characters))]
+    rings = _glyph(FONTS[rng.integers(len(FONTS))], character)
+    # Turned little: a 6 is no 9, an N no Z.
+    stretch, degrees = [1, math.exp(rng.uniform(-0.2, 0.2))], rng.uniform(-18, 18)
+    return f"-{character}", [_turned(ring * stretch, degrees) for ring in rings]
+
+
+# Name: weight, outline.
+KINDS: dict[str, tuple[float, Callable[[np.random.Generator], tuple[str, Rings]]]] = {
+    "circle": (1, _circle),
+    "ellipse": (1.5, _ellipse),
+    "polygon": (4, _polygon),
+    "star": (3, _star),
+    "blob": (4, _blob),
+    "letter": (4, _letter),
+    "digit": (1.5, _digit),
+}
+
+
+@lru_cache(maxsize=256)
+def _glyph(font: str, character: str) -> Rings:
+    """Trace a character: its outline first, then the holes."""
+    # Imported here: they would slow down every start of the program.
+    import matplotlib
+    from skimage import measure
+
+    file = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
+    face = ImageFont.truetype(file, 480, layout_engine=ImageFont.Layout.BASIC)
+    canvas = Image.new("L", (800, 800))
+    ImageDraw.Draw(canvas).text((160, 100), character, fill=255, font=face)
+    found = measure.find_contours(np.asarray(canvas, np.float64), 127.5)  # type: ignore[no-untyped-call]
+    # A fifth of a pixel of 480 is not seen, and most points of a straight stroke can go.
+    rings = [
+        cv2.approxPolyDP(ring[:-1, ::-1].astype(np.float32), 0.2, True)[:, 0].astype(np.float64)
+        for ring in found
+    ]
+    return sorted(rings, key=lambda ring: -float(np.ptp(ring, axis=0).prod()))
+
+
+def _polar(radius: Float) -> Float:
+    angles = 2 * np.pi * np.arange(len(radius)) / len(radius)
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _turned(ring: Float, degrees: float) -> Float:
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned: Float = ring @ np.array([[cos, sin], [-sin, cos]])
+    return turned
+
+
+# A texture returns RGB [H, W, 3] in about 0..255, what is known of it, and its licence.
+Paint = tuple[Float, dict[str, str], str]
+
+
+def _solid(height: int, width: int, rng: np.random.Generator) -> Paint:
+    name, colour = _colour(rng)
+    return colour * _light(height, width, rng, least=0.15), {"color": name}, "CC0"
+
+
+def _striped(height: int, width: int, rng: np.random.Generator) -> Paint:
+    """Straight or wavy stripes of two tones, anti-aliased over a pixel."""
+    (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
+    x, y = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
+    angle, frequency = rng.uniform(0, math.pi), rng.uniform(2.5, 8) / LONG_SIDE
+    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+    wave = rng.uniform(0.1, 0.35) if rng.random() < 0.4 else 0.0
+    cycles = along * frequency + rng.random()
+    cycles = cycles + wave * np.sin(2 * np.pi * (across * rng.uniform(1, 3) / LONG_SIDE + rng.random()))
+    from_middle = np.abs(cycles - np.floor(cycles) - 0.5)
+    share = np.clip((from_middle - rng.uniform(0.15, 0.35)) / frequency + 0.5, 0, 1)[..., None]
+    return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
+
+
+def _noise(height: int, width: int, rng: np.random.Generator) -> Paint:
+    """Value noise between two tones, from cloudy to hard-edged."""
+    (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
+    share = _noisy(height, width, rng, LONG_SIDE)
+    share = np.clip((share - np.median(share)) * rng.uniform(1.2, 5) + rng.uniform(0.2, 0.5), 0, 1)[..., None]
+    return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
+
+
+def _photo(height: int, width: int, rng: np.random.Generator) -> Paint:
+    """A crop of a photograph of scikit-image, mirrored or turned by quarters, as it is or tinted."""
+    file = list(SURFACES)[rng.integers(len(SURFACES))]
+    surface = SURFACES[file]
+    photo = _load(file, surface.size_hw)
+    side = round(min(surface.size_hw) * math.exp(rng.uniform(math.log(0.25), 0)))
+    top, left = (int(rng.integers(length - side + 1)) for length in surface.size_hw)
+    crop = np.rot90(photo[top : top + side, left : left + side], int(rng.integers(4)))
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    method = cv2.INTER_AREA if side > LONG_SIDE else cv2.INTER_CUBIC
+    scaled = cv2.resize(np.ascontiguousarray(crop), (LONG_SIDE, LONG_SIDE), interpolation=method)
+    rgb = scaled[:height, :width].astype(np.float64)
+    facts = {"photo": surface.class_name}
+    if rng.random() < 0.5:
+        name, colour = _colour(rng)
+        gray = rgb @ [0.299, 0.587, 0.114]
+        rgb = np.maximum(gray / max(gray.mean(), 1.0), 0.15)[..., None] * colour
+        facts["color"] = name
+    else:
+        rgb = rgb * surface.tint_rgb
+    return rgb * _light(height, width, rng), facts, surface.licence
+
+
+TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Paint]] = {
+    "solid": _solid,
+    "striped": _striped,
+    "noise": _noise,
+    "photo": _photo,
+}
+
+
+def _colour(rng: np.random.Generator, other_than: str = "") -> tuple[str, Float]:
+    names = [name for name in COLOURS if name != other_than]
+    name = names[rng.integers(len(names))]
+    hue, saturation, value = COLOURS[name]
+    hue += rng.uniform(-HUE_JITTER_DEGREES, HUE_JITTER_DEGREES)
+    saturation, value = saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0)
+    return name, 255 * np.array(colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))
+
+
+def _second(first: tuple[str, Float], rng: np.random.Generator) -> Float:
+    """Return a darker or lighter tone of the first colour, or another colour."""
+    name, colour = first
+    if rng.random() < 0.4:
+        return _colour(rng, other_than=name)[1]
+    # A dark colour has no darker tone that could be told from it, a light one no lighter.
+    darker = rng.random() < (colour.mean() - 80) / 70
+    return colour * 0.4 if darker else 0.35 * colour + 0.65 * 255
+
+
+def _light(height: int, width: int, rng: np.random.Generator, *, least: float = 0.05) -> Float:
+    """Return a slow change of brightness about 1 across the box, ``[H, W, 1]``."""
+    angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(least, 0.35)
+    x = (np.arange(width) + 0.5) / width - 0.5
+    y = (np.arange(height) + 0.5) / height - 0.5
+    return (1 + strength * (math.cos(angle) * x + math.sin(angle) * y[:, None]))[..., None]

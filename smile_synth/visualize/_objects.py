@@ -1,0 +1,93 @@
+"""A bank's objects laid out on paper or on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from smile_synth.objects import ObjectBank
+
+UInt8 = NDArray[np.uint8]
+_CAPTION = 16
+
+
+def object_sheet(
+    bank: ObjectBank,
+    object_ids: Sequence[int] | NDArray[np.int64],
+    *,
+    behind: UInt8 | tuple[int, int, int] = (255, 255, 255),
+    side: int = 128,
+    columns: int = 8,
+    captions: bool = True,
+) -> UInt8:
+    """Draw objects in rows of equal cells, each fitted to its cell and named below.
+
+    Args:
+        bank: where from.
+        object_ids: which, in order.
+        behind: an RGB colour, or a picture ``[H, W, 3]`` uint8 whose middle fills every cell.
+        side: of a cell in pixels; objects smaller than it are magnified, at most fourfold.
+        columns: cells in a row.
+        captions: write number and class below each.
+
+    Returns:
+        ``[., ., 3]`` uint8.
+
+    Raises:
+        ValueError: no objects.
+    """
+    if not len(object_ids):
+        raise ValueError("an object sheet needs at least one object")
+    columns = min(columns, len(object_ids))
+    cell_height = side + (_CAPTION if captions else 0)
+    rows = -(-len(object_ids) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * cell_height), (245, 245, 245))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10.5)
+    ground = _ground(behind, side)
+    for place, object_id in enumerate(object_ids):
+        x, y = place % columns * side, place // columns * cell_height
+        sheet.paste(Image.fromarray(_fitted(bank, int(object_id), ground)), (x, y))
+        if captions:
+            name = bank.class_names[int(bank.class_ids[object_id])]
+            text = _shortened(f"{object_id} {name}", font, side - 4)
+            draw.text((x + 2, y + side + 1), text, (60, 60, 60), font)
+    return np.asarray(sheet)
+
+
+def _ground(behind: UInt8 | tuple[int, int, int], side: int) -> UInt8:
+    if isinstance(behind, tuple):
+        return np.full((side, side, 3), behind, np.uint8)
+    picture = Image.fromarray(behind)
+    shortest = min(picture.size)
+    left, top = (picture.width - shortest) // 2, (picture.height - shortest) // 2
+    middle = picture.crop((left, top, left + shortest, top + shortest))
+    return np.asarray(middle.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def _fitted(bank: ObjectBank, object_id: int, ground: UInt8) -> UInt8:
+    side = len(ground)
+    texture = bank.texture(object_id)
+    scale = min((side - 4) / max(texture.height, texture.width), 4.0)
+    height, width = (max(1, round(length * scale)) for length in (texture.height, texture.width))
+    # All four channels are premultiplied: each may be resized on its own.
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR), np.float64)
+        for plane in np.moveaxis(texture.level(0), -1, 0)
+    ]
+    color, alpha = np.dstack(planes[:3]), planes[3][..., None] / 255.0
+    out = ground.copy()
+    y, x = (side - height) // 2, (side - width) // 2
+    window = out[y : y + height, x : x + width]
+    window[:] = np.clip(np.floor(color + window * (1 - alpha) + 0.5), 0, 255)
+    return out
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while len(text) > 1 and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
