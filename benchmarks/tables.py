@@ -122,7 +122,37 @@ def motion_results() -> str:
     return "\n".join(lines)
 
 
+def bank_results() -> str:
+    """Return what a bank costs to build, to open and to read."""
+    result = _load(RESULTS / "bank.json")
+    rows = result["rows"]
+    columns: list[tuple[str, str, str]] = [
+        ("built, objects/s", "built_per_s", ",.0f"),
+        ("size, GB", "gigabytes", ".2f"),
+        ("opened in, ms", "open_seconds", ",.0f"),
+        ("a worker's own memory, MB", "own_mb", ",.0f"),
+        ("of it imports, MB", "imports_mb", ",.0f"),
+        ("textures read, /s", "copies_per_s", ",.0f"),
+        ("read, GB/s", "copied_gb_per_s", ".1f"),
+        ("plain way: PIL opens, /s", "plain_opens_per_s", ",.0f"),
+    ]
+    lines = [
+        "| | " + " | ".join(f"{row['objects']:,} objects" for row in rows) + " |",
+        "|---|" + "---|" * len(rows),
+    ]
+    for title, key, form in columns:
+        values = [row[key] * (1000 if key == "open_seconds" else 1) for row in rows]
+        lines.append(f"| {title} | " + " | ".join(format(value, form) for value in values) + " |")
+    lines += [
+        "",
+        f"Objects of {result['max_side']} pixels from PNG files, {result['workers']} processes building. "
+        f"`benchmarks/bank.py`, {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
+    "bank": (ROOT / "docs" / "objects.md", bank_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),

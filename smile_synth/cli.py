@@ -196,7 +196,7 @@ def bank_build(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Build an object bank from segmented objects; a stopped build is continued."""
-    from smile_synth.objects import CutOutOptions, build_bank
+    from smile_synth.objects import FORMATS, CutOutOptions, build_bank
 
     cut = CutOutOptions(
         max_side, erode, feather, min_side, min_thickness, max_truncation, max_covered, min_largest_part,
@@ -209,7 +209,7 @@ def bank_build(
             progress=progress,
         )  # fmt: skip
     for source, format_found in zip(sources, report.formats, strict=True):
-        if source != format_found:
+        if format_found in FORMATS:
             console.print(f"{escape(source)}: read as {format_found}")
     for item in report.rejected[:10]:
         errors.print(f"[yellow]rejected[/yellow] {escape(item.source)}: {escape(item.reason)}")

@@ -45,6 +45,47 @@ def test_bank_info_shows_classes(bank: Path) -> None:
     assert "cat" in out and "dog" in out and "2 objects in 2 classes" in out
 
 
+def test_bank_show_merge_verify_and_export(bank: Path, tmp_path: Path) -> None:
+    run("bank", "show", bank, "--out", tmp_path / "s.png", "--side", "40", "--behind", "10,200,30")
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (80, 56) and sheet.getpixel((1, 1)) == (10, 200, 30)
+    refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--behind", "256,0,0", expect=2).stderr
+    assert "behind '256,0,0': expected white, black, R,G,B (each 0..255) or a picture's file" in refused
+    refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--classes", "cta", expect=2).stderr
+    assert "has no class 'cta'; did you mean 'cat'?" in refused
+    drawn = run("bank", "build", "drawn:5", "--out", tmp_path / "drawn.bank", "--licence", "mine").stdout
+    assert "5 objects in" in drawn and "read as" not in drawn
+    both = run("bank", "merge", bank, tmp_path / "drawn.bank", "--out", tmp_path / "both.bank").stdout
+    assert "7 objects in" in both and "0 near-duplicates left out" in both
+    assert "7 objects, all as they were written" in run("bank", "verify", tmp_path / "both.bank").stdout
+    texels = tmp_path / "both.bank" / "texels.bin"
+    data = bytearray(texels.read_bytes())
+    data[-9] ^= 1
+    texels.write_bytes(data)
+    assert "is damaged: texels of object 6" in run("bank", "verify", tmp_path / "both.bank", expect=2).stderr
+    out = run("bank", "export", bank, "--out", tmp_path / "cut outs", "--classes", "cat").stdout
+    assert "1 objects in" in out and (tmp_path / "cut outs" / "cat" / "000000.png").is_file()
+
+
+def test_bank_build_says_what_it_read_and_what_it_left_out(tmp_path: Path) -> None:
+    for k, name in enumerate(("a", "b")):
+        (tmp_path / "pairs" / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pairs" / "masks").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, 60 * k, 10)).save(tmp_path / "pairs" / "images" / f"{name}.png")
+        mask = np.zeros((30, 40), np.uint8)
+        mask[5:25, 8 * k : 8 * k + 24] = 255
+        Image.fromarray(mask).save(tmp_path / "pairs" / "masks" / f"{name}.png")
+    command = ["bank", "build", tmp_path / "pairs", "--out", tmp_path / "out.bank"]
+    done = run(*command)
+    assert f"{tmp_path / 'pairs'}: read as pairs" in done.stdout
+    assert "1 objects in" in done.stdout and "1 rejected: truncated by the picture's border 1" in done.stdout
+    assert "rejected images/a.png#255: truncated" in done.stderr
+    assert "exists; choose another folder" in run(*command, expect=2).stderr
+    assert "2 objects in" in run(*command, "--overwrite", "--max-truncation", "1").stdout
+    shown = run("bank", "info", tmp_path / "out.bank").stdout
+    assert "up to 32" in shown and "not recorded" in shown and "(pairs): 2 objects" in shown
+
+
 def test_generate_then_nothing_to_do(bank: Path, tmp_path: Path) -> None:
     command = [
         "generate", "smile-gaussian", *SMALL, "--bank", bank, "--out", tmp_path / "c", "--num-clips", "2",
