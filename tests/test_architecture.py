@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Top to bottom; a module imports only what stands above it.
 ORDER = {
     "smile_synth": [
-        "errors", "resources", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip", "motion", "objects",
+        "errors", "resources", "workers", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip", "motion", "objects",
         "backgrounds", "recipe", "coverage", "scene", "compositing", "annotations", "corpus", "stream",
         "visualize", "cli",
     ],

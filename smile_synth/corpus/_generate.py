@@ -5,11 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +27,7 @@ from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, sample_scene
+from smile_synth.workers import in_order
 
 FORMAT = "smile-corpus-1"
 _FOLDERS = ("scenes", "clips", "labels")
@@ -118,7 +116,7 @@ def generate(
         write_bytes(out / "recipe.yaml", recipe.to_yaml().encode())
         missing = [i for i in range(num_clips) if not all(p.exists() for p in _paths(out, i))]
         done = num_clips - len(missing)
-        for _ in _write_all(job, missing, workers):
+        for _ in in_order(_work, missing, workers=workers, start=_start_worker, arguments=(job,)):
             done += 1
             if progress:
                 progress(done, num_clips)
@@ -183,27 +181,12 @@ _job: Job | None = None
 def _start_worker(job: Job) -> None:
     global _job
     _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
 
 
 def _work(index: int) -> int:
     assert _job is not None
     write_clip(_job, index)
     return index
-
-
-def _write_all(job: Job, indices: list[int], workers: int) -> Iterator[int]:
-    if workers == 1 or len(indices) < 2:
-        for index in indices:
-            write_clip(job, index)
-            yield index
-        return
-    context = multiprocessing.get_context("spawn")  # fork and decoder threads do not mix
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job,))
-    try:
-        yield from pool.map(_work, indices, chunksize=1)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def write_clip(job: Job, index: int) -> None:

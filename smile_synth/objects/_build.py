@@ -11,22 +11,17 @@ import errno
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
 from smile_synth.errors import UserError
@@ -38,6 +33,7 @@ from smile_synth.objects._sources import list_items
 from smile_synth.pictures import Reject
 from smile_synth.rng import MAX_SEED
 from smile_synth.texture import Texture
+from smile_synth.workers import in_order
 
 # Items a process is handed at once, and a line of the journal holds.
 BATCH = 16
@@ -162,7 +158,11 @@ def build_bank(
             waiting = batches[bank.batches_done :]
             if progress:
                 progress(done, total)
-            for batch, made in zip(waiting, _make_all(waiting, cut, workers), strict=True):
+            work = partial(make_objects, cut=cut)
+            # Processes take a second to start: not worth it for a few pictures.
+            processes = workers if len(waiting) >= 4 else 1
+            results = in_order(work, [batch.items for batch in waiting], workers=processes)
+            for batch, made in zip(waiting, results, strict=True):
                 bank.append(batch.source_number, made)
                 done += len(batch.items)
                 if progress:
@@ -344,39 +344,6 @@ def _make_objects(items: Iterable[Item], cut: CutOutOptions) -> Iterator[_Made |
                 yield _Made(row, data, appearance)
         except Reject as reason:
             yield Rejected(item.source, str(reason))
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    cv2.setNumThreads(1)
-
-
-def _make_all(
-    batches: Sequence[_Batch], cut: CutOutOptions, workers: int
-) -> Iterator[list[_Made | Rejected]]:
-    """Yield what each batch gives, in order."""
-    if workers == 1 or len(batches) < 4:
-        for batch in batches:
-            yield make_objects(batch.items, cut)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        # Few at a time: finished textures wait in memory until their turn to be written.
-        ahead: deque[Future[list[_Made | Rejected]]] = deque()
-        for batch in batches:
-            ahead.append(pool.submit(make_objects, batch.items, cut))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that prepares cut-outs was killed, perhaps for want of memory; what is done is kept, "
-            "the same command goes on, fewer workers need less"
-        ) from OSError()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Writer:

@@ -254,10 +254,10 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
         save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
     whole = build.make_objects
 
-    def full(items: Sequence[Item], cut: CutOutOptions) -> list[object]:
+    def full(items: Sequence[Item], *, cut: CutOutOptions) -> list[object]:
         if items[0].source == "a/23.png":  # the first of the second batch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return list(whole(items, cut))
+        return list(whole(items, cut=cut))
 
     monkeypatch.setattr(build, "make_objects", full)
     with pytest.raises(UserError, match="bank': No space left on device; what is done is kept"):

@@ -1,0 +1,77 @@
+"""Work over processes: in order, bounded, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smile_synth.errors import UserError
+from smile_synth.workers import in_order
+
+_factor = 1
+
+
+def start(factor: int) -> None:
+    global _factor
+    _factor = factor
+
+
+def scaled(item: int) -> tuple[int, int]:
+    time.sleep(0.05 * (item % 3 == 0))  # some take longer
+    return item * _factor, os.getpid()
+
+
+def die(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_results_come_in_order_from_several_processes() -> None:
+    values, processes = zip(*in_order(scaled, range(30), workers=2, start=start, arguments=[7]), strict=True)
+    assert values == tuple(range(0, 210, 7))
+    assert os.getpid() not in processes
+    alone = list(in_order(scaled, range(3), workers=1, start=start, arguments=[2]))
+    assert alone == [(0, os.getpid()), (2, os.getpid()), (4, os.getpid())]
+
+
+def test_a_killed_worker_is_told_and_the_rest_ends() -> None:
+    with pytest.raises(UserError, match="a worker process was killed, perhaps for want of memory"):
+        list(in_order(die, range(9), workers=2))
+
+
+PARENT = """
+import os, sys, time
+from smile_synth.workers import in_order
+def work(item):
+    open(os.path.join(sys.argv[-1], str(os.getpid())), "w").close()
+    time.sleep(0.02)
+    return item
+if __name__ == "__main__":
+    for _ in in_order(work, range(10**6), workers=2):
+        pass
+"""
+
+
+def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", seen])
+    deadline = time.monotonic() + 60
+    while len(list(seen.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    workers = [int(path.name) for path in seen.iterdir()]
+    assert len(workers) == 2
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
