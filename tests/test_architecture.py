@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "smile_synth": [
         "errors", "resources", "strict_yaml", "texture", "geometry", "rng", "clip", "motion", "objects",
-        "backgrounds", "recipe", "coverage", "scene", "compositing", "annotations", "corpus", "stream",
-        "visualize", "cli",
+        "backgrounds", "recipe", "coverage", "actors", "occlusion", "scene", "compositing",
+        "annotations", "corpus", "stream", "visualize", "cli",
     ],
     "smile_train": [
         "config", "models", "masking", "targets", "data", "optim", "checkpoint", "runlog", "materials",
