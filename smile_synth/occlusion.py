@@ -142,7 +142,8 @@ class _Stage:
         """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty."""
         frames = np.arange(self.actors.depth.shape[1]) if frames is None else frames
         extent, owned = self.counts(np.array([row]), frames, step, full=False)[0].T
-        return np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
+        seen: Float = np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
+        return seen
 
     def covered(self, step: int) -> float:
         """Return the share of all labelled extents that others own."""

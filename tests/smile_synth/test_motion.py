@@ -533,7 +533,7 @@ def test_presets_move_as_the_published_sampler(
     preset += "-faithful" * faithful
     # Its rounding is the last step, after what the reference measured; the gaussian path's own is in it.
     overrides = ["objects.whole_pixels=false"] if faithful else []
-    values = benchmark.measure(preset, benchmark.any_bank(tmp_path), num_clips=12_000, overrides=overrides)
+    values = benchmark.measure(preset, benchmark.any_bank(tmp_path), num_clips=30_000 if name == "linear" else 8_000, overrides=overrides)
     wrong = [
         f"{quantity} p{row['percentile']}: {row['reference']:.4g}, ours {row['ours']:.4g}"
         for quantity in benchmark.QUANTITIES
