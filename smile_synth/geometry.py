@@ -7,6 +7,7 @@ of the frame. Everything is float64 and works on leading batch dimensions ``[...
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -127,8 +128,23 @@ def affine(
 
 def product(left: Float, right: Float) -> Float:
     """Multiply transforms ``[..., 3, 3]``, number by number the same in any batch."""
-    terms = left[..., :, :, None] * right[..., None, :, :]
-    return np.asarray(terms[..., :, 0, :] + terms[..., :, 1, :] + terms[..., :, 2, :])
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    out = np.empty(shape)
+    flat = [np.ascontiguousarray(np.broadcast_to(m, shape)).reshape(-1, 3, 3) for m in (left, right)]
+    _multiply(*flat, out.reshape(-1, 3, 3))
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply(left, right, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for n in range(out.shape[0]):
+        for i in range(3):
+            for j in range(3):
+                out[n, i, j] = (
+                    left[n, i, 0] * right[n, 0, j]
+                    + left[n, i, 1] * right[n, 1, j]
+                    + left[n, i, 2] * right[n, 2, j]
+                )
 
 
 def corners(width: float, height: float) -> Float:

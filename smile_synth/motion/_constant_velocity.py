@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from smile_synth.motion._base import (
     FamilyParameters,
@@ -43,20 +43,30 @@ def constant_velocity(*, rng: Draws, parameters: ConstantVelocity, request: Requ
 
 
 class AxisVelocity(FamilyParameters):
-    """Keys of ``axis-velocity``.
+    """Keys of ``axis-velocity``; one of the two.
 
     Attributes:
         speeds: per frame; one is drawn for every axis, each as likely as the others.
+        speed: [low, high] per frame, drawn for every axis; negative is to the left and upwards.
     """
 
     family: Literal["axis-velocity"]
-    speeds: list[float] = Field(min_length=1)
+    speeds: Annotated[list[float], Field(min_length=1)] | None = None
+    speed: Range | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> AxisVelocity:
+        if (self.speeds is None) == (self.speed is None):
+            raise ValueError("give either speeds or speed")
+        return self
 
 
 def axis_velocity(*, rng: Draws, parameters: AxisVelocity, request: Request) -> Path:
-    """Draw a constant speed per axis from a list, as MoSI does (arXiv 2104.00240)."""
-    drawn = rng.pick(np.ones(len(parameters.speeds)), request.dims)
-    step = np.array(parameters.speeds)[drawn]
+    """Draw a constant speed for every axis; from a list of whole ones it is MoSI's (arXiv 2104.00240)."""
+    if parameters.speeds is not None:
+        step = np.array(parameters.speeds)[rng.pick(np.ones(len(parameters.speeds)), request.dims)]
+    else:
+        step = rng.uniform(*(parameters.speed or (0.0, 0.0)), request.dims)
     values = request.place(request.frames[:, None] * step[:, None], rng=rng)
     names = [f"speed_{axis}_{request.unit}_per_frame" for axis in ("x", "y", "z")[: request.dims]]
     return Path(values, dict(zip(names, step.T, strict=False)))

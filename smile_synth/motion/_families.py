@@ -21,7 +21,7 @@ from smile_synth.motion._constant_velocity import (
     axis_velocity,
     constant_velocity,
 )
-from smile_synth.motion._keyframes import KeyFramed, key_framed
+from smile_synth.motion._keyframes import KeyFramed, KeyValues, key_framed, key_values
 from smile_synth.motion._orbit import Orbit, Spiral, orbit, spiral
 from smile_synth.motion._oscillation import Oscillation, oscillation
 from smile_synth.motion._smile_gaussian import SmileGaussian, smile_gaussian
@@ -78,6 +78,7 @@ FAMILIES: dict[str, Family] = {
     "constant-acceleration": Family(ConstantAcceleration, constant_acceleration),
     "jerk-limited": Family(JerkLimited, jerk_limited),
     "key-framed": Family(KeyFramed, key_framed),
+    "key-values": Family(KeyValues, key_values),
     "spline": Family(Spline, spline, bounded=True),
     "spiral": Family(Spiral, spiral),
     "random-walk": Family(RandomWalk, random_walk),

@@ -95,23 +95,31 @@ def interpolate(
     return np.asarray(key_values[rows, segment] * (1 - eased) + key_values[rows, segment + 1] * eased)
 
 
-class KeyFramed(FamilyParameters):
+class EasedParameters(FamilyParameters):
+    """Keys of the families that run from key frame to key frame.
+
+    Attributes:
+        easing: how often each way to get from key to key is taken.
+    """
+
+    easing: dict[EasingName, NonNegative] = Field(default=PUBLISHED_EASING, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_easing(self) -> EasedParameters:
+        if not sum(self.easing.values()) > 0:
+            raise ValueError("easing: one of the ways must be taken, all have 0")
+        return self
+
+
+class KeyFramed(EasedParameters):
     """Keys of ``key-framed``; ``{rate: r}`` alone is short for it in a curve.
 
     Attributes:
         rate: between two key frames the value changes by U(-rate, rate) per frame, in each dimension.
-        easing: how often each way to get from key to key is taken.
     """
 
     family: Literal["key-framed"]
     rate: NonNegative
-    easing: dict[EasingName, NonNegative] = Field(default=PUBLISHED_EASING, min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> KeyFramed:
-        if not sum(self.easing.values()) > 0:
-            raise ValueError("easing: one of the ways must be taken, all have 0")
-        return self
 
 
 def key_framed(*, rng: Draws, parameters: KeyFramed, request: Request) -> Path:
@@ -119,5 +127,24 @@ def key_framed(*, rng: Draws, parameters: KeyFramed, request: Request) -> Path:
     keys, rate = request.key_times, parameters.rate
     steps = rng.uniform(-rate, rate, keys.shape[1] - 1, request.dims) * np.diff(keys, axis=1)[..., None]
     values = np.concatenate([np.zeros((request.num_rows, 1, request.dims)), np.cumsum(steps, axis=1)], axis=1)
+    travel = interpolate(keys, values, request.num_frames, rng=rng, easing=parameters.easing)
+    return Path(request.place(travel, rng=rng))
+
+
+class KeyValues(EasedParameters):
+    """Keys of ``key-values``.
+
+    Attributes:
+        amount: every key frame has a value of its own, U(-amount, amount) from a common middle.
+    """
+
+    family: Literal["key-values"]
+    amount: NonNegative
+
+
+def key_values(*, rng: Draws, parameters: KeyValues, request: Request) -> Path:
+    """Draw a value per key, whatever the others are, and run from key to key."""
+    keys = request.key_times
+    values = rng.uniform(-parameters.amount, parameters.amount, keys.shape[1], request.dims)
     travel = interpolate(keys, values, request.num_frames, rng=rng, easing=parameters.easing)
     return Path(request.place(travel, rng=rng))

@@ -42,6 +42,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "constant-acceleration": {"speed": [0.5, 1.0], "acceleration": 0.05},
     "jerk-limited": {"speed": [0.5, 1.0], "acceleration": 0.1, "jerk": 0.05},
     "key-framed": {"rate": 1.0},
+    "key-values": {"amount": 3.0},
     "spline": {"waypoints": 4},
     "random-walk": {"step": 0.3},
     "ornstein-uhlenbeck": {"deviation": [1.0, 2.0], "memory": [3.0, 9.0]},
@@ -533,7 +534,12 @@ def test_presets_move_as_the_published_sampler(
     preset += "-faithful" * faithful
     # Its rounding is the last step, after what the reference measured; the gaussian path's own is in it.
     overrides = ["objects.whole_pixels=false"] if faithful else []
-    values = benchmark.measure(preset, benchmark.any_bank(tmp_path), num_clips=30_000 if name == "linear" else 8_000, overrides=overrides)
+    values = benchmark.measure(
+        preset,
+        benchmark.any_bank(tmp_path),
+        num_clips=30_000 if name == "linear" else 8_000,
+        overrides=overrides,
+    )
     wrong = [
         f"{quantity} p{row['percentile']}: {row['reference']:.4g}, ours {row['ours']:.4g}"
         for quantity in benchmark.QUANTITIES
