@@ -130,8 +130,8 @@ def product(left: Float, right: Float) -> Float:
     """Multiply transforms ``[..., 3, 3]``, number by number the same in any batch."""
     shape = np.broadcast_shapes(left.shape, right.shape)
     out = np.empty(shape)
-    flat = [np.ascontiguousarray(np.broadcast_to(m, shape)).reshape(-1, 3, 3) for m in (left, right)]
-    _multiply(*flat, out.reshape(-1, 3, 3))
+    a, b = (np.ascontiguousarray(np.broadcast_to(m, shape)).reshape(-1, 3, 3) for m in (left, right))
+    _multiply(a, b, out.reshape(-1, 3, 3))
     return out
 
 

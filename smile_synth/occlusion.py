@@ -7,7 +7,9 @@ search before that looks at every few pixels only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import numba
 import numpy as np
@@ -97,40 +99,62 @@ class _Reached:
         return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Stage:
-    """One clip's objects from back to front, and what measuring them needs."""
+    """One clip's objects from back to front, and what measuring them needs, a row per object.
+
+    Attributes:
+        actors: the objects.
+        bank: their textures.
+        size_hw: of the frame.
+        camera: ``[T, 3, 3]`` or None.
+        poses, inverses: ``[L, T, 3, 3]`` with the camera.
+        level: ``[L, T]``.
+        windows: ``[L, T, 4]`` pixels of the frame that a row can touch.
+    """
 
     actors: Actors
     bank: ObjectBank
     size_hw: tuple[int, int]
     camera: Float | None
     poses: Float
+    inverses: Float
+    level: Float
+    windows: Int
 
     @classmethod
     def of(cls, actors: Actors, bank: ObjectBank, size_hw: tuple[int, int], camera: Float | None) -> _Stage:
+        """Work out where the objects are."""
         poses = actors.poses(size_hw)
         if camera is not None:
             poses = geometry.product(camera, poses)
-        return cls(actors, bank, size_hw, camera, poses)
+        level = level_of_detail(poses, actors.height[:, None], actors.width[:, None])
+        windows = _windows(actors, poses, level, size_hw)
+        return cls(actors, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
 
-    def counts(self, rows: Int, frames: Int, step: int, *, full: bool) -> Float:
+    def _with(self, actors: Actors, *parts: _Stage, order: Int | None = None) -> _Stage:
+        """Return the clip with other actors, whose measures stand in ``parts`` one after another."""
+        chosen = slice(None) if order is None else order
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])[chosen]
+            for name in ("poses", "inverses", "level", "windows")
+        }
+        return replace(self, actors=actors, **arrays)
+
+    def counts(self, rows: Int, frames: Int, step: int, *, full: bool, hidden: bool = False) -> Float:
         """Return the pixels of each row's extent in the frame and those it owns, ``[K, F, 2]``.
 
         With a step above 1 every so many pixels are looked at. Unless ``full``, one pixel stands for a frame
-        in which nothing can cover the row.
+        in which nothing can cover the row, and if only ``hidden`` matters, for one in which it is seen.
         """
         actors, bank = self.actors, self.bank
-        level = level_of_detail(self.poses, actors.height[:, None], actors.width[:, None])
-        order = np.lexsort(
-            (-np.arange(len(actors))[:, None] + np.zeros_like(actors.depth), self._depth()), axis=0
-        )
+        behind = np.zeros_like(actors.depth) - np.arange(len(actors))[:, None]
+        order = np.lexsort((behind, self._depth()), axis=0)
         sizes = np.stack([actors.height, actors.width], axis=-1)
         out = np.zeros((len(rows), len(frames), 2))
         _count(
-            bank.texels, bank.texel_offsets, actors.object_id, sizes,
-            geometry.invert(self.poses), level, actors.opacity, order, _windows(self, level), rows, frames,
-            step, full, out,
+            bank.texels, bank.texel_offsets, actors.object_id, sizes, self.inverses, self.level,
+            actors.opacity, order, self.windows, rows, frames, step, full, hidden, out,
         )  # fmt: skip
         return out
 
@@ -138,10 +162,13 @@ class _Stage:
         ranks = len(self.actors) - np.arange(len(self.actors), dtype=np.float64)
         return np.asarray(ranks[:, None] + self.actors.depth)
 
-    def visibility(self, row: int, step: int, frames: Int | None = None) -> Float:
-        """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty."""
+    def visibility(self, row: int, step: int, frames: Int | None = None, *, hidden: bool = False) -> Float:
+        """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty.
+
+        If only ``hidden`` matters, what is not 0 is just some other number.
+        """
         frames = np.arange(self.actors.depth.shape[1]) if frames is None else frames
-        extent, owned = self.counts(np.array([row]), frames, step, full=False)[0].T
+        extent, owned = self.counts(np.array([row]), frames, step, full=False, hidden=hidden)[0].T
         seen: Float = np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
         return seen
 
@@ -157,9 +184,18 @@ class _Stage:
         actors.center_xy += offset_xy
         return _Stage.of(actors, self.bank, self.size_hw, self.camera)
 
+    def with_one_shifted(self, row: int, offset_xy: Float) -> _Stage:
+        """Return the clip with the path of one object moved by ``[2]`` pixels."""
+        actors = take(self.actors, np.arange(len(self.actors)))
+        actors.center_xy[row] += offset_xy
+        moved = _Stage.of(take(actors, [row]), self.bank, self.size_hw, self.camera)
+        order = np.arange(len(actors))
+        order[row] = len(actors)
+        return self._with(actors, self, moved, order=order)
+
     def in_order(self, rows: Int) -> _Stage:
         """Return the clip with its objects in another order, from back to front."""
-        return _Stage.of(take(self.actors, rows), self.bank, self.size_hw, self.camera)
+        return self._with(take(self.actors, rows), self, order=rows)
 
     def with_occluder(self, object_id: int, center_xy: Float, box_wh: Float) -> _Stage:
         """Return the clip with one more, unlabelled object in front."""
@@ -172,49 +208,71 @@ class _Stage:
             np.ones((1, frames)), np.ones((1, frames, 3)), np.full((1, frames), _FRONT),
             factors=[{"family": "occluder"}],
         )  # fmt: skip
-        return _Stage.of(join([self.actors, new]), self.bank, self.size_hw, self.camera)
+        added = _Stage.of(new, self.bank, self.size_hw, self.camera)
+        return self._with(join([self.actors, new]), self, added)
 
 
-def _windows(stage: _Stage, level: Float) -> Int:
+def _windows(actors: Actors, poses: Float, level: Float, size_hw: tuple[int, int]) -> Int:
     """Return ``[L, T, 4]`` pixels (x0, y0, x1, y1) of the frame that each row can touch."""
-    height, width = stage.size_hw
     reach = 2.0 ** (np.floor(level) + 1)
-    x = np.stack([-reach, stage.actors.width[:, None] + 2 * reach], axis=-1)[..., [0, 1, 1, 0]]
-    y = np.stack([-reach, stage.actors.height[:, None] + 2 * reach], axis=-1)[..., [0, 0, 1, 1]]
-    mapped = geometry.apply(stage.poses, np.stack([x, y], axis=-1))
+    x = np.stack([-reach, actors.width[:, None] + 2 * reach], axis=-1)[..., [0, 1, 1, 0]]
+    y = np.stack([-reach, actors.height[:, None] + 2 * reach], axis=-1)[..., [0, 0, 1, 1]]
+    mapped = geometry.apply(poses, np.stack([x, y], axis=-1))
     with np.errstate(invalid="ignore"):
         low, high = np.floor(mapped.min(axis=-2)), np.ceil(mapped.max(axis=-2))
-    whole = np.logical_not(np.isfinite(mapped).all(axis=(-1, -2)))[..., None]  # a horizon inside: anywhere
-    limit = np.array([width, height])
-    low = np.clip(np.where(whole, 0, low), 0, limit)
-    high = np.clip(np.where(whole, limit, high), 0, limit)
+    endless = np.logical_not(np.isfinite(low) & np.isfinite(high))  # a horizon inside: anywhere
+    limit = np.array(size_hw[::-1])
+    low = np.clip(np.where(endless, 0, low), 0, limit)
+    high = np.clip(np.where(endless, limit, high), 0, limit)
     return np.concatenate([low, high], axis=-1).astype(np.int64)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _alpha(texels, starts, levels, inverses, sizes, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return alpha as `smile_synth.coverage.alpha_at` does, with the levels' places found before."""
+def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Tell whether alpha (as `smile_synth.coverage.alpha_at` gives it) x opacity reaches the threshold."""
     depth = inverses[k, t, 2, 0] * x + inverses[k, t, 2, 1] * y + inverses[k, t, 2, 2]
     if not depth > 0.0:
-        return 0.0
-    u = (inverses[k, t, 0, 0] * x + inverses[k, t, 0, 1] * y + inverses[k, t, 0, 2]) / depth
-    v = (inverses[k, t, 1, 0] * x + inverses[k, t, 1, 1] * y + inverses[k, t, 1, 2]) / depth
+        return False
+    u = inverses[k, t, 0, 0] * x + inverses[k, t, 0, 1] * y + inverses[k, t, 0, 2]
+    v = inverses[k, t, 1, 0] * x + inverses[k, t, 1, 1] * y + inverses[k, t, 1, 2]
+    if depth != 1.0:
+        u /= depth
+        v /= depth
     low = int(levels[k, t])
-    mix = levels[k, t] - low
     reach = float(2 << low)
     if u < -reach or v < -reach or u > sizes[k, 1] + 2 * reach or v > sizes[k, 0] + 2 * reach:
-        return 0.0  # farther out than any tap reaches
+        return False  # farther out than any tap reaches
+    mix = levels[k, t] - low
     scale = 0.5**low
     alpha = (1.0 - mix) * alpha_tap(texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale)
     if mix > 0.0:
+        # Sure whatever the other level says, which adds 0 .. 255 x mix; a hair aside from the threshold.
+        if opacity == 1.0 and alpha > 127.51:
+            return True
+        if alpha + mix * 255.0 < 127.49:
+            return False
         scale *= 0.5
         alpha += mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * scale, v * scale)
-    return alpha / 255.0
+    return alpha / 255.0 * opacity >= THRESHOLD
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
-    texels, offsets, ids, sizes, inverses, levels, opacity, order, windows, rows, frames, step, full, out
+    texels,
+    offsets,
+    ids,
+    sizes,
+    inverses,
+    levels,
+    opacity,
+    order,
+    windows,
+    rows,
+    frames,
+    step,
+    full,
+    hidden,
+    out,
 ):
     """Count the pixels of every row's extent in the frame and those it owns, into ``out`` [K, F, 2]."""
     num_layers = levels.shape[0]
@@ -246,15 +304,17 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
                 ):
                     front[num_front] = j
                     num_front += 1
-            simple = num_front == 0 and opacity[k, t] == 1.0 and not full
+            one_is_enough = hidden or (num_front == 0 and opacity[k, t] == 1.0 and not full)
             extent = owned = 0
             for y in range(y0 + (step - 1) // 2, y1, step):
                 for x in range(x0 + (step - 1) // 2, x1, step):
-                    alpha = _alpha(texels, starts, levels, inverses, sizes, k, t, x + 0.5, y + 0.5)
-                    if alpha < THRESHOLD:
+                    if not _covers(texels, starts, levels, inverses, sizes, 1.0, k, t, x + 0.5, y + 0.5):
                         continue
                     extent += 1
-                    if alpha * opacity[k, t] < THRESHOLD:
+                    own = opacity[k, t]
+                    if own != 1.0 and not _covers(
+                        texels, starts, levels, inverses, sizes, own, k, t, x + 0.5, y + 0.5
+                    ):
                         continue
                     seen = True
                     for n in range(num_front):
@@ -262,16 +322,17 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
                         if (
                             windows[j, t, 0] <= x < windows[j, t, 2]
                             and windows[j, t, 1] <= y < windows[j, t, 3]
+                            and _covers(
+                                texels, starts, levels, inverses, sizes, opacity[j, t], j, t, x + 0.5, y + 0.5
+                            )
                         ):
-                            cover = _alpha(texels, starts, levels, inverses, sizes, j, t, x + 0.5, y + 0.5)
-                            if cover * opacity[j, t] >= THRESHOLD:
-                                seen = False
-                                break
+                            seen = False
+                            break
                     if seen:
                         owned += 1
-                        if simple:
+                        if one_is_enough:
                             break
-                if simple and owned:
+                if one_is_enough and owned:
                     break
             out[r, f, 0], out[r, f, 1] = extent, owned
 
@@ -300,7 +361,7 @@ def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None
 
 
 def _step(stage: _Stage, row: int) -> int:
-    return int(np.clip(stage.actors.box_wh[row].min() / 12, 1, 8))
+    return int(np.clip(stage.actors.box_wh[row].min() / 6, 1, 16))
 
 
 def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tuple[_Reached, _Stage]:
@@ -311,17 +372,16 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tu
         return _Reached(0), stage
     inside = np.array([_inside(stage, row).mean() for row in labelled.tolist()])
     # An object that is in the frame most of the time can be seen to go and to come back.
-    good = labelled[inside >= min(0.75, inside.max())]
-    row = int(good[rng.integers(len(good))])
+    chances = rng.permutation(labelled[inside >= min(0.75, inside.max())]).tolist()
     tries = 0
-    for by, proposed, at, coarse in _proposals(target, stage, row, rng):
+    for by, proposed, at, coarse in chain.from_iterable(_proposals(target, stage, k, rng) for k in chances):
         tries += 1
         glance = _found(target, coarse)
         if glance is not None:
             # The run with what stands before and after it decides; a glance may miss a frame on either side.
             around = np.arange(max(glance[0] - 2, 0), min(sum(glance) + 2, len(coarse)))
             seen = np.full(len(coarse), np.nan)
-            seen[around] = proposed.visibility(at, 1, around)
+            seen[around] = proposed.visibility(at, 1, around, hidden=target.visibility == 0)
             found = _found(target, seen)
             if found is not None:
                 start, length = found
@@ -359,9 +419,7 @@ def _proposals(
     for by in target.by:
         if by == "path":
             for other, offset in _crossings(target, stage, row, rng):
-                moved = np.zeros((count, 1, 2))
-                moved[other] = offset
-                proposed = stage.shifted(moved)
+                proposed = stage.with_one_shifted(other, offset)
                 yield by, proposed, row, proposed.visibility(row, step)
         elif by == "depth":
             for other in rng.permutation(row)[:8].tolist():
@@ -402,7 +460,10 @@ def _crossings(
     aside = rng.uniform(-0.4, 0.4, (_PROPOSALS, 2)) * actors.box_wh[row, at]
     offset = actors.center_xy[row, at] + aside - actors.center_xy[other, at]
     free = _box_cover(stage, row, other, offset[:, None])
-    fits = [n for n in range(_PROPOSALS) if _estimate(target, free[n])]
+    assert target.visibility is not None and target.frames is not None
+    hidden = (free < target.visibility + 0.02).sum(axis=1)
+    likely = np.flatnonzero((hidden >= target.frames[0]) & (hidden <= target.frames[1] + 1)).tolist()
+    fits = [n for n in likely if _estimate(target, free[n])]
     for n in fits[: max(target.tries // 8, 1)]:
         yield int(other[n]), offset[n]
 
@@ -474,7 +535,7 @@ def _overlap(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -
     actors = stage.actors
     if not actors.labelled.any():
         return _Reached(0), stage
-    step = int(np.clip(actors.box_wh[actors.labelled].min() / 12, 1, 8))
+    step = int(np.clip(actors.box_wh[actors.labelled].min() / 8, 1, 16))
     tries = 0
 
     def close(share: float) -> bool:
