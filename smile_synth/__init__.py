@@ -8,7 +8,7 @@ from smile_synth.corpus import generate
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank, build_bank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, sample_scene
+from smile_synth.scene import Scene, sample_scene, sample_scenes
 from smile_synth.stream import SyntheticClips, stream
 
 __version__ = "0.1.0"
@@ -30,5 +30,6 @@ __all__ = [
     "composite",
     "generate",
     "sample_scene",
+    "sample_scenes",
     "stream",
 ]

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from smile_synth import geometry
-from smile_synth.texture import Texture, level_sizes_hw
+from smile_synth.texture import Texture
 
 Border = Literal["transparent", "reflect", "repeat"]
 Float = NDArray[np.float64]
@@ -26,20 +26,21 @@ Window = tuple[int, int, int, int]
 THRESHOLD = 0.5 - 1e-9
 
 
-def level_of_detail(object_to_frame: Float, height: int, width: int) -> Float:
-    """Return the mip level ``[T]`` of a ``height x width`` texture under poses ``[T, 3, 3]``.
+def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike) -> Float:
+    """Return the mip level ``[...]`` of ``height x width`` textures under poses ``[..., 3, 3]``.
 
     The rule: log2 of the side of the square in the texture that has the area of one frame pixel,
     sqrt(|det J|) of the frame-to-object map at the texture's middle, at least 0 and at most the last
     level. Under anisotropy this is the geometric mean of the two scales: as much is lost to blur along
-    the longer axis as is left to aliasing along the shorter.
+    the longer axis as is left to aliasing along the shorter. Sizes broadcast with the leading axes.
     """
-    middle = np.array([width / 2, height / 2, 1.0])
-    w = object_to_frame[:, 2] @ middle
+    m = object_to_frame
+    w = m[..., 2, 0] * np.divide(width, 2) + m[..., 2, 1] * np.divide(height, 2) + m[..., 2, 2]
     # det of the Jacobian of a projective map is det(M) / w^3.
-    area = np.abs(np.linalg.det(object_to_frame)) / np.abs(w) ** 3
-    last = len(level_sizes_hw(height, width)) - 1
-    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, float(last)), np.float64)
+    area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
+    # The last level has one texel: as many halvings as the longer side has bits above its first.
+    last = np.frexp(np.maximum(height, width) - 1.0)[1]
+    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last), np.float64)
 
 
 def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:
@@ -80,12 +81,16 @@ def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  #
 
 
 @numba.njit(cache=True, nogil=True)
-def _alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
+def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
     u -= 0.5
     v -= 0.5
     i, j = int(np.floor(u)), int(np.floor(v))
     fu, fv = u - i, v - j
+    if 0 <= i < w - 1 and 0 <= j < h - 1:  # the sum below, without its tests
+        at = start + j * w + i
+        upper = (1.0 - fv) * (1.0 - fu) * texels[at, 3] + (1.0 - fv) * fu * texels[at + 1, 3]
+        return upper + fv * (1.0 - fu) * texels[at + w, 3] + fv * fu * texels[at + w + 1, 3]
     total = 0.0
     for dj in range(2):
         if 0 <= j + dj < h:
@@ -113,9 +118,9 @@ def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: 
             continue
         u = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]) / depth
         v = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]) / depth
-        alpha = (1.0 - mix) * _alpha_tap(texels, start0, h0, w0, u * scale0, v * scale0)
+        alpha = (1.0 - mix) * alpha_tap(texels, start0, h0, w0, u * scale0, v * scale0)
         if mix > 0.0:
-            alpha += mix * _alpha_tap(texels, start1, h1, w1, u * scale1, v * scale1)
+            alpha += mix * alpha_tap(texels, start1, h1, w1, u * scale1, v * scale1)
         out[k] = alpha / 255.0
 
 

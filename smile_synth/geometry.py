@@ -7,6 +7,7 @@ of the frame. Everything is float64 and works on leading batch dimensions ``[...
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -51,6 +52,16 @@ def compose(*transforms: Float) -> Float:
     return out
 
 
+def determinant(transform: Float) -> Float:
+    """Return the determinants ``[...]`` of transforms ``[..., 3, 3]``, alike in any batch."""
+    m = transform
+    return np.asarray(
+        m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
+        - m[..., 0, 1] * (m[..., 1, 0] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 0])
+        + m[..., 0, 2] * (m[..., 1, 0] * m[..., 2, 1] - m[..., 1, 1] * m[..., 2, 0])
+    )
+
+
 def invert(transform: Float) -> Float:
     """Invert transforms ``[..., 3, 3]``.
 
@@ -72,6 +83,68 @@ def apply(transform: Float, points_xy: ArrayLike) -> Float:
     mapped = points @ np.swapaxes(transform[..., :2, :2], -1, -2) + transform[..., None, :2, 2]
     w = points @ transform[..., 2, :2, None] + transform[..., None, 2, 2, None]
     return mapped / np.where(w > 0, w, np.nan)
+
+
+def tilt(degrees_xy: ArrayLike, distance: float) -> Float:
+    """Build perspective tilts ``[..., 3, 3]`` about the origin, seen from ``distance`` pixels away.
+
+    ``degrees_xy`` is ``[..., 2]``: about the horizontal axis (the lower edge comes nearer), then about the
+    vertical one (the left edge comes nearer).
+    """
+    angle = np.deg2rad(np.asarray(degrees_xy, np.float64))
+    (cos_a, cos_b), (sin_a, sin_b) = np.moveaxis(np.cos(angle), -1, 0), np.moveaxis(np.sin(angle), -1, 0)
+    out = np.zeros((*angle.shape[:-1], 3, 3))
+    out[..., 0, 0], out[..., 0, 1] = cos_b, sin_a * sin_b
+    out[..., 1, 1] = cos_a
+    out[..., 2, 0], out[..., 2, 1] = sin_b / distance, -sin_a * cos_b / distance
+    out[..., 2, 2] = 1.0
+    return out
+
+
+def affine(
+    center_xy: Float, degrees: Float, scale_xy: Float, shear_xy: Float | None, middle_xy: Float
+) -> Float:
+    """Build translation x rotation x shear x scaling x (middle to the origin), ``[..., 3, 3]``, in one go.
+
+    Number by number the same in any batch, which a product of matrices is not.
+    """
+    angle = np.deg2rad(degrees)
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b, c, d = cos, -sin, sin, cos
+    if shear_xy is not None:
+        x, y = shear_xy[..., 0], shear_xy[..., 1]
+        a, b, c, d = a + b * y, a * x + b, c + d * y, c * x + d
+    out = np.zeros((*angle.shape, 3, 3))
+    width, height = scale_xy[..., 0], scale_xy[..., 1]
+    # Adding zero makes -0 the 0 that a product of matrices would give.
+    out[..., 0, 0], out[..., 0, 1] = a * width, b * height + 0.0
+    out[..., 1, 0], out[..., 1, 1] = c * width, d * height
+    mx, my = middle_xy[..., 0], middle_xy[..., 1]
+    out[..., 0, 2] = center_xy[..., 0] - (out[..., 0, 0] * mx + out[..., 0, 1] * my)
+    out[..., 1, 2] = center_xy[..., 1] - (out[..., 1, 0] * mx + out[..., 1, 1] * my)
+    out[..., 2, 2] = 1.0
+    return out
+
+
+def product(left: Float, right: Float) -> Float:
+    """Multiply transforms ``[..., 3, 3]``, number by number the same in any batch."""
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    out = np.empty(shape)
+    a, b = (np.ascontiguousarray(np.broadcast_to(m, shape)).reshape(-1, 3, 3) for m in (left, right))
+    _multiply(a, b, out.reshape(-1, 3, 3))
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply(left, right, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for n in range(out.shape[0]):
+        for i in range(3):
+            for j in range(3):
+                out[n, i, j] = (
+                    left[n, i, 0] * right[n, 0, j]
+                    + left[n, i, 1] * right[n, 1, j]
+                    + left[n, i, 2] * right[n, 2, j]
+                )
 
 
 def corners(width: float, height: float) -> Float:

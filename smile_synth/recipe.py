@@ -7,16 +7,18 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+import numpy as np
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from smile_synth.motion import FAMILIES, KeyTimesParameters, PathParameters
+from smile_synth.motion import AnyMotion, AnyRelation, CameraEntry, KeyTimesParameters, RangesModel
 from smile_synth.resources import find_config
 from smile_synth.strict_yaml import StrictModel, dump, load
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -162,12 +164,49 @@ class GradientBackground(MovingBackground):
     kind: Literal["gradient"]
 
 
-class Objects(StrictModel):
+class SideLaw(RangesModel):
+    """A continuous distribution of box sides.
+
+    Attributes:
+        law: ``uniform``, ``log-uniform``, or ``power-law`` with a density like side^exponent.
+        range: [low, high] pixels.
+        exponent: of the power law.
+    """
+
+    law: Literal["uniform", "log-uniform", "power-law"]
+    range: Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
+    exponent: float = -3.0
+
+
+AnySide = Annotated[
+    Annotated[list[Positive], Field(min_length=1), Tag("list")] | Annotated[SideLaw, Tag("law")],
+    Discriminator(lambda value: "law" if isinstance(value, dict | SideLaw) else "list"),
+]
+
+
+class Distractors(RangesModel):
+    """Objects that occlude and move like the others, but carry no label.
+
+    Attributes:
+        count: [low, high] per clip, or one number.
+        side: as of the labelled objects; None: theirs.
+        split: take objects of this side of the bank only; None: that of the labelled objects.
+        classes: take objects of these classes only; None: those of the labelled objects.
+    """
+
+    count: Annotated[tuple[Whole, Whole], BeforeValidator(_pair)] = (0, 0)
+    side: AnySide | None = None
+    split: Literal["train", "val", "test"] | None = None
+    classes: list[str] | None = Field(default=None, min_length=1)
+
+
+class Objects(RangesModel):
     """How many objects of which size stand in a clip.
 
     Attributes:
         count: [low, high] labelled objects per clip, or one number.
-        side: box sides in pixels, drawn uniformly; a box is side*sqrt(aspect) x side/sqrt(aspect).
+        side: box sides in pixels: a list to choose from, or a law; a box is side*sqrt(aspect) x
+            side/sqrt(aspect).
         aspect: width / height, drawn uniformly; with ``fit: keep`` it multiplies the object's own.
         side_jitter: each side times exp(U(-side_jitter, side_jitter)).
         fit: stretch the object to the box, or keep its own aspect.
@@ -175,10 +214,16 @@ class Objects(StrictModel):
         depth_order: larger average area lies behind (as published), or random.
         split: take objects of this side of the bank only.
         classes: take objects of these classes only.
+        class_weights: draw the class first, by weight; None: every object is as likely.
+        presence: [low, high] share of the frames in which an object is there, in one piece.
+        overlap: [low, high] share of the smaller box that an object shares with the one it overlaps most, in
+            the first frame; None: as it comes.
+        whole_pixels: cut box sides, corners and degrees to whole numbers, as the published code does.
+        distractors: unlabelled objects.
     """
 
-    count: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = (2, 2)
-    side: list[Positive] = Field(min_length=1)
+    count: Annotated[tuple[Whole, Whole], BeforeValidator(_pair)] = (2, 2)
+    side: AnySide
     aspect: list[Positive] = Field(default=[1.0], min_length=1)
     side_jitter: Annotated[float, Field(ge=0, le=2)] = 0.0
     fit: Literal["stretch", "keep"] = "keep"
@@ -186,11 +231,50 @@ class Objects(StrictModel):
     depth_order: Literal["area", "random"] = "area"
     split: Literal["train", "val", "test"] | None = None
     classes: list[str] | None = Field(default=None, min_length=1)
+    class_weights: dict[str, Positive] | None = Field(default=None, min_length=1)
+    presence: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (1.0, 1.0)
+    overlap: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
+    whole_pixels: bool = False
+    distractors: Distractors = Distractors()
 
     @model_validator(mode="after")
     def _check(self) -> Objects:
-        if self.count[0] > self.count[1]:
-            raise ValueError(f"count is [low, high], got low {self.count[0]} above high {self.count[1]}")
+        if self.classes is not None and self.class_weights is not None:
+            raise ValueError("classes and class_weights: give one of them")
+        return self
+
+
+class OcclusionTarget(RangesModel):
+    """What is wanted of who covers whom; the labels' own definition measures it.
+
+    Either ``visibility`` and ``frames``: a chosen object is at most that visible for that many frames in a
+    row, and more before and after. Or ``overlap``: that share of all labelled pixels of the clip is covered.
+
+    Attributes:
+        weight: how often this entry is drawn, relative to the others.
+        visibility: the chosen object's visibility stays at or below it; 0 is fully hidden.
+        frames: [low, high] length of the run.
+        overlap: [low, high] share of the objects' extents that others own, over all frames.
+        by: ways to try, in turn: move another object's ``path``, reorder ``depth``, add an ``occluder``.
+        tries: scenes that are measured before the sampler gives up.
+    """
+
+    weight: Positive = 1.0
+    visibility: Share | None = None
+    frames: Annotated[tuple[Count, Count], BeforeValidator(_pair)] | None = None
+    overlap: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
+    by: list[Literal["path", "depth", "occluder"]] = Field(
+        default=["path", "depth", "occluder"], min_length=1
+    )
+    tries: Annotated[int, Field(ge=1, le=1000)] = 32
+
+    @model_validator(mode="after")
+    def _check(self) -> OcclusionTarget:
+        run = self.visibility is not None and self.frames is not None
+        if run == (self.overlap is not None) or (self.visibility is None) != (self.frames is None):
+            raise ValueError("give either visibility and frames, or overlap")
+        if self.visibility == 1.0:
+            raise ValueError("visibility must be below 1, that an object is ever covered")
         return self
 
 
@@ -204,13 +288,51 @@ AnyBackground = Annotated[
     | VideoBackground,
     Field(discriminator="kind"),
 ]
-if TYPE_CHECKING:
-    AnyMotion = PathParameters
-else:  # built from the registry, which a type checker cannot follow
-    AnyMotion = Annotated[
-        Union[tuple(family.parameters for family in FAMILIES.values())],  # noqa: UP007 - from the registry
-        Field(discriminator="family"),
+
+
+def _weights(value: object) -> object:
+    """Read one number as a weight that stays the same."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [(0, value)]
+    return (
+        [tuple(knot) if isinstance(knot, list) else knot for knot in value]
+        if isinstance(value, list)
+        else value
+    )
+
+
+def _recipe(value: object) -> object:
+    """Read a preset's name or a file as the recipe it holds."""
+    return Recipe.load(value) if isinstance(value, str) else value
+
+
+class MixtureEntry(StrictModel):
+    """A recipe among others.
+
+    Attributes:
+        recipe: a preset's name, a path, or a recipe written out; None: the recipe the mixture stands in.
+        weight: how often it is drawn, relative to the others: a number, or [[clip index, weight], ...] with
+            straight lines between, which makes a curriculum.
+    """
+
+    recipe: Annotated[Recipe | None, BeforeValidator(_recipe)] = None
+    weight: Annotated[list[tuple[Whole, NonNegative]], Field(min_length=1), BeforeValidator(_weights)] = [
+        (0, 1.0)
     ]
+
+    @model_validator(mode="after")
+    def _check(self) -> MixtureEntry:
+        places = [index for index, _ in self.weight]
+        if any(later <= earlier for earlier, later in zip(places, places[1:], strict=False)):
+            raise ValueError(f"weight: clip indices must grow, got {places}")
+        if self.recipe is not None and self.recipe.mixture:
+            raise ValueError("recipe: a mixture cannot hold another mixture")
+        return self
+
+    def weight_at(self, index: int) -> float:
+        """Return the weight for a clip."""
+        places, weights = zip(*self.weight, strict=True)
+        return float(np.interp(index, places, weights))
 
 
 class Recipe(StrictModel):
@@ -222,8 +344,12 @@ class Recipe(StrictModel):
         fps: frames per second of a written video; motion is per frame.
         backgrounds: one entry is drawn per clip, by weight.
         objects: number, sizes and choice of the objects.
-        key_times: key frames of a clip, shared by its objects.
+        key_times: key frames of curves and key-framed paths.
         motion: one entry is drawn per object (or clip), by weight.
+        relations: one entry is drawn per clip, by weight; the first objects of the clip are its group.
+        camera: one entry is drawn per clip, by weight; it moves every layer. Empty: it stands still.
+        occlusion: one target is drawn per clip, by weight. Empty: as it comes.
+        mixture: one recipe is drawn per clip, by weight. Empty: this one alone.
     """
 
     size: tuple[Count, Count] = (224, 224)
@@ -233,6 +359,24 @@ class Recipe(StrictModel):
     objects: Objects
     key_times: KeyTimesParameters = KeyTimesParameters()
     motion: list[AnyMotion] = Field(min_length=1)
+    relations: list[AnyRelation] = []
+    camera: list[CameraEntry] = []
+    occlusion: list[OcclusionTarget] = []
+    mixture: list[MixtureEntry] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for number, entry in enumerate(self.mixture):
+            other = entry.recipe
+            if other is None:
+                continue
+            for name in ("size", "num_frames", "fps"):
+                if getattr(other, name) != getattr(self, name):
+                    raise ValueError(
+                        f"mixture.{number}: its {name} is {getattr(other, name)}, this recipe's is "
+                        f"{getattr(self, name)}"
+                    )
+        return self
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

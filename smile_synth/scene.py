@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth import geometry
+from smile_synth.actors import VIEWING_DISTANCE, Actors, Factor, cast
 from smile_synth.backgrounds import BackgroundFolder, drawn_texture
 from smile_synth.coverage import Border, level_of_detail
 from smile_synth.errors import UserError
-from smile_synth.motion import PathRequest, draw_curve, draw_key_times, draw_path
+from smile_synth.motion import draw_camera_curves, draw_key_times, draw_recursion
 from smile_synth.objects import ObjectBank
+from smile_synth.occlusion import reach_targets
 from smile_synth.recipe import (
     MOTION_KEYS,
     AnyBackground,
@@ -31,11 +33,10 @@ from smile_synth.recipe import (
     SolidBackground,
     VideoBackground,
 )
-from smile_synth.rng import generator
+from smile_synth.rng import Draws, Generators
 from smile_synth.texture import Texture
 
 Float = NDArray[np.float64]
-Factor = str | float
 # Gives the random stream of a purpose, for one clip.
 Stream = Callable[[str], np.random.Generator]
 _MAGIC = b"SMILESCENE1\n"
@@ -306,10 +307,13 @@ def check_sources(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder 
 
 
 def _levels(layers: Sequence[Layer], poses: Float) -> Float:
+    """Return the mip levels ``[L, T]`` of layers under poses ``[L, T, 3, 3]``."""
     levels = np.zeros(poses.shape[:2])
-    for i, layer in enumerate(layers):
-        if isinstance(layer.surface, Textured):
-            levels[i] = level_of_detail(poses[i], layer.surface.height, layer.surface.width)
+    pictures = [i for i, layer in enumerate(layers) if isinstance(layer.surface, Textured)]
+    if pictures:
+        sizes = [(layers[i].surface.height, layers[i].surface.width) for i in pictures]  # type: ignore[union-attr]
+        height, width = np.array(sizes, np.float64).T[..., None]
+        levels[pictures] = level_of_detail(poses[pictures], height, width)
     return levels
 
 
@@ -319,55 +323,203 @@ def sample_scene(
     """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
 
     Every purpose has a random stream of its own: the count, the depth order, the key times, the choice of
-    background and the background, each object's look, choice of motion, growth, rotation and path. Changing
-    one part of a recipe leaves the draws of the others as they were.
+    background and the background, each object's look, choice of motion, path and every curve, the relation,
+    the camera. Changing one part of a recipe leaves the draws of the others as they were.
 
     Raises:
         UserError: the recipe wants pictures behind and none were given, or classes the bank lacks.
     """
-    frames = recipe.num_frames
-    stream: Stream = partial(generator, seed, index)
-    count = int(stream("count").integers(recipe.objects.count[0], recipe.objects.count[1] + 1))
-    shared_motion = _pick(recipe.motion, stream("motion"))
-    key_times = draw_key_times(frames, recipe.key_times, rng=stream("key times"))
-    background, background_poses, brightness = _background(recipe, backgrounds, stream)
-    candidates = bank.select(split=recipe.objects.split, classes=recipe.objects.classes)
+    return sample_scenes(recipe, bank, backgrounds, seed=seed, indices=[index])[0]
 
-    drawn = []
-    for k in range(count):
-        parameters = shared_motion
-        if not recipe.objects.shared_motion:
-            parameters = _pick(recipe.motion, stream(f"motion {k}"))
-        drawn.append(_object(recipe, bank, candidates, parameters, key_times, stream, k))
+
+def sample_scenes(
+    recipe: Recipe,
+    bank: ObjectBank,
+    backgrounds: BackgroundFolder | None = None,
+    *,
+    seed: int,
+    indices: Sequence[int],
+) -> list[Scene]:
+    """Draw the scenes of many clips at once: to the bit those of `sample_scene`, several times faster.
+
+    The arrays of the scenes of a batch are views of common ones. A few hundred clips make a good batch.
+
+    Raises:
+        UserError: as for `sample_scene`.
+    """
+    if not recipe.mixture:
+        return _scenes(recipe, recipe, bank, backgrounds, seed, np.asarray(indices, np.int64))
+    u = Draws(seed, indices, "mixture").random()
+    weights = np.array([[entry.weight_at(index) for entry in recipe.mixture] for index in indices])
+    total = weights.sum(axis=1)
+    if not (total > 0).all():
+        clip = indices[int(np.argmin(total))]
+        raise UserError(f"mixture: every weight is 0 at clip {clip}")
+    chosen = (np.cumsum(weights, axis=1) <= (u * total)[:, None]).sum(axis=1)
+    scenes: dict[int, Scene] = {}
+    for number, entry in enumerate(recipe.mixture):
+        rows = np.flatnonzero(chosen == number)
+        if len(rows):
+            drawn = _scenes(
+                entry.recipe or recipe, recipe, bank, backgrounds, seed, np.asarray(indices, np.int64)[rows]
+            )
+            for scene in drawn:
+                scene.factors["mixture_entry"] = float(number)
+            scenes.update(zip(rows.tolist(), drawn, strict=True))
+    return [scenes[row] for row in range(len(indices))]
+
+
+def _scenes(
+    recipe: Recipe,
+    whole: Recipe,
+    bank: ObjectBank,
+    backgrounds: BackgroundFolder | None,
+    seed: int,
+    indices: NDArray[np.int64],
+) -> list[Scene]:
+    """Draw clips of one recipe, which may stand in the mixture of the whole one."""
+    frames, generators = recipe.num_frames, Generators(seed)
+    actors = cast(recipe, bank, seed, indices)
+    order = _depth_orders(recipe, actors, seed, indices)
+    camera, factors = _cameras(recipe, seed, indices)
+    if recipe.occlusion:
+        camera_pose = None if camera is None else camera.pose
+        actors, order = reach_targets(
+            recipe, bank, actors, order, camera_pose, factors, seed=seed, indices=indices
+        )
+
+    # Slots of the common arrays: every clip's background, then its objects from back to front.
+    counts = np.bincount(actors.clip, minlength=len(indices))
+    first = np.cumsum(counts + 1) - (counts + 1)
+    slots = np.arange(len(order)) + actors.clip[order] + 1
+    total = len(order) + len(indices)
+    poses = np.empty((total, frames, 3, 3))
+    poses[slots] = actors.poses(recipe.size)[order]
+    opacity, gain, depth = np.ones((total, frames)), np.ones((total, frames, 3)), np.empty((total, frames))
+    opacity[slots], gain[slots] = actors.opacity[order], actors.gain[order]
+    # As deep as there are layers in front, and one.
+    rank = np.repeat(counts + 1, counts + 1) - (np.arange(total) - np.repeat(first, counts + 1))
+    depth[:] = rank[:, None]
+    depth[slots] += actors.depth[order]
+    class_ids = bank.class_ids[actors.object_id].tolist()
+    sizes = list(zip(actors.object_id.tolist(), actors.height.tolist(), actors.width.tolist(), strict=True))
+    layers: list[Layer] = []
+    places = order.tolist()
+    for clip, index in enumerate(indices.tolist()):
+        background, pose, brightness = _background(recipe, backgrounds, partial(generators, index))
+        slot = len(layers)
+        poses[slot], gain[slot] = pose, brightness
+        layers.append(background)
+        for i in places[slot - clip : slot - clip + int(counts[clip])]:
+            surface = Picture("objects", *sizes[i])
+            labelled = bool(actors.labelled[i])
+            class_name = bank.class_names[class_ids[i]] if labelled else ""
+            layers.append(Layer(surface, "transparent", labelled, class_name, actors.factors[i]))
+    if camera is not None:
+        clip_of_slot = np.repeat(np.arange(len(indices)), counts + 1)
+        poses = geometry.product(camera.pose[clip_of_slot], poses)
+        gain *= camera.gain[clip_of_slot]
+    level = _levels(layers, poses)
+    bias = np.zeros((total, frames, 3))
+    background_digest = backgrounds.digest if backgrounds and _uses_pictures(whole) else ""
+    labelled_counts = np.bincount(actors.clip[actors.labelled], minlength=len(indices)).tolist()
+    scenes = []
+    for clip, index in enumerate(indices.tolist()):
+        part = slice(int(first[clip]), int(first[clip] + counts[clip] + 1))
+        scenes.append(
+            Scene(
+                size_hw=recipe.size,
+                recipe_size_hw=recipe.size,
+                fps=recipe.fps,
+                seed=seed,
+                index=index,
+                recipe_digest=whole.digest,
+                bank_digest=bank.digest,
+                background_digest=background_digest,
+                layers=tuple(layers[part]),
+                object_to_frame=poses[part],
+                opacity=opacity[part],
+                depth=depth[part],
+                gain=gain[part],
+                bias=bias[part],
+                level=level[part],
+                factors={"num_objects": float(labelled_counts[clip]), **factors[clip]},
+            )
+        )
+    return scenes
+
+
+def _depth_orders(recipe: Recipe, actors: Actors, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of all actors, clip after clip, in each from back to front."""
     if recipe.objects.depth_order == "area":
         # As published: the larger the average area, the farther behind.
-        drawn.sort(key=lambda item: -item[2])
-    else:
-        drawn = [drawn[i] for i in stream("depth order").permutation(count)]
+        area = actors.box_wh.prod(axis=2).mean(axis=1)
+        return np.lexsort((-area, actors.clip)).astype(np.int64)
+    counts = np.bincount(actors.clip, minlength=len(indices))
+    drawn = Draws(seed, indices, "depth order").permutations(counts)
+    starts = np.cumsum(counts) - counts
+    orders = [start + order for start, order in zip(starts, drawn, strict=True)]
+    return np.concatenate(orders) if orders else np.zeros(0, np.int64)
 
-    layers = (background, *(layer for layer, _, _ in drawn))
-    poses = np.stack([background_poses, *(pose for _, pose, _ in drawn)])
-    num_layers = len(layers)
-    gain = np.ones((num_layers, frames, 3))
-    gain[0] = brightness
-    return Scene(
-        size_hw=recipe.size,
-        recipe_size_hw=recipe.size,
-        fps=recipe.fps,
-        seed=seed,
-        index=index,
-        recipe_digest=recipe.digest,
-        bank_digest=bank.digest,
-        background_digest=backgrounds.digest if backgrounds and _uses_pictures(recipe) else "",
-        layers=layers,
-        object_to_frame=poses,
-        opacity=np.ones((num_layers, frames)),
-        depth=np.repeat(np.arange(num_layers, 0, -1, dtype=np.float64)[:, None], frames, axis=1),
-        gain=gain,
-        bias=np.zeros((num_layers, frames, 3)),
-        level=_levels(layers, poses),
-        factors={"num_objects": float(count)},
-    )
+
+@dataclass(frozen=True)
+class _Camera:
+    """The camera of B clips: ``pose`` ``[B, T, 3, 3]`` and ``gain`` ``[B, T, 3]``."""
+
+    pose: Float
+    gain: Float
+
+
+def _cameras(
+    recipe: Recipe, seed: int, indices: NDArray[np.int64]
+) -> tuple[_Camera | None, list[dict[str, Factor]]]:
+    """Draw every clip's camera, None where all stand still, and what was drawn."""
+    factors: list[dict[str, Factor]] = [{} for _ in indices]
+    if not recipe.camera:
+        return None, factors
+    frames, (height, width) = recipe.num_frames, recipe.size
+    middle = np.array([width / 2, height / 2])
+    pose = np.broadcast_to(np.eye(3), (len(indices), frames, 3, 3)).copy()
+    gain = np.ones((len(indices), frames, 3))
+    times, num_keys = draw_key_times(frames, recipe.key_times, rng=Draws(seed, indices, "camera key times"))
+    entry = Draws(seed, indices, "camera").pick([option.weight for option in recipe.camera])
+    for number, parameters in enumerate(recipe.camera):
+        for keys in np.unique(num_keys):
+            rows = np.flatnonzero((entry == number) & (num_keys == keys))
+            if not len(rows):
+                continue
+
+            streams = partial(Draws, seed, indices[rows])
+            curves = draw_camera_curves(parameters, times[rows, :keys], frames, streams=streams)
+            drawn = {name: curve.values for name, curve in curves.items()}
+            zero = np.zeros((len(rows), frames, 2))
+            pan = drawn.get("pan", zero) + drawn.get("shake", zero)
+            scale = np.exp(drawn.get("zoom", zero[..., :1])) * np.ones(2)
+            roll = drawn.get("roll", zero[..., :1])[..., 0]
+            moved = geometry.affine(zero, roll, scale, drawn.get("shear"), zero)
+            if "tilt" in drawn:
+                tilted = geometry.tilt(drawn["tilt"], VIEWING_DISTANCE * max(recipe.size))
+                moved = geometry.product(tilted, moved)
+            about = geometry.product(geometry.translation(zero + middle), moved)
+            moved = geometry.product(about, geometry.translation(pan - middle))
+            found = {f"{name}.{key}": v for name, curve in curves.items() for key, v in curve.factors.items()}
+            if parameters.recursion is not None:
+                powers, more = draw_recursion(
+                    parameters.recursion, frames, 2 * middle, rng=streams("camera recursion")
+                )
+                moved = geometry.product(powers, moved)
+                found.update({f"recursion.{key}": v for key, v in more.items()})
+            pose[rows] = moved
+            if "gain" in drawn:
+                gain[rows] = drawn["gain"]
+            last = max(frames - 1, 1)
+            found["pan_px_per_frame"] = np.hypot(*np.moveaxis(pan[:, -1] - pan[:, 0], -1, 0)) / last
+            found["zoom_log_per_frame"] = np.log(scale[:, -1, 0] / scale[:, 0, 0]) / last
+            found["roll_degrees_per_frame"] = (roll[:, -1] - roll[:, 0]) / last
+            for name, values in found.items():
+                for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+                    factors[row][f"camera.{name}"] = value
+    return _Camera(pose, gain), factors
 
 
 _Weighted = TypeVar("_Weighted", bound=Any)
@@ -381,7 +533,10 @@ def _pick(entries: Sequence[_Weighted], rng: np.random.Generator) -> _Weighted:
 
 
 def _uses_pictures(recipe: Recipe) -> bool:
-    return any(isinstance(entry, ImageBackground | VideoBackground) for entry in recipe.backgrounds)
+    recipes = [recipe, *(entry.recipe for entry in recipe.mixture if entry.recipe is not None)]
+    return any(
+        isinstance(entry, ImageBackground | VideoBackground) for each in recipes for entry in each.backgrounds
+    )
 
 
 def _background(
@@ -506,64 +661,3 @@ def _crop(
     slack = np.array([w, h]) * scale - (high - low)
     share = np.where(slack > -1e-6, rng.random(2), 0.5)
     return geometry.translation(low - share * slack) @ geometry.scaling([scale, scale])
-
-
-def _object(
-    recipe: Recipe,
-    bank: ObjectBank,
-    candidates: NDArray[np.int64],
-    parameters: Any,
-    key_times: Float,
-    stream: Stream,
-    number: int,
-) -> tuple[Layer, Float, float]:
-    """Draw one object: its layer, its poses ``[T, 3, 3]`` and its average area."""
-    objects, frames = recipe.objects, recipe.num_frames
-    look = stream(f"object {number}")
-    object_id = int(look.choice(candidates))
-    height, width = int(bank.heights[object_id]), int(bank.widths[object_id])
-    side, aspect = float(look.choice(objects.side)), float(look.choice(objects.aspect))
-    if objects.fit == "keep":
-        aspect *= width / height
-    jitter = look.uniform(-objects.side_jitter, objects.side_jitter, 2)
-    box_start = np.array([side * np.sqrt(aspect), side / np.sqrt(aspect)]) * np.exp(jitter)
-
-    growth_dims = 1 if parameters.growth_isotropic else 2
-    growth = draw_curve(
-        np.zeros(growth_dims), parameters.growth.rate, key_times, frames, rng=stream(f"growth {number}")
-    )
-    box_wh = box_start * np.exp(growth)
-    rotation = draw_curve(
-        np.zeros(1), parameters.rotation.rate, key_times, frames, rng=stream(f"rotation {number}")
-    )[:, 0]
-    path = draw_path(
-        parameters, PathRequest(frames, recipe.size, box_wh, key_times), rng=stream(f"path {number}")
-    )
-    pose = geometry.compose(
-        geometry.translation(path.center_xy),
-        geometry.rotation(rotation),
-        geometry.scaling(box_wh / [width, height]),
-        geometry.translation([-width / 2, -height / 2]),
-    )
-    factors: dict[str, Factor] = {"family": parameters.family}
-    factors.update(_motion_factors(path.center_xy, rotation, box_wh))
-    factors.update({f"path.{name}": float(value) for name, value in path.factors.items()})
-    class_name = bank.class_names[int(bank.class_ids[object_id])]
-    layer = Layer(Picture("objects", object_id, height, width), "transparent", True, class_name, factors)
-    return layer, pose, float(box_wh.prod(axis=1).mean())
-
-
-def _motion_factors(center_xy: Float, rotation: Float, box_wh: Float) -> dict[str, Factor]:
-    """Measure what every family has in common."""
-    steps = np.diff(center_xy, axis=0)
-    net = center_xy[-1] - center_xy[0]
-    last = max(len(center_xy) - 1, 1)
-    factors: dict[str, Factor] = {
-        "mean_speed_px_per_frame": float(np.hypot(*steps.T).mean()) if len(steps) else 0.0,
-        "net_displacement_px": float(np.hypot(*net)),
-        "rotation_degrees_per_frame": float((rotation[-1] - rotation[0]) / last),
-        "growth_log_per_frame": float(np.log(box_wh[-1] / box_wh[0]).mean() / last),
-    }
-    if np.hypot(*net) >= 1.0:  # below a pixel a direction means nothing
-        factors["net_direction_degrees"] = float(np.rad2deg(np.arctan2(net[1], net[0])) % 360)
-    return factors

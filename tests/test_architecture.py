@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 # Top to bottom; a module imports only what stands above it.
 ORDER = {
     "smile_synth": [
-        "errors", "resources", "workers", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip", "motion", "objects",
-        "backgrounds", "recipe", "coverage", "scene", "compositing", "annotations", "corpus", "stream",
-        "visualize", "cli",
+        "errors", "resources", "workers", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip",
+        "motion", "objects", "backgrounds", "recipe", "coverage", "actors", "occlusion", "scene",
+        "compositing", "annotations", "corpus", "stream", "visualize", "cli",
     ],
     "smile_train": [
         "config", "models", "masking", "targets", "data", "optim", "checkpoint", "runlog", "materials",

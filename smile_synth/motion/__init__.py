@@ -1,54 +1,55 @@
-"""Motion families: each a pure function ``(*, rng, parameters, request) -> Path``.
+"""Motion: families of paths and curves, relations between objects, and the camera.
 
-A family is one file with its parameter model and its function, and one line in `FAMILIES`.
+A family is one file with its parameter model and one pure function ``(*, rng, parameters, request) -> Path``,
+and one line in `FAMILIES` (or an entry point of an installed package). Whatever makes a path of an object's
+centre makes a curve of its size, rotation, opacity or depth as well.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from smile_synth.motion._base import CurveParameters, Path, PathParameters, PathRequest
-from smile_synth.motion._constant_velocity import ConstantVelocity, constant_velocity
-from smile_synth.motion._keyframes import KeyTimesParameters, draw_curve, draw_key_times, interpolate
-from smile_synth.motion._orbit import Orbit, orbit
-from smile_synth.motion._oscillation import Oscillation, oscillation
-from smile_synth.motion._smile_gaussian import SmileGaussian, smile_gaussian
-from smile_synth.motion._smile_linear import SmileLinear, smile_linear
-from smile_synth.motion._still import Still, still
+from smile_synth.motion._base import FamilyParameters, Path, RangesModel, Request, pair
+from smile_synth.motion._camera import CameraEntry, Recursion, draw_camera_curves, draw_recursion
+from smile_synth.motion._entries import (
+    CAMERA_CURVES,
+    OBJECT_CURVES,
+    AnyCurve,
+    AnyMotion,
+    Curve,
+    MotionKeys,
+    draw_curve,
+    draw_path,
+)
+from smile_synth.motion._families import FAMILIES, Family, load_installed, register
+from smile_synth.motion._keyframes import EASINGS, KeyTimesParameters, draw_key_times, interpolate
+from smile_synth.motion._relations import RELATIONS, AnyRelation, Bond, Relation, draw_relation
 
 __all__ = [
+    "CAMERA_CURVES",
+    "EASINGS",
     "FAMILIES",
-    "CurveParameters",
+    "OBJECT_CURVES",
+    "RELATIONS",
+    "AnyCurve",
+    "AnyMotion",
+    "AnyRelation",
+    "Bond",
+    "CameraEntry",
+    "Curve",
     "Family",
+    "FamilyParameters",
     "KeyTimesParameters",
+    "MotionKeys",
     "Path",
-    "PathParameters",
-    "PathRequest",
+    "RangesModel",
+    "Recursion",
+    "Relation",
+    "Request",
+    "draw_camera_curves",
     "draw_curve",
     "draw_key_times",
     "draw_path",
+    "draw_recursion",
+    "draw_relation",
     "interpolate",
+    "load_installed",
+    "pair",
+    "register",
 ]
-
-
-class Family(NamedTuple):
-    """A motion family: the model of its recipe keys and the function that draws a path."""
-
-    parameters: type[PathParameters]
-    draw: Callable[..., Path]
-
-
-FAMILIES: dict[str, Family] = {
-    "smile-gaussian": Family(SmileGaussian, smile_gaussian),
-    "smile-linear": Family(SmileLinear, smile_linear),
-    "still": Family(Still, still),
-    "constant-velocity": Family(ConstantVelocity, constant_velocity),
-    "oscillation": Family(Oscillation, oscillation),
-    "orbit": Family(Orbit, orbit),
-}
-
-
-def draw_path(parameters: Any, request: PathRequest, *, rng: Any) -> Path:
-    """Draw a path with the family that ``parameters.family`` names."""
-    return FAMILIES[parameters.family].draw(rng=rng, parameters=parameters, request=request)

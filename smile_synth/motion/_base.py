@@ -2,105 +2,143 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from smile_synth.rng import Draws
 from smile_synth.strict_yaml import StrictModel
 
 Float = NDArray[np.float64]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Range = tuple[float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def ordered(name: str, values: tuple[float, float]) -> None:
-    """Raise ValueError unless ``values`` is a range low..high."""
-    if values[0] > values[1]:
-        raise ValueError(f"{name} is [low, high], got low {values[0]} above high {values[1]}")
+def pair(value: object) -> object:
+    """Read a single value as the range from it to itself."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
+
+
+Range = Annotated[tuple[float, float], BeforeValidator(pair)]
+PositiveRange = Annotated[tuple[Positive, Positive], BeforeValidator(pair)]
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], BeforeValidator(pair)]
+ShareRange = Annotated[tuple[Share, Share], BeforeValidator(pair)]
+
+
+class RangesModel(StrictModel):
+    """A model whose pairs of numbers are all ranges [low, high]."""
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> RangesModel:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], tuple):
+                low, high = value
+                if low > high:
+                    raise ValueError(f"{name} is [low, high], got low {low} above high {high}")
+        return self
+
+
+class FamilyParameters(RangesModel):
+    """Keys of a family; every family's model adds ``family: Literal[name]`` and its own."""
 
 
 @dataclass(frozen=True)
-class PathRequest:
-    """What a path is made for.
+class Request:
+    """What a path or a curve is made for: R rows at once, each with T frames and D dimensions.
 
     Attributes:
         num_frames: T, at least 1.
-        size_hw: frame size in pixels.
-        box_wh: ``[T, 2]`` the object's un-rotated box, width and height in pixels.
-        key_times: ``[K]`` float64, 0 .. T-1, the key frames shared by all objects of the clip.
+        low: ``[R, T, D]`` the least value allowed; of a path, where the middle of the box may be so that the
+            box stays inside the frame. ``low > high`` where it is too large for that; -inf without a bound.
+        high: ``[R, T, D]`` the largest.
+        outer: ``[2, D]`` least and largest value of the whole range; of a path, the frame.
+        key_times: ``[R, K]`` float64, 0 .. T-1, the key frames.
+        start: ``[2, D]`` low and high of where a motion starts; None: anywhere within the bounds.
+        unit: of the values; names of factors are made of it.
+        pixel: one pixel in that unit, 0 where there are no pixels.
     """
 
     num_frames: int
-    size_hw: tuple[int, int]
-    box_wh: Float
+    low: Float
+    high: Float
+    outer: Float
     key_times: Float
+    start: Float | None = None
+    unit: str = "px"
+    pixel: float = 1.0
 
     @property
-    def frame_wh(self) -> Float:
-        """Frame size as float64 (width, height)."""
-        return np.array([self.size_hw[1], self.size_hw[0]], np.float64)
+    def num_rows(self) -> int:
+        """Rows R."""
+        return int(self.low.shape[0])
+
+    @property
+    def dims(self) -> int:
+        """Dimensions D of a value: 2 of a path, 1 or more of a curve."""
+        return int(self.low.shape[2])
+
+    @property
+    def frames(self) -> Float:
+        """Frame numbers ``[T]`` float64."""
+        return np.arange(self.num_frames, dtype=np.float64)
+
+    def place(self, travel: Float, *, rng: Draws) -> Float:
+        """Draw where a travel ``[R, T, D]``, relative to its start, starts; returns the values.
+
+        Without a start of its own, a travel starts where all of it stays within the bounds. On a
+        dimension where no start does that, it is centred as a whole.
+        """
+        u = rng.random(self.dims)
+        if self.start is not None:
+            low, high = self.start[:1], self.start[1:]
+        else:
+            low, high = (self.low - travel).max(axis=1), (self.high - travel).min(axis=1)
+            middle = (low + high) / 2
+            low, high = np.minimum(low, middle), np.where(high < low, middle, high)
+        return np.asarray((low + u * (high - low))[:, None] + travel)
+
+    def room(self) -> tuple[Float, Float]:
+        """Return the bounds ``[R, T, D]``; both are the middle where the box is too large for the frame."""
+        middle = (self.low + self.high) / 2
+        return np.minimum(self.low, middle), np.maximum(self.high, middle)
 
 
 @dataclass(frozen=True)
 class Path:
-    """A path and what was drawn for it.
+    """Values over time and what was drawn for them.
 
     Attributes:
-        center_xy: ``[T, 2]`` float64 pixels, the middle of the object's un-rotated box.
-        factors: drawn values a probe could predict, by a name that ends in its unit.
+        values: ``[R, T, D]`` float64; of a path, the middle of the object's un-rotated box in pixels.
+        factors: drawn values a probe could predict, ``[R]`` each, by a name that ends in its unit.
+        log_scale: ``[R, T]`` size that comes with the path (an approach), as a logarithm; None: none.
     """
 
-    center_xy: Float
-    factors: dict[str, float]
+    values: Float
+    factors: dict[str, Float] = field(default_factory=dict)
+    log_scale: Float | None = None
 
 
-class CurveParameters(StrictModel):
-    """A value that changes by U(-rate, rate) per frame between key frames."""
+def units(degrees: Float, dims: int, *, rng: Draws) -> Float:
+    """Return unit vectors ``[R, D]``: along ``degrees`` in the plane, to either side in one dimension.
 
-    rate: NonNegative
-
-
-class PathParameters(StrictModel):
-    """Keys that every motion family has, beside its own.
-
-    Attributes:
-        weight: how often this entry is drawn, relative to the others.
-        growth: log-size change per frame, drawn apart for width and height.
-        growth_isotropic: draw one growth for both sides.
-        rotation: degrees per frame, clockwise.
+    In three dimensions and more the direction is drawn uniformly instead.
     """
-
-    weight: Positive = 1.0
-    growth: CurveParameters = CurveParameters(rate=0.0)
-    growth_isotropic: bool = False
-    rotation: CurveParameters = CurveParameters(rate=0.0)
-
-
-class SpeedParameters(PathParameters):
-    """Keys of the families that move at a drawn speed (pixels per frame)."""
-
-    speed: Range
-
-    @model_validator(mode="after")
-    def _check(self) -> SpeedParameters:
-        ordered("speed", self.speed)
-        if self.speed[0] < 0:
-            raise ValueError(f"speed must not be negative, got {self.speed[0]}")
-        return self
+    angle = np.deg2rad(degrees)
+    if dims == 1:
+        return np.where(np.cos(angle) < 0, -1.0, 1.0)[:, None]
+    if dims == 2:
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    vectors = rng.normal(dims)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 
-def start_range(request: PathRequest, travel_xy: Float) -> tuple[Float, Float]:
-    """Return (low, high) ``[2]`` of start centres that keep the box inside the frame if it can be.
-
-    ``travel_xy`` is ``[T, 2]``, the path relative to its start. On an axis where no start keeps it
-    inside, the path is centred as a whole.
-    """
-    half = request.box_wh / 2
-    low = (half - travel_xy).max(axis=0)
-    high = (request.frame_wh - half - travel_xy).min(axis=0)
-    middle = (low + high) / 2
-    return np.minimum(low, middle), np.where(high < low, middle, high)
+def direction_factor(degrees: Float, dims: int, name: str = "direction_degrees") -> dict[str, Float]:
+    """Return a direction as a factor; only in the plane it means anything."""
+    return {name: degrees % 360} if dims == 2 else {}

@@ -1,32 +1,72 @@
-"""A straight line at constant speed."""
+"""Straight lines at constant speed."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from smile_synth.motion._base import Path, PathRequest, SpeedParameters, start_range
+from smile_synth.motion._base import (
+    FamilyParameters,
+    NonNegativeRange,
+    Path,
+    Range,
+    Request,
+    direction_factor,
+    units,
+)
+from smile_synth.rng import Draws
 
 
-class ConstantVelocity(SpeedParameters):
+class ConstantVelocity(FamilyParameters):
     """Keys of ``constant-velocity``.
 
     Attributes:
-        speed: [low, high] pixels per frame; the direction is uniform over the circle.
+        speed: [low, high] per frame.
+        direction: [low, high] degrees, clockwise from the right.
     """
 
     family: Literal["constant-velocity"]
+    speed: NonNegativeRange
+    direction: Range = (0.0, 360.0)
 
 
-def constant_velocity(
-    *, rng: np.random.Generator, parameters: ConstantVelocity, request: PathRequest
-) -> Path:
+def constant_velocity(*, rng: Draws, parameters: ConstantVelocity, request: Request) -> Path:
     """Draw speed, direction and a start that keeps the box inside the frame where that is possible."""
     speed = rng.uniform(*parameters.speed)
-    direction = rng.uniform(0, 360)
-    step = speed * np.array([np.cos(np.deg2rad(direction)), np.sin(np.deg2rad(direction))])
-    travel = np.arange(request.num_frames)[:, None] * step
-    low, high = start_range(request, travel)
-    start = low + rng.random(2) * (high - low)
-    return Path(start + travel, {"direction_degrees": float(direction), "speed_px_per_frame": float(speed)})
+    direction = rng.uniform(*parameters.direction)
+    step = speed[:, None] * units(direction, request.dims, rng=rng)
+    values = request.place(request.frames[:, None] * step[:, None], rng=rng)
+    factors = direction_factor(direction, request.dims)
+    return Path(values, {**factors, f"speed_{request.unit}_per_frame": speed})
+
+
+class AxisVelocity(FamilyParameters):
+    """Keys of ``axis-velocity``; one of the two.
+
+    Attributes:
+        speeds: per frame; one is drawn for every axis, each as likely as the others.
+        speed: [low, high] per frame, drawn for every axis; negative is to the left and upwards.
+    """
+
+    family: Literal["axis-velocity"]
+    speeds: Annotated[list[float], Field(min_length=1)] | None = None
+    speed: Range | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> AxisVelocity:
+        if (self.speeds is None) == (self.speed is None):
+            raise ValueError("give either speeds or speed")
+        return self
+
+
+def axis_velocity(*, rng: Draws, parameters: AxisVelocity, request: Request) -> Path:
+    """Draw a constant speed for every axis; from a list of whole ones it is MoSI's (arXiv 2104.00240)."""
+    if parameters.speeds is not None:
+        step = np.array(parameters.speeds)[rng.pick(np.ones(len(parameters.speeds)), request.dims)]
+    else:
+        step = rng.uniform(*(parameters.speed or (0.0, 0.0)), request.dims)
+    values = request.place(request.frames[:, None] * step[:, None], rng=rng)
+    names = [f"speed_{axis}_{request.unit}_per_frame" for axis in ("x", "y", "z")[: request.dims]]
+    return Path(values, dict(zip(names, step.T, strict=False)))

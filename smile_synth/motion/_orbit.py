@@ -1,40 +1,69 @@
-"""Round a fixed point."""
+"""Round a fixed point, at one radius or on a spiral."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
-from pydantic import model_validator
 
-from smile_synth.motion._base import Path, PathParameters, PathRequest, Positive, ordered, start_range
+from smile_synth.motion._base import FamilyParameters, Float, Path, PositiveRange, Range, Request
+from smile_synth.rng import Draws
 
 
-class Orbit(PathParameters):
+def around(angle: Float, dims: int) -> Float:
+    """Return ``[..., D]`` places on the unit circle; every dimension is a quarter turn after the last."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([(cos, sin, -cos, -sin)[d % 4] for d in range(dims)], axis=-1)
+
+
+class Orbit(FamilyParameters):
     """Keys of ``orbit``.
 
     Attributes:
-        radius: [low, high] pixels.
+        radius: [low, high].
         turn: [low, high] degrees per frame; the sense of rotation is drawn.
     """
 
     family: Literal["orbit"]
-    radius: tuple[Positive, Positive]
-    turn: tuple[Positive, Positive]
-
-    @model_validator(mode="after")
-    def _check(self) -> Orbit:
-        ordered("radius", self.radius)
-        ordered("turn", self.turn)
-        return self
+    radius: PositiveRange
+    turn: PositiveRange
 
 
-def orbit(*, rng: np.random.Generator, parameters: Orbit, request: PathRequest) -> Path:
+def orbit(*, rng: Draws, parameters: Orbit, request: Request) -> Path:
     """Draw radius, angular speed, sense and phase of a circle inside the frame."""
     radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
-    turn *= rng.choice([-1.0, 1.0])
-    angle = np.deg2rad(rng.uniform(0, 360) + turn * np.arange(request.num_frames))
-    travel = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    low, high = start_range(request, travel)
-    center = low + rng.random(2) * (high - low) + travel
-    return Path(center, {"radius_px": radius, "turn_degrees_per_frame": float(turn)})
+    turn = turn * rng.sign()
+    angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * request.frames)
+    travel = radius[:, None, None] * around(angle, request.dims)
+    factors = {f"radius_{request.unit}": radius, "turn_degrees_per_frame": turn}
+    return Path(request.place(travel, rng=rng), factors)
+
+
+class Spiral(FamilyParameters):
+    """Keys of ``spiral``.
+
+    Attributes:
+        radius: [low, high] at the start.
+        turn: [low, high] degrees per frame; the sense of rotation is drawn.
+        widening: [low, high] change of the radius per frame; it stops at the middle.
+    """
+
+    family: Literal["spiral"]
+    radius: PositiveRange
+    turn: PositiveRange
+    widening: Range
+
+
+def spiral(*, rng: Draws, parameters: Spiral, request: Request) -> Path:
+    """Draw a circle whose radius changes evenly."""
+    radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
+    turn = turn * rng.sign()
+    angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * request.frames)
+    widening = rng.uniform(*parameters.widening)
+    radii = np.maximum(radius[:, None] + widening[:, None] * request.frames, 0)
+    factors = {
+        f"radius_{request.unit}": radius,
+        f"widening_{request.unit}_per_frame": widening,
+        "turn_degrees_per_frame": turn,
+    }
+    return Path(request.place(radii[..., None] * around(angle, request.dims), rng=rng), factors)

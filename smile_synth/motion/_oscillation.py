@@ -5,36 +5,33 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import model_validator
 
-from smile_synth.motion._base import Path, PathParameters, PathRequest, Positive, ordered, start_range
+from smile_synth.motion._base import FamilyParameters, Path, PositiveRange, Request, direction_factor, units
+from smile_synth.rng import Draws
 
 
-class Oscillation(PathParameters):
+class Oscillation(FamilyParameters):
     """Keys of ``oscillation``.
 
     Attributes:
-        amplitude: [low, high] pixels from the middle to a turning point.
+        amplitude: [low, high] from the middle to a turning point.
         period: [low, high] frames for one whole swing.
     """
 
     family: Literal["oscillation"]
-    amplitude: tuple[Positive, Positive]
-    period: tuple[Positive, Positive]
-
-    @model_validator(mode="after")
-    def _check(self) -> Oscillation:
-        ordered("amplitude", self.amplitude)
-        ordered("period", self.period)
-        return self
+    amplitude: PositiveRange
+    period: PositiveRange
 
 
-def oscillation(*, rng: np.random.Generator, parameters: Oscillation, request: PathRequest) -> Path:
+def oscillation(*, rng: Draws, parameters: Oscillation, request: Request) -> Path:
     """Draw axis, amplitude, period and phase of a sine about a middle inside the frame."""
     amplitude, period = rng.uniform(*parameters.amplitude), rng.uniform(*parameters.period)
     axis, phase = rng.uniform(0, 180), rng.uniform(0, 2 * np.pi)
-    swing = amplitude * np.sin(phase + 2 * np.pi * np.arange(request.num_frames) / period)
-    travel = swing[:, None] * np.array([np.cos(np.deg2rad(axis)), np.sin(np.deg2rad(axis))])
-    low, high = start_range(request, travel)
-    center = low + rng.random(2) * (high - low) + travel
-    return Path(center, {"axis_degrees": axis, "amplitude_px": amplitude, "period_frames": period})
+    swing = amplitude[:, None] * np.sin(phase[:, None] + 2 * np.pi * request.frames / period[:, None])
+    values = request.place(swing[..., None] * units(axis, request.dims, rng=rng)[:, None], rng=rng)
+    factors = {
+        **direction_factor(axis, request.dims, "axis_degrees"),
+        f"amplitude_{request.unit}": amplitude,
+        "period_frames": period,
+    }
+    return Path(values, factors)

@@ -9,38 +9,31 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
-from smile_synth.motion._base import (
-    Float,
-    NonNegative,
-    Path,
-    PathParameters,
-    PathRequest,
-    Positive,
-    Range,
-    ordered,
-)
+from smile_synth.motion._base import FamilyParameters, Float, NonNegativeRange, Path, Positive, Request
+from smile_synth.rng import Draws
 
 
-class SmileGaussian(PathParameters):
+class SmileGaussian(FamilyParameters):
     """Keys of ``smile-gaussian``.
 
     Attributes:
-        extent: [low, high] pixels; one value for both axes is drawn.
+        extent: [low, high]; one value for all axes is drawn.
         num_points: random points that are smoothed into a path.
         sigma: of the Gaussian filter, in points.
         whole_samples: a frame takes the nearest point, as published, which makes the speed uneven (steps of
             3 and 4 points); otherwise it is interpolated between two points.
+        truncate: cut extent, place and path to whole numbers, as the published code does.
     """
 
     family: Literal["smile-gaussian"]
-    extent: tuple[NonNegative, NonNegative] = (40.0, 179.0)
+    extent: NonNegativeRange = (40.0, 179.0)
     num_points: Annotated[int, Field(ge=2)] = 48
     sigma: Positive = 8.0
     whole_samples: bool = True
+    truncate: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> SmileGaussian:
-        ordered("extent", self.extent)
         if self.sigma > self.num_points:  # nothing but rounding would be left to stretch
             raise ValueError(f"sigma must be at most num_points ({self.num_points}), got {self.sigma:g}")
         return self
@@ -52,25 +45,31 @@ def _smoothing(num_points: int, sigma: float) -> Float:
     return np.asarray(gaussian_filter1d(np.eye(num_points), sigma, axis=0, mode="reflect"))
 
 
-def smile_gaussian(*, rng: np.random.Generator, parameters: SmileGaussian, request: PathRequest) -> Path:
+def smile_gaussian(*, rng: Draws, parameters: SmileGaussian, request: Request) -> Path:
     """Draw the path of SMILE, section 3.1: 48 uniform points, Gaussian-filtered per axis, min-max
-    normalised per axis, times one extent for both axes, at a uniform place in the frame, evenly
-    sampled. Nothing is truncated to whole pixels here (the published code does)."""
-    points = _smoothing(parameters.num_points, parameters.sigma) @ rng.random((parameters.num_points, 2))
-    low, high = points.min(axis=0), points.max(axis=0)
+    normalised per axis, times one extent for all axes, at a uniform place in the whole range, evenly
+    sampled."""
+    num_points = parameters.num_points
+    points = _smoothing(num_points, parameters.sigma) @ rng.random(num_points, request.dims)
+    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
     points = (points - low) / (high - low)
-    extent = rng.uniform(*_within(parameters.extent, request))
-    offset = rng.random(2) * np.maximum(request.frame_wh - 1 - extent, 0)
-    position = np.linspace(0, parameters.num_points - 1, request.num_frames)
+    range_low, range_high = request.outer
+    longest = float((range_high - range_low).min()) - request.pixel
+    extent = rng.uniform(min(parameters.extent[0], longest), min(parameters.extent[1], longest))
+    place = rng.random(request.dims)
+    if parameters.truncate:
+        extent = np.floor(extent)
+    slack = np.maximum(range_high - range_low - request.pixel - extent[:, None], 0)
+    offset = place * slack
+    if parameters.truncate:
+        offset = np.floor(offset)
+    position = np.linspace(0, num_points - 1, request.num_frames)
     if parameters.whole_samples:
         position = np.round(position)
-    before = np.minimum(position.astype(int), parameters.num_points - 2)
+    before = np.minimum(position.astype(int), num_points - 2)
     u = (position - before)[:, None]
-    sampled = points[before] * (1 - u) + points[before + 1] * u
-    center = np.clip(sampled * extent + offset, 0, request.frame_wh)
-    return Path(center, {"extent_px": float(extent)})
-
-
-def _within(extent: Range, request: PathRequest) -> Range:
-    longest = float(request.frame_wh.min()) - 1
-    return min(extent[0], longest), min(extent[1], longest)
+    sampled = points[:, before] * (1 - u) + points[:, before + 1] * u
+    values = sampled * extent[:, None, None] + (range_low + offset)[:, None]
+    if parameters.truncate:
+        values = np.floor(values)
+    return Path(np.clip(values, range_low, range_high), {f"extent_{request.unit}": extent})

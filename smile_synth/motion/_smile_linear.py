@@ -6,31 +6,33 @@ from typing import Literal
 
 import numpy as np
 
-from smile_synth.motion._base import NonNegative, Path, PathParameters, PathRequest
+from smile_synth.motion._base import FamilyParameters, NonNegative, Path, Request
 from smile_synth.motion._keyframes import interpolate
+from smile_synth.rng import Draws
 
 
-class SmileLinear(PathParameters):
+class SmileLinear(FamilyParameters):
     """Keys of ``smile-linear``.
 
     Attributes:
-        speed: pixels per frame and axis; between key frames the centre moves by U(-speed, speed) per
-            frame on each axis.
+        speed: per frame and axis; between key frames the value moves by U(-speed, speed) per frame on
+            each axis.
     """
 
     family: Literal["smile-linear"]
     speed: NonNegative = 12.0
 
 
-def smile_linear(*, rng: np.random.Generator, parameters: SmileLinear, request: PathRequest) -> Path:
+def smile_linear(*, rng: Draws, parameters: SmileLinear, request: Request) -> Path:
     """Draw the key-framed path of SMILE: a uniform start, then U(-speed, speed) x frames per axis from
     key to key, clipped so that the box of that moment stays inside the frame."""
     keys = request.key_times
-    half = request.box_wh[np.clip(np.round(keys).astype(int), 0, request.num_frames - 1)] / 2
-    low = np.minimum(half, request.frame_wh / 2)
-    high = np.maximum(request.frame_wh - half, request.frame_wh / 2)
-    centers = [low[0] + rng.random(2) * (high[0] - low[0])]
-    for k in range(1, len(keys)):
-        step = rng.uniform(-parameters.speed, parameters.speed, 2) * (keys[k] - keys[k - 1])
-        centers.append(np.clip(centers[-1] + step, low[k], high[k]))
-    return Path(interpolate(keys, np.array(centers), request.num_frames, rng=rng), {})
+    frames = np.clip(np.round(keys).astype(int), 0, request.num_frames - 1)
+    rows = np.arange(request.num_rows)[:, None]
+    low, high = (bound[rows, frames] for bound in request.room())
+    values = [low[:, 0] + rng.random(request.dims) * (high[:, 0] - low[:, 0])]
+    for k in range(1, keys.shape[1]):
+        step = rng.uniform(-parameters.speed, parameters.speed, request.dims)
+        step = step * (keys[:, k] - keys[:, k - 1])[:, None]
+        values.append(np.clip(values[-1] + step, low[:, k], high[:, k]))
+    return Path(interpolate(keys, np.stack(values, axis=1), request.num_frames, rng=rng))

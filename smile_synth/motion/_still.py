@@ -6,17 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-from smile_synth.motion._base import Path, PathParameters, PathRequest, start_range
+from smile_synth.motion._base import FamilyParameters, Path, Request
+from smile_synth.rng import Draws
 
 
-class Still(PathParameters):
+class Still(FamilyParameters):
     """Keys of ``still``: none of its own."""
 
     family: Literal["still"]
 
 
-def still(*, rng: np.random.Generator, parameters: Still, request: PathRequest) -> Path:
+def still(*, rng: Draws, parameters: Still, request: Request) -> Path:
     """Draw one place inside the frame and stay there."""
-    travel = np.zeros((request.num_frames, 2))
-    low, high = start_range(request, travel)
-    return Path(low + rng.random(2) * (high - low) + travel, {})
+    return Path(request.place(np.zeros((request.num_rows, request.num_frames, request.dims)), rng=rng))

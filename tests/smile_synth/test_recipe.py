@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from smile_synth.errors import UserError, nearest
+from smile_synth.motion import FAMILIES
 from smile_synth.recipe import Recipe
 from smile_synth.resources import find_config, shipped
 
@@ -98,7 +99,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
     ("override", "told"),
     [
         ("objects.count=[3, 2]", " command line: objects: count is [low, high], got low 3 above high 2"),
-        ("objects.count=0", " command line: objects.count: should be greater than or equal to 1, got 0"),
+        ("objects.count=-1", " command line: objects.count: should be greater than or equal to 0, got -1"),
         ("objects.count=true", " command line: objects.count: should be a valid"),
         ("objects.side=[]", " command line: objects.side: list should have at least 1 item"),
         ("objects.side=[-3.0]", " command line: objects.side.0: should be greater than 0, got -3.0"),
@@ -112,7 +113,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
         ),
         (
             "objects.colour=red",
-            " command line: objects.colour: unknown key, allowed are aspect, classes, count, ",
+            " command line: objects.colour: unknown key, allowed are aspect, class_weights, ",
         ),
         ("size=[0, 7]", " command line: size.0: should be greater than or equal to 1, got 0"),
         ("fps=0", " command line: fps: should be greater than 0, got 0"),
@@ -163,10 +164,9 @@ def test_mistakes_in_a_file_carry_their_lines(written: Any) -> None:
         "3: backgrounds.0.kind: unknown kind 'noisy', allowed are solid, noise, one-over-f, dead-leaves, gradient, "
         "image, video; did you mean 'noise'?",
         "4: objects.side: is missing",
-        "4: objects.sides: unknown key, allowed are aspect, classes, count, depth_order, fit, shared_motion, "
-        "side, side_jitter, split; did you mean 'side'?",
-        "5: motion.0.family: unknown family 'stil', allowed are smile-gaussian, smile-linear, still, "
-        "constant-velocity, oscillation, orbit; did you mean 'still'?",
+        "4: objects.sides: unknown key, allowed are aspect, class_weights, classes, count, depth_order, "
+        "distractors, fit, overlap, presence, shared_motion, side, side_jitter, split, whole_pixels; did you mean 'side'?",
+        f"5: motion.0.family: unknown family 'stil', allowed are {', '.join(FAMILIES)}; did you mean 'still'?",
     ]
 
 
@@ -196,4 +196,4 @@ def test_class_names_survive_whatever_they_look_like(written: Any) -> None:
 
 
 def test_one_number_for_a_pair_is_one_mistake(written: Any) -> None:
-    assert "\n" not in complaint(written, MINIMAL, "objects.count=0")
+    assert "\n" not in complaint(written, MINIMAL, "objects.count=-1")

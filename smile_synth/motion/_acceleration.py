@@ -1,0 +1,115 @@
+"""Changing speed: constant and jerk-limited acceleration, and the ballistic fall."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from smile_synth.motion._base import (
+    FamilyParameters,
+    NonNegative,
+    NonNegativeRange,
+    Path,
+    PositiveRange,
+    Range,
+    Request,
+    direction_factor,
+    units,
+)
+from smile_synth.rng import Draws
+
+
+class ConstantAcceleration(FamilyParameters):
+    """Keys of ``constant-acceleration``.
+
+    Attributes:
+        speed: [low, high] per frame, at the start; the direction is uniform.
+        acceleration: per frame and frame; U(-acceleration, acceleration) on every axis.
+    """
+
+    family: Literal["constant-acceleration"]
+    speed: NonNegativeRange
+    acceleration: NonNegative
+
+
+def constant_acceleration(*, rng: Draws, parameters: ConstantAcceleration, request: Request) -> Path:
+    """Draw speed, direction and an acceleration that stays as it is."""
+    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
+    acceleration = rng.uniform(-parameters.acceleration, parameters.acceleration, request.dims)
+    velocity = speed[:, None] * units(direction, request.dims, rng=rng)
+    t = request.frames[:, None]
+    travel = velocity[:, None] * t + acceleration[:, None] * (t * t / 2)
+    factors = {
+        **direction_factor(direction, request.dims, "start_direction_degrees"),
+        f"start_speed_{request.unit}_per_frame": speed,
+        f"acceleration_{request.unit}_per_frame2": np.linalg.norm(acceleration, axis=-1),
+    }
+    return Path(request.place(travel, rng=rng), factors)
+
+
+class JerkLimited(FamilyParameters):
+    """Keys of ``jerk-limited``.
+
+    Attributes:
+        speed: [low, high] per frame, at the start.
+        acceleration: the largest, per frame and frame, on every axis.
+        jerk: the acceleration changes by U(-jerk, jerk) from frame to frame, on every axis.
+    """
+
+    family: Literal["jerk-limited"]
+    speed: NonNegativeRange
+    acceleration: NonNegative
+    jerk: NonNegative
+
+
+def jerk_limited(*, rng: Draws, parameters: JerkLimited, request: Request) -> Path:
+    """Draw an acceleration that wanders within its limit, and integrate it twice."""
+    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
+    velocity = speed[:, None] * units(direction, request.dims, rng=rng)
+    jerk = rng.uniform(-parameters.jerk, parameters.jerk, request.num_frames, request.dims)
+    acceleration = np.zeros_like(jerk)
+    for t in range(1, request.num_frames):
+        wanted = acceleration[:, t - 1] + jerk[:, t]
+        acceleration[:, t] = np.clip(wanted, -parameters.acceleration, parameters.acceleration)
+    steps = velocity[:, None] + np.cumsum(acceleration, axis=1)
+    travel = np.cumsum(steps, axis=1) - steps[:, :1]
+    factors = {
+        **direction_factor(direction, request.dims, "start_direction_degrees"),
+        f"start_speed_{request.unit}_per_frame": speed,
+    }
+    return Path(request.place(travel, rng=rng), factors)
+
+
+class Ballistic(FamilyParameters):
+    """Keys of ``ballistic``.
+
+    Attributes:
+        speed: [low, high] per frame, of the throw.
+        elevation: [low, high] degrees above the horizon; to the left or to the right.
+        gravity: [low, high] per frame and frame, downwards (along the last axis).
+    """
+
+    family: Literal["ballistic"]
+    speed: NonNegativeRange
+    elevation: Range = (0.0, 90.0)
+    gravity: PositiveRange
+
+
+def ballistic(*, rng: Draws, parameters: Ballistic, request: Request) -> Path:
+    """Draw a throw; it falls on a parabola."""
+    speed, elevation = rng.uniform(*parameters.speed), rng.uniform(*parameters.elevation)
+    gravity, side = rng.uniform(*parameters.gravity), rng.sign()
+    angle = np.deg2rad(elevation)
+    velocity = np.zeros((request.num_rows, request.dims))
+    velocity[:, 0] = side * speed * np.cos(angle)
+    velocity[:, -1] = -speed * np.sin(angle)
+    t = request.frames
+    travel = velocity[:, None] * t[:, None]
+    travel[..., -1] += gravity[:, None] * (t * t / 2)
+    factors = {
+        f"throw_speed_{request.unit}_per_frame": speed,
+        "throw_elevation_degrees": elevation,
+        f"gravity_{request.unit}_per_frame2": gravity,
+    }
+    return Path(request.place(travel, rng=rng), factors)

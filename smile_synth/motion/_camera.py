@@ -1,0 +1,115 @@
+"""The camera: one more transform, of every layer alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import model_validator
+
+from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel
+from smile_synth.motion._entries import CAMERA_CURVES, AnyCurve, check_curves, draw_curve
+from smile_synth.rng import Draws
+
+
+class Recursion(RangesModel):
+    """A transform that is drawn once and applied anew in every frame, I[t+1] = f(I[t]) (PMG, 2409.06665).
+
+    Attributes:
+        translation: [low, high] pixels, per axis.
+        rotation: [low, high] degrees.
+        zoom: [low, high] log-size.
+        shear: [low, high] slope, per axis.
+        perspective: [low, high] how much nearer one border of the frame comes than its middle, per axis.
+    """
+
+    translation: Range = (0.0, 0.0)
+    rotation: Range = (0.0, 0.0)
+    zoom: Range = (0.0, 0.0)
+    shear: Range = (0.0, 0.0)
+    perspective: Range = (0.0, 0.0)
+
+
+class CameraEntry(RangesModel):
+    """One way for the camera to move; pictures move against it, as curves of what is seen.
+
+    Attributes:
+        weight: how often this entry is drawn, relative to the others.
+        pan: pixels that everything moves by.
+        shake: pixels on top of the pan.
+        zoom: log-size about the middle of the frame.
+        roll: degrees, clockwise, about the middle.
+        shear: slopes, x by y and y by x.
+        tilt: degrees about the horizontal and the vertical axis, in perspective.
+        gain: factor on the colours of every layer.
+        gain_isotropic: draw one gain for all channels.
+        recursion: a transform applied once more in every frame.
+    """
+
+    weight: Positive = 1.0
+    pan: AnyCurve | None = None
+    shake: AnyCurve | None = None
+    zoom: AnyCurve | None = None
+    roll: AnyCurve | None = None
+    shear: AnyCurve | None = None
+    tilt: AnyCurve | None = None
+    gain: AnyCurve | None = None
+    gain_isotropic: bool = True
+    recursion: Recursion | None = None
+
+    @model_validator(mode="after")
+    def _check_curves(self) -> CameraEntry:
+        check_curves(self, CAMERA_CURVES)
+        return self
+
+
+def draw_camera_curves(
+    parameters: CameraEntry, key_times: Float, num_frames: int, *, streams: Any
+) -> dict[str, Path]:
+    """Draw the curves that the entry has; ``streams`` gives the draws of a purpose."""
+    drawn = {}
+    for name, kind in CAMERA_CURVES.items():
+        curve = getattr(parameters, name)
+        if curve is not None:
+            dims = 1 if name == "gain" and parameters.gain_isotropic else kind.dims
+            drawn[name] = draw_curve(
+                kind, curve, key_times, num_frames, rng=streams(f"camera {name}"), dims=dims
+            )
+    return drawn
+
+
+def draw_recursion(
+    parameters: Recursion, num_frames: int, frame_wh: Float, *, rng: Draws
+) -> tuple[Float, dict[str, Float]]:
+    """Draw a transform about the middle of the frame; returns its powers ``[R, T, 3, 3]`` and factors."""
+    rows = len(rng)
+    translation, angle = rng.uniform(*parameters.translation, 2), rng.uniform(*parameters.rotation)
+    zoom, shear = rng.uniform(*parameters.zoom), rng.uniform(*parameters.shear, 2)
+    perspective = rng.uniform(*parameters.perspective, 2)
+    cos, sin, scale = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle)), np.exp(zoom)
+    one = np.zeros((rows, 3, 3))
+    one[:, 0, 0] = scale * (cos - sin * shear[:, 1])
+    one[:, 0, 1] = scale * (cos * shear[:, 0] - sin)
+    one[:, 1, 0] = scale * (sin + cos * shear[:, 1])
+    one[:, 1, 1] = scale * (sin * shear[:, 0] + cos)
+    one[:, :2, 2] = translation
+    one[:, 2, :2] = perspective / (frame_wh / 2)
+    one[:, 2, 2] = 1.0
+    powers = np.empty((rows, num_frames, 3, 3))
+    powers[:, 0] = np.eye(3)
+    for t in range(1, num_frames):
+        product = np.einsum("rij,rjk->rik", one, powers[:, t - 1])
+        # Only the ratio of the entries matters; without this a long perspective would overflow.
+        w = product[:, 2:, 2:]
+        powers[:, t] = product / np.where(w > 1e-6, w, 1.0)
+    center = np.eye(3)
+    center[:2, 2] = frame_wh / 2
+    back = np.eye(3)
+    back[:2, 2] = -frame_wh / 2
+    factors = {
+        "translation_x_px_per_frame": translation[:, 0],
+        "translation_y_px_per_frame": translation[:, 1],
+        "rotation_degrees_per_frame": angle,
+        "zoom_log_per_frame": zoom,
+    }
+    return center @ powers @ back, factors

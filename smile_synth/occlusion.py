@@ -1,0 +1,577 @@
+"""Occlusion as a target: change a clip until who covers whom is as the recipe wants it.
+
+What is reached is measured with the labels' own definition (`smile_synth.coverage`) on every pixel; the
+search before that looks at every few pixels only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_synth import geometry
+from smile_synth.actors import Actors, Factor, join, take
+from smile_synth.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
+from smile_synth.objects import ObjectBank
+from smile_synth.recipe import OcclusionTarget, Recipe
+from smile_synth.rng import Generators
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+_FRONT = -1e6  # depth of an added occluder, before everything
+_PROPOSALS = 96
+
+
+def reach_targets(
+    recipe: Recipe,
+    bank: ObjectBank,
+    actors: Actors,
+    order: Int,
+    camera: Float | None,
+    factors: list[dict[str, Factor]],
+    *,
+    seed: int,
+    indices: Int,
+) -> tuple[Actors, Int]:
+    """Change the objects of every clip until its target is reached, or the tries are spent.
+
+    What was wanted, reached and done is added to the clip's ``factors``: ``occlusion.reached`` is 1 or 0
+    (then the scene is the unchanged one), ``occlusion.tries`` the scenes looked at.
+
+    Args:
+        recipe: with targets.
+        bank: the objects' textures.
+        actors: the objects of all clips.
+        order: rows of all actors, clip after clip, each from back to front.
+        camera: ``[B, T, 3, 3]`` or None.
+        factors: one dict per clip.
+        seed: of the clips.
+        indices: ``[B]``.
+
+    Returns:
+        The objects, reordered so that each clip's stand from back to front, and their new order.
+    """
+    generators = Generators(seed)
+    counts = np.bincount(actors.clip, minlength=len(indices))
+    stops = np.cumsum(counts)
+    parts = []
+    for clip, index in enumerate(indices.tolist()):
+        rng = generators(index, "occlusion")
+        own = take(actors, order[stops[clip] - counts[clip] : stops[clip]])
+        weights = np.array([target.weight for target in recipe.occlusion])
+        target = recipe.occlusion[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        stage = _Stage.of(own, bank, recipe.size, None if camera is None else camera[clip])
+        search = _run if target.overlap is None else _overlap
+        reached, stage = search(target, stage, rng) if len(own) else (_Reached(0), stage)
+        factors[clip].update(reached.factors())
+        stage.actors.clip[:] = clip
+        parts.append(stage.actors)
+    joined = join(parts)
+    return joined, np.arange(len(joined))
+
+
+@dataclass
+class _Reached:
+    """What a search came to."""
+
+    tries: int
+    by: str = ""
+    share: float = 1.0
+    num_frames: int = 0
+    first_frame: int = 0
+
+    def factors(self) -> dict[str, Factor]:
+        found: dict[str, Factor] = {
+            "occlusion.reached": float(bool(self.by)),
+            "occlusion.tries": float(self.tries),
+        }
+        if self.by:
+            found.update({"occlusion.by": self.by, "occlusion.reached_share": self.share})
+        if self.num_frames:
+            found["occlusion.first_frame"] = float(self.first_frame)
+            found["occlusion.length_frames"] = float(self.num_frames)
+        return found
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One clip's objects from back to front, and what measuring them needs, a row per object.
+
+    Attributes:
+        actors: the objects.
+        bank: their textures.
+        size_hw: of the frame.
+        camera: ``[T, 3, 3]`` or None.
+        poses, inverses: ``[L, T, 3, 3]`` with the camera.
+        level: ``[L, T]``.
+        windows: ``[L, T, 4]`` pixels of the frame that a row can touch.
+    """
+
+    actors: Actors
+    bank: ObjectBank
+    size_hw: tuple[int, int]
+    camera: Float | None
+    poses: Float
+    inverses: Float
+    level: Float
+    windows: Int
+
+    @classmethod
+    def of(cls, actors: Actors, bank: ObjectBank, size_hw: tuple[int, int], camera: Float | None) -> _Stage:
+        """Work out where the objects are."""
+        poses = actors.poses(size_hw)
+        if camera is not None:
+            poses = geometry.product(camera, poses)
+        level = level_of_detail(poses, actors.height[:, None], actors.width[:, None])
+        windows = _windows(actors, poses, level, size_hw)
+        return cls(actors, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
+
+    def _with(self, actors: Actors, *parts: _Stage, order: Int | None = None) -> _Stage:
+        """Return the clip with other actors, whose measures stand in ``parts`` one after another."""
+        chosen = slice(None) if order is None else order
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])[chosen]
+            for name in ("poses", "inverses", "level", "windows")
+        }
+        return replace(self, actors=actors, **arrays)
+
+    def counts(self, rows: Int, frames: Int, step: int, *, full: bool, hidden: bool = False) -> Float:
+        """Return the pixels of each row's extent in the frame and those it owns, ``[K, F, 2]``.
+
+        With a step above 1 every so many pixels are looked at. Unless ``full``, one pixel stands for a frame
+        in which nothing can cover the row, and if only ``hidden`` matters, for one in which it is seen.
+        """
+        actors, bank = self.actors, self.bank
+        behind = np.zeros_like(actors.depth) - np.arange(len(actors))[:, None]
+        order = np.lexsort((behind, self._depth()), axis=0)
+        sizes = np.stack([actors.height, actors.width], axis=-1)
+        out = np.zeros((len(rows), len(frames), 2))
+        _count(
+            bank.texels, bank.texel_offsets, actors.object_id, sizes, self.inverses, self.level,
+            actors.opacity, order, self.windows, rows, frames, step, full, hidden, out,
+        )  # fmt: skip
+        return out
+
+    def _depth(self) -> Float:
+        ranks = len(self.actors) - np.arange(len(self.actors), dtype=np.float64)
+        return np.asarray(ranks[:, None] + self.actors.depth)
+
+    def visibility(self, row: int, step: int, frames: Int | None = None, *, hidden: bool = False) -> Float:
+        """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty.
+
+        If only ``hidden`` matters, what is not 0 is just some other number.
+        """
+        frames = np.arange(self.actors.depth.shape[1]) if frames is None else frames
+        extent, owned = self.counts(np.array([row]), frames, step, full=False, hidden=hidden)[0].T
+        seen: Float = np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
+        return seen
+
+    def covered(self, step: int) -> float:
+        """Return the share of all labelled extents that others own."""
+        rows, frames = np.flatnonzero(self.actors.labelled), np.arange(self.actors.depth.shape[1])
+        extent, owned = self.counts(rows, frames, step, full=True).sum(axis=(0, 1))
+        return float(1 - owned / extent) if extent else 0.0
+
+    def shifted(self, offset_xy: Float) -> _Stage:
+        """Return the clip with every path ``[L, T, 2]`` moved."""
+        actors = take(self.actors, np.arange(len(self.actors)))
+        actors.center_xy += offset_xy
+        return _Stage.of(actors, self.bank, self.size_hw, self.camera)
+
+    def with_one_shifted(self, row: int, offset_xy: Float) -> _Stage:
+        """Return the clip with the path of one object moved by ``[2]`` pixels."""
+        actors = take(self.actors, np.arange(len(self.actors)))
+        actors.center_xy[row] += offset_xy
+        moved = _Stage.of(take(actors, [row]), self.bank, self.size_hw, self.camera)
+        order = np.arange(len(actors))
+        order[row] = len(actors)
+        return self._with(actors, self, moved, order=order)
+
+    def in_order(self, rows: Int) -> _Stage:
+        """Return the clip with its objects in another order, from back to front."""
+        return self._with(take(self.actors, rows), self, order=rows)
+
+    def with_occluder(self, object_id: int, center_xy: Float, box_wh: Float) -> _Stage:
+        """Return the clip with one more, unlabelled object in front."""
+        frames = len(center_xy)
+        size = np.array([self.bank.heights[object_id], self.bank.widths[object_id]], np.int64)
+        new = Actors(
+            np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool),
+            np.array([object_id], np.int64), size[:1], size[1:], center_xy[None],
+            np.broadcast_to(box_wh, (1, frames, 2)).copy(), np.zeros((1, frames)),
+            np.ones((1, frames)), np.ones((1, frames, 3)), np.full((1, frames), _FRONT),
+            factors=[{"family": "occluder"}],
+        )  # fmt: skip
+        added = _Stage.of(new, self.bank, self.size_hw, self.camera)
+        return self._with(join([self.actors, new]), self, added)
+
+
+def _windows(actors: Actors, poses: Float, level: Float, size_hw: tuple[int, int]) -> Int:
+    """Return ``[L, T, 4]`` pixels (x0, y0, x1, y1) of the frame that each row can touch."""
+    reach = 2.0 ** (np.floor(level) + 1)
+    x = np.stack([-reach, actors.width[:, None] + 2 * reach], axis=-1)[..., [0, 1, 1, 0]]
+    y = np.stack([-reach, actors.height[:, None] + 2 * reach], axis=-1)[..., [0, 0, 1, 1]]
+    mapped = geometry.apply(poses, np.stack([x, y], axis=-1))
+    with np.errstate(invalid="ignore"):
+        low, high = np.floor(mapped.min(axis=-2)), np.ceil(mapped.max(axis=-2))
+    endless = np.logical_not(np.isfinite(low) & np.isfinite(high))  # a horizon inside: anywhere
+    limit = np.array(size_hw[::-1])
+    low = np.clip(np.where(endless, 0, low), 0, limit)
+    high = np.clip(np.where(endless, limit, high), 0, limit)
+    return np.concatenate([low, high], axis=-1).astype(np.int64)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Tell whether alpha (as `smile_synth.coverage.alpha_at` gives it) x opacity reaches the threshold."""
+    depth = inverses[k, t, 2, 0] * x + inverses[k, t, 2, 1] * y + inverses[k, t, 2, 2]
+    if not depth > 0.0:
+        return False
+    u = inverses[k, t, 0, 0] * x + inverses[k, t, 0, 1] * y + inverses[k, t, 0, 2]
+    v = inverses[k, t, 1, 0] * x + inverses[k, t, 1, 1] * y + inverses[k, t, 1, 2]
+    if depth != 1.0:
+        u /= depth
+        v /= depth
+    low = int(levels[k, t])
+    reach = float(2 << low)
+    if u < -reach or v < -reach or u > sizes[k, 1] + 2 * reach or v > sizes[k, 0] + 2 * reach:
+        return False  # farther out than any tap reaches
+    mix = levels[k, t] - low
+    scale = 0.5**low
+    alpha = (1.0 - mix) * alpha_tap(texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale)
+    if mix > 0.0:
+        # Sure whatever the other level says, which adds 0 .. 255 x mix; a hair aside from the threshold.
+        if opacity == 1.0 and alpha > 127.51:
+            return True
+        if alpha + mix * 255.0 < 127.49:
+            return False
+        scale *= 0.5
+        alpha += mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * scale, v * scale)
+    return alpha / 255.0 * opacity >= THRESHOLD
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
+    texels,
+    offsets,
+    ids,
+    sizes,
+    inverses,
+    levels,
+    opacity,
+    order,
+    windows,
+    rows,
+    frames,
+    step,
+    full,
+    hidden,
+    out,
+):
+    """Count the pixels of every row's extent in the frame and those it owns, into ``out`` [K, F, 2]."""
+    num_layers = levels.shape[0]
+    starts = np.empty((num_layers, 6), np.int64)
+    front = np.empty(num_layers, np.int64)
+    for f in range(len(frames)):
+        t = frames[f]
+        for k in range(num_layers):
+            low = int(levels[k, t])
+            first, h, w = level_start(sizes[k, 0], sizes[k, 1], low)
+            starts[k, 0], starts[k, 1], starts[k, 2] = offsets[ids[k]] + first, h, w
+            first, h, w = level_start(sizes[k, 0], sizes[k, 1], low + 1)
+            starts[k, 3], starts[k, 4], starts[k, 5] = offsets[ids[k]] + first, h, w
+        for r in range(len(rows)):
+            k = rows[r]
+            x0, y0 = windows[k, t, 0], windows[k, t, 1]
+            x1, y1 = windows[k, t, 2], windows[k, t, 3]
+            num_front = 0
+            for place in range(num_layers):
+                j = order[place, t]
+                if j == k:
+                    break
+                if (
+                    opacity[j, t] >= THRESHOLD
+                    and windows[j, t, 0] < x1
+                    and x0 < windows[j, t, 2]
+                    and windows[j, t, 1] < y1
+                    and y0 < windows[j, t, 3]
+                ):
+                    front[num_front] = j
+                    num_front += 1
+            one_is_enough = hidden or (num_front == 0 and opacity[k, t] == 1.0 and not full)
+            extent = owned = 0
+            for y in range(y0 + (step - 1) // 2, y1, step):
+                for x in range(x0 + (step - 1) // 2, x1, step):
+                    if not _covers(texels, starts, levels, inverses, sizes, 1.0, k, t, x + 0.5, y + 0.5):
+                        continue
+                    extent += 1
+                    own = opacity[k, t]
+                    if own != 1.0 and not _covers(
+                        texels, starts, levels, inverses, sizes, own, k, t, x + 0.5, y + 0.5
+                    ):
+                        continue
+                    seen = True
+                    for n in range(num_front):
+                        j = front[n]
+                        if (
+                            windows[j, t, 0] <= x < windows[j, t, 2]
+                            and windows[j, t, 1] <= y < windows[j, t, 3]
+                            and _covers(
+                                texels, starts, levels, inverses, sizes, opacity[j, t], j, t, x + 0.5, y + 0.5
+                            )
+                        ):
+                            seen = False
+                            break
+                    if seen:
+                        owned += 1
+                        if one_is_enough:
+                            break
+                if one_is_enough and owned:
+                    break
+            out[r, f, 0], out[r, f, 1] = extent, owned
+
+
+def _runs(below: NDArray[np.bool_], above: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Yield (first frame, length) of the runs of ``below`` that have ``above`` on both sides."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], below.astype(np.int8), [0]])))
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if start > 0 and stop < len(below) and above[start - 1] and above[stop]:
+            yield start, stop - start
+
+
+def _hidden(visibility: Float, limit: float) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return np.asarray((visibility < limit) | (visibility == 0))
+
+
+def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None:
+    """Return (first frame, length) of a run that is as wanted, if there is one."""
+    assert target.visibility is not None and target.frames is not None
+    below = _hidden(visibility, target.visibility)
+    for start, length in _runs(below, ~below & np.isfinite(visibility)):
+        if target.frames[0] <= length <= target.frames[1]:
+            return start, length
+    return None
+
+
+def _step(stage: _Stage, row: int) -> int:
+    return int(np.clip(stage.actors.box_wh[row].min() / 6, 1, 16))
+
+
+def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tuple[_Reached, _Stage]:
+    """Look for a clip in which one object disappears for a time and comes back."""
+    assert target.visibility is not None and target.frames is not None
+    labelled = np.flatnonzero(stage.actors.labelled)
+    if not len(labelled):
+        return _Reached(0), stage
+    inside = np.array([_inside(stage, row).mean() for row in labelled.tolist()])
+    # An object that is in the frame most of the time can be seen to go and to come back.
+    chances = rng.permutation(labelled[inside >= min(0.75, inside.max())]).tolist()
+    tries = 0
+    for by, proposed, at, coarse in chain.from_iterable(_proposals(target, stage, k, rng) for k in chances):
+        tries += 1
+        glance = _found(target, coarse)
+        if glance is not None:
+            # The run with what stands before and after it decides; a glance may miss a frame on either side.
+            around = np.arange(max(glance[0] - 2, 0), min(sum(glance) + 2, len(coarse)))
+            seen = np.full(len(coarse), np.nan)
+            seen[around] = proposed.visibility(at, 1, around, hidden=target.visibility == 0)
+            found = _found(target, seen)
+            if found is not None:
+                start, length = found
+                deepest = float(seen[start : start + length].min())
+                proposed.actors.factors[at].update(
+                    {
+                        "occluded_first_frame": float(start),
+                        "occluded_length_frames": float(length),
+                        "least_visible_share": deepest,
+                    }
+                )
+                return _Reached(tries, by, deepest, length, start), proposed
+        if tries >= target.tries:
+            break
+    return _Reached(tries), stage
+
+
+def _inside(stage: _Stage, row: int) -> NDArray[np.bool_]:
+    """Return in which frames ``[T]`` the row's middle is in the frame and the row is there."""
+    actors = stage.actors
+    middle = np.array([[actors.width[row] / 2, actors.height[row] / 2]])
+    center = geometry.apply(stage.poses[row], middle)[:, 0]
+    with np.errstate(invalid="ignore"):
+        within = ((center >= 0) & (center < [stage.size_hw[1], stage.size_hw[0]])).all(axis=1)
+    return np.asarray(within & (actors.opacity[row] >= THRESHOLD))
+
+
+def _proposals(
+    target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
+) -> Iterator[tuple[str, _Stage, int, Float]]:
+    """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
+    count, step = len(stage.actors), _step(stage, row)
+    plain = stage.visibility(row, step)
+    yield "chance", stage, row, plain
+    for by in target.by:
+        if by == "path":
+            for other, offset in _crossings(target, stage, row, rng):
+                proposed = stage.with_one_shifted(other, offset)
+                yield by, proposed, row, proposed.visibility(row, step)
+        elif by == "depth":
+            for other in rng.permutation(row)[:8].tolist():
+                if _estimate(target, _box_cover(stage, row, other)):
+                    order = np.insert(np.delete(np.arange(count), other), row, other)  # just in front of it
+                    proposed = stage.in_order(order)
+                    yield by, proposed, row - 1, proposed.visibility(row - 1, step)
+        else:
+            for proposed, seen in _occluders(target, stage, row, plain, rng):
+                yield by, proposed, row, seen
+
+
+def _box_cover(stage: _Stage, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
+    """Return the share ``[..., T]`` of a row's box that the boxes of others, moved, leave free."""
+    center, box = stage.actors.center_xy, stage.actors.box_wh
+    low = np.maximum(center[row] - box[row] / 2, center[other] + offset - box[other] / 2)
+    high = np.minimum(center[row] + box[row] / 2, center[other] + offset + box[other] / 2)
+    return np.asarray(1 - np.maximum(high - low, 0).prod(axis=-1) / box[row].prod(axis=-1))
+
+
+def _estimate(target: OcclusionTarget, free: Float) -> bool:
+    """Tell whether the run may be as wanted, by boxes, which are somewhat larger than objects."""
+    assert target.visibility is not None and target.frames is not None
+    below = free < target.visibility + 0.02
+    runs = [length for _, length in _runs(below, ~below)]
+    return any(target.frames[0] <= length <= target.frames[1] + 1 for length in runs)
+
+
+def _crossings(
+    target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
+) -> Iterator[tuple[int, Float]]:
+    """Yield (object in front, shift of its path) that cover the chosen object for about the wanted time."""
+    actors, frames = stage.actors, stage.actors.center_xy.shape[1]
+    if row + 1 == len(actors):
+        return
+    other = rng.integers(row + 1, len(actors), _PROPOSALS)
+    at = rng.integers(0, frames, _PROPOSALS)
+    aside = rng.uniform(-0.4, 0.4, (_PROPOSALS, 2)) * actors.box_wh[row, at]
+    offset = actors.center_xy[row, at] + aside - actors.center_xy[other, at]
+    free = _box_cover(stage, row, other, offset[:, None])
+    assert target.visibility is not None and target.frames is not None
+    hidden = (free < target.visibility + 0.02).sum(axis=1)
+    likely = np.flatnonzero((hidden >= target.frames[0]) & (hidden <= target.frames[1] + 1)).tolist()
+    fits = [n for n in likely if _estimate(target, free[n])]
+    for n in fits[: max(target.tries // 8, 1)]:
+        yield int(other[n]), offset[n]
+
+
+def _solid(stage: _Stage, rng: np.random.Generator) -> int:
+    """Draw the most solid of a few objects: the one whose texture is covered best."""
+    ids = rng.integers(len(stage.bank), size=6)
+    fill = []
+    for object_id in ids.tolist():
+        texture = stage.bank.texture(object_id)
+        level = max(int(np.log2(max(texture.height, texture.width))) - 3, 0)
+        fill.append(float(texture.level(level)[..., 3].mean()))
+    return int(ids[int(np.argmax(fill))])
+
+
+def _occluders(
+    target: OcclusionTarget, stage: _Stage, row: int, plain: Float, rng: np.random.Generator
+) -> Iterator[tuple[_Stage, Float]]:
+    """Yield clips with one more object that runs across the chosen one, faster or slower by what came of it.
+
+    With every clip comes the chosen object's visibility at a glance; ``plain`` is that without an occluder.
+    """
+    assert target.visibility is not None and target.frames is not None
+    actors = stage.actors
+    frames = actors.center_xy.shape[1]
+    clear = np.isfinite(plain) & ~_hidden(plain, min(target.visibility + 0.1, 1.0))
+    t = np.arange(frames)
+    while True:
+        length = int(rng.integers(target.frames[0], target.frames[1] + 1))
+        starts = [s for s in range(1, frames - length) if clear[s - 1] and clear[s + length]]
+        full = [s for s in starts if np.isfinite(plain[s : s + length]).all()]
+        if not full:
+            return
+        start = int(full[rng.integers(len(full))])
+        middle = start + (length - 1) / 2
+        # A rotated box reaches as far as its diagonal.
+        half = np.hypot(*actors.box_wh[row, start : start + length].max(axis=0)) / 2
+        angle = rng.uniform(0, 2 * np.pi)
+        along = np.array([np.cos(angle), np.sin(angle)])
+        object_id, size = _solid(stage, rng), rng.uniform(1.5, 2.0)
+        low, high = 0.0, np.inf
+        # The way during which it is covered, until it is measured.
+        speed = 2 * half * (max(size - 1, 0.2) + 1.2 * target.visibility) / max(length, 1)
+        for _ in range(6):
+            center = actors.center_xy[row] + (along * speed) * (t - middle)[:, None]
+            clip = stage.with_occluder(object_id, center, np.array([2 * half * size] * 2))
+            seen = clip.visibility(row, _step(stage, row))
+            yield clip, seen
+            below = _hidden(seen, target.visibility)
+            covered = int(below[max(start - 3, 0) : start + length + 3].sum())
+            if covered == 0:
+                size *= 1.3
+                low, high = 0.0, np.inf
+                continue
+            if covered > length:
+                low = speed
+            elif covered < length:
+                high = speed
+            else:
+                break  # the coarse look was right, the fine one was not: elsewhere
+            speed = speed * 1.5 if high == np.inf else (low + high) / 2 if low else speed / 1.5
+
+
+def _overlap(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tuple[_Reached, _Stage]:
+    """Look for a clip in which a share of all labelled extents is covered."""
+    assert target.overlap is not None
+    low, high = target.overlap
+    wanted = (low + high) / 2
+    actors = stage.actors
+    if not actors.labelled.any():
+        return _Reached(0), stage
+    step = int(np.clip(actors.box_wh[actors.labelled].min() / 8, 1, 16))
+    tries = 0
+
+    def close(share: float) -> bool:
+        return low <= share <= high
+
+    plain = stage.covered(step)
+    tries += 1
+    if close(plain) and close(exact := stage.covered(1)):
+        return _Reached(tries, "chance", exact), stage
+    share_of_tries = max((target.tries - 1) // len(target.by), 1)
+    for by in target.by:
+        largest = int(np.argmax(np.where(actors.labelled, actors.box_wh.prod(axis=2).mean(axis=1), -1)))
+        aside, object_id = rng.uniform(-0.2, 0.2, 2), _solid(stage, rng)
+        least, most = (-2.0, 1.0) if by == "path" else (0.0, 1.5)
+        for _ in range(share_of_tries):
+            if tries >= target.tries:
+                break
+            tries += 1
+            amount = (least + most) / 2
+            if by == "path":
+                # Towards the common way (1: all on it), or apart (below 0).
+                common = actors.center_xy.mean(axis=0)
+                proposed = stage.shifted(amount * (common - actors.center_xy))
+            elif by == "depth":
+                proposed = stage.in_order(rng.permutation(len(actors)))
+            else:
+                box = actors.box_wh[largest]
+                center = actors.center_xy[largest] + aside * box
+                proposed = stage.with_occluder(object_id, center, np.maximum(box * amount, 1.0))
+            share = proposed.covered(step)
+            if close(share) and close(exact := proposed.covered(1)):
+                return _Reached(tries, by, exact), proposed
+            if share < wanted:
+                least = amount
+            else:
+                most = amount
+            if most - least < 1e-3:
+                break
+    return _Reached(tries), stage
