@@ -168,8 +168,14 @@ def _looks(objects: Objects, bank: ObjectBank, rows: _Rows) -> tuple[Int, Float]
             continue
         look = rows.draws("object", chosen)
         if objects.class_weights is None:
-            candidates = bank.select(split=split, classes=classes)
-            ids = candidates[look.below(len(candidates))]
+            selection = bank.selection(
+                split=split, classes=classes, exclude_classes=objects.exclude_classes, balance=objects.balance
+            )
+            if selection.cumulative is None:
+                places = look.below(len(selection.ids))
+            else:
+                places = np.searchsorted(selection.cumulative, look.random(), side="right")
+            ids = selection.ids[places]
         else:
             members = [bank.select(split=split, classes=[name]) for name in objects.class_weights]
             drawn = look.pick(list(objects.class_weights.values()))

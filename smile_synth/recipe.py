@@ -214,7 +214,11 @@ class Objects(RangesModel):
         depth_order: larger average area lies behind (as published), or random.
         split: take objects of this side of the bank only.
         classes: take objects of these classes only.
-        class_weights: draw the class first, by weight; None: every object is as likely.
+        exclude_classes: take no objects of these classes.
+        balance: how often an object is drawn: ``uniform``, each as often, so a class as often as it is
+            frequent in the bank; ``class-balanced``, each class as often; ``square-root``, between the two,
+            each class by the square root of its number of objects.
+        class_weights: draw the class first, by weight; None: by balance.
         presence: [low, high] share of the frames in which an object is there, in one piece.
         overlap: [low, high] share of the smaller box that an object shares with the one it overlaps most, in
             the first frame; None: as it comes.
@@ -231,6 +235,8 @@ class Objects(RangesModel):
     depth_order: Literal["area", "random"] = "area"
     split: Literal["train", "val", "test"] | None = None
     classes: list[str] | None = Field(default=None, min_length=1)
+    exclude_classes: list[str] = []
+    balance: Literal["uniform", "class-balanced", "square-root"] = "uniform"
     class_weights: dict[str, Positive] | None = Field(default=None, min_length=1)
     presence: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (1.0, 1.0)
     overlap: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
@@ -241,6 +247,8 @@ class Objects(RangesModel):
     def _check(self) -> Objects:
         if self.classes is not None and self.class_weights is not None:
             raise ValueError("classes and class_weights: give one of them")
+        if self.class_weights is not None and (self.exclude_classes or self.balance != "uniform"):
+            raise ValueError("class_weights says it all: leave out exclude_classes and balance")
         return self
 
 

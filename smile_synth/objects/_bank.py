@@ -116,12 +116,6 @@ class Selection(NamedTuple):
     ids: NDArray[np.int64]
     cumulative: NDArray[np.float64] | None
 
-    def draw(self, *, rng: np.random.Generator) -> int:
-        """Draw one object's id."""
-        if self.cumulative is None:
-            return int(rng.choice(self.ids))
-        return int(self.ids[np.searchsorted(self.cumulative, rng.random(), side="right")])
-
 
 class DeviceBank(NamedTuple):
     """Textures in a device's memory.

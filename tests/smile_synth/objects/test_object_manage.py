@@ -18,6 +18,8 @@ from smile_synth.objects._duplicates import DuplicateIndex, appearance_of
 from smile_synth.objects._item import CutOut
 from smile_synth.objects._manage import straight_rgba
 from smile_synth.pictures import Reject
+from smile_synth.recipe import Recipe
+from smile_synth.scene import sample_scenes
 from smile_synth.texture import Texture
 from smile_synth.visualize import object_sheet
 
@@ -148,7 +150,6 @@ def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
 
 def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
     bank = bank_of(tmp_path, {"ant": 1, "bee": 4, "cat": 16}, val_fraction=0.0, test_fraction=0.0)
-    rng = np.random.default_rng(0)
     expected = {
         "uniform": np.array([1, 4, 16]) / 21,
         "class-balanced": np.ones(3) / 3,
@@ -156,10 +157,21 @@ def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
     }
     for balance, shares in expected.items():
         selection = bank.selection(balance=balance)
-        drawn = [bank.class_ids[selection.draw(rng=rng)] for _ in range(3000)]
-        assert np.abs(np.bincount(drawn, minlength=3) / 3000 - shares).max() < 0.04
-        ids = [selection.draw(rng=rng) for _ in range(400)]
-        assert len({i for i in ids if bank.class_ids[i] == 2}) > 12  # all of a class, not its first
+        steps = np.diff(selection.cumulative, prepend=0) if balance != "uniform" else np.full(21, 1 / 21)
+        assert np.bincount(bank.class_ids[selection.ids], steps) == pytest.approx(shares)
+        recipe = Recipe.load("smile-gaussian", [f"objects.balance={balance}", "num_frames=1"])
+        scenes = sample_scenes(recipe, bank, seed=0, indices=range(1500))
+        drawn = [layer.surface.texture_id for scene in scenes for layer in scene.layers[1:]]
+        counts = np.bincount(bank.class_ids[drawn], minlength=3)
+        assert np.abs(counts / 3000 - shares).max() < 0.04
+        assert len(set(drawn)) == 21  # all of a class, not its first
+    recipe = Recipe.load("smile-gaussian", ["objects.exclude_classes=[cat]", "num_frames=1"])
+    names = {
+        layer.class_name
+        for s in sample_scenes(recipe, bank, seed=0, indices=range(60))
+        for layer in s.layers[1:]
+    }
+    assert names == {"ant", "bee"}
     without = bank.selection(exclude_classes=["cat"], balance="class-balanced")
     assert Counter(bank.class_ids[without.ids].tolist()) == {0: 1, 1: 4}
     assert bank.selection(exclude_classes=["cat"], balance="class-balanced") is without
