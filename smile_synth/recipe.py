@@ -107,8 +107,8 @@ class SideLaw(RangesModel):
 
 
 AnySide = Annotated[
-    Annotated[list[Positive], Field(min_length=1), Tag("list")] | Annotated[SideLaw, Tag("law")],
-    Discriminator(lambda value: "law" if isinstance(value, dict | SideLaw) else "list"),
+    Annotated[list[Positive], Field(min_length=1), Tag("choices")] | Annotated[SideLaw, Tag("by law")],
+    Discriminator(lambda value: "by law" if isinstance(value, dict | SideLaw) else "choices"),
 ]
 
 

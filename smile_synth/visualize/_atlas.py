@@ -167,8 +167,8 @@ def atlas() -> UInt8:
         axes = cell(row + 1, column, 2)
         _camera(axes, CAMERAS[name])
         _title(axes, name)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def _legend(figure: Figure, width: float, height: float) -> None:
@@ -228,7 +228,7 @@ def _trail(axes: Axes, path: Float, colors: Any, alpha: float = 1.0, dots: bool 
     axes.add_collection(lines)
     lines.set_clip_path(clip)
     if dots:
-        axes.scatter(*path.T, s=5.5, c=shade, zorder=3, linewidths=0).set_clip_path(clip)
+        axes.scatter(path[:, 0], path[:, 1], s=5.5, c=shade, zorder=3, linewidths=0).set_clip_path(clip)
 
 
 def _ghost(
