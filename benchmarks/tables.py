@@ -148,7 +148,7 @@ def occlusion_results() -> str:
     """Return how often occlusion targets are reached."""
     result = _load(RESULTS / "occlusion_targets.json")
     lines = [
-        "| preset with the target | target | hits % | claimed, but not so | tries (mean) | clips/s | reached by |",
+        "| preset | target | hits % | claimed, but not so | tries (mean) | clips/s | reached by |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:

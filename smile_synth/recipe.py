@@ -375,6 +375,8 @@ def check_classes(recipe: Recipe, bank: ObjectBank, name_or_path: str | Path) ->
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of recipe files, short forms included."""
     schema = Recipe.model_json_schema()
+    # A mixture holds recipes, which makes the whole a reference to one of its definitions.
+    schema = {**schema["$defs"]["Recipe"], "$defs": schema["$defs"]}
 
     def widen(node: Any, key: str = "") -> Any:
         if isinstance(node, list):
@@ -390,7 +392,5 @@ def recipe_schema() -> dict[str, Any]:
         return node
 
     schema = widen(schema)
-    for name, model in schema["$defs"].items():
-        if name == "KeyFramedCurve":
-            model["required"].remove("family")
+    schema["$defs"]["KeyFramedCurve"]["required"].remove("family")  # {rate: r}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
