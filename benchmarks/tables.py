@@ -138,7 +138,7 @@ def sampling_results() -> str:
             )
     lines += [
         "",
-        f"{result['repeats']} repeats of {result['seconds']:g} s, batches of {result['batch']}; growth of "
+        f"{result['repeats']} repeats of {result['seconds']:g} s of processor time, batches of {result['batch']}; growth of "
         f"`smile-linear`. {_where(result)}.",
     ]
     return "\n".join(lines)
