@@ -138,8 +138,8 @@ def sampling_results() -> str:
             )
     lines += [
         "",
-        f"{result['repeats']} repeats of {result['seconds']:g} s of processor time, batches of {result['batch']}; growth of "
-        f"`smile-linear`. {_where(result)}.",
+        f"{result['repeats']} repeats of {result['seconds']:g} s of processor time, batches of "
+        f"{result['batch']}; growth of `smile-linear`. {_where(result)}.",
     ]
     return "\n".join(lines)
 

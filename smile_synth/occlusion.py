@@ -424,14 +424,14 @@ def _proposals(
     target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, _Stage, int, Float]]:
     """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
-    count, step = len(stage.actors), _step(stage, row)
+    count, step, hidden = len(stage.actors), _step(stage, row), target.visibility == 0
     plain = stage.visibility(row, step)
     yield "chance", stage, row, plain
     for by in target.by:
         if by == "path":
             for other, offset in _crossings(target, stage, row, rng):
                 proposed = stage.with_one_shifted(other, offset)
-                yield by, proposed, row, proposed.visibility(row, step, hidden=target.visibility == 0)
+                yield by, proposed, row, proposed.visibility(row, step, hidden=hidden)
         elif by == "depth":
             for other in rng.permutation(row)[:8].tolist():
                 if _estimate(target, _box_cover(stage, row, other)):
@@ -441,7 +441,7 @@ def _proposals(
                         by,
                         proposed,
                         row - 1,
-                        proposed.visibility(row - 1, step, hidden=target.visibility == 0),
+                        proposed.visibility(row - 1, step, hidden=hidden),
                     )
         else:
             for proposed, seen in _occluders(target, stage, row, plain, rng):

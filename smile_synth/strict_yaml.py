@@ -228,13 +228,11 @@ def _point(data: Any, key: Key, what: str) -> tuple[Key, str]:
     inner: Key = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
     node = data
     for part in (*key, *inner):
-        if (
-            isinstance(node, dict)
-            and part in node
-            or isinstance(node, list)
-            and isinstance(part, int)
-            and part < len(node)
-        ):
+        if isinstance(part, int):
+            inside = isinstance(node, list) and part < len(node)
+        else:
+            inside = isinstance(node, dict) and part in node
+        if inside:
             node = node[part]
         else:
             return key, what
