@@ -629,7 +629,7 @@ def recipes_check(
     strict: StrictOption = False,
     num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Drawn with a bank.")] = 100,
 ) -> None:
-    """Tell every mistake of a recipe, with file, line and key; with a bank, if its targets are reached."""
+    """Tell a recipe's mistakes, with file, line and key; with a bank, whether targets are reached."""
     from smile_synth.recipe import Recipe, check_classes
     from smile_synth.scene import sample_scenes
 

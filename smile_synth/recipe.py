@@ -181,8 +181,8 @@ class SideLaw(RangesModel):
 
 
 AnySide = Annotated[
-    Annotated[list[Positive], Field(min_length=1), Tag("list")] | Annotated[SideLaw, Tag("law")],
-    Discriminator(lambda value: "law" if isinstance(value, dict | SideLaw) else "list"),
+    Annotated[list[Positive], Field(min_length=1), Tag("choices")] | Annotated[SideLaw, Tag("by law")],
+    Discriminator(lambda value: "by law" if isinstance(value, dict | SideLaw) else "choices"),
 ]
 
 
@@ -476,6 +476,8 @@ def check_classes(recipe: Recipe, bank: ObjectBank, name_or_path: str | Path) ->
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of recipe files, short forms included."""
     schema = Recipe.model_json_schema()
+    # A mixture holds recipes, which makes the whole a reference to one of its definitions.
+    schema = {**schema["$defs"]["Recipe"], "$defs": schema["$defs"]}
 
     def widen(node: Any, key: str = "") -> Any:
         if isinstance(node, list):
@@ -491,7 +493,5 @@ def recipe_schema() -> dict[str, Any]:
         return node
 
     schema = widen(schema)
-    for name, model in schema["$defs"].items():
-        if name == "KeyFramedCurve":
-            model["required"].remove("family")
+    schema["$defs"]["KeyFramedCurve"]["required"].remove("family")  # {rate: r}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_a_preset_loads_and_round_trips(written: Any, name: str) -> None:
     assert again == recipe
     assert again.digest == recipe.digest
     assert again.to_yaml() == recipe.to_yaml()
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
 @pytest.mark.parametrize("name", PRESETS)
