@@ -6,21 +6,19 @@ than 3/255, with up to four stacked translucent layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.backgrounds import ImageFolder
 from smile_synth.compositing._cpu import composite_cpu
 from smile_synth.compositing._oracle import composite_oracle
+from smile_synth.compositing._parameters import prepare, words_of
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Scene, check_sources
 
 __all__ = ["BACKENDS", "composite"]
 
-Backend = Callable[[Scene, ObjectBank, ImageFolder | None], NDArray[np.uint8]]
-BACKENDS: dict[str, Backend] = {"cpu": composite_cpu, "oracle": composite_oracle}
+BACKENDS = ("cpu", "oracle")
 
 
 def composite(
@@ -35,4 +33,10 @@ def composite(
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend '{backend}', allowed are {', '.join(BACKENDS)}")
     check_sources(scene, bank, backgrounds)
-    return BACKENDS[backend](scene, bank, backgrounds)
+    if backend == "oracle":
+        return composite_oracle(scene, bank, backgrounds)
+    parameters = prepare([scene], bank, backgrounds, range(scene.num_frames))
+    frames = np.empty((scene.num_frames, *scene.size_hw, 3), np.uint8)
+    zero = np.zeros(3, np.float32)
+    composite_cpu(parameters, words_of(bank.texels), frames, np.empty((0, 3, *scene.size_hw), np.float32), zero, zero)
+    return frames

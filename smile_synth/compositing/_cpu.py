@@ -1,132 +1,349 @@
-"""The CPU backend: a numba kernel on each layer's window, colours in integers.
+"""The CPU backend: every row of a frame is gathered, mixed and blended in a scratch that stays in cache.
 
-Positions stay float64. Texels are mixed in fixed point (12-bit weights per axis and mip level), blended
-into a 16-bit accumulator (8.8) so that stacked layers do not add up rounding, and rounded once.
+Positions along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie
+inside the texture is solved for a whole row at once, and only the rest asks for borders. Gathering only
+copies 8-bit texels, two neighbours per 64-bit word. Mixing and blending run over sixteen and more pixels at
+a time in float32, of which no operation is fused or reordered: the same bits on every processor.
 """
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.compositing._parameters import (
+    AFFINE,
+    AREA,
+    BIAS,
+    BORDER,
+    COLOR,
+    FROM_BANK,
+    GAIN,
+    HEIGHT,
+    INVERSE,
+    KIND,
+    LEVEL,
+    NOISE,
+    OPACITY,
+    PICTURE,
+    PLAIN,
+    REFLECT,
+    REPEAT,
+    SOLID,
+    START,
+    TRANSPARENT,
+    WIDTH,
+    Parameters,
+)
 from smile_synth.compositing._philox import philox_word
-from smile_synth.coverage import level_start, window
-from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, Solid, texture_of
 
-_TRANSPARENT, _REFLECT, _REPEAT = 0, 1, 2
-_BORDERS = {"transparent": _TRANSPARENT, "reflect": _REFLECT, "repeat": _REPEAT}
-_ONE = 4096  # fixed-point one of a weight: 12 bits
-_FULL = 255 * 256  # full alpha and full colour in 8.8
-
-
-def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: ImageFolder | None) -> NDArray[np.uint8]:
-    """Render frames ``[T, H, W, 3]`` uint8 within the tolerances of `smile_synth.compositing`."""
-    height, width = scene.size_hw
-    frame = (0, 0, width, height)
-    textures = [
-        texture_of(layer.surface, bank, backgrounds) if isinstance(layer.surface, Picture) else None
-        for layer in scene.layers
-    ]
-    inverses = np.ascontiguousarray(geometry.invert(scene.object_to_frame))
-    plain = ((scene.gain == 1.0) & (scene.bias == 0.0)).all(axis=-1)
-    gains = np.round(scene.gain * 65536).astype(np.int64)
-    biases = np.round(scene.bias * 65536).astype(np.int64)
-    accumulator = np.empty((height, width, 3), np.uint16)
-    rearmost = np.empty_like(accumulator)
-    frames = np.empty((scene.num_frames, height, width, 3), np.uint8)
-
-    def blend(target: NDArray[np.uint16], k: int, t: int) -> None:
-        surface, texture = scene.layers[k].surface, textures[k]
-        opacity = round(scene.opacity[k, t] * 65536)
-        tint = (bool(plain[k, t]), *gains[k, t].tolist(), *biases[k, t].tolist())
-        if isinstance(surface, Solid):
-            _fill(target, *surface.rgb, opacity, tint)
-        elif isinstance(surface, Noise):
-            frame_word = t if surface.redrawn else 0
-            _noise(target, surface.key[0], surface.key[1], frame_word, inverses[k, t], opacity, tint)
-        elif texture is not None and opacity > 0:
-            border, level, area = _BORDERS[scene.layers[k].border], float(scene.level[k, t]), frame
-            if border == _TRANSPARENT:
-                area = window(scene.object_to_frame[k, t], texture, level, frame)
-            texels = texture.texels.view(np.uint32)[:, 0]
-            size = texture.height, texture.width
-            _blend(target, texels, *size, level, inverses[k, t], border, area, opacity, tint)
-
-    for t in range(scene.num_frames):
-        # A background that stands still is rendered once and copied.
-        if t == 0 or _background_moves(scene, t):
-            rearmost[:] = 0
-            blend(rearmost, 0, t)
-        np.copyto(accumulator, rearmost)
-        for k in scene.front_to_back(t)[-2::-1]:
-            blend(accumulator, k, t)
-        _round(accumulator, frames[t])
-    return frames
+# A row is drawn in segments of this many pixels: long enough for vectors, short enough for the first cache.
+_SEGMENT = 256
+# Vectors run over whole groups of pixels; what stands beyond the last pixel is transparent.
+_GROUP = 16
+_PLANE = _SEGMENT + _GROUP
+# Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
+_UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
+_WORDS = 5 * _PLANE
+_FIXED = 4294967296.0  # one of 32.32
+_U8, _U32 = np.uint64(8), np.uint64(32)
+_ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
+_FINE = np.float32(2.0**-16)
+_BYTE = np.uint32(255)
 
 
-def _background_moves(scene: Scene, t: int) -> bool:
-    """Return whether the background of frame t differs from that of frame t - 1."""
-    surface = scene.layers[0].surface
-    if isinstance(surface, Noise) and surface.redrawn:
-        return True
-    arrays = (scene.object_to_frame, scene.opacity, scene.gain, scene.bias, scene.level)
-    return not all(np.array_equal(array[0, t], array[0, t - 1]) for array in arrays)
+def composite_cpu(
+    parameters: Parameters,
+    bank: NDArray[np.uint32],
+    frames: NDArray[np.uint8],
+    planes: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    *,
+    threads: int = 1,
+) -> None:
+    """Draw all frames into ``frames`` or ``planes``; the other one is empty.
+
+    F counts the frames of all clips. ``frames`` is ``[F, H, W, 3]`` uint8; ``planes`` is ``[F, 3, H, W]``
+    float32 and gets the same values times ``scale`` plus ``shift`` (``[3]`` each). Several threads draw a
+    run of frames each.
+    """
+    common = (frames, planes, scale, shift, parameters.size_hw[1])
+    sources = (parameters.first, parameters.ints, parameters.reals, bank, parameters.extra)
+    edges = np.linspace(0, parameters.num_clips * parameters.num_frames, threads + 1).astype(int).tolist()
+    if threads == 1:
+        _draw(*edges, *common, *sources)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda begin, end: _draw(begin, end, *common, *sources), edges[:-1], edges[1:]))
 
 
 @numba.njit(cache=True, nogil=True)
-def _tint(color, alpha, gain, bias):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Apply gain and bias (16.16) to a premultiplied 8.8 channel."""
-    return min(max((color * gain + alpha * bias) >> 16, 0), alpha)
+def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
+    begin, end, frames, planes, scale, shift, width, first, ints, reals, bank, extra
+):
+    height = max(frames.shape[1], planes.shape[2])
+    words = np.zeros(_WORDS, np.uint32)
+    sample = np.zeros(4 * _PLANE, np.float32)
+    acc = np.zeros(3 * _PLANE, np.float32)
+    rgb = np.empty(3, np.float32)
+    # A ground other than one colour is kept from frame to frame while it stands still.
+    ground = np.empty((0, 0), np.float32)
+    ground_entry = -1
+    for f in range(begin, end):
+        a, b = first[f], first[f + 1]
+        flat = a == b or ints[a, KIND] == SOLID or ints[a, BORDER] == TRANSPARENT and ints[a, KIND] == PICTURE
+        if flat:
+            rgb[:] = 0.0
+            if a < b and ints[a, KIND] == SOLID:
+                _color(ints[a], reals[a], rgb)
+                a += 1
+            _fill(frames, planes, f, rgb, scale, shift)
+        else:
+            if ground_entry < 0 or not _equal(ints, reals, ground_entry, a):
+                if len(ground) == 0:
+                    ground = np.empty((height, 3 * width), np.float32)
+                _draw_ground(ground, acc, sample, words, ints[a], reals[a], bank, extra)
+                ground_entry = a
+            a += 1
+        for y in range(height):
+            for left in range(0, width, _SEGMENT):
+                right = min(left + _SEGMENT, width)
+                n = right - left
+                if flat:
+                    low, high = right, left
+                    for e in range(a, b):
+                        if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                            low, high = min(low, ints[e, AREA]), max(high, ints[e, AREA + 2])
+                    low, high = max(low, left), min(high, right)
+                    if low >= high:
+                        continue
+                    for c in range(3):
+                        acc[c * _PLANE : c * _PLANE + n] = rgb[c]
+                else:
+                    low, high = left, right
+                    for c in range(3):
+                        acc[c * _PLANE : c * _PLANE + n] = ground[y, c * width + left : c * width + right]
+                for e in range(a, b):
+                    if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                        _layer(acc, sample, words, ints[e], reals[e], bank, extra, left, right, y)
+                _store(frames, planes, f, y, left, low, high, acc, scale, shift)
 
 
 @numba.njit(cache=True, nogil=True)
-def _over(below, color, rest):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend a premultiplied 8.8 channel over what lies below; ``rest`` is full minus alpha."""
-    return min(color + (np.int64(below) * rest + _FULL // 2) // _FULL, _FULL)
+def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(ints.shape[1]):
+        if ints[i, k] != ints[j, k]:
+            return False
+    for k in range(reals.shape[1]):  # noqa: SIM110 - numba knows no generators
+        if reals[i, k] != reals[j, k]:
+            return False
+    return True
 
 
 @numba.njit(cache=True, nogil=True)
-def _put(acc, y, x, red, green, blue, alpha, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend one premultiplied 8.8 colour over a pixel. ``tint`` is (plain, three gains, three biases)."""
-    plain, g0, g1, g2, b0, b1, b2 = tint
-    if not plain:
-        red, green, blue = _tint(red, alpha, g0, b0), _tint(green, alpha, g1, b1), _tint(blue, alpha, g2, b2)
-    if opacity != 65536:
-        red, green = (red * opacity + 32768) >> 16, (green * opacity + 32768) >> 16
-        blue, alpha = (blue * opacity + 32768) >> 16, (alpha * opacity + 32768) >> 16
-    rest = _FULL - alpha
-    if rest == 0:
-        acc[y, x, 0], acc[y, x, 1], acc[y, x, 2] = red, green, blue
+def _draw_ground(ground, acc, sample, words, whole, real, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
+    width = ground.shape[1] // 3
+    for y in range(len(ground)):
+        for left in range(0, width, _SEGMENT):
+            right = min(left + _SEGMENT, width)
+            acc[:] = 0.0
+            _layer(acc, sample, words, whole, real, bank, extra, left, right, y)
+            for c in range(3):
+                start = c * _PLANE
+                ground[y, c * width + left : c * width + right] = acc[start : start + right - left]
+
+
+@numba.njit(cache=True, nogil=True)
+def _color(whole, real, rgb):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Set ``rgb`` to a solid's colour after gain, bias and opacity."""
+    for c in range(3):
+        value = real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0
+        rgb[c] = min(max(value, 0.0), 255.0) * real[OPACITY]
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(frames, planes, f, rgb, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    if len(planes):
+        for c in range(3):
+            planes[f, c] = np.floor(rgb[c] + _HALF) * scale[c] + shift[c]
     else:
-        acc[y, x, 0] = _over(acc[y, x, 0], red, rest)
-        acc[y, x, 1] = _over(acc[y, x, 1], green, rest)
-        acc[y, x, 2] = _over(acc[y, x, 2], blue, rest)
+        row = frames[f, 0]
+        for c in range(3):
+            row[:, c] = np.uint8(np.int32(rgb[c] + _HALF))
+        if row[0, 0] == row[0, 1] == row[0, 2]:
+            frames[f].reshape(-1)[:] = row[0, 0]
+        else:
+            for y in range(1, frames.shape[1]):
+                frames[f, y] = row
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(acc, red, green, blue, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            _put(acc, y, x, red << 8, green << 8, blue << 8, _FULL, opacity, tint)
+def _store(frames, planes, f, y, left, low, high, acc, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up what the segment from ``left`` holds for pixels ``low`` to ``high``."""
+    at = low - left
+    if len(planes):
+        for c in range(3):
+            row = planes[f, c, y, low:high]
+            values = acc[c * _PLANE + at : c * _PLANE + at + high - low]
+            factor, offset = scale[c], shift[c]
+            for k in range(len(row)):
+                row[k] = np.floor(values[k] + _HALF) * factor + offset
+    else:
+        pixels = frames[f, y].reshape(-1)[3 * low : 3 * high]
+        part = acc[at:]
+        for k in range(high - low):
+            pixels[3 * k] = np.uint8(np.int32(part[k] + _HALF))
+            pixels[3 * k + 1] = np.uint8(np.int32(part[k + _PLANE] + _HALF))
+            pixels[3 * k + 2] = np.uint8(np.int32(part[k + 2 * _PLANE] + _HALF))
 
 
 @numba.njit(cache=True, nogil=True)
-def _noise(acc, key0, key1, frame, inverse, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    mask = 0xFFFFFFFF
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            px, py = x + 0.5, y + 0.5
-            depth = inverse[2, 0] * px + inverse[2, 1] * py + inverse[2, 2]
-            u = int(np.floor((inverse[0, 0] * px + inverse[0, 1] * py + inverse[0, 2]) / depth)) & mask
-            v = int(np.floor((inverse[1, 0] * px + inverse[1, 1] * py + inverse[1, 2]) / depth)) & mask
-            red = np.int64(philox_word(u, v, frame, 0, key0, key1) >> np.uint64(24)) << 8
-            green = np.int64(philox_word(u, v, frame, 1, key0, key1) >> np.uint64(24)) << 8
-            blue = np.int64(philox_word(u, v, frame, 2, key0, key1) >> np.uint64(24)) << 8
-            _put(acc, y, x, red, green, blue, _FULL, opacity, tint)
+def _layer(acc, sample, words, whole, real, bank, extra, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend one entry over row ``y`` of the segment ``left`` to ``right``."""
+    low, high = max(whole[AREA], left), min(whole[AREA + 2], right)
+    if whole[KIND] == PICTURE:
+        texels = bank if whole[FROM_BANK] else extra
+        level = int(real[LEVEL])
+        mix = np.float32(real[LEVEL] - level)
+        if whole[AFFINE] and whole[BORDER] == TRANSPARENT:
+            low, high = _span(whole, real, level + (mix > 0), low, high, y)
+        if low >= high:
+            return
+        _gather(words, texels, whole, real, level, low, high, y)
+        _mix(sample, words, _ONE - mix, False, high - low)
+        if mix > 0:
+            _gather(words, texels, whole, real, level + 1, low, high, y)
+            _mix(sample, words, mix, True, high - low)
+    elif whole[KIND] == NOISE:
+        _noise(sample, words, whole, real, low, high, y)
+    else:
+        for c in range(3):
+            sample[c * _PLANE : c * _PLANE + high - low] = whole[COLOR + c]
+        sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
+    for k in range(high - low, -(-(high - low) // _GROUP) * _GROUP):
+        for c in range(4):
+            sample[c * _PLANE + k] = _ZERO
+    n = -(-(high - low) // _GROUP) * _GROUP
+    if not whole[PLAIN]:
+        for c in range(3):
+            _tint(sample, c * _PLANE, np.float32(real[GAIN + c]), np.float32(real[BIAS + c]), n)
+    _over(acc[low - left :], sample, np.float32(real[OPACITY]), n)
+
+
+@numba.njit(cache=True, nogil=True)
+def _span(whole, real, coarser, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Narrow a row to the pixels that an affine picture reaches at its coarser level, give or take one."""
+    for axis in range(2):
+        size = whole[WIDTH - axis]
+        texel = 2.0**coarser
+        least, most = -0.5 * texel, (((size - 1) >> coarser) + 1.5) * texel
+        step = real[INVERSE + 3 * axis]
+        at = step * (low + 0.5) + real[INVERSE + 3 * axis + 1] * (y + 0.5) + real[INVERSE + 3 * axis + 2]
+        if step == 0.0:
+            if at <= least or at >= most:
+                return low, low
+            continue
+        enter, leave = (least - at) / step, (most - at) / step
+        if enter > leave:
+            enter, leave = leave, enter
+        pixels = float(high - low)
+        begin = int(min(max(np.floor(enter), 0.0), pixels))
+        end = int(min(max(np.ceil(leave) + 1.0, 0.0), pixels))
+        low, high = low + begin, low + end
+    return low, high
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(words, texels, whole, real, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy the four texels and the two fractions of every pixel from ``low`` to ``high`` at one mip level."""
+    start, h, w = whole[START], whole[HEIGHT], whole[WIDTH]
+    for _ in range(level):
+        start += h * w
+        h, w = (h + 1) >> 1, (w + 1) >> 1
+    scale = 0.5**level
+    n = high - low
+    begin, end = 0, 0  # where all taps lie inside
+    if whole[AFFINE]:
+        x, y_center = low + 0.5, y + 0.5
+        u = (real[INVERSE] * x + real[INVERSE + 1] * y_center + real[INVERSE + 2]) * scale - 0.5
+        v = (real[INVERSE + 3] * x + real[INVERSE + 4] * y_center + real[INVERSE + 5]) * scale - 0.5
+        du, dv = real[INVERSE] * scale, real[INVERSE + 3] * scale
+        # Farther away than this nothing lies inside, and 32.32 would overflow.
+        if max(abs(u), abs(v), abs(u + du * n), abs(v + dv * n)) < 2.0**30:
+            u_at, u_step = int(np.rint(u * _FIXED)), int(np.rint(du * _FIXED))
+            v_at, v_step = int(np.rint(v * _FIXED)), int(np.rint(dv * _FIXED))
+            begin, end = _inside(u_at, u_step, w, 0, n)
+            begin, end = _inside(v_at, v_step, h, begin, end)
+            u_at += begin * u_step
+            v_at += begin * v_step
+            pairs = words.view(np.uint64)
+            for k in range(begin, end):
+                p = np.uint64(start + (v_at >> 32) * w + (u_at >> 32))
+                q = p + np.uint64(w)
+                pairs[_UPPER // 2 + k] = np.uint64(texels[p]) | np.uint64(texels[p + np.uint64(1)]) << _U32
+                pairs[_LOWER // 2 + k] = np.uint64(texels[q]) | np.uint64(texels[q + np.uint64(1)]) << _U32
+                words[_FRACTION + k] = np.uint32(((u_at >> 16) & 0xFFFF) | (v_at & 0xFFFF0000))
+                u_at += u_step
+                v_at += v_step
+    for k in range(begin):
+        _gather_one(words, texels, whole, real, start, h, w, scale, low + k + 0.5, y + 0.5, k)
+    for k in range(end, n):
+        _gather_one(words, texels, whole, real, start, h, w, scale, low + k + 0.5, y + 0.5, k)
+
+
+@numba.njit(cache=True, nogil=True)
+def _inside(at, step, size, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Narrow ``begin`` to ``end`` to the k with 0 <= at + k step < size - 1 texels, in 32.32."""
+    last = ((size - 1) << 32) - 1
+    if step == 0:
+        return (begin, end) if 0 <= at <= last else (begin, begin)
+    if step < 0:
+        at, step = last - at, -step
+    first = max(begin, -(at // step))
+    end = min(end, (last - at) // step + 1)
+    return (first, end) if first < end else (begin, begin)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_one(words, texels, whole, real, start, h, w, scale, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather one pixel anywhere, in any projection, with any border."""
+    for place in range(2):
+        words[_UPPER + 2 * k + place] = 0
+        words[_LOWER + 2 * k + place] = 0
+    words[_FRACTION + k] = 0
+    depth = real[INVERSE + 6] * x + real[INVERSE + 7] * y + real[INVERSE + 8]
+    if not depth > 0.0:
+        return
+    u = (real[INVERSE] * x + real[INVERSE + 1] * y + real[INVERSE + 2]) / depth
+    v = (real[INVERSE + 3] * x + real[INVERSE + 4] * y + real[INVERSE + 5]) / depth
+    border = whole[BORDER]
+    if border == REFLECT:
+        u, v = _fold(u, whole[WIDTH]), _fold(v, whole[HEIGHT])
+    elif border == REPEAT:
+        u, v = u % whole[WIDTH], v % whole[HEIGHT]
+    u, v = u * scale - 0.5, v * scale - 0.5
+    if not (-1.0 < u < w and -1.0 < v < h):
+        return
+    i, j = int(np.floor(u)), int(np.floor(v))
+    words[_FRACTION + k] = np.uint32(int((u - i) * 65536.0) | int((v - j) * 65536.0) << 16)
+    for dj in range(2):
+        row = j + dj
+        if border == REPEAT:
+            row %= h
+        elif border == REFLECT:
+            row = min(max(row, 0), h - 1)
+        for di in range(2):
+            column = i + di
+            if border == REPEAT:
+                column %= w
+            elif border == REFLECT:
+                column = min(max(column, 0), w - 1)
+            if 0 <= row < h and 0 <= column < w:
+                words[(_LOWER if dj else _UPPER) + 2 * k + di] = texels[start + row * w + column]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -136,104 +353,63 @@ def _fold(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(texel):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Spread a 32-bit texel over two words, (green, red) and (alpha, blue), 32 bits a channel.
-
-    A weight of 24 bits times 8 bits stays within 32: one product weighs two channels.
-    """
-    t = np.int64(texel)
-    return (t & 0xFF) | ((t & 0xFF00) << 24), ((t >> 16) & 0xFF) | ((t >> 24) << 32)
+def _byte(word, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    return np.float32(np.int32((word >> np.uint32(shift)) & _BYTE))
 
 
 @numba.njit(cache=True, nogil=True)
-def _tap(texels, start, h, w, u, v, border):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bilinear premultiplied RGBA of one level as `_spread` words, 24 fractional bits."""
-    u -= 0.5
-    v -= 0.5
-    fi, fj = np.floor(u), np.floor(v)
-    i, j = int(fi), int(fj)
-    fu, fv = int((u - fi) * _ONE + 0.5), int((v - fj) * _ONE + 0.5)
-    gu, gv = _ONE - fu, _ONE - fv
-    if 0 <= i < w - 1 and 0 <= j < h - 1:
-        texel = start + j * w + i
-        rg0, ba0 = _spread(texels[texel])
-        rg1, ba1 = _spread(texels[texel + 1])
-        rg2, ba2 = _spread(texels[texel + w])
-        rg3, ba3 = _spread(texels[texel + w + 1])
-        w0, w1, w2, w3 = gu * gv, fu * gv, gu * fv, fu * fv
-        return rg0 * w0 + rg1 * w1 + rg2 * w2 + rg3 * w3, ba0 * w0 + ba1 * w1 + ba2 * w2 + ba3 * w3
-    rg, ba = 0, 0
-    for dj in range(2):
-        row = j + dj
-        if border == _REPEAT:
-            row %= h
-        elif border == _REFLECT:
-            row = min(max(row, 0), h - 1)
-        elif row < 0 or row >= h:
-            continue
-        for di in range(2):
-            column = i + di
-            if border == _REPEAT:
-                column %= w
-            elif border == _REFLECT:
-                column = min(max(column, 0), w - 1)
-            elif column < 0 or column >= w:
-                continue
-            weight = (fu if di else gu) * (fv if dj else gv)
-            rg0, ba0 = _spread(texels[start + row * w + column])
-            rg += weight * rg0
-            ba += weight * ba0
-    return rg, ba
+def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Weigh the gathered texels by their fractions and a level's share, in premultiplied 0..255."""
+    for k in range(-(-n // _GROUP) * _GROUP):
+        fraction = words[_FRACTION + k]
+        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
+        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
+        upper, lower = share * (_ONE - fv), share * fv
+        w0, w1, w2, w3 = (_ONE - fu) * upper, fu * upper, (_ONE - fu) * lower, fu * lower
+        a, b = words[_UPPER + 2 * k], words[_UPPER + 2 * k + 1]
+        c, d = words[_LOWER + 2 * k], words[_LOWER + 2 * k + 1]
+        red = _byte(a, 0) * w0 + _byte(b, 0) * w1 + _byte(c, 0) * w2 + _byte(d, 0) * w3
+        green = _byte(a, 8) * w0 + _byte(b, 8) * w1 + _byte(c, 8) * w2 + _byte(d, 8) * w3
+        blue = _byte(a, 16) * w0 + _byte(b, 16) * w1 + _byte(c, 16) * w2 + _byte(d, 16) * w3
+        alpha = _byte(a, 24) * w0 + _byte(b, 24) * w1 + _byte(c, 24) * w2 + _byte(d, 24) * w3
+        if add:
+            red, green = red + sample[k], green + sample[k + _PLANE]
+            blue, alpha = blue + sample[k + 2 * _PLANE], alpha + sample[k + 3 * _PLANE]
+        sample[k], sample[k + _PLANE] = red, green
+        sample[k + 2 * _PLANE], sample[k + 3 * _PLANE] = blue, alpha
 
 
 @numba.njit(cache=True, nogil=True)
-def _blend(acc, texels, height, width, level, inverse, border, area, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    low = int(level)
-    take = int((level - low) * _ONE + 0.5)
-    keep = _ONE - take
-    start0, h0, w0 = level_start(height, width, low)
-    start1, h1, w1 = level_start(height, width, low + 1)
-    scale0, scale1 = 0.5**low, 0.5 ** (low + 1)
-    affine = inverse[2, 0] == 0.0 and inverse[2, 1] == 0.0 and inverse[2, 2] == 1.0
-    x0, y0, x1, y1 = area
+def _noise(sample, words, whole, real, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     mask = 0xFFFFFFFF
-    for y in range(y0, y1):
-        py = y + 0.5
-        row_u = inverse[0, 1] * py + inverse[0, 2]
-        row_v = inverse[1, 1] * py + inverse[1, 2]
-        row_d = inverse[2, 1] * py + inverse[2, 2]
-        for x in range(x0, x1):
-            px = x + 0.5
-            u, v = inverse[0, 0] * px + row_u, inverse[1, 0] * px + row_v
-            depth = inverse[2, 0] * px + row_d
-            if not affine:
-                if not depth > 0.0:
-                    continue
-                u, v = u / depth, v / depth
-            if border == _REFLECT:
-                u, v = _fold(u, width), _fold(v, height)
-            elif border == _REPEAT:
-                u, v = u % width, v % height
-            rg, ba = _tap(texels, start0, h0, w0, u * scale0, v * scale0, border)
-            red, green = rg & mask, (rg >> 32) & mask
-            blue, alpha = ba & mask, (ba >> 32) & mask
-            if take > 0:
-                rg, ba = _tap(texels, start1, h1, w1, u * scale1, v * scale1, border)
-                red = (red * keep + (rg & mask) * take) >> 12
-                green = (green * keep + ((rg >> 32) & mask) * take) >> 12
-                blue = (blue * keep + (ba & mask) * take) >> 12
-                alpha = (alpha * keep + ((ba >> 32) & mask) * take) >> 12
-            # 24 fractional bits -> 8, rounding half up.
-            alpha = (alpha + 32768) >> 16
-            if alpha == 0:
-                continue
-            red, green, blue = (red + 32768) >> 16, (green + 32768) >> 16, (blue + 32768) >> 16
-            _put(acc, y, x, red, green, blue, alpha, opacity, tint)
+    for k in range(high - low):
+        px, py = low + k + 0.5, y + 0.5
+        depth = real[INVERSE + 6] * px + real[INVERSE + 7] * py + real[INVERSE + 8]
+        u = (real[INVERSE] * px + real[INVERSE + 1] * py + real[INVERSE + 2]) / depth
+        v = (real[INVERSE + 3] * px + real[INVERSE + 4] * py + real[INVERSE + 5]) / depth
+        words[2 * k] = np.uint32(int(np.floor(u)) & mask)
+        words[2 * k + 1] = np.uint32(int(np.floor(v)) & mask)
+    for c in range(3):
+        for k in range(high - low):
+            word = philox_word(
+                words[2 * k], words[2 * k + 1], whole[COLOR + 2], c, whole[COLOR], whole[COLOR + 1]
+            )
+            sample[c * _PLANE + k] = np.float32(np.int32(word >> np.uint64(24)))
+    sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
 
 
 @numba.njit(cache=True, nogil=True)
-def _round(acc, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            for c in range(3):
-                out[y, x, c] = (int(acc[y, x, c]) + 128) >> 8
+def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Apply gain and bias to one plane of premultiplied colour, and keep it within alpha."""
+    for k in range(n):
+        alpha = sample[3 * _PLANE + k]
+        sample[plane + k] = min(max(sample[plane + k] * gain + alpha * bias, _ZERO), alpha)
+
+
+@numba.njit(cache=True, nogil=True)
+def _over(acc, sample, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(n):
+        rest = _ONE - sample[3 * _PLANE + k] * opacity / _TOP
+        acc[k] = sample[k] * opacity + acc[k] * rest
+        acc[k + _PLANE] = sample[k + _PLANE] * opacity + acc[k + _PLANE] * rest
+        acc[k + 2 * _PLANE] = sample[k + 2 * _PLANE] * opacity + acc[k + 2 * _PLANE] * rest
