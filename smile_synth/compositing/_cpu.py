@@ -20,22 +20,32 @@ from smile_synth.compositing._parameters import (
     BIAS,
     BORDER,
     COLOR,
+    COLUMNS,
+    FAR,
     FROM_BANK,
     GAIN,
     HEIGHT,
     INVERSE,
     KIND,
     LEVEL,
+    NEAR,
     NOISE,
     OPACITY,
     PICTURE,
     PLAIN,
     REFLECT,
     REPEAT,
+    ROWS,
     SOLID,
     START,
     TRANSPARENT,
+    U_X,
+    U_Y,
+    V_X,
+    V_Y,
     WIDTH,
+    U,
+    V,
     Parameters,
 )
 from smile_synth.compositing._philox import philox_word
@@ -48,8 +58,7 @@ _PLANE = _SEGMENT + _GROUP
 # Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
 _UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
 _WORDS = 5 * _PLANE
-_FIXED = 4294967296.0  # one of 32.32
-_U8, _U32 = np.uint64(8), np.uint64(32)
+_FIXED_ONE = 1 << 32
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
 _FINE = np.float32(2.0**-16)
 _BYTE = np.uint32(255)
@@ -87,6 +96,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
 ):
     height = max(frames.shape[1], planes.shape[2])
     words = np.zeros(_WORDS, np.uint32)
+    pairs = words.view(np.uint64)
     sample = np.zeros(4 * _PLANE, np.float32)
     acc = np.zeros(3 * _PLANE, np.float32)
     rgb = np.empty(3, np.float32)
@@ -106,7 +116,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
             if ground_entry < 0 or not _equal(ints, reals, ground_entry, a):
                 if len(ground) == 0:
                     ground = np.empty((height, 3 * width), np.float32)
-                _draw_ground(ground, acc, sample, words, ints[a], reals[a], bank, extra)
+                _draw_ground(ground, acc, sample, words, pairs, ints, reals, a, bank, extra)
                 ground_entry = a
             a += 1
         for y in range(height):
@@ -129,7 +139,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         acc[c * _PLANE : c * _PLANE + n] = ground[y, c * width + left : c * width + right]
                 for e in range(a, b):
                     if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                        _layer(acc, sample, words, ints[e], reals[e], bank, extra, left, right, y)
+                        _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
                 _store(frames, planes, f, y, left, low, high, acc, scale, shift)
 
 
@@ -145,13 +155,13 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw_ground(ground, acc, sample, words, whole, real, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _draw_ground(ground, acc, sample, words, pairs, ints, reals, e, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
     width = ground.shape[1] // 3
     for y in range(len(ground)):
         for left in range(0, width, _SEGMENT):
             right = min(left + _SEGMENT, width)
             acc[:] = 0.0
-            _layer(acc, sample, words, whole, real, bank, extra, left, right, y)
+            _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
             for c in range(3):
                 start = c * _PLANE
                 ground[y, c * width + left : c * width + right] = acc[start : start + right - left]
@@ -202,129 +212,143 @@ def _store(frames, planes, f, y, left, low, high, acc, scale, shift):  # type: i
 
 
 @numba.njit(cache=True, nogil=True)
-def _layer(acc, sample, words, whole, real, bank, extra, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend one entry over row ``y`` of the segment ``left`` to ``right``."""
-    low, high = max(whole[AREA], left), min(whole[AREA + 2], right)
-    if whole[KIND] == PICTURE:
-        texels = bank if whole[FROM_BANK] else extra
-        level = int(real[LEVEL])
-        mix = np.float32(real[LEVEL] - level)
-        if whole[AFFINE] and whole[BORDER] == TRANSPARENT:
-            low, high = _span(whole, real, level + (mix > 0), low, high, y)
-        if low >= high:
-            return
-        _gather(words, texels, whole, real, level, low, high, y)
-        _mix(sample, words, _ONE - mix, False, high - low)
+def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``."""
+    low, high = max(ints[e, AREA], left), min(ints[e, AREA + 2], right)
+    kind = ints[e, KIND]
+    mix = np.float32(reals[e, LEVEL] - np.floor(reals[e, LEVEL]))
+    if kind == PICTURE and ints[e, AFFINE] and ints[e, BORDER] == TRANSPARENT:
+        low, high = _reached(ints, e, FAR if mix > 0 else NEAR, low, high, y)
+    n = high - low
+    if n <= 0:
+        return
+    whole = (n + _GROUP - 1) // _GROUP * _GROUP
+    if kind == PICTURE:
+        texels = bank if ints[e, FROM_BANK] else extra
+        _gather(words, pairs, texels, ints, reals, e, NEAR, low, high, y)
+        _mix(sample, words, _ONE - mix, False, whole)
         if mix > 0:
-            _gather(words, texels, whole, real, level + 1, low, high, y)
-            _mix(sample, words, mix, True, high - low)
-    elif whole[KIND] == NOISE:
-        _noise(sample, words, whole, real, low, high, y)
+            _gather(words, pairs, texels, ints, reals, e, FAR, low, high, y)
+            _mix(sample, words, mix, True, whole)
+    elif kind == NOISE:
+        _noise(sample, words, ints, reals, e, low, high, y)
     else:
         for c in range(3):
-            sample[c * _PLANE : c * _PLANE + high - low] = whole[COLOR + c]
-        sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
-    for k in range(high - low, -(-(high - low) // _GROUP) * _GROUP):
-        for c in range(4):
-            sample[c * _PLANE + k] = _ZERO
-    n = -(-(high - low) // _GROUP) * _GROUP
-    if not whole[PLAIN]:
+            sample[c * _PLANE : c * _PLANE + n] = ints[e, COLOR + c]
+        sample[3 * _PLANE : 3 * _PLANE + n] = _TOP
+    for c in range(4):
+        sample[c * _PLANE + n : c * _PLANE + whole] = _ZERO
+    if not ints[e, PLAIN]:
         for c in range(3):
-            _tint(sample, c * _PLANE, np.float32(real[GAIN + c]), np.float32(real[BIAS + c]), n)
-    _over(acc[low - left :], sample, np.float32(real[OPACITY]), n)
+            _tint(sample, c * _PLANE, np.float32(reals[e, GAIN + c]), np.float32(reals[e, BIAS + c]), whole)
+    _over(acc[low - left :], sample, np.float32(reals[e, OPACITY]), whole)
 
 
 @numba.njit(cache=True, nogil=True)
-def _span(whole, real, coarser, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow a row to the pixels that an affine picture reaches at its coarser level, give or take one."""
-    for axis in range(2):
-        size = whole[WIDTH - axis]
-        texel = 2.0**coarser
-        least, most = -0.5 * texel, (((size - 1) >> coarser) + 1.5) * texel
-        step = real[INVERSE + 3 * axis]
-        at = step * (low + 0.5) + real[INVERSE + 3 * axis + 1] * (y + 0.5) + real[INVERSE + 3 * axis + 2]
-        if step == 0.0:
-            if at <= least or at >= most:
-                return low, low
-            continue
-        enter, leave = (least - at) / step, (most - at) / step
-        if enter > leave:
-            enter, leave = leave, enter
-        pixels = float(high - low)
-        begin = int(min(max(np.floor(enter), 0.0), pixels))
-        end = int(min(max(np.ceil(leave) + 1.0, 0.0), pixels))
-        low, high = low + begin, low + end
-    return low, high
+def _between(at, step, least, most, margin, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the k of 0..n with least <= at + k step < most; a margin allows for the division's rounding."""
+    if step == 0:
+        return (0, n) if least <= at < most else (0, 0)
+    enter, leave = float(least - at) / step, float(most - at) / step
+    if step < 0:
+        enter, leave = leave, enter
+    begin = int(min(max(np.ceil(enter) + margin, 0.0), float(n)))
+    end = int(min(max(np.floor(leave) - margin, 0.0), float(n)))
+    return begin, end
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(words, texels, whole, real, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Narrow a row to the pixels that an affine picture reaches at a mip level, give or take two."""
+    n = high - low
+    u = ints[e, level + U] + low * ints[e, level + U_X] + y * ints[e, level + U_Y]
+    v = ints[e, level + V] + low * ints[e, level + V_X] + y * ints[e, level + V_Y]
+    a, b = _between(u, ints[e, level + U_X], -_FIXED_ONE, ints[e, level + COLUMNS] << 32, -2, n)
+    c, d = _between(v, ints[e, level + V_X], -_FIXED_ONE, ints[e, level + ROWS] << 32, -2, n)
+    return low + max(a, c), low + min(b, d)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Copy the four texels and the two fractions of every pixel from ``low`` to ``high`` at one mip level."""
-    start, h, w = whole[START], whole[HEIGHT], whole[WIDTH]
-    for _ in range(level):
-        start += h * w
-        h, w = (h + 1) >> 1, (w + 1) >> 1
-    scale = 0.5**level
     n = high - low
     begin, end = 0, 0  # where all taps lie inside
-    if whole[AFFINE]:
-        x, y_center = low + 0.5, y + 0.5
-        u = (real[INVERSE] * x + real[INVERSE + 1] * y_center + real[INVERSE + 2]) * scale - 0.5
-        v = (real[INVERSE + 3] * x + real[INVERSE + 4] * y_center + real[INVERSE + 5]) * scale - 0.5
-        du, dv = real[INVERSE] * scale, real[INVERSE + 3] * scale
-        # Farther away than this nothing lies inside, and 32.32 would overflow.
-        if max(abs(u), abs(v), abs(u + du * n), abs(v + dv * n)) < 2.0**30:
-            u_at, u_step = int(np.rint(u * _FIXED)), int(np.rint(du * _FIXED))
-            v_at, v_step = int(np.rint(v * _FIXED)), int(np.rint(dv * _FIXED))
-            begin, end = _inside(u_at, u_step, w, 0, n)
-            begin, end = _inside(v_at, v_step, h, begin, end)
-            u_at += begin * u_step
-            v_at += begin * v_step
-            pairs = words.view(np.uint64)
-            for k in range(begin, end):
-                p = np.uint64(start + (v_at >> 32) * w + (u_at >> 32))
-                q = p + np.uint64(w)
-                pairs[_UPPER // 2 + k] = np.uint64(texels[p]) | np.uint64(texels[p + np.uint64(1)]) << _U32
-                pairs[_LOWER // 2 + k] = np.uint64(texels[q]) | np.uint64(texels[q + np.uint64(1)]) << _U32
-                words[_FRACTION + k] = np.uint32(((u_at >> 16) & 0xFFFF) | (v_at & 0xFFFF0000))
-                u_at += u_step
-                v_at += v_step
+    if ints[e, AFFINE]:
+        start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
+        u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
+        u = ints[e, level + U] + low * u_step + y * ints[e, level + U_Y]
+        v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
+        a, b = _between(u, u_step, 0, (w - 1) << 32, 1, n)
+        c, d = _between(v, v_step, 0, (h - 1) << 32, 1, n)
+        begin, end = max(a, c), min(b, d)
+        if begin >= end:
+            begin, end = 0, 0
+        _gather_inside(words, pairs, texels, start, w, u, u_step, v, v_step, begin, end)
+        if ints[e, BORDER] == TRANSPARENT:
+            _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, 0, begin)
+            _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, end, n)
+            return
     for k in range(begin):
-        _gather_one(words, texels, whole, real, start, h, w, scale, low + k + 0.5, y + 0.5, k)
+        _gather_one(words, texels, ints, reals, e, level, low + k + 0.5, y + 0.5, k)
     for k in range(end, n):
-        _gather_one(words, texels, whole, real, start, h, w, scale, low + k + 0.5, y + 0.5, k)
+        _gather_one(words, texels, ints, reals, e, level, low + k + 0.5, y + 0.5, k)
 
 
 @numba.njit(cache=True, nogil=True)
-def _inside(at, step, size, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow ``begin`` to ``end`` to the k with 0 <= at + k step < size - 1 texels, in 32.32."""
-    last = ((size - 1) << 32) - 1
-    if step == 0:
-        return (begin, end) if 0 <= at <= last else (begin, begin)
-    if step < 0:
-        at, step = last - at, -step
-    first = max(begin, -(at // step))
-    end = min(end, (last - at) // step + 1)
-    return (first, end) if first < end else (begin, begin)
+def _gather_inside(words, pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather pixels of an affine picture whose taps all lie inside."""
+    u += begin * du
+    v += begin * dv
+    # Unsigned places: numba then drops its test for negative indices.
+    below, one, shift = np.uint64(w), np.uint64(1), np.uint64(32)
+    upper, lower, fraction = np.uint64(_UPPER // 2), np.uint64(_LOWER // 2), np.uint64(_FRACTION)
+    for k in range(np.uint64(begin), np.uint64(end)):
+        p = np.uint64(start + (v >> 32) * w + (u >> 32))
+        q = p + below
+        pairs[upper + k] = np.uint64(texels[p]) | np.uint64(texels[p + one]) << shift
+        pairs[lower + k] = np.uint64(texels[q]) | np.uint64(texels[q + one]) << shift
+        words[fraction + k] = np.uint32(((u >> 16) & 0xFFFF) | (v & 0xFFFF0000))
+        u += du
+        v += dv
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather_one(words, texels, whole, real, start, h, w, scale, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather pixels of an affine picture of which some taps lie outside, where nothing is."""
+    for k in range(begin, end):
+        u_at, v_at = u + k * du, v + k * dv
+        i, j = u_at >> 32, v_at >> 32
+        p = start + j * w + i
+        west, east = 0 <= i < w, -1 <= i < w - 1
+        north, south = 0 <= j < h, -1 <= j < h - 1
+        place = np.uint64(k)
+        words[np.uint64(_FRACTION) + place] = np.uint32(((u_at >> 16) & 0xFFFF) | (v_at & 0xFFFF0000))
+        place += place
+        words[np.uint64(_UPPER) + place] = texels[np.uint64(p)] if north & west else 0
+        words[np.uint64(_UPPER + 1) + place] = texels[np.uint64(p + 1)] if north & east else 0
+        words[np.uint64(_LOWER) + place] = texels[np.uint64(p + w)] if south & west else 0
+        words[np.uint64(_LOWER + 1) + place] = texels[np.uint64(p + w + 1)] if south & east else 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_one(words, texels, ints, reals, e, level, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather one pixel anywhere, in any projection, with any border."""
+    start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
+    scale = 0.5 ** (int(reals[e, LEVEL]) + (level == FAR))
     for place in range(2):
         words[_UPPER + 2 * k + place] = 0
         words[_LOWER + 2 * k + place] = 0
     words[_FRACTION + k] = 0
-    depth = real[INVERSE + 6] * x + real[INVERSE + 7] * y + real[INVERSE + 8]
+    depth = reals[e, INVERSE + 6] * x + reals[e, INVERSE + 7] * y + reals[e, INVERSE + 8]
     if not depth > 0.0:
         return
-    u = (real[INVERSE] * x + real[INVERSE + 1] * y + real[INVERSE + 2]) / depth
-    v = (real[INVERSE + 3] * x + real[INVERSE + 4] * y + real[INVERSE + 5]) / depth
-    border = whole[BORDER]
+    u = (reals[e, INVERSE] * x + reals[e, INVERSE + 1] * y + reals[e, INVERSE + 2]) / depth
+    v = (reals[e, INVERSE + 3] * x + reals[e, INVERSE + 4] * y + reals[e, INVERSE + 5]) / depth
+    border = ints[e, BORDER]
     if border == REFLECT:
-        u, v = _fold(u, whole[WIDTH]), _fold(v, whole[HEIGHT])
+        u, v = _fold(u, ints[e, WIDTH]), _fold(v, ints[e, HEIGHT])
     elif border == REPEAT:
-        u, v = u % whole[WIDTH], v % whole[HEIGHT]
+        u, v = u % ints[e, WIDTH], v % ints[e, HEIGHT]
     u, v = u * scale - 0.5, v * scale - 0.5
     if not (-1.0 < u < w and -1.0 < v < h):
         return
@@ -360,7 +384,7 @@ def _byte(word, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
 @numba.njit(cache=True, nogil=True)
 def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Weigh the gathered texels by their fractions and a level's share, in premultiplied 0..255."""
-    for k in range(-(-n // _GROUP) * _GROUP):
+    for k in range(n):
         fraction = words[_FRACTION + k]
         fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
         fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
@@ -380,19 +404,19 @@ def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragm
 
 
 @numba.njit(cache=True, nogil=True)
-def _noise(sample, words, whole, real, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _noise(sample, words, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     mask = 0xFFFFFFFF
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
-        depth = real[INVERSE + 6] * px + real[INVERSE + 7] * py + real[INVERSE + 8]
-        u = (real[INVERSE] * px + real[INVERSE + 1] * py + real[INVERSE + 2]) / depth
-        v = (real[INVERSE + 3] * px + real[INVERSE + 4] * py + real[INVERSE + 5]) / depth
+        depth = reals[e, INVERSE + 6] * px + reals[e, INVERSE + 7] * py + reals[e, INVERSE + 8]
+        u = (reals[e, INVERSE] * px + reals[e, INVERSE + 1] * py + reals[e, INVERSE + 2]) / depth
+        v = (reals[e, INVERSE + 3] * px + reals[e, INVERSE + 4] * py + reals[e, INVERSE + 5]) / depth
         words[2 * k] = np.uint32(int(np.floor(u)) & mask)
         words[2 * k + 1] = np.uint32(int(np.floor(v)) & mask)
     for c in range(3):
         for k in range(high - low):
             word = philox_word(
-                words[2 * k], words[2 * k + 1], whole[COLOR + 2], c, whole[COLOR], whole[COLOR + 1]
+                words[2 * k], words[2 * k + 1], ints[e, COLOR + 2], c, ints[e, COLOR], ints[e, COLOR + 1]
             )
             sample[c * _PLANE + k] = np.float32(np.int32(word >> np.uint64(24)))
     sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP

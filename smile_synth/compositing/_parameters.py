@@ -24,10 +24,15 @@ TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 
 # Columns of the whole numbers of an entry. FROM_BANK: 1 for texels of the bank, 0 for `extra`.
 # COLOR is RGB of a solid, or key, key and frame of a noise. AREA is x0, y0, x1, y1, half-open.
-KIND, BORDER, FROM_BANK, START, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN = (
-    0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15,
+# NEAR and FAR are the two mip levels, at the places below.
+KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, NEAR, FAR = (
+    0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 25,
 )  # fmt: skip
-NUM_INTS = 16
+NUM_INTS = 34
+# Places within a level: its first texel and size; for an affine picture the texel coordinates, less one half,
+# of the first pixel's centre, and their steps along a row and down a column, in 32.32 fixed point.
+START, ROWS, COLUMNS, U, U_X, U_Y, V, V_X, V_Y = range(9)
+FIXED = 2.0**32
 # Columns of the real numbers: frame-to-texture map, mip level, opacity, gain, bias.
 INVERSE, LEVEL, OPACITY, GAIN, BIAS = 0, 9, 10, 11, 14
 NUM_REALS = 17
@@ -102,13 +107,13 @@ def prepare(
             else:
                 row[KIND], row[HEIGHT], row[WIDTH] = PICTURE, surface.height, surface.width
                 if surface.source == "objects":
-                    row[FROM_BANK], row[START] = 1, bank.texel_offsets[surface.texture_id]
+                    row[FROM_BANK], row[FIRST_TEXEL] = 1, bank.texel_offsets[surface.texture_id]
                 else:
                     if surface.texture_id not in places:
                         extra.append(_extra_texels(surface, bank, backgrounds))
                         places[surface.texture_id] = extra_size
                         extra_size += len(extra[-1])
-                    row[START] = places[surface.texture_id]
+                    row[FIRST_TEXEL] = places[surface.texture_id]
         _flatten(
             ints, reals, first, b * len(frames), table, scene.object_to_frame, scene.opacity, scene.depth,
             scene.gain, scene.bias, scene.level, frames.start, frames.stop, *size_hw,
@@ -149,6 +154,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
             pose = poses[k, t]
             affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
             ints[n, AFFINE] = affine
+            ints[n, NEAR:] = 0
             reals[n, LEVEL], reals[n, OPACITY] = level[k, t], opacity[k, t]
             plain = True
             for c in range(3):
@@ -163,6 +169,10 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                 _crop(ints[n], pose, level[k, t], width, height)
                 if ints[n, AREA] >= ints[n, AREA + 2] or ints[n, AREA + 1] >= ints[n, AREA + 3]:
                     continue
+            if table[k, KIND] == PICTURE:
+                _place(ints[n], reals[n], int(level[k, t]), NEAR)
+                if level[k, t] % 1.0 > 0.0:
+                    _place(ints[n], reals[n], int(level[k, t]) + 1, FAR)
             n += 1
         frame += 1
         first[frame] = n
@@ -183,6 +193,28 @@ def _invert(pose, affine, out):  # type: ignore[no-untyped-def]  # pragma: no co
         out[6], out[7], out[8] = 0.0, 0.0, 1.0
     else:
         out[6], out[7], out[8] = (d * h - e * g) / det, (b * g - a * h) / det, (a * e - b * d) / det
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(entry, real, level, at):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write where a mip level lies and, if 32.32 can hold it, the affine map to its texels."""
+    start, h, w = entry[FIRST_TEXEL], entry[HEIGHT], entry[WIDTH]
+    for _ in range(level):
+        start += h * w
+        h, w = (h + 1) >> 1, (w + 1) >> 1
+    entry[at + START], entry[at + ROWS], entry[at + COLUMNS] = start, h, w
+    if not entry[AFFINE]:
+        return
+    scale = 0.5**level
+    for axis in range(2):
+        x, y, one = real[3 * axis] * scale, real[3 * axis + 1] * scale, real[3 * axis + 2] * scale
+        reach = abs(x) * max(entry[AREA + 2], 1) + abs(y) * max(entry[AREA + 3], 1) + abs(one)
+        if not reach < 2.0**30:
+            entry[AFFINE] = 0
+            return
+        entry[at + U + 3 * axis] = int(np.rint(((x + y) * 0.5 + one - 0.5) * FIXED))
+        entry[at + U_X + 3 * axis] = int(np.rint(x * FIXED))
+        entry[at + U_Y + 3 * axis] = int(np.rint(y * FIXED))
 
 
 @numba.njit(cache=True, nogil=True)
