@@ -101,7 +101,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
     acc = np.zeros(3 * _PLANE, np.float32)
     rgb = np.empty(3, np.float32)
     # A ground other than one colour is kept from frame to frame while it stands still.
-    ground = np.empty((0, 0), np.float32)
+    ground = np.empty((0, 3, width), np.float32)
     ground_entry = -1
     for f in range(begin, end):
         a, b = first[f], first[f + 1]
@@ -115,32 +115,35 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
         else:
             if ground_entry < 0 or not _equal(ints, reals, ground_entry, a):
                 if len(ground) == 0:
-                    ground = np.empty((height, 3 * width), np.float32)
+                    ground = np.empty((height, 3, width), np.float32)
                 _draw_ground(ground, acc, sample, words, pairs, ints, reals, a, bank, extra)
                 ground_entry = a
             a += 1
         for y in range(height):
             for left in range(0, width, _SEGMENT):
                 right = min(left + _SEGMENT, width)
-                n = right - left
+                low, high = left, right
                 if flat:
                     low, high = right, left
                     for e in range(a, b):
                         if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                            low, high = min(low, ints[e, AREA]), max(high, ints[e, AREA + 2])
-                    low, high = max(low, left), min(high, right)
-                    if low >= high:
-                        continue
+                            low = min(low, max(ints[e, AREA], left))
+                            high = max(high, min(ints[e, AREA + 2], right))
                     for c in range(3):
-                        acc[c * _PLANE : c * _PLANE + n] = rgb[c]
+                        for k in range(c * _PLANE + low - left, c * _PLANE + high - left):
+                            acc[k] = rgb[c]
                 else:
-                    low, high = left, right
                     for c in range(3):
-                        acc[c * _PLANE : c * _PLANE + n] = ground[y, c * width + left : c * width + right]
+                        acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
                 for e in range(a, b):
                     if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
                         _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
-                _store(frames, planes, f, y, left, low, high, acc, scale, shift)
+                if len(planes):
+                    for c in range(3):
+                        row = planes[f, c, y, low:high]
+                        _store_plane(row, acc[c * _PLANE + low - left :], scale[c], shift[c])
+                elif low < high:
+                    _store_pixels(frames[f, y, low:high], acc[low - left :])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -156,15 +159,14 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 @numba.njit(cache=True, nogil=True)
 def _draw_ground(ground, acc, sample, words, pairs, ints, reals, e, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
-    width = ground.shape[1] // 3
+    width = ground.shape[2]
     for y in range(len(ground)):
         for left in range(0, width, _SEGMENT):
             right = min(left + _SEGMENT, width)
             acc[:] = 0.0
             _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
             for c in range(3):
-                start = c * _PLANE
-                ground[y, c * width + left : c * width + right] = acc[start : start + right - left]
+                ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -192,23 +194,19 @@ def _fill(frames, planes, f, rgb, scale, shift):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _store(frames, planes, f, y, left, low, high, acc, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Round half up what the segment from ``left`` holds for pixels ``low`` to ``high``."""
-    at = low - left
-    if len(planes):
-        for c in range(3):
-            row = planes[f, c, y, low:high]
-            values = acc[c * _PLANE + at : c * _PLANE + at + high - low]
-            factor, offset = scale[c], shift[c]
-            for k in range(len(row)):
-                row[k] = np.floor(values[k] + _HALF) * factor + offset
-    else:
-        pixels = frames[f, y].reshape(-1)[3 * low : 3 * high]
-        part = acc[at:]
-        for k in range(high - low):
-            pixels[3 * k] = np.uint8(np.int32(part[k] + _HALF))
-            pixels[3 * k + 1] = np.uint8(np.int32(part[k + _PLANE] + _HALF))
-            pixels[3 * k + 2] = np.uint8(np.int32(part[k + 2 * _PLANE] + _HALF))
+def _store_pixels(pixels, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up."""
+    for k in range(len(pixels)):
+        pixels[k, 0] = np.uint8(np.int32(acc[k] + _HALF))
+        pixels[k, 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
+        pixels[k, 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
+
+
+@numba.njit(cache=True, nogil=True)
+def _store_plane(row, acc, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up, then normalise."""
+    for k in range(len(row)):
+        row[k] = np.floor(acc[k] + _HALF) * scale + shift
 
 
 @numba.njit(cache=True, nogil=True)
@@ -245,26 +243,31 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
 
 
 @numba.njit(cache=True, nogil=True)
-def _between(at, step, least, most, margin, n):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the k of 0..n with least <= at + k step < most; a margin allows for the division's rounding."""
+def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the run of k in 0..n with least <= at + k step < most."""
     if step == 0:
         return (0, n) if least <= at < most else (0, 0)
     enter, leave = float(least - at) / step, float(most - at) / step
     if step < 0:
         enter, leave = leave, enter
-    begin = int(min(max(np.ceil(enter) + margin, 0.0), float(n)))
-    end = int(min(max(np.floor(leave) - margin, 0.0), float(n)))
+    begin = int(min(max(np.ceil(enter), 0.0), float(n)))
+    end = int(min(max(np.ceil(leave), 0.0), float(n)))
+    # The division rounds: the first and the last may miss by one.
+    if begin < end and not least <= at + begin * step < most:
+        begin += 1
+    if begin < end and not least <= at + (end - 1) * step < most:
+        end -= 1
     return begin, end
 
 
 @numba.njit(cache=True, nogil=True)
 def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow a row to the pixels that an affine picture reaches at a mip level, give or take two."""
+    """Narrow a row to the pixels that an affine picture reaches at a mip level."""
     n = high - low
     u = ints[e, level + U] + low * ints[e, level + U_X] + y * ints[e, level + U_Y]
     v = ints[e, level + V] + low * ints[e, level + V_X] + y * ints[e, level + V_Y]
-    a, b = _between(u, ints[e, level + U_X], -_FIXED_ONE, ints[e, level + COLUMNS] << 32, -2, n)
-    c, d = _between(v, ints[e, level + V_X], -_FIXED_ONE, ints[e, level + ROWS] << 32, -2, n)
+    a, b = _between(u, ints[e, level + U_X], -_FIXED_ONE, ints[e, level + COLUMNS] << 32, n)
+    c, d = _between(v, ints[e, level + V_X], -_FIXED_ONE, ints[e, level + ROWS] << 32, n)
     return low + max(a, c), low + min(b, d)
 
 
@@ -278,12 +281,14 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
         u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
         u = ints[e, level + U] + low * u_step + y * ints[e, level + U_Y]
         v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
-        a, b = _between(u, u_step, 0, (w - 1) << 32, 1, n)
-        c, d = _between(v, v_step, 0, (h - 1) << 32, 1, n)
+        a, b = _between(u, u_step, 0, (w - 1) << 32, n)
+        c, d = _between(v, v_step, 0, (h - 1) << 32, n)
         begin, end = max(a, c), min(b, d)
         if begin >= end:
             begin, end = 0, 0
-        _gather_inside(words, pairs, texels, start, w, u, u_step, v, v_step, begin, end)
+        for k in range(n):
+            words[_FRACTION + k] = np.uint32(u + k * u_step) >> 16 | np.uint32(v + k * v_step) & 0xFFFF0000
+        _gather_inside(pairs, texels, start, w, u, u_step, v, v_step, begin, end)
         if ints[e, BORDER] == TRANSPARENT:
             _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, 0, begin)
             _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, end, n)
@@ -295,19 +300,18 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather_inside(words, pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather pixels of an affine picture whose taps all lie inside."""
     u += begin * du
     v += begin * dv
     # Unsigned places: numba then drops its test for negative indices.
     below, one, shift = np.uint64(w), np.uint64(1), np.uint64(32)
-    upper, lower, fraction = np.uint64(_UPPER // 2), np.uint64(_LOWER // 2), np.uint64(_FRACTION)
+    upper, lower = np.uint64(_UPPER // 2), np.uint64(_LOWER // 2)
     for k in range(np.uint64(begin), np.uint64(end)):
         p = np.uint64(start + (v >> 32) * w + (u >> 32))
         q = p + below
         pairs[upper + k] = np.uint64(texels[p]) | np.uint64(texels[p + one]) << shift
         pairs[lower + k] = np.uint64(texels[q]) | np.uint64(texels[q + one]) << shift
-        words[fraction + k] = np.uint32(((u >> 16) & 0xFFFF) | (v & 0xFFFF0000))
         u += du
         v += dv
 
@@ -321,9 +325,7 @@ def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type:
         p = start + j * w + i
         west, east = 0 <= i < w, -1 <= i < w - 1
         north, south = 0 <= j < h, -1 <= j < h - 1
-        place = np.uint64(k)
-        words[np.uint64(_FRACTION) + place] = np.uint32(((u_at >> 16) & 0xFFFF) | (v_at & 0xFFFF0000))
-        place += place
+        place = np.uint64(2 * k)
         words[np.uint64(_UPPER) + place] = texels[np.uint64(p)] if north & west else 0
         words[np.uint64(_UPPER + 1) + place] = texels[np.uint64(p + 1)] if north & east else 0
         words[np.uint64(_LOWER) + place] = texels[np.uint64(p + w)] if south & west else 0
