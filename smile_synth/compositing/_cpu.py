@@ -97,6 +97,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
     height = max(frames.shape[1], planes.shape[2])
     words = np.zeros(_WORDS, np.uint32)
     pairs = words.view(np.uint64)
+    values = frames.reshape(-1)
     sample = np.zeros(4 * _PLANE, np.float32)
     acc = np.zeros(3 * _PLANE, np.float32)
     rgb = np.empty(3, np.float32)
@@ -129,9 +130,10 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
                             low = min(low, max(ints[e, AREA], left))
                             high = max(high, min(ints[e, AREA + 2], right))
+                    if low >= high:
+                        continue
                     for c in range(3):
-                        for k in range(c * _PLANE + low - left, c * _PLANE + high - left):
-                            acc[k] = rgb[c]
+                        acc[c * _PLANE + low - left : c * _PLANE + high - left] = rgb[c]
                 else:
                     for c in range(3):
                         acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
@@ -140,10 +142,10 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
                 if len(planes):
                     for c in range(3):
-                        row = planes[f, c, y, low:high]
-                        _store_plane(row, acc[c * _PLANE + low - left :], scale[c], shift[c])
-                elif low < high:
-                    _store_pixels(frames[f, y, low:high], acc[low - left :])
+                        _store_plane(planes[f, c, y, low:high], acc[c * _PLANE + low - left :], scale[c], shift[c])
+                else:
+                    row = (f * height + y) * width
+                    _store_pixels(values[3 * (row + low) : 3 * (row + high)], acc[low - left :])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -196,10 +198,10 @@ def _fill(frames, planes, f, rgb, scale, shift):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _store_pixels(pixels, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Round half up."""
-    for k in range(len(pixels)):
-        pixels[k, 0] = np.uint8(np.int32(acc[k] + _HALF))
-        pixels[k, 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
-        pixels[k, 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
+    for k in range(len(pixels) // 3):
+        pixels[3 * k] = np.uint8(np.int32(acc[k] + _HALF))
+        pixels[3 * k + 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
+        pixels[3 * k + 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
 
 
 @numba.njit(cache=True, nogil=True)
