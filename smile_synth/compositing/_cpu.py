@@ -48,7 +48,7 @@ from smile_synth.compositing._parameters import (
     V,
     Parameters,
 )
-from smile_synth.compositing._philox import philox_word
+from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
 
 # A row is drawn in segments of this many pixels: long enough for vectors, short enough for the first cache.
 _SEGMENT = 256
@@ -57,7 +57,7 @@ _GROUP = 16
 _PLANE = _SEGMENT + _GROUP
 # Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
 _UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
-_WORDS = 5 * _PLANE
+_WORDS = 12 * _PLANE  # noise needs six planes of 64 bits
 _FIXED_ONE = 1 << 32
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
 _FINE = np.float32(2.0**-16)
@@ -231,7 +231,7 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
             _gather(words, pairs, texels, ints, reals, e, FAR, low, high, y)
             _mix(sample, words, mix, True, whole)
     elif kind == NOISE:
-        _noise(sample, words, ints, reals, e, low, high, y)
+        _noise(sample, pairs, ints, reals, e, low, high, y)
     else:
         for c in range(3):
             sample[c * _PLANE : c * _PLANE + n] = ints[e, COLOR + c]
@@ -408,21 +408,33 @@ def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragm
 
 
 @numba.njit(cache=True, nogil=True)
-def _noise(sample, words, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    mask = 0xFFFFFFFF
+def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Draw uniform noise: Philox by rounds, so that each round runs over many pixels at a time."""
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
         depth = reals[e, INVERSE + 6] * px + reals[e, INVERSE + 7] * py + reals[e, INVERSE + 8]
         u = (reals[e, INVERSE] * px + reals[e, INVERSE + 1] * py + reals[e, INVERSE + 2]) / depth
         v = (reals[e, INVERSE + 3] * px + reals[e, INVERSE + 4] * py + reals[e, INVERSE + 5]) / depth
-        words[2 * k] = np.uint32(int(np.floor(u)) & mask)
-        words[2 * k + 1] = np.uint32(int(np.floor(v)) & mask)
+        pairs[4 * _PLANE + k] = np.uint64(int(np.floor(u))) & mask
+        pairs[5 * _PLANE + k] = np.uint64(int(np.floor(v))) & mask
     for c in range(3):
         for k in range(high - low):
-            word = philox_word(
-                words[2 * k], words[2 * k + 1], ints[e, COLOR + 2], c, ints[e, COLOR], ints[e, COLOR + 1]
-            )
-            sample[c * _PLANE + k] = np.float32(np.int32(word >> np.uint64(24)))
+            pairs[k], pairs[_PLANE + k] = pairs[4 * _PLANE + k], pairs[5 * _PLANE + k]
+            pairs[2 * _PLANE + k], pairs[3 * _PLANE + k] = ints[e, COLOR + 2], c
+        key0, key1 = np.uint64(ints[e, COLOR]), np.uint64(ints[e, COLOR + 1])
+        for _ in range(ROUNDS):
+            for k in range(high - low):
+                a = np.uint64(MULTIPLIERS[0]) * pairs[k]
+                b = np.uint64(MULTIPLIERS[1]) * pairs[2 * _PLANE + k]
+                pairs[k] = (b >> half) ^ pairs[_PLANE + k] ^ key0
+                pairs[_PLANE + k] = b & mask
+                pairs[2 * _PLANE + k] = (a >> half) ^ pairs[3 * _PLANE + k] ^ key1
+                pairs[3 * _PLANE + k] = a & mask
+            key0 = (key0 + np.uint64(WEYL[0])) & mask
+            key1 = (key1 + np.uint64(WEYL[1])) & mask
+        for k in range(high - low):
+            sample[c * _PLANE + k] = np.float32(np.int32(pairs[k] >> np.uint64(24)))
     sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
 
 
