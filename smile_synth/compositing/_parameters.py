@@ -25,10 +25,11 @@ TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 # Columns of the whole numbers of an entry. FROM_BANK: 1 for texels of the bank, 0 for `extra`.
 # COLOR is RGB of a solid, or key, key and frame of a noise. AREA is x0, y0, x1, y1, half-open.
 # NEAR and FAR are the two mip levels, at the places below.
-KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, NEAR, FAR = (
-    0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 25,
+# AFFINE: 1 where the 32.32 map below holds. FOLDED: 1 where a picture without end is seen beyond its edge.
+KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, FOLDED, NEAR, FAR = (
+    0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 17, 26,
 )  # fmt: skip
-NUM_INTS = 34
+NUM_INTS = 35
 # Places within a level: its first texel and size; for an affine picture the texel coordinates, less one half,
 # of the first pixel's centre, and their steps along a row and down a column, in 32.32 fixed point.
 START, ROWS, COLUMNS, U, U_X, U_Y, V, V_X, V_Y = range(9)
@@ -154,7 +155,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
             pose = poses[k, t]
             affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
             ints[n, AFFINE] = affine
-            ints[n, NEAR:] = 0
+            ints[n, FOLDED:] = 0
             reals[n, LEVEL], reals[n, OPACITY] = level[k, t], opacity[k, t]
             plain = True
             for c in range(3):
@@ -173,6 +174,8 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                 _place(ints[n], reals[n], int(level[k, t]), NEAR)
                 if level[k, t] % 1.0 > 0.0:
                     _place(ints[n], reals[n], int(level[k, t]) + 1, FAR)
+                if table[k, BORDER] != TRANSPARENT:
+                    ints[n, FOLDED] = _leaves(ints[n], reals[n])
             n += 1
         frame += 1
         first[frame] = n
@@ -215,6 +218,20 @@ def _place(entry, real, level, at):  # type: ignore[no-untyped-def]  # pragma: n
         entry[at + U + 3 * axis] = int(np.rint(((x + y) * 0.5 + one - 0.5) * FIXED))
         entry[at + U_X + 3 * axis] = int(np.rint(x * FIXED))
         entry[at + U_Y + 3 * axis] = int(np.rint(y * FIXED))
+
+
+@numba.njit(cache=True, nogil=True)
+def _leaves(entry, real):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return whether a corner of the frame shows what lies beyond the texture's edge."""
+    for corner in range(4):
+        x = entry[AREA + 2] if corner & 1 else 0.0
+        y = entry[AREA + 3] if corner & 2 else 0.0
+        depth = real[6] * x + real[7] * y + real[8]
+        u = (real[0] * x + real[1] * y + real[2]) / depth
+        v = (real[3] * x + real[4] * y + real[5]) / depth
+        if not (depth > 0.0 and 0.0 <= u <= entry[WIDTH] and 0.0 <= v <= entry[HEIGHT]):
+            return True
+    return False
 
 
 @numba.njit(cache=True, nogil=True)
