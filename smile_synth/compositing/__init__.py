@@ -139,9 +139,8 @@ def render(
     size_hw, place = scenes[0].size_hw, torch.device(device)
     if tokens and (len(chosen) % tokens[0] or size_hw[0] % tokens[1] or size_hw[1] % tokens[1]):
         raise ValueError(f"tokens {tokens} do not divide {len(chosen)} frames of {size_hw}")
-    mean, deviation = normalise
-    scale = tuple(1 / (255 * d) for d in deviation)
-    shift = tuple(-m / d for m, d in zip(mean, deviation, strict=True))
+    mean, deviation = (np.array(values) for values in normalise)
+    scale, shift = 1 / (255 * deviation), -mean / deviation
     parameters = prepare(scenes, bank, backgrounds, chosen)
     if backend not in ("cpu", "oracle"):
         return render_on_device(
@@ -163,7 +162,7 @@ def render(
     count = len(scenes) * len(chosen)
     pixels = np.empty((count if dtype == torch.uint8 else 0, *size_hw, 3), np.uint8)
     planes = np.empty((0 if dtype == torch.uint8 else count, 3, *size_hw), np.float32)
-    factors = np.array(scale, np.float32), np.array(shift, np.float32)
+    factors = scale.astype(np.float32), shift.astype(np.float32)
     composite_cpu(parameters, words_of(bank.texels), pixels, planes, *factors, threads=threads)
     out = pixels if dtype == torch.uint8 else planes
     return Rendered(torch.from_numpy(out).view(len(scenes), len(chosen), *out.shape[1:]).to(dtype))

@@ -44,9 +44,9 @@ from smile_synth.compositing._parameters import (
     V_X,
     V_Y,
     WIDTH,
+    Parameters,
     U,
     V,
-    Parameters,
 )
 from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
 
@@ -84,7 +84,7 @@ def composite_cpu(
     sources = (parameters.first, parameters.ints, parameters.reals, bank, parameters.extra)
     edges = np.linspace(0, parameters.num_clips * parameters.num_frames, threads + 1).astype(int).tolist()
     if threads == 1:
-        _draw(*edges, *common, *sources)
+        _draw(edges[0], edges[1], *common, *sources)
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda begin, end: _draw(begin, end, *common, *sources), edges[:-1], edges[1:]))
@@ -142,7 +142,9 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
                 if len(planes):
                     for c in range(3):
-                        _store_plane(planes[f, c, y, low:high], acc[c * _PLANE + low - left :], scale[c], shift[c])
+                        _store_plane(
+                            planes[f, c, y, low:high], acc[c * _PLANE + low - left :], scale[c], shift[c]
+                        )
                 else:
                     row = (f * height + y) * width
                     _store_pixels(values[3 * (row + low) : 3 * (row + high)], acc[low - left :])

@@ -1,4 +1,4 @@
-"""Batches on a device: upload of parameters, texels that stay there, outputs of the torch and Triton backends."""
+"""Batches on a device: parameters are sent, texels stay there, torch or Triton draws."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def render_on_device(
     backend: str,
     device: torch.device,
     dtype: torch.dtype,
-    scale: tuple[float, float, float],
-    shift: tuple[float, float, float],
+    scale: NDArray[np.float64],
+    shift: NDArray[np.float64],
     segmentation: bool,
     tokens: tuple[int, int] | None,
 ) -> Rendered:
@@ -65,23 +65,19 @@ def render_on_device(
     count = clips * num_frames
     shape = (count, height, width, 3) if dtype == torch.uint8 else (count, 3, height, width)
     frames = torch.empty(shape, dtype=dtype, device=device)
-    sent = DeviceParameters(
-        *(
-            torch.from_numpy(array).to(device, non_blocking=True)
-            for array in (parameters.first, parameters.ints, parameters.reals)
-        ),
-        resident_texels(bank, device),
-        _sent(parameters.extra, device),
-        parameters.size_hw,
+    first, ints, reals = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (parameters.first, parameters.ints, parameters.reals)
     )
+    bank_texels, extra = resident_texels(bank, device), _sent(parameters.extra, device)
+    sent = DeviceParameters(first, ints, reals, bank_texels, extra, parameters.size_hw)
     labels = None
     if segmentation or (tokens and backend == "torch"):
         labels = torch.empty(count, height, width, dtype=torch.int16, device=device)
     coverage = None
     if backend == "torch":
-        composite_torch(
-            sent, frames, torch.tensor(scale, device=device), torch.tensor(shift, device=device), labels
-        )
+        factor, offset = (torch.from_numpy(values).float().to(device) for values in (scale, shift))
+        composite_torch(sent, frames, factor, offset, labels)
         if tokens and labels is not None:
             coverage = _coverage(labels, clips, *tokens)
     else:
@@ -92,7 +88,9 @@ def render_on_device(
             tubelet, patch = tokens
             number = num_frames // tubelet * (height // patch) * (width // patch)
             counts = torch.zeros(clips, number, dtype=torch.int32, device=device)
-        composite_triton(sent, frames, scale, shift, labels, counts, tokens or (1, 1), num_frames)
+        composite_triton(
+            sent, frames, scale.tolist(), shift.tolist(), labels, counts, tokens or (1, 1), num_frames
+        )
         if tokens and counts is not None:
             coverage = counts.float() / (tokens[0] * tokens[1] ** 2)
     return Rendered(

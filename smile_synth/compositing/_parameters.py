@@ -63,7 +63,7 @@ class Parameters:
 
 def words_of(texels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Return premultiplied RGBA texels ``[N, 4]`` as little-endian words ``[N]``, read-only, not copied."""
-    words = texels.view("<u4").reshape(-1)
+    words = np.ascontiguousarray(texels).view("<u4").reshape(-1)
     words.flags.writeable = False
     return words
 
@@ -116,13 +116,33 @@ def prepare(
                         extra_size += len(extra[-1])
                     row[FIRST_TEXEL] = places[surface.texture_id]
         _flatten(
-            ints, reals, first, b * len(frames), table, scene.object_to_frame, scene.opacity, scene.depth,
-            scene.gain, scene.bias, scene.level, frames.start, frames.stop, *size_hw,
-        )  # fmt: skip
+            ints,
+            reals,
+            first,
+            b * len(frames),
+            table,
+            _frozen(scene.object_to_frame),
+            _frozen(scene.opacity),
+            _frozen(scene.depth),
+            _frozen(scene.gain),
+            _frozen(scene.bias),
+            _frozen(scene.level),
+            frames.start,
+            frames.stop,
+            size_hw[0],
+            size_hw[1],
+        )
     texels = extra[0] if len(extra) == 1 else np.concatenate([np.empty(0, np.uint32), *extra])
     texels.flags.writeable = False
-    n = first[-1]
+    n = int(first[-1])
     return Parameters(len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], texels)
+
+
+def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a contiguous read-only view: any other kind of array would compile the kernel anew."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def _extra_texels(surface: Picture, bank: ObjectBank, backgrounds: ImageFolder | None) -> NDArray[np.uint32]:
@@ -138,12 +158,12 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     order = np.empty(layers, np.int64)
     for t in range(start, stop):
         # Farthest first; equal depths: the earlier layer lies behind. Layer 0 is always the rearmost.
-        for k in range(layers):
-            place = k
-            while place > 1 and depth[order[place - 1], t] < depth[k, t]:
+        for new in range(layers):
+            place = new
+            while place > 1 and depth[order[place - 1], t] < depth[new, t]:
                 order[place] = order[place - 1]
                 place -= 1
-            order[place] = k
+            order[place] = new
         n = first[frame]
         for k in order:
             if opacity[k, t] == 0.0:

@@ -232,4 +232,5 @@ def _noise(parameters: DeviceParameters, entries: Tensor) -> Tensor:
         c0, c1 = (p1 >> 32) & mask ^ c1 ^ key0, p1 & mask
         c2, c3 = (p0 >> 32) & mask ^ c3 ^ key1, p0 & mask
         key0, key1 = (key0 + WEYL[0]) & mask, (key1 + WEYL[1]) & mask
-    return (c0 >> 24).float()
+    words: Tensor = c0 >> 24
+    return words.float()

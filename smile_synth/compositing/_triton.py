@@ -39,8 +39,8 @@ _OWNS = tl.constexpr(OWNS)
 def composite_triton(
     parameters: DeviceParameters,
     frames: Tensor,
-    scale: tuple[float, float, float],
-    shift: tuple[float, float, float],
+    scale: list[float],
+    shift: list[float],
     labels: Tensor | None,
     counts: Tensor | None,
     tokens: tuple[int, int],
