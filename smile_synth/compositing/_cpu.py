@@ -107,6 +107,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
     for f in range(begin, end):
         a, b = first[f], first[f + 1]
         flat = a == b or ints[a, KIND] == SOLID or ints[a, BORDER] == TRANSPARENT and ints[a, KIND] == PICTURE
+        fresh = False
         if flat:
             rgb[:] = 0.0
             if a < b and ints[a, KIND] == SOLID:
@@ -114,12 +115,11 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                 a += 1
             _fill(frames, planes, f, rgb, scale, shift)
         else:
-            if ground_entry < 0 or not _equal(ints, reals, ground_entry, a):
-                if len(ground) == 0:
-                    ground = np.empty((height, 3, width), np.float32)
-                _draw_ground(ground, acc, sample, words, pairs, ints, reals, a, bank, extra)
-                ground_entry = a
+            fresh = ground_entry < 0 or not _equal(ints, reals, ground_entry, a)
+            ground_entry = a
             a += 1
+            if len(ground) == 0:
+                ground = np.empty((height, 3, width), np.float32)
         for y in range(height):
             for left in range(0, width, _SEGMENT):
                 right = min(left + _SEGMENT, width)
@@ -134,12 +134,17 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         continue
                     for c in range(3):
                         acc[c * _PLANE + low - left : c * _PLANE + high - left] = rgb[c]
+                elif fresh:
+                    acc[:] = _ZERO
                 else:
                     for c in range(3):
                         acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
-                for e in range(a, b):
+                for e in range(a - fresh, b):
                     if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
                         _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
+                    if e < a:
+                        for c in range(3):
+                            ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
                 if len(planes):
                     for c in range(3):
                         _store_plane(
@@ -159,18 +164,6 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
         if reals[i, k] != reals[j, k]:
             return False
     return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _draw_ground(ground, acc, sample, words, pairs, ints, reals, e, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
-    width = ground.shape[2]
-    for y in range(len(ground)):
-        for left in range(0, width, _SEGMENT):
-            right = min(left + _SEGMENT, width)
-            acc[:] = 0.0
-            _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
-            for c in range(3):
-                ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -227,11 +220,9 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
     whole = (n + _GROUP - 1) // _GROUP * _GROUP
     if kind == PICTURE:
         texels = bank if ints[e, FROM_BANK] else extra
-        _gather(words, pairs, texels, ints, reals, e, NEAR, low, high, y)
-        _mix(sample, words, _ONE - mix, False, whole)
-        if mix > 0:
-            _gather(words, pairs, texels, ints, reals, e, FAR, low, high, y)
-            _mix(sample, words, mix, True, whole)
+        for number in range(1 + (mix > 0)):
+            _gather(words, pairs, texels, ints, reals, e, FAR if number else NEAR, low, high, y)
+            _mix(sample, words, mix if number else _ONE - mix, number > 0, whole)
     elif kind == NOISE:
         _noise(sample, pairs, ints, reals, e, low, high, y)
     else:
@@ -294,13 +285,12 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
             words[_FRACTION + k] = np.uint32(u + k * u_step) >> 16 | np.uint32(v + k * v_step) & 0xFFFF0000
         _gather_inside(pairs, texels, start, w, u, u_step, v, v_step, begin, end)
         if ints[e, BORDER] == TRANSPARENT:
-            _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, 0, begin)
-            _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, end, n)
+            for a, b in ((0, begin), (end, n)):
+                _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, a, b)
             return
-    for k in range(begin):
-        _gather_one(words, texels, ints, reals, e, level, low + k + 0.5, y + 0.5, k)
-    for k in range(end, n):
-        _gather_one(words, texels, ints, reals, e, level, low + k + 0.5, y + 0.5, k)
+    for k in range(begin + n - end):
+        place = k if k < begin else k + end - begin
+        _gather_one(words, texels, ints, reals, e, level, low + place + 0.5, y + 0.5, place)
 
 
 @numba.njit(cache=True, nogil=True)
