@@ -48,6 +48,16 @@ def _sent(words: NDArray[np.uint32], device: torch.device) -> Tensor:
     return texels.to(device)
 
 
+def on_device(parameters: Parameters, bank: ObjectBank, device: torch.device) -> DeviceParameters:
+    """Send the parameters of a batch to a device."""
+    first, ints, reals = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (parameters.first, parameters.ints, parameters.reals)
+    )
+    bank_texels, extra = resident_texels(bank, device), _sent(parameters.extra, device)
+    return DeviceParameters(first, ints, reals, bank_texels, extra, parameters.size_hw)
+
+
 def render_on_device(
     parameters: Parameters,
     bank: ObjectBank,
@@ -65,12 +75,7 @@ def render_on_device(
     count = clips * num_frames
     shape = (count, height, width, 3) if dtype == torch.uint8 else (count, 3, height, width)
     frames = torch.empty(shape, dtype=dtype, device=device)
-    first, ints, reals = (
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (parameters.first, parameters.ints, parameters.reals)
-    )
-    bank_texels, extra = resident_texels(bank, device), _sent(parameters.extra, device)
-    sent = DeviceParameters(first, ints, reals, bank_texels, extra, parameters.size_hw)
+    sent = on_device(parameters, bank, device)
     labels = None
     if segmentation or (tokens and backend == "torch"):
         labels = torch.empty(count, height, width, dtype=torch.int16, device=device)
