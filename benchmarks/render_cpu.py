@@ -191,7 +191,7 @@ def main() -> None:
         total = arguments.clips * arguments.repeats
         black, noise = scenes("smile-gaussian", total), scenes("smile-gaussian-noise", total)
         # More than the last cache holds: what is written must reach the memory.
-        outputs = [np.empty((16, 224, 224, 3), np.uint8) for _ in range(64)]
+        outputs = [np.full((16, 224, 224, 3), 1, np.uint8) for _ in range(64)]
         cases: dict[str, Callable[[int], object]] = {
             "render, black": lambda i: composite(black[i], bank),
             "render, noise": lambda i: composite(noise[i], bank),

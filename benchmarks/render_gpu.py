@@ -5,8 +5,8 @@
 The arithmetic first. A clip of 16x224x224 normalised bf16 is 4.8 MB, written once. At 4.8 TB/s (H200) that is
 1.0 us: a floor of 1.0 million clips/s, or 256 clips in 0.26 ms. Two objects cover about 0.19 of the clip's
 0.80 million pixels and ask for eight 4-byte texels each, mostly from cache. The arithmetic is some 150
-operations for such a pixel and 20 for any other: 40 million a clip, 0.7 us at 60 T/s. Half of the floor is the
-aim.
+operations for such a pixel and 20 for any other: 40 million a clip, 0.7 us at 60 T/s. Half of the floor is
+the aim.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def composite_triton(
         WITH_COUNTS=counts is not None,
         TILE_ROWS=TILE_ROWS,
         TILE_COLUMNS=TILE_COLUMNS,
+        enable_fp_fusion=True,
     )
 
 
@@ -156,18 +157,19 @@ def _level(texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g
         fv = ((v >> 8) & 0xFFFFFF).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0)
         r, g, b, a = _bilinear(texels, entry, at, u >> 32, v >> 32, fu, fv, share, mask, r, g, b, a)
     else:
-        u, v, known = _project(real, x, y)
+        # Names of their own: Triton wants a name of both branches to have one type.
+        pu, pv, known = _project(real, x, y)
         border = tl.load(entry + _BORDER)
         if border != _TRANSPARENT:
-            u = _wrap(u, tl.load(entry + _WIDTH).to(tl.float64), border)
-            v = _wrap(v, tl.load(entry + _HEIGHT).to(tl.float64), border)
+            pu = _wrap(pu, tl.load(entry + _WIDTH).to(tl.float64), border)
+            pv = _wrap(pv, tl.load(entry + _HEIGHT).to(tl.float64), border)
         scale = tl.exp2(-level).to(tl.float64)
-        u, v = u * scale - 0.5, v * scale - 0.5
+        pu, pv = pu * scale - 0.5, pv * scale - 0.5
         # Farther out nothing is seen, and whole numbers would overflow.
-        known = known & (tl.abs(u) < 1e9) & (tl.abs(v) < 1e9)
-        u, v = tl.where(known, u, 0.0), tl.where(known, v, 0.0)
-        iu, iv = tl.floor(u), tl.floor(v)
-        fu, fv = (u - iu).to(tl.float32), (v - iv).to(tl.float32)
+        known = known & (tl.abs(pu) < 1e9) & (tl.abs(pv) < 1e9)
+        pu, pv = tl.where(known, pu, 0.0), tl.where(known, pv, 0.0)
+        iu, iv = tl.floor(pu), tl.floor(pv)
+        fu, fv = (pu - iu).to(tl.float32), (pv - iv).to(tl.float32)
         i, j = iu.to(tl.int64), iv.to(tl.int64)
         r, g, b, a = _bilinear(texels, entry, at, i, j, fu, fv, share, mask & known, r, g, b, a)
     return r, g, b, a
@@ -256,10 +258,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
                 a = zero + 255.0
             else:
                 seen = inside & (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+                texels = extra
                 if tl.load(entry + _FROM_BANK) == 1:
-                    r, g, b, a = _picture(bank, entry, real, x, y, seen, zero)
-                else:
-                    r, g, b, a = _picture(extra, entry, real, x, y, seen, zero)
+                    texels = bank
+                r, g, b, a = _picture(texels, entry, real, x, y, seen, zero)
             opacity, plain = tl.load(real + _OPACITY).to(tl.float32), tl.load(entry + _PLAIN)
             red = _blend(red, r, a, real, 0, opacity, plain)
             green = _blend(green, g, a, real, 1, opacity, plain)
@@ -268,7 +270,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
                 owns = a * opacity * (1.0 / 255.0) >= _OWNS
                 owner = tl.where(owns, tl.load(entry + _LABEL).to(tl.int32), owner)
     red, green, blue = tl.floor(red + 0.5), tl.floor(green + 0.5), tl.floor(blue + 0.5)
-    size = height.to(tl.int64) * width
+    size = height * width
+    f = f.to(tl.int64)
     pixel = y * width + x
     if INTERLEAVED:
         at = frames + (f * size + pixel) * 3

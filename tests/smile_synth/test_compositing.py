@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -449,6 +451,31 @@ def test_processes_started_after_drawing_with_threads_draw_the_same(
     with multiprocessing.get_context(method).Pool(1) as pool:
         there = pool.apply(composite, (batch[2], studio.bank, studio.pictures), {"threads": 2})
     np.testing.assert_array_equal(there, here)
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from smile_synth.compositing._triton import TILE_COLUMNS, TILE_ROWS, _kernel
+
+types = dict.fromkeys(("height", "width", "num_frames", "tubelet_size", "patch_size"), "i32")
+types |= dict(frames="*bf16", labels="*i16", counts="*i32", first="*i64", ints="*i64", reals="*fp64")
+types |= dict(bank="*i32", extra="*i32")
+types |= {name: "fp32" for name in _kernel.arg_names if name.startswith(("scale", "shift"))}
+fixed = dict(INTERLEAVED=False, WITH_LABELS=True, WITH_COUNTS=True)
+fixed |= dict(TILE_ROWS=TILE_ROWS, TILE_COLUMNS=TILE_COLUMNS)
+types |= dict.fromkeys(fixed, "constexpr")
+places = {(_kernel.arg_names.index(name),): value for name, value in fixed.items()}
+compile(ASTSource(_kernel, types, places), target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+"""
+
+
+def test_the_triton_kernel_compiles_without_a_gpu() -> None:
+    """The interpreter knows no types: only the compiler sees what a GPU would refuse."""
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 # --- refusals
