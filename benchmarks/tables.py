@@ -73,7 +73,24 @@ def render_results() -> str:
     ]
     for name, row in result["results"].items():
         lines.append(f"| {name} | {row['clips_per_second']} | {row['lowest']} | {row['highest']} |")
-    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]
+    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}.", ""]
+    lines += [
+        "| objects | frames | side | ms a clip | megapixels of objects | of output | clips/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["scaling"]:
+        values = (
+            row[name]
+            for name in (
+                "objects",
+                "frames",
+                "side",
+                "milliseconds",
+                "object_megapixels",
+                "output_megapixels",
+            )  # fmt: skip
+        )
+        lines.append("| " + " | ".join(map(str, values)) + f" | {1000 / row['milliseconds']:.1f} |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.resources import shipped
@@ -26,7 +26,7 @@ PUBLISHED = {
 class Drawn:
     """Draws scenes of presets; rungs of circles take the bank's disc."""
 
-    def __init__(self, bank: ObjectBank, pictures: ImageFolder) -> None:
+    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
         self.bank, self.pictures = bank, pictures
 
     def __call__(self, name: str, *overrides: str, count: int = 60) -> list[Scene]:
@@ -37,7 +37,7 @@ class Drawn:
 
 
 @pytest.fixture(scope="module")
-def drawn(bank: ObjectBank, pictures: ImageFolder) -> Drawn:
+def drawn(bank: ObjectBank, pictures: BackgroundFolder) -> Drawn:
     return Drawn(bank, pictures)
 
 

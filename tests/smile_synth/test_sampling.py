@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smile_synth import geometry
-from smile_synth.backgrounds import ImageFolder
+from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.errors import UserError
 from smile_synth.motion import OBJECT_CURVES
 from smile_synth.objects import ObjectBank
@@ -32,7 +32,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def scenes_of(
-    bank: ObjectBank, *overrides: str, count: int = 12, pictures: ImageFolder | None = None
+    bank: ObjectBank, *overrides: str, count: int = 12, pictures: BackgroundFolder | None = None
 ) -> list[Scene]:
     return sample_scenes(recipe_of(*overrides), bank, pictures, seed=5, indices=range(count))
 
@@ -285,7 +285,7 @@ def test_a_collision_touches_at_its_time_and_goes_on(bank: ObjectBank, after: st
 # --- camera
 
 
-def test_the_camera_moves_every_layer(bank: ObjectBank, pictures: ImageFolder) -> None:
+def test_the_camera_moves_every_layer(bank: ObjectBank, pictures: BackgroundFolder) -> None:
     picture = "backgrounds=[{kind: image}]"
     still = scenes_of(bank, picture, pictures=pictures)
     for camera in (
