@@ -184,7 +184,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
             if opacity[k, t] == 0.0:
                 continue
             ints[n, :AREA] = table[k]
-            ints[n, FIRST_TEXEL] = texels[k, t]
+            ints[n, FIRST_TEXEL] = first_texel[k, t]
             ints[n, AREA], ints[n, AREA + 1], ints[n, AREA + 2], ints[n, AREA + 3] = 0, 0, width, height
             if table[k, KIND] == NOISE and table[k, COLOR + 2]:
                 ints[n, COLOR + 2] = t
