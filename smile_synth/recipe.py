@@ -409,10 +409,6 @@ class Recipe(StrictModel):
         """
         return load(cls, find_config(name_or_path, "synth"), overrides)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as JSON: models of motion entries are made by the registry and have no name to pickle."""
-        return Recipe.model_validate_json, (self.model_dump_json(),)
-
     def to_yaml(self) -> str:
         """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
         return dump(self)
