@@ -40,7 +40,8 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
     # The last level has one texel: as many halvings as the longer side has bits above its first.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
-    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last), np.float64)
+    # Adding zero makes -0, which a minimum may or may not keep, 0.
+    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
 
 
 def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:

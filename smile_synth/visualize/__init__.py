@@ -1,6 +1,8 @@
-"""Pictures of clips, banks, corpora and recipes: contact sheets, overlays, charts, statistics and pages."""
+"""Pictures of clips, banks, corpora and recipes: sheets, overlays, charts, statistics, pages."""
 
+from smile_synth.visualize._atlas import atlas
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
+from smile_synth.visualize._curves import motion_curves
 from smile_synth.visualize._health import Finding, find_problems
 from smile_synth.visualize._media import mp4_bytes, mp4_uri, png_uri, save_clip
 from smile_synth.visualize._objects import object_sheet
@@ -24,6 +26,7 @@ __all__ = [
     "Sample",
     "Source",
     "Statistics",
+    "atlas",
     "check_overlays",
     "contact_sheet",
     "draw_labels",
@@ -37,6 +40,7 @@ __all__ = [
     "make_report",
     "measure",
     "measure_source",
+    "motion_curves",
     "mp4_bytes",
     "mp4_uri",
     "object_sheet",
