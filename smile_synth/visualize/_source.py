@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
@@ -232,7 +233,8 @@ def read_frames(path: Path) -> UInt8:
     try:
         with av.open(str(path)) as container:
             container.streams.video[0].codec_context.thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            convert = VideoReformatter()  # one for all frames: making it takes longer than a frame
+            frames = [convert.reformat(f, format="rgb24").to_ndarray() for f in container.decode(video=0)]
     except (av.FFmpegError, IndexError, OSError) as error:
         raise UserError(f"not a video that can be read ({type(error).__name__})") from None
     if not frames:
