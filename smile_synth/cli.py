@@ -662,5 +662,162 @@ def recipes_schema(
     console.print(f"schema in {out}")
 
 
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS|RECIPE", help="A corpus folder, or a preset's name or YAML file.")
+]
+MaybeBankOption = Annotated[
+    Path | None, typer.Option("--bank", help="Object bank: a recipe's; of a corpus, to tell the licences.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of a recipe's clips.")]
+LookWorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; all cores unless given.")
+]
+
+
+def open_source(
+    source: str,
+    overrides: list[str],
+    bank: Path | None,
+    backgrounds: Path | None,
+    *,
+    seed: int,
+    num_clips: int,
+    strict: bool = False,
+) -> Any:
+    """Open a corpus folder, or a recipe's first clips.
+
+    Raises:
+        UserError: neither of the two, or a recipe without a bank.
+    """
+    from smile_synth.recipe import Recipe
+    from smile_synth.visualize import RecipeSource, open_corpus
+
+    if Path(source).is_dir():
+        if overrides:
+            raise UserError(f"'{overrides[0]}': a corpus is as it was written; overrides are for recipes")
+        opened, pictures = open_sources(bank, backgrounds, strict) if bank else (None, None)
+        return open_corpus(Path(source), bank=opened, backgrounds=pictures)
+    recipe = Recipe.load(source, overrides)
+    if bank is None:
+        raise UserError(f"recipe '{source}': needs an object bank (--bank DIR)")
+    opened, pictures = open_sources(bank, backgrounds, strict)
+    return RecipeSource(source, recipe, opened, pictures, seed, num_clips, tuple(overrides))
+
+
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Refuse another kind of file before any work is done.
+
+    Raises:
+        UserError: the name ends otherwise.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"out '{path}': expected a {' or '.join(suffixes)} file")
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a page, making its folder.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    from smile_synth.corpus import write_bytes
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise UserError(f"out '{path}': cannot be written: {error.strerror or error}") from None
+
+
+@app.command("report")
+def report_command(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="A .html file.")],
+    overrides: OverridesArgument = None,
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
+    num_clips: Annotated[
+        int | None,
+        typer.Option("--num-clips", min=1, help="A recipe's clips (60), or a corpus's in the grid (500)."),
+    ] = None,
+    seed: SeedOption = 0,
+    workers: LookWorkersOption = None,
+) -> None:
+    """Lay out a corpus or a recipe as one page: clips that play, labels, statistics, health."""
+    from smile_synth.visualize import make_report
+
+    check_suffix(out, ".html")
+    opened = open_source(
+        source, overrides or [], bank, backgrounds, seed=seed, num_clips=num_clips or 60, strict=strict
+    )
+    with progress_bar("looking at", "clips") as progress:
+        report = make_report(
+            opened, num_shown=num_clips or 500, workers=workers or os.cpu_count() or 1, progress=progress
+        )
+    save_text(out, report.html)
+    for finding in report.findings:
+        color = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
+        console.print(f"[{color}]{finding.severity}[/{color}] {finding.kind}: {escape(finding.text)}")
+    playing = f"{report.num_films} of them playing"
+    console.print(f"{len(report.clips)} clips, {playing}, in {out} ({len(report.html) / 1e6:.1f} MB)")
+
+
+@app.command("view")
+def view_command(
+    source: SourceArgument,
+    index: Annotated[int, typer.Option("--index", min=0, help="Which clip.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A .mp4, .gif or .png file; a .png is a strip of frames.")
+    ],
+    overrides: OverridesArgument = None,
+    overlays: Annotated[
+        str,
+        typer.Option(
+            "--overlay",
+            help="Some of boxes, amodal-boxes, modal, amodal, tracks, flow, arrows, names, by commas.",
+        ),
+    ] = "",
+    scale: Annotated[
+        int | None,
+        typer.Option("--scale", min=1, help="Enlarge by it; with overlays until a side has 224 pixels."),
+    ] = None,
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    seed: SeedOption = 0,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Of a recipe's clip; the recipe's aspect.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Of the film.")] = None,
+) -> None:
+    """Write one clip as a film or a strip, with its labels drawn over it."""
+    from dataclasses import replace
+
+    from smile_synth.visualize import check_overlays, overlay, save_clip
+
+    check_suffix(out, ".mp4", ".gif", ".png")
+    chosen = _names(overlays) or []
+    check_overlays(chosen)
+    opened = open_source(source, overrides or [], bank, backgrounds, seed=seed, num_clips=index + 1)
+    size_hw = parse_size(size)
+    if size_hw is not None:
+        if Path(source).is_dir():
+            raise UserError("size: a corpus is as it was written; --size is for recipes")
+        opened = replace(opened, size_hw=size_hw)
+    if index not in opened.indices:
+        raise UserError(f"index {index}: '{source}' has {len(opened.indices)} clips, no such one")
+    sample = opened.read(index)
+    for fault in sample.faults:
+        errors.print(f"[yellow]{fault.kind}[/yellow] {escape(fault.text)}")
+    if sample.frames is None or (chosen and sample.clip is None):
+        what = "frames" if sample.frames is None else "labels"
+        raise UserError(f"clip {index} of '{source}': its {what} cannot be read")
+    frames = (
+        overlay(sample.clip, chosen, scale=scale if scale or chosen else 1) if sample.clip else sample.frames
+    )
+    save_clip(out, frames, fps or sample.fps)
+    console.print(f"clip {index} in {out}")
+
+
 if __name__ == "__main__":
     main()
