@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, build_bank, composite, generate
+from smile_synth.corpus import Corpus
 from smile_synth.strict_yaml import parse
 
 RECIPE = """
@@ -84,28 +86,32 @@ def test_continues_and_raises_num_clips(bank: ObjectBank, recipe: Recipe, tmp_pa
     assert digests(whole) == digests(grown)
 
 
-def test_killed_run_ends_byte_identical(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_killed_run_ends_byte_identical(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, layout: str
+) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    out = tmp_path / "killed"
+    out, num_clips = tmp_path / "killed", 200
     command = [
         sys.executable, "-m", "smile_synth.cli", "generate", str(tmp_path / "recipe.yaml"), "--bank", str(bank.path),
-        "--out", str(out), "--num-clips", "4000", "--seed", "0",
+        "--out", str(out), "--num-clips", str(num_clips), "--seed", "0", "--layout", layout, "--clips-per-shard", "7",
+        "--workers", "1",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while len(list((out / "clips").glob("*.mp4"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    pattern = "clips/*.mp4" if layout == "folder" else "shards/*.tar"
+    while len(list(out.glob(pattern))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "manifest.parquet").exists()
-    standing = len(list((out / "clips").glob("*.mp4")))
-    assert 3 <= standing < 4000
-    undisturbed = tmp_path / "undisturbed"
-    num_clips = min(standing + 3, 4000)
-    summary = generate(recipe, bank, out=out, num_clips=num_clips, seed=0)
-    assert summary.written <= num_clips - standing + 1
-    generate(recipe, bank, out=undisturbed, num_clips=num_clips, seed=0)
-    assert digests(out) == digests(undisturbed)
+    with pytest.raises(UserError, match=f"is not finished: 0 of {num_clips} clips"):
+        Corpus(out)
+    settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
+    standing = 2 if layout == "folder" else 14
+    assert generate(recipe, bank, out=out, **settings).written <= num_clips - standing + 1
+    generate(recipe, bank, out=tmp_path / "undisturbed", **settings)
+    assert digests(out) == digests(tmp_path / "undisturbed")
 
 
 def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
