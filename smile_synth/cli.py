@@ -66,6 +66,7 @@ CorpusLabelsOption = Annotated[
         "--labels", metavar="A,B", help="Beside the objects': segmentation, tracks, flow, backward-flow."
     ),
 ]
+CorpusArgument = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a corpus.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Fail if a background file cannot be read, or not to its end.")
 ]
@@ -461,6 +462,9 @@ def generate_command(
     ] = "folder",
     clips_per_shard: Annotated[int, typer.Option("--clips-per-shard", min=1)] = 1000,
     labels: CorpusLabelsOption = "",
+    export_formats: Annotated[
+        str, typer.Option("--export", metavar="A,B", help="Formats to export to, too, below OUT-exports/.")
+    ] = "",
     shard_index: Annotated[
         int | None, typer.Option("--shard-index", min=0, help="Which part of --num-shards to write.")
     ] = None,
@@ -476,7 +480,12 @@ def generate_command(
 ) -> None:
     """Write a labelled corpus: media, labels, scenes and a manifest; run again, it continues."""
     from smile_synth.corpus import generate
+    from smile_synth.exporters import check_format, export
     from smile_synth.recipe import Recipe
+
+    formats = _names(export_formats) or []
+    for name in formats:
+        check_format(name)
 
     loaded = Recipe.load(recipe, overrides or [])
     size_hw = parse_size(size)
@@ -494,9 +503,47 @@ def generate_command(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "
         f"{summary.num_bytes / 1e6:.1f} MB of media"
     )
+    for name in formats:
+        folder = out.with_name(f"{out.name}-exports") / name
+        if folder.exists() and not summary.written:
+            continue
+        with progress_bar(f"exporting {name}", "clips") as progress_of_export:
+            export(
+                out, name, folder, bank=opened, backgrounds=pictures, workers=workers or cores(),
+                progress=progress_of_export,
+            )  # fmt: skip
+        console.print(f"{out} as {name} in {folder}")
 
 
-CorpusArgument = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a corpus.")]
+@app.command("export")
+def export_command(
+    corpus_path: CorpusArgument,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="frames, coco (also COCO-VID), youtube-vis, davis, mot, mots, tapvid, tapvid-kubric, flo, "
+            "kitti-flow, flow-npz or native.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    bank: OptionalBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    step: Annotated[int, typer.Option("--step", help="Flow leads from frame t to t + step.")] = 1,
+    points: Annotated[int, typer.Option("--points", min=1, help="Query points a clip.")] = 256,
+    workers: WorkersOption = None,
+) -> None:
+    """Write a corpus in a format that other tools read; flow and points need the --bank it was made from."""
+    from smile_synth.exporters import check_format, export
+
+    check_format(format_name)
+    opened, pictures = open_sources(bank, backgrounds, False) if bank else (None, None)
+    with progress_bar("exporting", "clips") as progress:
+        export(
+            corpus_path, format_name, out, bank=opened, backgrounds=pictures, step=step, points=points,
+            workers=workers or cores(), progress=progress,
+        )  # fmt: skip
+    console.print(f"{corpus_path} as {format_name} in {out}")
 
 
 @contextmanager

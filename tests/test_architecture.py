@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "smile_synth": [
         "errors", "resources", "workers", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip", "motion", "objects",
-        "backgrounds", "recipe", "coverage", "scene", "compositing", "annotations", "corpus", "stream",
+        "backgrounds", "recipe", "coverage", "scene", "compositing", "annotations", "corpus", "exporters", "stream",
         "visualize", "cli",
     ],
     "smile_train": [

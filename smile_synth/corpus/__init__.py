@@ -5,10 +5,11 @@ from smile_synth.corpus._files import write_bytes
 from smile_synth.corpus._generate import CorpusSummary, Progress, generate
 from smile_synth.corpus._header import LAYOUTS, CorpusHeader
 from smile_synth.corpus._labels import KINDS, labels_to_json
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, picture_bytes, write_mp4
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, npz_bytes, picture_bytes, write_mp4
 from smile_synth.corpus._verify import (
     Fault,
     RepairReport,
+    convert,
     extend,
     merge,
     regenerate,
@@ -27,10 +28,12 @@ __all__ = [
     "Fault",
     "Progress",
     "RepairReport",
+    "convert",
     "extend",
     "generate",
     "labels_to_json",
     "merge",
+    "npz_bytes",
     "picture_bytes",
     "regenerate",
     "repair",

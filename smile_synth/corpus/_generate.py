@@ -55,14 +55,14 @@ class Job:
 
     Attributes:
         header: of the corpus.
-        bank: objects.
+        bank: objects; None where nothing is made.
         backgrounds: pictures and videos, where the scenes want them.
         out: the corpus folder.
         anew: make every file again, whatever stands.
     """
 
     header: CorpusHeader
-    bank: ObjectBank
+    bank: ObjectBank | None
     backgrounds: BackgroundFolder | None
     out: Path
     anew: bool = False
@@ -356,6 +356,7 @@ def _check_unchanged(recorded: Row, row: Row) -> None:
 def draw_scene(job: Job, index: int) -> Scene:
     """Draw the scene of a clip anew."""
     header = job.header
+    assert job.bank is not None
     scene = sample_scene(header.resolved_recipe, job.bank, job.backgrounds, seed=header.seed, index=index)
     return scene.scaled_to(header.size_hw)
 
@@ -368,6 +369,7 @@ def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, byte
     """
     header = job.header
     made: dict[str, bytes] = {}
+    assert job.bank is not None
     annotation = annotate(scene, job.bank, job.backgrounds)
     for name in names:
         kind = name.removesuffix(".npz")

@@ -25,8 +25,10 @@ from smile_synth.corpus._store import (
     assemble,
     file_of,
     media_names,
+    member_names,
     read_at,
     shard_size,
+    stored,
     write_clip_files,
 )
 from smile_synth.errors import UserError
@@ -440,12 +442,7 @@ def merge(parts: Sequence[str | Path], out: str | Path, *, progress: Count | Non
 def _put_together(
     corpora: list[Corpus], header: CorpusHeader, out: Path, progress: Count | None
 ) -> CorpusSummary:
-    if (
-        out.exists()
-        and any(out.iterdir())
-        and (not (out / HEADER).is_file() or CorpusHeader.read(out) != header)
-    ):
-        raise UserError(f"out '{out}': is not empty; give a new folder")
+    _check_empty(out, header)
     num_bytes = 0
     done: set[str] = set()
     with only_writer(out), ManifestWriter(out) as manifest:
@@ -464,6 +461,41 @@ def _put_together(
         for folder in {out, *(path for path in out.iterdir() if path.is_dir())}:
             sync_folder(folder)
     return CorpusSummary(header.num_clips, header.num_clips, num_bytes)
+
+
+def convert(
+    path: str | Path,
+    out: str | Path,
+    *,
+    layout: str,
+    clips_per_shard: int = 1000,
+    progress: Count | None = None,
+) -> CorpusSummary:
+    """Copy a corpus into the other layout; every clip's files keep their bytes.
+
+    Raises:
+        UserError: no finished corpus, or something else stands at ``out``.
+    """
+    corpus, out = Corpus(path), Path(out)
+    header = replace(corpus.header, layout=layout, clips_per_shard=clips_per_shard)
+    if corpus.header.part is not None:
+        raise UserError(f"corpus '{corpus.path}': is a part of a corpus; merge it first")
+    _check_empty(out, header)
+    with only_writer(out):
+        header.write(out)
+        for index in corpus:
+            members = {name: corpus.read(index, name) for name in member_names(header)}
+            have = stored(out, header, index)
+            if have != members:
+                write_clip_files(out, header, index, members, set(members))
+        return complete(Job(header, None, None, out), workers=1, progress=_clips(progress))
+
+
+def _check_empty(out: Path, header: CorpusHeader) -> None:
+    """Refuse a folder that holds anything but this corpus begun."""
+    begun = (out / HEADER).is_file() and CorpusHeader.read(out) == header
+    if out.exists() and any(out.iterdir()) and not begun:
+        raise UserError(f"out '{out}': is not empty; give a new folder")
 
 
 def _link(source: Path, target: Path) -> None:
