@@ -76,7 +76,7 @@ def run_demo(
     corpus = out / "corpus"
     generate(
         recipe, materials.bank, materials.train_backgrounds, out=corpus, num_clips=CORPUS_CLIPS,
-        seed=config.seed, progress=lambda done, total: stage("corpus", done, total, ""),
+        seed=config.seed, progress=lambda done, total, _: stage("corpus", done, total, ""),
     )  # fmt: skip
     clips = SyntheticClips(
         recipe, materials.bank, materials.train_backgrounds, seed=config.seed, num_clips=CORPUS_CLIPS

@@ -116,11 +116,25 @@ class Annotation:
             modal_masks=modal,
             amodal_boxes_xyxy=np.stack([boxes[k] for k in labelled]) if n else np.zeros((0, frames, 4)),
             modal_boxes_xyxy=modal_boxes,
+            oriented_boxes_xy=self._oriented_boxes(),
             visibility=_ratio(modal_area, amodal_area),
             in_frame=_ratio(amodal_area, area_of_layers),
             depth_order=self._depth_order(),
             occluded_by=occluded_by,
         )
+
+    def _oriented_boxes(self) -> Float:
+        out = np.full((len(self._labelled), self.scene.num_frames, 4, 2), np.nan)
+        for i, k in enumerate(self._labelled):
+            texture = self._texture(k)
+            # Texels of half alpha or more, as in the extent.
+            x0, y0, x1, y1 = tight_box(texture.level(0)[..., 3] >= 128, (0, 0, texture.width, texture.height))
+            corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+            mapped = geometry.apply(self.scene.object_to_frame[k], corners)
+            # A box with one corner behind the horizon is no box.
+            whole = np.isfinite(mapped).all(axis=(1, 2))
+            out[i, whole] = mapped[whole]
+        return out
 
     def _depth_order(self) -> NDArray[np.int64]:
         order = np.zeros((len(self._labelled), self.scene.num_frames), np.int64)

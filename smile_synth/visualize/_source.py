@@ -166,6 +166,8 @@ class CorpusSource:
         annotation = None
         try:
             stored = json.loads(label_path.read_text())
+            for item in (stored, *stored["objects"]):
+                item["factors"] = json.loads(item["factors"])  # a text, so that every clip has one type
             annotation = StoredAnnotation(stored, scene)
             _ = annotation.labels
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
