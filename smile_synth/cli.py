@@ -969,11 +969,44 @@ def report_command(
             opened, num_shown=num_clips or 500, workers=workers or os.cpu_count() or 1, progress=progress
         )
     save_text(out, report.html)
+    tell_findings(report)
+    playing = f"{report.num_films} of them playing"
+    console.print(f"{len(report.clips)} clips, {playing}, in {out} ({len(report.html) / 1e6:.1f} MB)")
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A corpus folder, or a recipe.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    out: Annotated[Path, typer.Option("--out", help="A .html file.")],
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Of a recipe.")] = 60,
+    seed: SeedOption = 0,
+    workers: LookWorkersOption = None,
+) -> None:
+    """Lay two corpora or recipes side by side: keys that differ, distributions overlaid."""
+    from smile_synth.visualize import make_comparison
+
+    check_suffix(out, ".html")
+    # The bank is a recipe's; a corpus has its own, and only licences would need it.
+    sources = [
+        open_source(
+            name, [], None if Path(name).is_dir() else bank, backgrounds, seed=seed, num_clips=num_clips
+        )
+        for name in (first, second)
+    ]
+    with progress_bar("looking at", "clips") as progress:
+        page = make_comparison(*sources, workers=workers or os.cpu_count() or 1, progress=progress)
+    save_text(out, page)
+    console.print(f"{first} and {second} in {out} ({len(page) / 1e6:.1f} MB)")
+
+
+def tell_findings(report: Any) -> None:
+    """Print the health section of a report."""
     for finding in report.findings:
         color = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
         console.print(f"[{color}]{finding.severity}[/{color}] {finding.kind}: {escape(finding.text)}")
-    playing = f"{report.num_films} of them playing"
-    console.print(f"{len(report.clips)} clips, {playing}, in {out} ({len(report.html) / 1e6:.1f} MB)")
 
 
 @app.command("view")

@@ -2,9 +2,11 @@
 
 from smile_synth.visualize._atlas import atlas
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
+from smile_synth.visualize._compare import distribution_distance, make_comparison
 from smile_synth.visualize._curves import motion_curves
 from smile_synth.visualize._health import Finding, find_problems
 from smile_synth.visualize._media import mp4_bytes, mp4_uri, png_uri, save_clip
+from smile_synth.visualize._notebook import bank_html, clip_html, recipe_html, scene_html
 from smile_synth.visualize._objects import object_sheet
 from smile_synth.visualize._overlay import OVERLAYS, check_overlays, flow_colors, overlay, track_queries
 from smile_synth.visualize._page import page_environment
@@ -27,8 +29,11 @@ __all__ = [
     "Source",
     "Statistics",
     "atlas",
+    "bank_html",
     "check_overlays",
+    "clip_html",
     "contact_sheet",
+    "distribution_distance",
     "draw_labels",
     "film_strip",
     "find_problems",
@@ -37,6 +42,7 @@ __all__ = [
     "histogram",
     "intentions",
     "line_chart",
+    "make_comparison",
     "make_report",
     "measure",
     "measure_source",
@@ -48,7 +54,9 @@ __all__ = [
     "overlay",
     "page_environment",
     "png_uri",
+    "recipe_html",
     "save_clip",
+    "scene_html",
     "summarise",
     "track_queries",
 ]

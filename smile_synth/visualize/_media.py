@@ -27,7 +27,9 @@ def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": str(crf), "preset": "veryfast", "flags": "+bitexact", "threads": "1"}
+        # With macroblock trees x264's bytes depend on what its fresh memory happens to hold.
+        quality = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream.options = {**quality, "flags": "+bitexact", "threads": "1"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))

@@ -330,7 +330,7 @@ def test_the_page_in_a_browser(report: Report, browser: Any, tmp_path: Path) -> 
     page.wait("frame > 0")
     page.key("Escape", 27)
     page.wait("!viewer.open")
-    assert page.run("document.activeElement.closest('li').id") == "card-2"
+    page.wait("document.activeElement.closest('li')?.id === 'card-2'")
 
     # Labels in the page are those of the folder, and nothing is wider than a telephone.
     page.run("location.hash = '#clip-5'")

@@ -44,7 +44,12 @@ const nearby = new IntersectionObserver((entries) => {
       video.muted = true;
       video.src = filmOf(clip);
       place.replaceChildren(video);
-    } else if (!entry.isIntersecting && place.firstElementChild) {
+    } else if (!entry.isIntersecting && clip.film && place.firstElementChild) {
+      const video = place.querySelector("video");
+      if (video) {
+        video.removeAttribute("src");  // else it might load what is taken away below
+        video.load();
+      }
       place.replaceChildren();
       if (!shown || shown.index !== clip.index) forgetFilm(clip);
     }
