@@ -44,11 +44,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def start(work: Path, out: Path, layout: str, clips: int) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "smile_synth.cli", "generate", str(work / "recipe.yaml"), "--bank", str(work / "bank"),
-        "--out", str(out), "--num-clips", str(clips), "--seed", "0", "--layout", layout, "--clips-per-shard", "50",
-        "--labels", "tracks", "--workers", "2",
+    arguments = [
+        "generate", work / "recipe.yaml", "--bank", work / "bank", "--out", out, "--num-clips", clips,
+        "--seed", 0, "--layout", layout, "--clips-per-shard", 50, "--labels", "tracks", "--workers", 2,
     ]  # fmt: skip
+    command = [sys.executable, "-m", "smile_synth.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -90,7 +90,7 @@ def kill_trials(
 
 
 def full_disk(work: Path, layout: str, clips: int) -> dict[str, Any] | None:
-    """Write to 4 MB of memory, then give it room; None where nothing may be mounted."""
+    """Write to 1 MB of memory, then give it room; None where nothing may be mounted."""
     out = work / f"full {layout}"
     out.mkdir()
     if subprocess.run(
