@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from smile_synth.annotations import Annotation, query_points
 from smile_synth.clip import Labels
 from smile_synth.corpus._media import npz_bytes
+from smile_synth.corpus._rle import run_lengths
 from smile_synth.errors import UserError, nearest
 from smile_synth.rng import generator
 from smile_synth.scene import Scene
@@ -105,8 +105,8 @@ def labels_to_json(scene: Scene, labels: Labels) -> dict[str, Any]:
                 "modal_boxes_xyxy": _plain(labels.modal_boxes_xyxy[i]),
                 "amodal_boxes_xyxy": _plain(labels.amodal_boxes_xyxy[i]),
                 "oriented_boxes_xy": _plain(labels.oriented_boxes_xy[i]),
-                "modal_rle": _run_lengths(labels.modal_masks[i]),
-                "amodal_rle": _run_lengths(labels.amodal_masks[i]),
+                "modal_rle": run_lengths(labels.modal_masks[i], labels.modal_boxes_xyxy[i]),
+                "amodal_rle": run_lengths(labels.amodal_masks[i], labels.amodal_boxes_xyxy[i]),
             }
             for i, layer in enumerate(labelled)
         ],
@@ -123,8 +123,3 @@ def _plain(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[Any]:
     rounded = np.round(values, 4).astype(object)
     rounded[np.isnan(values)] = None
     return list(rounded.tolist())
-
-
-def _run_lengths(masks: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
-    encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
-    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in encoded]
