@@ -70,16 +70,37 @@ class MaskOptions(StrictModel):
     """Which tokens are hidden.
 
     Attributes:
-        kind: trajectory (objects first), tube or random.
+        kind: trajectory (objects first), tube, block (tubes side by side) or random.
         ratio: share of the tokens of each frame, rounded down.
-        object_visible_share: share of the object tokens that a trajectory mask leaves visible.
+        object_tokens: which tokens are an object's, for a trajectory mask: by its exact visible coverage,
+            under its boxes, or under boxes one token too wide and high (boxes-oversize), as published.
         coverage_threshold: a token is an object's where its mean visible coverage is above this.
+        object_rule: what a trajectory mask leaves visible of objects: a share of their tokens (share), one
+            random tubelet (tubelet-visible), or one where they follow the tubes (tubelet-tube). Published as
+            tube+traj_mask, tube+picked_frame_visible and tube.
+        object_visible_share: for the rule share.
+        visible_tubelets: for the tubelet rules, fixed ones instead of one at random.
+        motion_weight: tokens that move are hidden more often: weight 1 + this x motion / mean motion.
+        cross_clip: every further mask of a clip is that of another clip of the batch, as published.
     """
 
-    kind: Literal["trajectory", "tube", "random"] = "trajectory"
+    kind: Literal["trajectory", "tube", "block", "random"] = "trajectory"
     ratio: Share = 0.8
-    object_visible_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    object_tokens: Literal["coverage", "boxes", "boxes-oversize"] = "coverage"
     coverage_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    object_rule: Literal["share", "tubelet-visible", "tubelet-tube"] = "share"
+    object_visible_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    visible_tubelets: Annotated[list[Whole], Field(min_length=1)] | None = None
+    motion_weight: NonNegative = 0.0
+    cross_clip: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskOptions:
+        if self.kind == "block" and self.motion_weight:
+            raise ValueError("motion_weight: block masks have none; use random, tube or trajectory")
+        if self.visible_tubelets is not None and self.object_rule == "share":
+            raise ValueError("visible_tubelets: only with object_rule tubelet-visible or tubelet-tube")
+        return self
 
 
 class OptimiserOptions(StrictModel):
