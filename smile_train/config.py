@@ -27,6 +27,9 @@ class StudentOptions(StrictModel):
         tubelet_size: frames per token.
         drop_path: stochastic depth, 0..1.
         positions: joint, as published, or separable in time, row and column.
+        checkpointing: less memory for about a third more work: the backward pass computes blocks again.
+        decoder_chunk: clips decoded at a time, so that the decoder's memory does not grow with the batch; 0
+            decodes the batch at once.
     """
 
     size: Literal["tiny", "small", "base", "large", "huge"]
@@ -34,6 +37,8 @@ class StudentOptions(StrictModel):
     tubelet_size: Count = 2
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     positions: Literal["joint", "separable"] = "joint"
+    checkpointing: bool = False
+    decoder_chunk: Whole = 0
 
 
 class TeacherOptions(StrictModel):

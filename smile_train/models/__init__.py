@@ -5,8 +5,10 @@ from smile_train.models._student import (
     Encoder,
     Student,
     StudentConfig,
+    Tokens,
     VideoClassifier,
     load_student_weights,
+    pick_tokens,
     split_tokens,
 )
 from smile_train.models._teacher import TINY_CLIP, ClipTeacher, load_clip, load_teacher
@@ -18,9 +20,11 @@ __all__ = [
     "Encoder",
     "Student",
     "StudentConfig",
+    "Tokens",
     "VideoClassifier",
     "load_clip",
     "load_student_weights",
     "load_teacher",
+    "pick_tokens",
     "split_tokens",
 ]
