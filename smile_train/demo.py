@@ -72,7 +72,7 @@ def run_demo(
         out / "materials", progress=lambda done, total: stage("object bank", done, total, "")
     )
     config = demo_config(materials, overrides)
-    recipe = Recipe.load(config.recipe, config.recipe_overrides)
+    recipe = Recipe.load(config.recipe or "demo", config.recipe_overrides)
     corpus = out / "corpus"
     generate(
         recipe, materials.bank, materials.train_backgrounds, out=corpus, num_clips=CORPUS_CLIPS,
