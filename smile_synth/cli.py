@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 bank_app = typer.Typer(help="Build and look at object banks.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
+recipes_app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -460,7 +463,7 @@ def generate_command(
 def preview_command(
     recipe: RecipeArgument,
     bank: BankOption,
-    out: Annotated[Path, typer.Option("--out", help="A .png file.")],
+    out: Annotated[Path, typer.Option("--out", help="Contact sheet, a .png file.")],
     overrides: OverridesArgument = None,
     backgrounds: BackgroundsOption = None,
     strict: StrictOption = False,
@@ -469,19 +472,74 @@ def preview_command(
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Draw masks, boxes and trails.")
     ] = True,
+    curves: Annotated[
+        Path | None, typer.Option("--curves", help="Ways, speeds, sizes, ... over time, a .png file.")
+    ] = None,
+    animation: Annotated[
+        Path | None, typer.Option("--animation", help="The clips side by side, a .gif or .mp4 file.")
+    ] = None,
 ) -> None:
-    """Draw a contact sheet of a recipe's first clips: one row per clip."""
+    """Draw a recipe's first clips: a contact sheet, curves over time, an animation."""
     from smile_synth.recipe import Recipe
+    from smile_synth.scene import sample_scenes
     from smile_synth.stream import SyntheticClips
-    from smile_synth.visualize import contact_sheet, draw_labels, film_strip
+    from smile_synth.visualize import contact_sheet, draw_labels, film_strip, motion_curves
 
-    check_png(out)
+    for name, path, suffixes in (
+        ("out", out, (".png",)), ("curves", curves, (".png",)), ("animation", animation, (".gif", ".mp4")),
+    ):  # fmt: skip
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise UserError(f"{name} '{path}': expected a {' or '.join(suffixes)} file")
     loaded = Recipe.load(recipe, overrides or [])
     opened, pictures = open_sources(bank, backgrounds, strict)
+    scenes = sample_scenes(loaded, opened, pictures, seed=seed, indices=range(num_clips))
     clips = SyntheticClips(loaded, opened, pictures, seed=seed, num_clips=num_clips)
-    strips = [film_strip(draw_labels(clips[i]) if labels else clips[i].frames) for i in range(num_clips)]
-    save_picture(out, contact_sheet(strips, columns=1, gap=0))
-    console.print(f"{num_clips} clips in {out}")
+    drawn = [clips[i] for i in range(num_clips)]
+    frames = [draw_labels(clip) if labels else clip.frames for clip in drawn]
+    save_picture(out, contact_sheet([film_strip(each) for each in frames], columns=1, gap=0))
+    written = [out]
+    if curves is not None:
+        save_picture(curves, motion_curves(scenes, drawn))
+        written.append(curves)
+    if animation is not None:
+        columns = -(-num_clips // (1 if num_clips < 3 else 2))
+        sheets = [
+            contact_sheet([each[t] for each in frames], columns=columns) for t in range(loaded.num_frames)
+        ]
+        save_animation(animation, sheets, loaded.fps)
+        written.append(animation)
+    console.print(f"{num_clips} clips in {', '.join(map(str, written))}")
+    tell_targets(scenes)
+
+
+def tell_targets(scenes: Any) -> None:
+    """Say how many clips of those with an occlusion target missed it."""
+    wanted = [scene.factors["occlusion.reached"] for scene in scenes if "occlusion.reached" in scene.factors]
+    missed = wanted.count(0.0)
+    if missed:
+        errors.print(f"[yellow]occlusion[/yellow]: {missed} of {len(wanted)} clips missed their target")
+
+
+def save_animation(path: Path, sheets: list[Any], fps: float) -> None:
+    """Write pictures of one size as a .gif or .mp4.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    import numpy as np
+
+    from smile_synth.corpus import write_mp4
+
+    height, width = (side - side % 2 for side in sheets[0].shape[:2])  # an mp4 needs even sides
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".mp4":
+            write_mp4(path, np.stack(sheets)[:, :height, :width], fps)
+        else:
+            first, *rest = [Image.fromarray(sheet).quantize(128) for sheet in sheets]
+            first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    except OSError as error:
+        raise UserError(f"animation '{path}': cannot be written: {error.strerror or error}") from None
 
 
 def check_png(path: Path) -> None:
@@ -507,12 +565,101 @@ def save_picture(path: Path, picture: Any) -> None:
         raise UserError(f"out '{path}': cannot be written: {error.strerror or error}") from None
 
 
-@app.command("show")
-def show_command(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+@app.command("atlas")
+def atlas_command(
+    out: Annotated[Path, typer.Option("--out", help="A .png file.")] = Path("atlas.png"),
+) -> None:
+    """Draw every motion family, curve, relation and camera move in one picture."""
+    from smile_synth.visualize import atlas
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"out '{out}': expected a .png file")
+    save_picture(out, atlas())
+    console.print(f"the atlas in {out}")
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """List the presets with what they are."""
+    from smile_synth.resources import shipped
+
+    table = Table("preset", "what it is", box=None, pad_edge=False)
+    for path in sorted((shipped("configs") / "synth").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+        table.add_row(path.stem, escape(comment))
+    console.print(table)
+
+
+@recipes_app.command("show")
+def recipes_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print a recipe as it is read, every value written out."""
     from smile_synth.recipe import Recipe
 
     console.print(Recipe.load(recipe, overrides or []).to_yaml(), end="", highlight=False, markup=False)
+
+
+@recipes_app.command("diff")
+def recipes_diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A preset's name or the path of a YAML file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Show every key in which two recipes differ."""
+    from smile_synth.recipe import Recipe, differences
+
+    found = differences(Recipe.load(first), Recipe.load(second))
+    if not found:
+        console.print("no difference")
+        return
+    table = Table("key", escape(first), escape(second))
+    for key, a, b in found:
+        table.add_row(escape(key), escape(a), escape(b))
+    console.print(table)
+
+
+@recipes_app.command("check")
+def recipes_check(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option("--bank", help="Check classes and splits against this bank, and draw clips."),
+    ] = None,
+    backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Drawn with a bank.")] = 100,
+) -> None:
+    """Tell every mistake of a recipe, with file, line and key; with a bank, if its targets are reached."""
+    from smile_synth.recipe import Recipe, check_classes
+    from smile_synth.scene import sample_scenes
+
+    loaded = Recipe.load(recipe, overrides or [])
+    if bank is not None:
+        opened, pictures = open_sources(bank, backgrounds, strict)
+        check_classes(loaded, opened, recipe)
+        scenes = sample_scenes(loaded, opened, pictures, seed=0, indices=range(num_clips))
+        tell_targets(scenes)
+    console.print(f"{escape(recipe)} is sound, digest {loaded.digest[:16]}")
+
+
+@recipes_app.command("schema")
+def recipes_schema(
+    out: Annotated[Path | None, typer.Option("--out", help="A .json file; left out, it is printed.")] = None,
+) -> None:
+    """Write the JSON schema of recipes, for editors that complete and check YAML."""
+    import json
+
+    from smile_synth.recipe import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=1) + "\n"
+    if out is None:
+        console.print(text, end="", highlight=False, markup=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out '{out}': cannot be written: {error.strerror or error}") from None
+    console.print(f"schema in {out}")
 
 
 if __name__ == "__main__":

@@ -503,7 +503,7 @@ def _occluders(
         half = np.hypot(*actors.box_wh[row, start : start + length].max(axis=0)) / 2
         angle = rng.uniform(0, 2 * np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
-        object_id, size = _solid(stage, rng), rng.uniform(1.5, 2.0)
+        object_id, size = _solid(stage, rng), rng.uniform(1.2, 1.6)
         low, high = 0.0, np.inf
         # The way during which it is covered, until it is measured.
         speed = 2 * half * (max(size - 1, 0.2) + 1.2 * target.visibility) / max(length, 1)
@@ -515,7 +515,9 @@ def _occluders(
             below = _hidden(seen, target.visibility)
             covered = int(below[max(start - 3, 0) : start + length + 3].sum())
             if covered == 0:
-                size *= 1.3
+                size *= 1.25
+                if size > 2.5:
+                    break  # it has holes: another one
                 low, high = 0.0, np.inf
                 continue
             if covered > length:

@@ -121,6 +121,15 @@ def parse(model: type[Model], text: str, *, name: str, overrides: typing.Sequenc
         raise UserError("\n".join(dict.fromkeys(messages))) from None
 
 
+def line_of(path: Path, key: Key) -> int:
+    """Return the line of a key in a YAML file that was read before, or of what stands around it."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    lines: dict[Key, int] = {}
+    if root is not None:
+        _note_lines(root, (), lines, [], str(path))
+    return next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 1)
+
+
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8 text"
 
