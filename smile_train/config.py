@@ -42,33 +42,73 @@ class StudentOptions(StrictModel):
 
 
 class TeacherOptions(StrictModel):
-    """The frozen CLIP.
+    """The frozen image model whose tokens are predicted.
 
     Attributes:
-        model: tiny-clip (ships with the project), an open_clip name, or local-dir:FOLDER.
-        pretrained: a tag of open_clip or a file of weights.
+        model: tiny-clip (ships with the project), an open_clip name, local-dir:FOLDER, or timm:NAME.
+        pretrained: a tag of open_clip or a file of weights; timm takes a file alone.
         force_quick_gelu: needed for OpenAI's weights from a file.
-        normalisation: pixel statistics; imagenet as the published code feeds it.
+        normalisation: pixel statistics: the model's own, OpenAI's (clip), or imagenet as the published code
+            feeds it.
+        layers: blocks whose tokens are predicted, 0 the first, -1 the last; several stand side by side.
+        final_norm: put tokens through the model's last norm.
+        projection: and through the projection to the space shared with text.
+        input_size: height and width that frames are resized to; left out, they go in as they are, with the
+            model's positions interpolated.
+        grid: match, or interpolate tokens to the student's patches.
+        precision: auto as the run computes, or fp32 or bf16 whatever the run does.
+        compile: with torch.compile.
+        cache: folder that keeps tokens, for clips that come back unchanged.
     """
 
     model: str = "tiny-clip"
     pretrained: str | None = None
     force_quick_gelu: bool = False
-    normalisation: Literal["clip", "imagenet"] = "clip"
+    normalisation: Literal["own", "clip", "imagenet"] = "own"
+    layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    final_norm: bool = True
+    projection: bool = False
+    input_size: tuple[Count, Count] | None = None
+    grid: Literal["match", "interpolate"] = "match"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    cache: str | None = None
 
 
-class TargetOptions(StrictModel):
-    """What is predicted.
+class HeadOptions(StrictModel):
+    """One thing to predict for each token.
 
     Attributes:
         kind: the teacher's tokens, or pixels.
         norm: of the teacher's tokens: zscore over the clip (as published), layernorm per token, none.
         per_patch: normalise pixels within each token.
+        loss: l2 (mean of squares, as published), smooth_l1 or cosine (1 - cosine of the angle).
+        weight: of its loss in the sum.
     """
 
     kind: Literal["teacher", "pixels"] = "teacher"
     norm: Literal["zscore", "layernorm", "none"] = "zscore"
     per_patch: bool = True
+    loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
+    weight: Positive = 1.0
+
+
+class TargetOptions(HeadOptions):
+    """What is predicted.
+
+    Attributes:
+        kind, norm, per_patch, loss, weight: of the first head, see `HeadOptions`.
+        tokens: the loss is on masked tokens, visible ones or all.
+        also: further heads.
+    """
+
+    tokens: Literal["masked", "visible", "all"] = "masked"
+    also: list[HeadOptions] = []
+
+    @property
+    def heads(self) -> list[HeadOptions]:
+        """All heads, the first one included."""
+        return [self, *self.also]
 
 
 class MaskOptions(StrictModel):

@@ -11,7 +11,8 @@ from smile_train.models._student import (
     pick_tokens,
     split_tokens,
 )
-from smile_train.models._teacher import TINY_CLIP, ClipTeacher, load_clip, load_teacher
+from smile_train.models._teacher import TINY_CLIP, ClipTeacher, Teacher, load_clip, load_teacher
+from smile_train.models._token_cache import TokenCache
 
 __all__ = [
     "TINY_CLIP",
@@ -20,6 +21,8 @@ __all__ = [
     "Encoder",
     "Student",
     "StudentConfig",
+    "Teacher",
+    "TokenCache",
     "Tokens",
     "VideoClassifier",
     "load_clip",
