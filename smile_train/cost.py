@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +68,10 @@ def cost_of(
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            predicted = empty(clip, mask, num_masked)
+            predicted = empty(clip, mask, num_masked, tokens=config.target.tokens)
         forward = counter.get_total_flops()
         counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        torch.stack([tensor.sum() for tensor in _tensors(predicted)]).sum().backward()
+        predicted.sum().backward()
         both = counter.get_total_flops()
     by_part = {part: float(counts.get(f"Student.{part}", 0)) for part in PARTS}
     # Modules contain each other: what stands before is taken out.
@@ -133,11 +132,3 @@ def _on_meta(module: nn.Module) -> Any:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    else:
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)

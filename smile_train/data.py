@@ -262,11 +262,12 @@ class TrainingData:
     unreadable: list[tuple[Path, str]]
 
 
-def open_data(config: PretrainConfig) -> TrainingData:
+def open_data(config: PretrainConfig, *, strict: bool = False) -> TrainingData:
     """Open everything a run reads, each bank, folder and corpus once.
 
     Raises:
-        UserError: something is missing, a recipe does not fit its sources, or clips differ in size.
+        UserError: something is missing, a recipe does not fit its sources, clips differ in size, or
+            ``strict`` and a file cannot be read.
     """
     banks: dict[str, ObjectBank] = {}
     folders: dict[str, BackgroundFolder] = {}
@@ -312,6 +313,9 @@ def open_data(config: PretrainConfig) -> TrainingData:
                 "all must be alike"
             )
         source.clip(0)  # what cannot be rendered or read fails here, before anything is written
+    if strict and unreadable:
+        file, reason = unreadable[0]
+        raise UserError(f"{len(unreadable)} files cannot be read, the first '{file}': {reason}")
     return TrainingData(tuple(stages), first.size_hw, first.num_frames, recipes, unreadable)
 
 

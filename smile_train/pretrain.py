@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
@@ -42,10 +42,10 @@ from smile_train.distributed import (
 )
 from smile_train.distributed import choose_device as choose_device
 from smile_train.masking import Masker
-from smile_train.models import ClipTeacher, Student, StudentConfig, load_student_weights, load_teacher
+from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
 from smile_train.optim import WeightAverage, lr_at, make_adamw, set_lr
 from smile_train.runlog import RunLog, describe_run, note_start, only_run
-from smile_train.targets import gather_masked, masked_mse, normalise_tokens, pixel_targets
+from smile_train.targets import Targets
 
 CONFIG = "config.yaml"
 # A run may go on with other values of these: what is learned does not depend on them.
@@ -82,39 +82,39 @@ class PretrainResult:
     unreadable: list[tuple[Path, str]]
 
 
-def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> ClipTeacher | None:
-    """Return the frozen teacher, or None where pixels are the target.
+def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> Teacher | None:
+    """Return the frozen teacher, or None where no target needs one.
 
     Raises:
         UserError: its weights cannot be had, or its patches are not the student's.
     """
-    if config.target.kind != "teacher":
+    if all(head.kind != "teacher" for head in config.target.heads):
         return None
     return load_teacher(
-        config.teacher.model, size_hw=size_hw, patch_size=config.student.patch_size,
-        tubelet_size=config.student.tubelet_size, pretrained=config.teacher.pretrained,
-        force_quick_gelu=config.teacher.force_quick_gelu, normalisation=config.teacher.normalisation,
+        config.teacher, size_hw=size_hw, patch_size=config.student.patch_size,
+        tubelet_size=config.student.tubelet_size,
+    )  # fmt: skip
+
+
+def make_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
+    """Return what the student predicts."""
+    return Targets(
+        config.target, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
+        teacher=teacher,
     )  # fmt: skip
 
 
 def build_student(
-    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, teacher: ClipTeacher | None
+    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, target_dim: int
 ) -> Student:
     """Return the student with its initial weights: those of ``start_from``, or drawn from the seed alone.
 
     Raises:
         UserError: frames or size do not fit tubelet and patch, or the weights do not fit the student.
     """
-    options = config.student
-    target_dim = teacher.width if teacher else options.tubelet_size * options.patch_size**2 * 3
-    try:
-        form = StudentConfig.of_size(
-            options.size, target_dim=target_dim, num_frames=num_frames, size_hw=size_hw,
-            patch_size=options.patch_size, tubelet_size=options.tubelet_size, drop_path=options.drop_path,
-            positions=options.positions,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"student: {error}") from None
+    form = StudentConfig.from_options(
+        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+    )
     student = Student(form, generator=torch.Generator().manual_seed(config.seed))
     if config.start_from is not None:
         start = Path(config.start_from)
@@ -130,16 +130,17 @@ def make_masker(config: PretrainConfig, stage: Stage, student: Student) -> Maske
     )  # fmt: skip
 
 
-def plan(config: PretrainConfig) -> tuple[TrainingData, Cost]:
+def plan(config: PretrainConfig, *, strict: bool = False) -> tuple[TrainingData, Cost]:
     """Open and check everything a run needs, and count what it costs; nothing is written or trained.
 
     Raises:
         UserError: as `pretrain`.
     """
     device = choose_device(config.device)
-    data = open_data(config)
+    data = open_data(config, strict=strict)
     teacher = build_teacher(config, data.size_hw)
-    student = build_student(config, data.size_hw, data.num_frames, teacher)
+    targets = make_targets(config, teacher)
+    student = build_student(config, data.size_hw, data.num_frames, targets.width)
     masked = [make_masker(config, stage, student).num_masked for stage in config.stages]
     precision = _precision(config, device)
     return data, cost_of(config, student, teacher, num_masked=min(masked), bf16=precision != torch.float32)
@@ -176,6 +177,7 @@ def pretrain(
         world = stack.enter_context(join_world(config.device))
         stack.enter_context(_told_when_memory_is_out(config, world))
         device, precision = world.device, _precision(config, world.device)
+        autocast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
         if config.threads:
             torch.set_num_threads(config.threads)
         if config.batch_size % (world.size * config.accumulate):
@@ -183,12 +185,10 @@ def pretrain(
                 f"batch_size {config.batch_size}: must be a multiple of {world.size} processes x accumulate "
                 f"{config.accumulate}"
             )
-        data = open_data(config)
-        if strict and data.unreadable:
-            file, reason = data.unreadable[0]
-            raise UserError(f"{len(data.unreadable)} files cannot be read, the first '{file}': {reason}")
+        data = open_data(config, strict=strict)
         teacher = build_teacher(config, data.size_hw)
-        student = build_student(config, data.size_hw, data.num_frames, teacher)
+        targets = make_targets(config, teacher)
+        student = build_student(config, data.size_hw, data.num_frames, targets.width)
         maskers = [make_masker(config, stage, student) for stage in config.stages]
         peak = peak_tflops(config, device)
         cost = peak and cost_of(
@@ -217,10 +217,10 @@ def pretrain(
         if teacher is not None:
             teacher.to(device)
         model = spread(student, config.parallel, world)
-        look: Callable[[Tensor], Tensor] | None = teacher
         if config.compile:
             model.compile()
-            look = torch.compile(teacher) if teacher is not None else None
+            if teacher is not None:
+                teacher.compile()
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         average = WeightAverage(student, config.ema_decay) if config.ema_decay else None
 
@@ -234,6 +234,7 @@ def pretrain(
                 continue
             # --- a stage: a new optimiser, unless the checkpoint stands inside of it
             options, passes = stage.options.optimiser, stage.options.masks_per_clip
+            num_masked = masker.num_masked
             scale = config.batch_size / 256
             optimiser = make_adamw(
                 student, lr=options.lr_per_256 * scale, weight_decay=options.weight_decay,
@@ -267,32 +268,24 @@ def pretrain(
                 sums = torch.zeros(2, device=device)  # loss, loss of predicting the mean
                 backward_left = config.accumulate * passes
                 for part in batch.parts(config.accumulate, device):
-                    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                        # --- teacher: once, whatever the number of masks
-                        clips01 = part.frames.float() / 255
-                        if look is not None:
-                            targets = normalise_tokens(config.target.norm, look(clips01))
-                        else:
-                            targets = pixel_targets(
-                                clips01, config.student.patch_size, config.student.tubelet_size,
-                                normalise=config.target.per_patch,
-                            )  # fmt: skip
-                        inputs = normalise(part.frames)
+                    # --- teacher: once, whatever the number of masks
+                    with autocast():
+                        values, inputs = targets(part.frames), normalise(part.frames)
                     for sample in range(passes):
                         # --- mask
                         mask = masker(
-                            part.indices, part.frames, coverage=part.coverage,
-                            boxes_xyxy=part.boxes_xyxy, sample=sample,
+                            part.indices, part.frames, coverage=part.coverage, boxes_xyxy=part.boxes_xyxy,
+                            sample=sample,
                         )  # fmt: skip
                         # --- student, loss, gradients
                         backward_left -= 1
                         with gradients_stay(model, backward_left > 0):
-                            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                                predicted = model(inputs, mask, masker.num_masked)
-                                wanted = gather_masked(targets, mask, masker.num_masked)
-                                loss = masked_mse(predicted, wanted)
+                            with autocast():
+                                predicted = model(inputs, mask, num_masked, tokens=config.target.tokens)
+                                wanted = targets.pick(values, mask, num_masked)
+                                loss = targets.loss(predicted, wanted)
                             scaler.scale(loss / (config.accumulate * passes)).backward()
-                        sums += torch.stack([loss.detach(), wanted.square().mean()])
+                        sums += torch.stack([loss.detach(), targets.loss_of_mean(values, wanted)])
                 scaler.unscale_(optimiser)
                 limit = options.clip_norm or math.inf
                 norm = whole(torch.nn.utils.clip_grad_norm_(student.parameters(), limit))

@@ -27,7 +27,7 @@ from smile_train.checkpoint import check_same_run, flat, load_checkpoint, save_c
 from smile_train.config import TeacherTrainingConfig
 from smile_train.data import start_worker, token_coverage
 from smile_train.materials import Materials
-from smile_train.models import ClipTeacher, load_clip
+from smile_train.models import Teacher, load_clip
 from smile_train.optim import lr_at, make_adamw
 from smile_train.runlog import RunLog
 
@@ -233,7 +233,7 @@ def examine_teacher(
         prompts.setdefault(describe(bank, object_id), _facts(bank, object_id))
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
-    teacher = ClipTeacher(model.visual, frame_stride=1)
+    teacher = Teacher(model.visual, frame_stride=1)
     result: dict[str, Any] = {"num_pictures": num_pictures, "num_prompts": len(prompts), "zero_shot": {}}
     for split, name in (("train", "training objects, new renders"), ("test", "held-out objects")):
         pictures, truth, coverage = _single_objects(
