@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_synth import rng
-from smile_synth.errors import UserError, nearest
+from smile_synth.errors import UserError
 from smile_train.config import MaskOptions
 
 Grid = tuple[int, int, int]
@@ -317,66 +316,6 @@ def trajectory_mask(
     rank = torch.where(object_tokens, rank, rank - num_shown)
     rank = torch.where(shown, rank + num_tokens - num_object, rank)
     return rank < count_masked(grid_thw, ratio)
-
-
-def mask_draws(
-    seed: int, indices: Sequence[int] | NDArray[np.integer], num_tokens: int, *, sample: int = 0
-) -> NDArray[np.float32]:
-    """Draw what masks are made of.
-
-    Args:
-        seed: of the run.
-        indices: clip indices; a clip's draws depend on its index alone, never on its batch.
-        num_tokens: N.
-        sample: which of several independent masks of the same clips.
-
-    Returns:
-        Uniform in [0, 1), `[B, 2, N]`: stream 0 decides on tubes, stream 1 on single tokens.
-
-    Raises:
-        ValueError: seed or an index outside 0..2^63-1.
-    """
-    purpose = "mask" if sample == 0 else f"mask {sample}"
-    draws = np.empty((len(indices), NUM_STREAMS, num_tokens), np.float32)
-    for row, index in zip(draws, indices, strict=True):
-        rng.generator(seed, int(index), purpose).random(dtype=np.float32, out=row)
-    return draws
-
-
-MaskFunction = Callable[[Tensor, Tensor | None, Grid, float, float], Tensor]
-
-
-def _trajectory(draws: Tensor, objects: Tensor | None, grid: Grid, ratio: float, share: float) -> Tensor:
-    if objects is None:
-        raise ValueError("a trajectory mask needs object_tokens")
-    return trajectory_mask(draws, objects, grid, ratio, share)
-
-
-MASKS: dict[str, MaskFunction] = {
-    "random": lambda draws, objects, grid, ratio, share: random_mask(draws, grid, ratio),
-    "tube": lambda draws, objects, grid, ratio, share: tube_mask(draws, grid, ratio),
-    "trajectory": _trajectory,
-}
-
-
-def make_mask(
-    kind: str,
-    draws: Tensor,
-    grid_thw: Grid,
-    ratio: float,
-    *,
-    object_tokens: Tensor | None = None,
-    object_visible_share: float = 0.1,
-) -> Tensor:
-    """Make a mask of a kind named in `MASKS`; arguments and result as `trajectory_mask`.
-
-    Raises:
-        UserError: the kind has no such name.
-        ValueError: as the kind's function, or a trajectory mask without `object_tokens`.
-    """
-    if kind not in MASKS:
-        raise UserError(f"unknown mask '{kind}' (one of {', '.join(MASKS)}){nearest(kind, MASKS)}")
-    return MASKS[kind](draws, object_tokens, grid_thw, ratio, object_visible_share)
 
 
 def tubelet_mask(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smile_synth.errors import UserError, nearest
 from smile_train.config import HeadOptions, TargetOptions
-from smile_train.models import Teacher, pick_tokens, split_tokens
+from smile_train.models import Teacher, pick_tokens
 
 EPS = 1e-6
 
@@ -175,37 +175,6 @@ def normalise_tokens(kind: str, tokens: Tensor) -> Tensor:
         allowed = ", ".join(TOKEN_NORMS)
         raise UserError(f"unknown target norm '{kind}' (one of {allowed}){nearest(kind, TOKEN_NORMS)}")
     return TOKEN_NORMS[kind](tokens)
-
-
-def gather_masked(tokens: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
-    """Pick the masked tokens in token order, as the student predicts them.
-
-    Args:
-        tokens: `[B, N, C]`.
-        mask: bool `[B, N]`, True = masked, the same count in every row.
-        num_masked: that count. Given, it is trusted and the device is not waited for.
-
-    Returns:
-        `[B, M, C]`.
-
-    Raises:
-        ValueError: rows with different counts, or a mask of another shape.
-    """
-    if mask.shape != tokens.shape[:2]:
-        raise ValueError(f"mask must be {list(tokens.shape[:2])}, got {list(mask.shape)}")
-    _, masked = split_tokens(mask, num_masked)
-    return tokens.gather(1, masked[..., None].expand(-1, -1, tokens.shape[2]))
-
-
-def masked_mse(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error over tokens and channels, in float32.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if predicted.shape != target.shape:
-        raise ValueError(f"prediction is {list(predicted.shape)} but target {list(target.shape)}")
-    return F.mse_loss(predicted.float(), target.float())
 
 
 def _zscore(values: Tensor, dim: int) -> Tensor:

@@ -11,12 +11,11 @@ from smile_train.models._student import (
     pick_tokens,
     split_tokens,
 )
-from smile_train.models._teacher import TINY_CLIP, ClipTeacher, Teacher, load_clip, load_teacher
+from smile_train.models._teacher import TINY_CLIP, Teacher, load_clip, load_teacher
 from smile_train.models._token_cache import TokenCache
 
 __all__ = [
     "TINY_CLIP",
-    "ClipTeacher",
     "STUDENT_SIZES",
     "Encoder",
     "Student",

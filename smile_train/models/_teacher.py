@@ -186,6 +186,8 @@ def _finish(trunk: Any, options: TeacherOptions, own: bool) -> tuple[nn.Module |
                 f"teacher '{options.model}': pools before its final norm, so that tokens have none; use "
                 "final_norm=false"
             )
+        if not own and not hasattr(trunk, "norm"):
+            raise UserError(f"teacher '{options.model}': has no final norm of tokens; use final_norm=false")
         # timm moves the norm behind the pooling where the mean of tokens is classified.
         norm = trunk.ln_post if own else trunk.fc_norm if isinstance(trunk.norm, nn.Identity) else trunk.norm
     if not options.projection:
@@ -205,17 +207,13 @@ def _statistics(visual: Any, wanted: str) -> tuple[tuple[float, ...], tuple[floa
     return tuple(visual.pretrained_cfg["mean"]), tuple(visual.pretrained_cfg["std"])
 
 
-def load_teacher(
-    options: TeacherOptions | str, *, size_hw: Size, patch_size: int, tubelet_size: int, **old: Any
-) -> Teacher:
+def load_teacher(options: TeacherOptions, *, size_hw: Size, patch_size: int, tubelet_size: int) -> Teacher:
     """Load the teacher of a student with the given frame size, patch and tubelet.
 
     Raises:
         UserError: unknown model, weights that cannot be had or do not fit, layers or a norm that it has not,
             or patches that are not the student's and are not to be interpolated.
     """
-    if isinstance(options, str):
-        options = TeacherOptions(model=options, **old)
     model, grid = options.model, (size_hw[0] // patch_size, size_hw[1] // patch_size)
     input_hw = options.input_size or size_hw
     if model.startswith(TIMM):
@@ -240,9 +238,6 @@ def load_teacher(
             f"{patch_size}, teacher.input_size={fitting} or teacher.grid=interpolate"
         )
     return teacher
-
-
-ClipTeacher = Teacher
 
 
 def load_clip(
@@ -299,6 +294,8 @@ def load_clip(
             else:
                 loaded = open_clip.create_model(name, force_quick_gelu=force_quick_gelu, load_weights=False)
                 loaded.load_state_dict({key: value.float() for key, value in openai.items()})
+            if pretrained and Path(pretrained).is_file():
+                _set_statistics(loaded.visual, name)
             if size_hw and isinstance(loaded.visual, VisionTransformer):
                 _check_divides(model, size_hw, tuple(loaded.visual.patch_size))
                 if tuple(loaded.visual.image_size) != tuple(size_hw):
@@ -323,7 +320,16 @@ def _resized(model: Any, name: str, size_hw: Size, force_quick_gelu: bool) -> An
     weights = {key: value.float() for key, value in model.state_dict().items()}
     resize_pos_embed(weights, other)
     other.load_state_dict(weights)
+    other.visual.image_mean, other.visual.image_std = model.visual.image_mean, model.visual.image_std
     return other
+
+
+def _set_statistics(visual: Any, name: str) -> None:
+    """Give a model read from a file the pixel statistics of its published weights, where these agree."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    if len({(tuple(one["mean"]), tuple(one["std"])) for one in published}) == 1:
+        visual.image_mean, visual.image_std = published[0]["mean"], published[0]["std"]
 
 
 def _read_openai(path: Path) -> dict[str, Tensor] | None:

@@ -11,8 +11,6 @@ from smile_train.targets import (
     LOSSES,
     TOKEN_NORMS,
     Targets,
-    gather_masked,
-    masked_mse,
     normalise_tokens,
     pixel_targets,
     zscore_over_clip,
@@ -78,29 +76,6 @@ def test_token_norms() -> None:
     torch.testing.assert_close(layer.var(2, correction=0), torch.ones(2, 7), atol=1e-5, rtol=0)
     with pytest.raises(UserError, match="unknown target norm 'z-score' .*did you mean 'zscore'"):
         normalise_tokens("z-score", tokens)
-
-
-def test_masked_tokens_are_gathered_in_order() -> None:
-    tokens = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
-    mask = torch.tensor([[True, False, True, False, False], [False, False, False, True, True]])
-    expected = torch.stack([tokens[0, [0, 2]], tokens[1, [3, 4]]])
-    assert torch.equal(gather_masked(tokens, mask), expected)
-    assert torch.equal(gather_masked(tokens, mask, num_masked=2), expected)
-    with pytest.raises(ValueError, match=r"mask must be \[2, 5\], got \[2, 4\]"):
-        gather_masked(tokens, mask[:, 1:])
-    mask[0, 1] = True
-    with pytest.raises(ValueError, match="must hide equally many, got 2..3"):
-        gather_masked(tokens, mask)
-
-
-def test_loss_is_the_mean_of_squares_in_float32() -> None:
-    predicted = torch.tensor([[[1.0, 2.0], [3.0, 5.0]]])
-    target = torch.tensor([[[1.0, 0.0], [0.0, 5.0]]])
-    assert masked_mse(predicted, target).item() == pytest.approx((4 + 9) / 4)
-    loss = masked_mse(predicted.bfloat16(), target)
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(13 / 4)
-    with pytest.raises(ValueError, match=r"prediction is \[1, 2, 2\] but target \[1, 1, 2\]"):
-        masked_mse(predicted, target[:, :1])
 
 
 def frames(batch: int = 2) -> Tensor:

@@ -22,6 +22,7 @@ from smile_synth.resources import shipped
 from smile_train.config import TeacherOptions, TeacherTrainingConfig
 from smile_train.materials import Materials
 from smile_train.models import Teacher, TokenCache, load_clip, load_teacher
+from smile_train.models._teacher import _set_statistics
 from smile_train.train_teacher import contrastive_loss, describe, train_teacher
 
 
@@ -247,6 +248,17 @@ def test_timm_teachers_take_other_sizes_and_say_what_is_wrong(tmp_path: Path) ->
         with pytest.raises(UserError, match=message) as caught:
             teacher_of(size_hw=(64, 64), **options)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_from_a_file_bring_the_statistics_of_their_model() -> None:
+    """SigLIP is trained with other statistics than CLIP, which open_clip knows of its tags alone."""
+    for name, mean in (("ViT-B-16-SigLIP", 0.5), ("ViT-B-16", 0.48145466)):
+        visual = type("Visual", (), {"image_mean": (9.0,) * 3, "image_std": (9.0,) * 3})()
+        _set_statistics(visual, name)
+        assert visual.image_mean[0] == pytest.approx(mean)
+    mixed = type("Visual", (), {"image_mean": (9.0,) * 3, "image_std": (9.0,) * 3})()
+    _set_statistics(mixed, "ViT-L-14")  # its published weights do not agree: open_clip's own stay
+    assert mixed.image_mean == (9.0,) * 3
 
 
 SMALL_CLIP = {
