@@ -33,6 +33,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         "docs/motion.md",
         "docs/objects.md",
         "docs/performance.md",
+        "docs/pretraining.md",
     ],
 )
 def test_links_lead_somewhere(path: str) -> None:
