@@ -16,7 +16,7 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog", "cost", "materials",
+        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog", "cost", "collapse", "materials",
         "train_teacher", "pretrain", "evaluate", "demo", "cli",
     ],
 }  # fmt: skip

@@ -34,6 +34,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         "docs/objects.md",
         "docs/performance.md",
         "docs/recipes.md",
+        "docs/pretraining.md",
     ],
 )
 def test_links_lead_somewhere(path: str) -> None:
