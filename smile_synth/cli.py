@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -969,7 +969,7 @@ def report_command(
             opened, num_shown=num_clips or 500, workers=workers or os.cpu_count() or 1, progress=progress
         )
     save_text(out, report.html)
-    tell_findings(report)
+    print_findings(report.findings)
     playing = f"{report.num_films} of them playing"
     console.print(f"{len(report.clips)} clips, {playing}, in {out} ({len(report.html) / 1e6:.1f} MB)")
 
@@ -1002,9 +1002,9 @@ def compare_command(
     console.print(f"{first} and {second} in {out} ({len(page) / 1e6:.1f} MB)")
 
 
-def tell_findings(report: Any) -> None:
+def print_findings(findings: Sequence[Any]) -> None:
     """Print the health section of a report."""
-    for finding in report.findings:
+    for finding in findings:
         color = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
         console.print(f"[{color}]{finding.severity}[/{color}] {finding.kind}: {escape(finding.text)}")
 

@@ -294,5 +294,25 @@ def probe_command(
         write_bytes(out, (json.dumps(asdict(examination), indent=1) + "\n").encode())
 
 
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A .html file; RUN/report.html unless given.")
+    ] = None,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=4, help="Clips shown to the student.")] = 32,
+) -> None:
+    """Lay out a run as one page: curves, losses by token, masks, features, attention, neighbours."""
+    from smile_synth.cli import check_suffix, print_findings, save_text
+    from smile_train.report import report_run
+
+    target = out or run / "report.html"
+    check_suffix(target, ".html")
+    page, findings = report_run(run, num_clips=num_clips)
+    save_text(target, page)
+    print_findings(findings)
+    console.print(f"{run} in {target} ({len(page) / 1e6:.1f} MB)")
+
+
 if __name__ == "__main__":
     main()

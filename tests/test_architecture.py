@@ -16,8 +16,8 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog", "cost", "collapse", "materials",
-        "train_teacher", "pretrain", "evaluate", "demo", "cli",
+        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog",
+        "cost", "collapse", "materials", "train_teacher", "pretrain", "evaluate", "report", "demo", "cli",
     ],
 }  # fmt: skip
 

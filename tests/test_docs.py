@@ -30,6 +30,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         "assets/README.md",
         "docs/backgrounds.md",
         "docs/labels.md",
+        "docs/looking.md",
         "docs/motion.md",
         "docs/objects.md",
         "docs/performance.md",

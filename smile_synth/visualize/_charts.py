@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 _WIDTH, _HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 38
 
 
 def line_chart(

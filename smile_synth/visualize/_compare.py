@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from smile_synth.recipe import differences
+from smile_synth.recipe import Recipe, differences
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
 from smile_synth.visualize._health import find_problems
 from smile_synth.visualize._media import fitted, mp4_uri, resized
@@ -90,7 +90,7 @@ def make_comparison(
         title=f"{names[0]} and {names[1]}",
         names=names,
         sides=sides,
-        keys=differences(recipes[0], recipes[1]) if recipes[0] and recipes[1] else [],
+        keys=_keys(*recipes),
         known=known,
         charts=charts,
         spectrum=Markup(spectrum),
@@ -101,6 +101,13 @@ def make_comparison(
             ("Class", _pairs([each.classes for each in statistics])),
         ],
     )  # fmt: skip
+
+
+def _keys(a: Recipe | None, b: Recipe | None) -> list[tuple[str, str, str]]:
+    """Return the differing keys; one that is left out on one side and null on the other means the same."""
+    if a is None or b is None:
+        return []
+    return [row for row in differences(a, b) if set(row[1:]) != {"-", "null"}]
 
 
 def _num_problems(source: Source, clips: list[ClipMeasure]) -> int:
