@@ -17,7 +17,7 @@ ORDER = {
     ],
     "smile_train": [
         "config", "models", "masking", "targets", "data", "optim", "checkpoint", "runlog", "materials",
-        "train_teacher", "pretrain", "evaluate", "demo", "cli",
+        "train_teacher", "pretrain", "export", "evaluate", "ablate", "demo", "cli",
     ],
 }  # fmt: skip
 
