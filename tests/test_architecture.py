@@ -17,7 +17,8 @@ ORDER = {
     ],
     "smile_train": [
         "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog",
-        "cost", "collapse", "materials", "train_teacher", "pretrain", "evaluate", "report", "demo", "cli",
+        "cost", "collapse", "materials", "train_teacher", "pretrain", "export", "evaluate", "ablate", "report",
+        "demo", "cli",
     ],
 }  # fmt: skip
 
