@@ -22,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from smile_synth import Labels, ObjectBank, Recipe, annotate, build_bank, sample_scenes
+from smile_synth.objects import CutOutOptions
 
 PRESETS = ("smile-gaussian", "tracking-hard")
 TARGETS = {
@@ -63,7 +64,7 @@ def main() -> None:
     console = Console(width=120)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
-        build_bank(["builtin:shapes"], Path(folder) / "bank", max_side=96)
+        build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=96))
         bank = ObjectBank.open(Path(folder) / "bank")
         for preset in PRESETS:
             for name, text in TARGETS.items():

@@ -34,6 +34,7 @@ from rich.table import Table
 from smile_synth import ObjectBank, Recipe, Scene, annotate, build_bank, composite, sample_scene
 from smile_synth.compositing import render
 from smile_synth.coverage import window
+from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Picture
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -175,7 +176,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        build_bank(["builtin:shapes"], Path(folder) / "bank", max_side=256)
+        build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(Path(folder) / "bank")
         files = []
         for i in range(len(bank)):

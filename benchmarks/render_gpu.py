@@ -31,6 +31,7 @@ from torch import Tensor
 
 from smile_synth import ObjectBank, Recipe, Scene, build_bank, composite, sample_scene
 from smile_synth.compositing import render
+from smile_synth.objects import CutOutOptions
 from smile_train.masking import count_masked, make_mask
 from smile_train.models import STUDENT_SIZES, Student, StudentConfig
 
@@ -173,7 +174,7 @@ def main() -> None:
         result["gpu"] = torch.cuda.get_device_name(device)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "bank")
-        build_bank(["builtin:shapes"], path, max_side=256)
+        build_bank(["builtin:shapes"], path, cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(path)
         result["parity"] = parity(bank, device, 4 if device.type == "cuda" else 1)
         for preset in PRESETS[:2]:

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, build_bank, sample_scene, sample_scenes
+from smile_synth.objects import CutOutOptions
 
 BATCH = 256
 # name -> (preset, overrides, clips at once)
@@ -72,7 +73,7 @@ def main() -> None:
     rates: dict[str, Any] = {}
     curves: dict[str, list[dict[str, float]]] = {"objects": [], "frames": []}
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
-        build_bank(["builtin:shapes"], Path(folder) / "bank", max_side=96)
+        build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=96))
         bank = ObjectBank.open(Path(folder) / "bank")
         task = progress.add_task("sampling", total=len(RATES) + len(OBJECTS) + len(FRAMES))
         for name, (preset, overrides, batch) in RATES.items():

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -39,6 +39,8 @@ bank_app = typer.Typer(help="Build and look at object banks.", no_args_is_help=T
 app.add_typer(bank_app, name="bank")
 recipes_app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
+corpus_app = typer.Typer(help="Look at corpora, check, mend, extend and merge them.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -56,6 +58,18 @@ BackgroundsOption = Annotated[
         help="Folder of pictures and videos, or a text file of their paths, for image and video backgrounds.",
     ),
 ]
+OptionalBankOption = Annotated[Path | None, typer.Option("--bank", help="Folder of an object bank.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes, all cores unless given; bytes do not depend on it."),
+]
+CorpusLabelsOption = Annotated[
+    str,
+    typer.Option(
+        "--labels", metavar="A,B", help="Beside the objects': segmentation, tracks, flow, backward-flow."
+    ),
+]
+CorpusArgument = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a corpus.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Fail if a background file cannot be read, or not to its end.")
 ]
@@ -392,6 +406,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> tuple[Any, Any]:
     """Open a bank and, if given, the background pictures and videos, telling what could not be read.
 
@@ -437,26 +456,220 @@ def generate_command(
         str | None, typer.Option("--size", metavar="HxW", help="Same aspect as the recipe's.")
     ] = None,
     fps: Annotated[float | None, typer.Option("--fps", min=0.1)] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes; bytes do not depend on it.")
-    ] = 1,
+    media: Annotated[
+        str, typer.Option("--media", help="h264, or without loss ffv1, png, webp, npz.")
+    ] = "h264",
+    quality: Annotated[int, typer.Option("--quality", help="Of H.264, 0 (best) to 51.")] = 18,
+    layout: Annotated[
+        str, typer.Option("--layout", help="folder: one per kind; shards: tars of the WebDataset layout.")
+    ] = "folder",
+    clips_per_shard: Annotated[int, typer.Option("--clips-per-shard", min=1)] = 1000,
+    labels: CorpusLabelsOption = "",
+    export_formats: Annotated[
+        str, typer.Option("--export", metavar="A,B", help="Formats to export to, too, below OUT-exports/.")
+    ] = "",
+    shard_index: Annotated[
+        int | None, typer.Option("--shard-index", min=0, help="Which part of --num-shards to write.")
+    ] = None,
+    num_shards: Annotated[
+        int | None,
+        typer.Option(
+            "--num-shards",
+            min=1,
+            help="Write one of so many parts, each to an --out of its own; 'corpus merge' joins them.",
+        ),
+    ] = None,
+    workers: WorkersOption = None,
 ) -> None:
-    """Write a labelled corpus: mp4, labels, scenes and a manifest."""
+    """Write a labelled corpus: media, labels, scenes and a manifest; run again, it continues."""
     from smile_synth.corpus import generate
+    from smile_synth.exporters import check_format, export
     from smile_synth.recipe import Recipe
+
+    formats = _names(export_formats) or []
+    for name in formats:
+        check_format(name)
 
     loaded = Recipe.load(recipe, overrides or [])
     size_hw = parse_size(size)
     opened, pictures = open_sources(bank, backgrounds, strict)
-    with progress_bar("writing", "clips") as progress:
+    if shard_index is not None and num_shards is None:
+        raise UserError("shard-index: give --num-shards, too")
+    part = None if num_shards is None else (shard_index or 0, num_shards)
+    with clip_progress("writing") as progress:
         summary = generate(
             loaded, opened, pictures, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
-            workers=workers, progress=progress,
+            media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,
+            labels=_names(labels) or (), part=part, workers=workers or cores(), progress=progress,
         )  # fmt: skip
     console.print(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "
-        f"{summary.num_bytes / 1e6:.1f} MB of video"
+        f"{summary.num_bytes / 1e6:.1f} MB of media"
     )
+    for name in formats:
+        folder = out.with_name(f"{out.name}-exports") / name
+        if folder.exists() and not summary.written:
+            continue
+        with progress_bar(f"exporting {name}", "clips") as progress_of_export:
+            export(
+                out, name, folder, bank=opened, backgrounds=pictures, workers=workers or cores(),
+                progress=progress_of_export,
+            )  # fmt: skip
+        console.print(f"{out} as {name} in {folder}")
+
+
+@app.command("export")
+def export_command(
+    corpus_path: CorpusArgument,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="frames, coco (also COCO-VID), youtube-vis, davis, mot, mots, tapvid, tapvid-kubric, flo, "
+            "kitti-flow, flow-npz or native.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    bank: OptionalBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    step: Annotated[int, typer.Option("--step", help="Flow leads from frame t to t + step.")] = 1,
+    points: Annotated[int, typer.Option("--points", min=1, help="Query points a clip.")] = 256,
+    workers: WorkersOption = None,
+) -> None:
+    """Write a corpus in a format that other tools read; flow and points need the --bank it was made from."""
+    from smile_synth.exporters import check_format, export
+
+    check_format(format_name)
+    opened, pictures = open_sources(bank, backgrounds, False) if bank else (None, None)
+    with progress_bar("exporting", "clips") as progress:
+        export(
+            corpus_path, format_name, out, bank=opened, backgrounds=pictures, step=step, points=points,
+            workers=workers or cores(), progress=progress,
+        )  # fmt: skip
+    console.print(f"{corpus_path} as {format_name} in {out}")
+
+
+@contextmanager
+def clip_progress(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show progress over clips with the size of their media."""
+    with progress_bar(what, "clips") as progress:
+        yield lambda done, total, size: progress(done, total, remark=f"{size / 1e9:.2f} GB")
+
+
+@corpus_app.command("info")
+def corpus_info(corpus_path: CorpusArgument) -> None:
+    """Show what a corpus holds."""
+    from smile_synth.corpus import Corpus
+
+    corpus = Corpus(corpus_path)
+    header = corpus.header
+    kinds = ", ".join(("objects", *header.labels))
+    console.print(
+        f"{len(corpus)} clips of {header.num_frames}x{header.size_hw[0]}x{header.size_hw[1]}, "
+        f"{header.media}, layout {header.layout}, labels: {kinds}, seed {header.seed}"
+    )
+    for source, names in header.licences.items():
+        for name, count in names.items():
+            console.print(f"licence of {count} {source}: {escape(name)}")
+
+
+@corpus_app.command("verify")
+def corpus_verify(
+    corpus_path: CorpusArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare all content with the manifest.")] = False,
+    rerender: Annotated[
+        bool, typer.Option("--rerender", help="Make everything again from the scenes; needs --bank.")
+    ] = False,
+    bank: OptionalBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Find every missing, cut, altered or stray file; exit code 1 if there is any."""
+    from smile_synth.corpus import Corpus, verify
+
+    if rerender and bank is None:
+        raise UserError("rerender: needs the sources that the corpus was made from: --bank")
+    opened, pictures = open_sources(bank, backgrounds, False) if rerender and bank else (None, None)
+    with progress_bar("checking", "clips") as progress:
+        faults = verify(
+            corpus_path, deep=deep, bank=opened, backgrounds=pictures, workers=workers or cores(),
+            progress=progress,
+        )  # fmt: skip
+    for fault in faults:
+        errors.print(f"[red]fault[/red]: {escape(str(fault))}")
+    if faults:
+        raise typer.Exit(1)
+    console.print(f"{len(Corpus(corpus_path))} clips, all as they were written")
+
+
+@corpus_app.command("repair")
+def corpus_repair(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Make missing, cut and altered files again, and nothing else; exit code 1 if any cannot be."""
+    from smile_synth.corpus import repair
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    with progress_bar("mending", "clips") as progress:
+        report = repair(corpus_path, opened, pictures, workers=workers or cores(), progress=progress)
+    for fault in report.mended:
+        console.print(f"mended: {escape(str(fault))}")
+    for fault in report.left:
+        errors.print(f"[red]left[/red]: {escape(str(fault))}")
+    console.print(f"{len(report.mended)} faults mended, {len(report.left)} left")
+    if report.left:
+        raise typer.Exit(1)
+
+
+@corpus_app.command("regenerate")
+def corpus_regenerate(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    index: Annotated[int, typer.Option("--index", help="Of the clip.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for its files.")],
+    backgrounds: BackgroundsOption = None,
+) -> None:
+    """Make all files of one clip again and say whether they are bit for bit the same."""
+    from smile_synth.corpus import regenerate
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    for file, same in regenerate(corpus_path, index, opened, pictures, out=out).items():
+        console.print(f"{escape(str(out / file))}: {'the same bytes' if same else 'OTHER bytes'}")
+
+
+@corpus_app.command("extend")
+def corpus_extend(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    labels: CorpusLabelsOption,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Add label kinds to a corpus without new media."""
+    from smile_synth.corpus import extend
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    with clip_progress("adding") as progress:
+        summary = extend(
+            corpus_path, _names(labels) or (), opened, pictures, workers=workers or cores(), progress=progress
+        )
+    console.print(f"{summary.num_clips} clips in {corpus_path} ({summary.written} extended now)")
+
+
+@corpus_app.command("merge")
+def corpus_merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="All parts of one corpus.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the whole corpus.")],
+) -> None:
+    """Put the parts of a corpus together, as one process would have written it."""
+    from smile_synth.corpus import merge
+
+    with progress_bar("merging", "clips") as progress:
+        summary = merge(parts, out, progress=progress)
+    console.print(f"{summary.num_clips} clips in {out}")
 
 
 @app.command("preview")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from smile_synth.errors import UserError
 from smile_synth.motion import AnyMotion, AnyRelation, CameraEntry, KeyTimesParameters, RangesModel
@@ -33,6 +33,11 @@ def _pair(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value, value
     return tuple(value) if isinstance(value, list) else value
+
+
+def _by_name(weights: dict[str, float] | None) -> dict[str, float] | None:
+    """Return a mapping sorted: its own order, which files need not keep, must not matter."""
+    return None if weights is None else dict(sorted(weights.items()))
 
 
 def _ordered(name: str, values: tuple[float, float]) -> None:
@@ -239,7 +244,9 @@ class Objects(RangesModel):
     classes: list[str] | None = Field(default=None, min_length=1)
     exclude_classes: list[str] = []
     balance: Literal["uniform", "class-balanced", "square-root"] = "uniform"
-    class_weights: dict[str, Positive] | None = Field(default=None, min_length=1)
+    class_weights: Annotated[dict[str, Positive] | None, AfterValidator(_by_name)] = Field(
+        default=None, min_length=1
+    )
     presence: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (1.0, 1.0)
     overlap: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
     whole_pixels: bool = False

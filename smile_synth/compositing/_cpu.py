@@ -276,8 +276,14 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
         u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
         u = ints[e, level + U] + low * u_step + y * ints[e, level + U_Y]
         v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
-        a, b = _between(u, u_step, 0, (w - 1) << 32, n)
-        c, d = _between(v, v_step, 0, (h - 1) << 32, n)
+        most_u, most_v = (w - 1) << 32, (h - 1) << 32
+        if ints[e, BORDER] != TRANSPARENT:
+            # Folded from the picture's own edge on, which may lie inside the last texel of a coarse level.
+            coarse = int(reals[e, LEVEL]) + (level == FAR)
+            most_u = min(most_u, (ints[e, WIDTH] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
+            most_v = min(most_v, (ints[e, HEIGHT] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
+        a, b = _between(u, u_step, 0, most_u, n)
+        c, d = _between(v, v_step, 0, most_v, n)
         begin, end = max(a, c), min(b, d)
         if begin >= end:
             begin, end = 0, 0

@@ -123,7 +123,7 @@ class RecipeSource:
         scene = scene.scaled_to(self.size_hw or scene.size_hw)
         annotation = annotate(scene, self.bank, self.backgrounds)
         frames = composite(scene, self.bank, self.backgrounds)
-        stored = labels_to_json(scene, annotation.labels)
+        stored = _with_factors(labels_to_json(scene, annotation.labels))
         return Sample(index, frames, annotation, stored, scene, fps=scene.fps)
 
     def command(self, index: int) -> str:
@@ -165,7 +165,7 @@ class CorpusSource:
             faults.append(_fault("scene", scene_path, error))
         annotation = None
         try:
-            stored = json.loads(label_path.read_text())
+            stored = _with_factors(json.loads(label_path.read_text()))
             annotation = StoredAnnotation(stored, scene)
             _ = annotation.labels
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -280,3 +280,10 @@ def open_corpus(
     return CorpusSource(
         path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), bank, backgrounds
     )
+
+
+def _with_factors(stored: dict[str, Any]) -> dict[str, Any]:
+    """Read the factors, which a label file holds as text so that every clip has the same types."""
+    for item in (stored, *stored["objects"]):
+        item["factors"] = json.loads(item["factors"])
+    return stored

@@ -73,6 +73,7 @@ class StoredAnnotation:
             modal_masks=modal,
             amodal_boxes_xyxy=numbers("amodal_boxes_xyxy", 4),
             modal_boxes_xyxy=numbers("modal_boxes_xyxy", 4),
+            oriented_boxes_xy=numbers("oriented_boxes_xy", 4, 2),
             visibility=numbers("visibility"),
             in_frame=numbers("in_frame"),
             depth_order=np.array([item["depth_order"] for item in objects], np.int64).reshape(n, frames),

@@ -350,6 +350,15 @@ def test_a_row_of_many_segments_is_that_of_the_oracle(studio: Any, backend: str,
     assert np.abs(difference).max() <= 1
 
 
+def test_a_picture_is_folded_from_its_own_edge_on_at_coarse_levels(studio: Any, backend: str) -> None:
+    # 17 rows are 4.25 texels at the second level, which has 5.
+    pose = geometry.translation([-15.5, -1.6]) @ geometry.rotation(2.0) @ geometry.scaling([1.0, 0.125])
+    scene = studio.scene(studio.sheet(studio.picture(1), pose, border="reflect"), size_hw=(5, 10), frames=1)
+    assert scene.level.max() == pytest.approx(1.5, abs=0.01)
+    difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
+    assert np.abs(difference).max() <= 1
+
+
 @pytest.mark.parametrize("border", ["reflect", "repeat"])
 def test_a_picture_turned_beyond_its_edge_is_that_of_the_oracle(
     studio: Any, backend: str, border: str

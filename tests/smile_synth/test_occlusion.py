@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smile_synth.annotations import annotate
-from smile_synth.objects import ObjectBank, build_bank
+from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, sample_scene, sample_scenes
 from smile_synth.strict_yaml import parse
@@ -29,7 +29,7 @@ TARGETS = {
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
     folder = tmp_path_factory.mktemp("shapes")
-    build_bank(["builtin:shapes"], folder / "bank", max_side=32)
+    build_bank(["builtin:shapes"], folder / "bank", cut=CutOutOptions(max_side=32))
     return ObjectBank.open(folder / "bank")
 
 

@@ -79,6 +79,8 @@ def test_a_preset_writes_out_what_it_uses_and_draws(drawn: Drawn, name: str) -> 
     few = ["objects.count=[1, 4]", "num_frames=9"] if "ladder" in name else []
     if name == "tracking-hard":
         few = ["occlusion=[]"]
+    if name.endswith("-video"):  # drawn from real videos in the tests of backgrounds
+        few = ["backgrounds=[{kind: noise}]"]
     scenes = drawn(name, *few, count=3)
     assert all(np.isfinite(scene.object_to_frame).all() for scene in scenes)
     assert all(layer.border != "transparent" for layer in [scene.layers[0] for scene in scenes])
