@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
 from smile_synth.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
-from smile_train.data import normalise, token_coverage
-from smile_train.masking import count_masked, make_mask, mask_draws
-from smile_train.models import Student, load_teacher
+from smile_train.data import normalise, open_data, training_batches
+from smile_train.models import Student, pick_tokens
+from smile_train.pretrain import build_teacher, make_masker, make_targets
 from smile_train.runlog import read_log
-from smile_train.targets import gather_masked, normalise_tokens, pixel_targets
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -53,7 +51,7 @@ class Inside:
         grid: tokens along time, height and width.
         coverage: ``[K, N]`` share of each token that objects own.
         mask: ``[K, N]`` bool, True is hidden.
-        errors: ``[K, N]`` mean squared error of every predicted token; NaN where the token is visible.
+        errors: ``[K, N]`` mean squared error of every token that the loss is on; NaN elsewhere.
         tokens: ``[K, N, C]`` of the encoder, nothing hidden.
         fresh: ``[K, N, C]`` of an untrained encoder of the same form.
         teacher: ``[K, N, D]``; None without a teacher.
@@ -75,7 +73,7 @@ class Inside:
 
 
 def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
-    """Show clips of the run's own recipe, from beyond those it was trained on, to its last student.
+    """Show clips of the run's last stage to its last student: rendered ones it was not trained on.
 
     Raises:
         UserError: no config or student there, or its sources have gone.
@@ -83,67 +81,58 @@ def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
     config = PretrainConfig.load(run / "config.yaml")
     student = load_student(run)
     form = student.config
-    recipe = Recipe.load(run / "recipe.yaml")
-    backgrounds = BackgroundFolder(config.backgrounds) if config.backgrounds else None
-    beyond = config.steps * config.batch_size
-    source = SyntheticClips(
-        recipe, ObjectBank.open(config.bank), backgrounds, seed=config.seed, num_clips=beyond + num_clips
-    )
-    clips = [source[beyond + k] for k in range(num_clips)]
-    teacher = None
-    if config.target.kind == "teacher":
-        teacher = load_teacher(
-            config.teacher.model, size_hw=form.size_hw, patch_size=form.patch_size,
-            tubelet_size=form.tubelet_size, pretrained=config.teacher.pretrained,
-            force_quick_gelu=config.teacher.force_quick_gelu, normalisation=config.teacher.normalisation,
-        )  # fmt: skip
+    data = open_data(config)
+    teacher = build_teacher(config, data.size_hw)
+    targets = make_targets(config, teacher)
+    masker = make_masker(config, config.stages[-1], student)
+    start = -(-config.total_steps * config.batch_size // _BATCH)
+    stage = replace(data.stages[-1], first_step=start, end_step=start + -(-num_clips // _BATCH))
     untrained = Student(form, generator=torch.Generator().manual_seed(config.seed)).eval()
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3)
-    coverage = np.stack([token_coverage(c.segmentation, form.patch_size, form.tubelet_size) for c in clips])
-    draws = torch.from_numpy(
-        mask_draws(config.seed, list(range(beyond, beyond + num_clips)), form.num_tokens)
-    )
-    mask = make_mask(
-        config.mask.kind, draws, form.grid_thw, config.mask.ratio,
-        object_tokens=torch.from_numpy(coverage) > config.mask.coverage_threshold,
-        object_visible_share=config.mask.object_visible_share,
+    batches = training_batches(
+        stage, seed=config.seed, batch_size=_BATCH, start_step=start, patch_size=form.patch_size,
+        tubelet_size=form.tubelet_size, workers=0,
     )  # fmt: skip
-    hidden = count_masked(form.grid_thw, config.mask.ratio)
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("tokens", "fresh", "teacher", "errors")}
+    names = ("indices", "frames", "coverage", "mask", "errors", "tokens", "fresh", "teacher")
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     with torch.no_grad():
-        for at in range(0, num_clips, _BATCH):
-            some, hide = frames[at : at + _BATCH], mask[at : at + _BATCH]
-            inputs = normalise(some)
-            parts["tokens"].append(student.encode(inputs))
-            parts["fresh"].append(untrained.encode(inputs))
+        for batch in batches:
+            mask = masker(batch.indices, batch.frames, coverage=batch.coverage, boxes_xyxy=batch.boxes_xyxy)
+            inputs, which = normalise(batch.frames), config.target.tokens
+            predicted = student(inputs, mask, masker.num_masked, tokens=which)
+            wanted = targets.pick(targets(batch.frames), mask, masker.num_masked)
+            places = torch.arange(form.num_tokens).expand(len(mask), -1)[..., None]
+            places = pick_tokens(places, mask, masker.num_masked, which)[..., 0]
+            error = (predicted - wanted).square().mean(-1)
+            found = {
+                "indices": batch.indices, "frames": batch.frames, "coverage": batch.coverage, "mask": mask,
+                "errors": torch.full(mask.shape, math.nan).scatter(1, places, error),
+                "tokens": student.encode(inputs), "fresh": untrained.encode(inputs),
+            }  # fmt: skip
             if teacher is not None:
-                seen = teacher(some.float() / 255)
-                parts["teacher"].append(seen)
-                targets = normalise_tokens(config.target.norm, seen)
-            else:
-                targets = pixel_targets(
-                    some.float() / 255, form.patch_size, form.tubelet_size, normalise=config.target.per_patch
-                )
-            error = (student(inputs, hide, hidden) - gather_masked(targets, hide, hidden)).square().mean(-1)
-            spread = torch.full(hide.shape, math.nan)
-            spread[hide] = error.flatten()
-            parts["errors"].append(spread)
-    arrays = {name: torch.cat(p).double().numpy() if p else None for name, p in parts.items()}
-    assert arrays["tokens"] is not None and arrays["fresh"] is not None and arrays["errors"] is not None
+                found["teacher"] = teacher.look(batch.frames)
+            for name, value in found.items():
+                parts[name].append(value)
+    whole = {name: torch.cat(values)[:num_clips] for name, values in parts.items() if values}
+    scenes = [
+        stage.source_of(index, seed=config.seed, batch_size=_BATCH).clip(index).scene
+        for index in whole["indices"].tolist()
+    ]
+    arrays = {name: np.asarray(value.double().numpy()) for name, value in whole.items()}
     attention = None
     if form.num_tokens <= _MAX_ATTENTION:
-        attention = last_attention(student, normalise(frames[:1]))
+        attention = last_attention(student, normalise(whole["frames"][:1]))
+    classes = [[layer.class_name for layer in scene.layers if layer.labelled] for scene in scenes]
     return Inside(
-        frames=np.stack([clip.frames for clip in clips]),
-        fps=clips[0].fps,
-        names=tuple(", ".join(clip.labels.class_names) or "no objects" for clip in clips),
+        frames=np.asarray(whole["frames"].permute(0, 1, 3, 4, 2).contiguous().numpy()),
+        fps=scenes[0].fps,
+        names=tuple(", ".join(each) or "no objects" for each in classes),
         grid=form.grid_thw,
-        coverage=coverage.astype(np.float64),
-        mask=mask.numpy(),
+        coverage=arrays["coverage"],
+        mask=np.asarray(whole["mask"].numpy()),
         errors=arrays["errors"],
         tokens=arrays["tokens"],
         fresh=arrays["fresh"],
-        teacher=arrays["teacher"],
+        teacher=arrays.get("teacher"),
         attention=attention,
     )
 
@@ -231,7 +220,7 @@ def pca_colors(tokens: Float) -> UInt8:
 
 
 def losses_by_kind(inside: Inside) -> dict[str, tuple[float, int]]:
-    """Return mean error and number of the hidden tokens: covered by objects by more than half, less, not."""
+    """Return mean error and number of the tokens that the loss is on, by how far objects cover them."""
     kinds = {
         "objects, more than half": inside.coverage > 0.5,
         "objects, at the edge": (inside.coverage > 0) & (inside.coverage <= 0.5),
@@ -275,7 +264,7 @@ def report_run(run: Path, *, num_clips: int = 32) -> tuple[str, list[Finding]]:
         raise UserError(f"run '{run}': neither config.yaml nor log.jsonl there")
     log, findings, steps = read_log(run), [], None
     try:
-        steps = PretrainConfig.load(run / "config.yaml").steps
+        steps = PretrainConfig.load(run / "config.yaml").total_steps
     except UserError as error:
         findings.append(Finding("error", "config", f"{str(error).splitlines()[0]}."))
     findings += find_run_problems(log, steps)
