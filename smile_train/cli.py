@@ -429,6 +429,9 @@ def probe_command(
     num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1200,
     num_test: Annotated[int, typer.Option("--num-test", min=50)] = 800,
     out: Annotated[Path | None, typer.Option("--out", help="A .json file for the scores.")] = None,
+    factors: Annotated[
+        bool, typer.Option("--factors", help="Also ask for speed, rotation, count and when it is hidden.")
+    ] = False,
 ) -> None:
     """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""
     import json
@@ -438,7 +441,7 @@ def probe_command(
     from smile_synth.corpus import write_bytes
     from smile_synth.objects import ObjectBank
     from smile_train.checkpoint import load_student
-    from smile_train.evaluate import examine_motion
+    from smile_train.evaluate import FACTORS, TASKS, examine_motion
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
@@ -447,7 +450,7 @@ def probe_command(
     with progress_bar("probing", "probes") as progress:
         examination = examine_motion(
             student, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
-            progress=progress,
+            tasks=FACTORS if factors else TASKS, progress=progress,
         )  # fmt: skip
     print_examination(examination)
     if out is not None:

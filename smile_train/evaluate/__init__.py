@@ -31,7 +31,15 @@ from smile_train.evaluate._features import (
     tokens_in_place,
 )
 from smile_train.evaluate._finetune import FinetuneOptions, finetune
-from smile_train.evaluate._motion import TASKS, MotionExamination, ProbeRow, examine_motion, format_interval
+from smile_train.evaluate._motion import (
+    FACTORS,
+    TASKS,
+    MotionExamination,
+    ProbeRow,
+    Task,
+    examine_motion,
+    format_interval,
+)
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
 from smile_train.evaluate._protocols import attentive, knn, linear, retrieval
 from smile_train.evaluate._reading import FileFacts, ReadOptions, ViewOptions, file_facts, read_windows
@@ -39,6 +47,7 @@ from smile_train.evaluate._scores import Difference, group_interval, paired_diff
 from smile_train.evaluate._videos import EmbedReport, embed_videos, read_embeddings
 
 __all__ = [
+    "FACTORS",
     "TASKS",
     "Difference",
     "EmbedReport",
@@ -57,6 +66,7 @@ __all__ = [
     "ReadOptions",
     "ScoreRow",
     "Split",
+    "Task",
     "VideoEncoder",
     "VideoEvaluation",
     "ViewOptions",

@@ -14,6 +14,7 @@ from smile_synth import ObjectBank, UserError
 from smile_synth.corpus import write_mp4
 from smile_train.checkpoint import save_student
 from smile_train.evaluate import (
+    FACTORS,
     ReadOptions,
     ViewOptions,
     color_statistics,
@@ -94,10 +95,23 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
     for row in examined.rows:
         assert 0 <= row.low <= row.accuracy <= row.high <= 1
         assert (row.margin is not None) == (row.features == "encoder")
-    with pytest.raises(
-        UserError, match="reads 4 frames of 32x32, the probe's recipe 'demo-probe' gives 8 of 64x64"
-    ):
-        examine_motion(student(), ObjectBank.open(train_bank), *_pictures(train_bank))
+
+
+def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) -> None:
+    examined = examine_motion(
+        student(),
+        ObjectBank.open(train_bank),
+        *_pictures(train_bank),
+        num_train=60,
+        num_test=50,
+        tasks=FACTORS,
+    )
+    assert list(examined.num_classes) == list(FACTORS)
+    assert examined.num_classes["rotation"] == 2 and examined.num_classes["count"] == 4
+    assert examined.num_classes["speed"] == 3 and examined.num_classes["occluded when"] >= 2
+    wide = student(size_hw=(32, 48))
+    with pytest.raises(UserError, match="size 32x48: must keep the recipe's aspect 64x64"):
+        examine_motion(wide, ObjectBank.open(train_bank), *_pictures(train_bank), num_train=60, num_test=50)
 
 
 def _pictures(bank: Path) -> tuple[object, object]:
