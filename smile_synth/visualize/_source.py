@@ -20,7 +20,7 @@ from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Annotator, Clip, Labels
 from smile_synth.compositing import composite
-from smile_synth.corpus import labels_to_json
+from smile_synth.corpus import Corpus, labels_to_json
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
@@ -138,7 +138,11 @@ class RecipeSource:
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Clips of a corpus folder, finished or not."""
+    """Clips of a corpus folder, finished or not.
+
+    Shards and media other than mp4 are read by `Corpus`, which needs the manifest; one file after the other
+    is read here, so that what stands of an unfinished folder can be looked at.
+    """
 
     path: Path
     recipe: Recipe | None
@@ -148,6 +152,7 @@ class CorpusSource:
     faults: tuple[Fault, ...] = ()
     bank: ObjectBank | None = None
     backgrounds: BackgroundFolder | None = None
+    reader: Corpus | None = None
 
     @property
     def name(self) -> str:
@@ -160,20 +165,24 @@ class CorpusSource:
         scene_path, clip_path, label_path = _paths(self.path, index)
         scene = stored = frames = data = None
         try:
-            scene = Scene.from_bytes(scene_path.read_bytes())
+            scene = self.reader.scene(index) if self.reader else Scene.from_bytes(scene_path.read_bytes())
         except (OSError, UserError) as error:
             faults.append(_fault("scene", scene_path, error))
         annotation = None
         try:
-            stored = _with_factors(json.loads(label_path.read_text()))
+            text = self.reader.read(index, "json") if self.reader else label_path.read_bytes()
+            stored = _with_factors(json.loads(text))
             annotation = StoredAnnotation(stored, scene)
             _ = annotation.labels
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, UserError, ValueError, KeyError, TypeError, IndexError) as error:
             stored = annotation = None
             faults.append(_fault("labels", label_path, error))
         try:
-            data = clip_path.read_bytes()
-            frames = read_frames(clip_path)
+            if self.reader:
+                frames = self.reader.frames(index)
+            else:
+                data = clip_path.read_bytes()
+                frames = read_frames(clip_path)
         except (OSError, UserError) as error:
             faults.append(_fault("media", clip_path, error))
         row = self.rows.get(index)
@@ -187,7 +196,8 @@ class CorpusSource:
                 faults.append(Fault("media and labels differ", what))
                 frames = None
         fps = scene.fps if scene else float(self.header.get("fps", 8.0))
-        return Sample(index, frames, annotation, stored, scene, len(data or b""), fps, tuple(faults))
+        num_bytes = int(row["bytes"]) if self.reader and row else len(data or b"")
+        return Sample(index, frames, annotation, stored, scene, num_bytes, fps, tuple(faults))
 
     def command(self, index: int) -> str:
         """Return the command that renders the clip anew."""
@@ -275,10 +285,17 @@ def open_corpus(
         int(file.stem) for name in ("scenes", "clips", "labels") for file in (path / name).glob("*.*")
         if file.stem.isdecimal()
     }  # fmt: skip
+    reader = None
+    if header.get("layout", "folder") != "folder" or header.get("media", "h264") != "h264":
+        try:
+            reader = Corpus(path, unfinished=True)
+            found = set(reader.indices)
+        except UserError as error:
+            faults.append(_fault("corpus", path, error))
     if bank is not None and header.get("bank_digest", bank.digest) != bank.digest:
         raise UserError(f"bank '{bank.path}': is not the bank of corpus '{path}' (its digest differs)")
     return CorpusSource(
-        path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), bank, backgrounds
+        path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), bank, backgrounds, reader
     )
 
 

@@ -192,6 +192,21 @@ def test_no_clips_at_all(corpus: Path, tmp_path: Path) -> None:
         open_corpus(tmp_path)
 
 
+def test_shards_and_other_media_are_read_alike(
+    bank: ObjectBank, recipe: Recipe, sound: Path, tmp_path: Path
+) -> None:
+    generate(recipe, bank, out=tmp_path / "tar", num_clips=3, seed=0, layout="shards", media="ffv1")
+    source = open_corpus(tmp_path / "tar")
+    assert source.indices == (0, 1, 2) and not source.faults
+    found, wanted = source.read(2), open_corpus(sound).read(2)
+    assert not found.faults and found.stored == wanted.stored and found.num_bytes > 0
+    assert found.frames is not None and found.frames.shape == (4, 40, 56, 3)
+    (tar,) = (tmp_path / "tar" / "shards").glob("*.tar")
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    kinds = findings(tmp_path / "tar")
+    assert kinds["media unreadable"][-1] == 2 and kinds["labels unreadable"] == (2,)
+
+
 def test_run_lengths_and_spectrum() -> None:
     assert longest_run(np.array([1, 1, 0, 1, 1, 1, 0], bool)) == 3 and longest_run(np.zeros(0, bool)) == 0
     rng = np.random.default_rng(1)
