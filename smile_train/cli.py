@@ -399,6 +399,52 @@ def compare_command(
     console.print(table)
 
 
+@app.command("ablate")
+def ablate_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; what is done is not done again.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seeds=[0].")
+    ] = None,
+    predict: Annotated[bool, typer.Option("--predict", help="Only say what it will cost.")] = False,
+    shard_index: Annotated[int, typer.Option("--shard-index", min=0, help="This process' share.")] = 0,
+    num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Processes, one per GPU.")] = 1,
+) -> None:
+    """Train and probe every arm of a study, then write its table, plot and page."""
+    from smile_train.ablate import PAGE, Study, StudyRun
+
+    if shard_index >= num_shards:
+        raise UserError(f"--shard-index {shard_index}: must be below --num-shards {num_shards}")
+    with progress_bar("study", "") as progress:
+        run = StudyRun(Study.load(study, overrides or []), out, progress=progress)
+        estimate = run.estimate()
+    errors.print(
+        f"{len(run.cells) - estimate.cells} of {len(run.cells)} runs are done, {estimate.cells} are left: "
+        f"about {estimate.cells * estimate.seconds_each / 60:.0f} minutes in one process"
+    )
+    if predict:
+        return
+    with progress_bar("study", "") as progress:
+        run.run(
+            shard=(shard_index, num_shards),
+            stage=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
+        )
+    if num_shards > 1 and not all(cell.done for cell in run.cells):
+        console.print(f"this share is done; the last one writes {out / PAGE}")
+        return
+    table = Table("probe", "arm", "accuracy %", "95 % interval", "random %", "difference", "95 % interval")
+    for row in run.report():
+        paired = (row.difference, row.difference_low, row.difference_high)
+        told = ["" if value != value else f"{100 * value:+.1f}" for value in paired]
+        table.add_row(
+            row.task, escape(row.arm), f"{100 * row.mean:.1f}",
+            f"{100 * row.low:.1f} .. {100 * row.high:.1f}", f"{100 * row.random:.1f}",
+            told[0], f"{told[1]} .. {told[2]}" if told[1] else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"page: {out / PAGE}")
+
+
 @app.command("export")
 def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder or its student.safetensors.")],
