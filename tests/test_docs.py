@@ -49,7 +49,7 @@ def test_readme_shows_commands_that_exist() -> None:
     commands = {"synth": typer.main.get_command(synth_app), "train": typer.main.get_command(train_app)}
     for tool, name, sub in shown:
         command = commands[tool].commands[name]  # type: ignore[attr-defined]
-        if name in ("bank", "recipes"):
+        if name in ("bank", "corpus", "recipes"):
             assert sub in command.commands
     assert {name for _, name, _ in shown} >= {
         "demo",
@@ -59,4 +59,6 @@ def test_readme_shows_commands_that_exist() -> None:
         "pretrain",
         "probe",
         "embed",
+        "corpus",
+        "export",
     }
