@@ -94,27 +94,6 @@ def render_results() -> str:
     return "\n".join(lines)
 
 
-def kill_results() -> str:
-    """Return what became of corpora whose writers were killed."""
-    result = _load(RESULTS / "kill_corpus.json")
-    lines = [
-        "| | trials | killed with clips standing | byte-identical in the end | faults |",
-        "|---|---|---|---|---|",
-    ]
-    for layout in ("folder", "shards"):
-        rows = [row for row in result["kills"] if row["layout"] == layout]
-        standing = [row["clips_standing"] for row in rows if row["killed"]]
-        same, faults = sum(row["byte_identical"] for row in rows), sum(row["faults"] for row in rows)
-        span = f"{len(standing)}, {min(standing)} to {max(standing)} of {result['clips']}"
-        lines.append(f"| kill -9 at a random moment, {layout} | {len(rows)} | {span} | {same} | {faults} |")
-    for row in result["full_disk"]:
-        told = "one line" if row["told_no_space"] and row["lines"] == 1 else "told otherwise"
-        same = int(row["byte_identical"])
-        lines.append(f"| full disk, {row['layout']}: {told} | 1 | | {same} | |")
-    lines += ["", f"Tiny clips. `benchmarks/kill_corpus.py`, {_where(result)}."]
-    return "\n".join(lines)
-
-
 def corpus_results() -> str:
     """Return the benchmark of writing corpora."""
     result = _load(RESULTS / "corpus_speed.json")
@@ -263,7 +242,6 @@ BLOCKS = {
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
     "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
-    "kill-results": (ROOT / "docs" / "labels.md", kill_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),
