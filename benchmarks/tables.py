@@ -94,6 +94,53 @@ def render_results() -> str:
     return "\n".join(lines)
 
 
+def kill_results() -> str:
+    """Return what became of corpora whose writers were killed."""
+    result = _load(RESULTS / "kill_corpus.json")
+    lines = [
+        "| | trials | killed with clips standing | byte-identical in the end | faults |",
+        "|---|---|---|---|---|",
+    ]
+    for layout in ("folder", "shards"):
+        rows = [row for row in result["kills"] if row["layout"] == layout]
+        standing = [row["clips_standing"] for row in rows if row["killed"]]
+        same, faults = sum(row["byte_identical"] for row in rows), sum(row["faults"] for row in rows)
+        span = f"{len(standing)}, {min(standing)} to {max(standing)} of {result['clips']}"
+        lines.append(f"| kill -9 at a random moment, {layout} | {len(rows)} | {span} | {same} | {faults} |")
+    for row in result["full_disk"]:
+        told = "one line" if row["told_no_space"] and row["lines"] == 1 else "told otherwise"
+        same = int(row["byte_identical"])
+        lines.append(f"| full disk, {row['layout']}: {told} | 1 | | {same} | |")
+    lines += ["", f"Tiny clips. `benchmarks/kill_corpus.py`, {_where(result)}."]
+    return "\n".join(lines)
+
+
+def corpus_results() -> str:
+    """Return the benchmark of writing corpora."""
+    result = _load(RESULTS / "corpus_speed.json")
+    encoder = result["results"]["encoder alone (H.264)"]["clips_per_second"]
+    lines = [
+        "| 16x224x224, two objects, one process | clips/s (median) | lowest | highest | of the encoder's |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["results"].items():
+        share = f"{row['clips_per_second'] / encoder:.2f}" if name.startswith("corpus") else ""
+        values = " | ".join(str(row[key]) for key in ("clips_per_second", "lowest", "highest"))
+        lines.append(f"| {name} | {values} | {share} |")
+    lines += [
+        "",
+        "| tiny clips in shards | ms per clip | ms per clip, nothing to do | peak memory, MB |",
+        "|---|---|---|---|",
+    ]
+    for row in result["flat"]:
+        lines.append(
+            f"| {row['clips']} | {row['milliseconds_per_clip']} | {row['continue_milliseconds_per_clip']} | "
+            f"{row['peak_memory_mb']} |"
+        )
+    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]
+    return "\n".join(lines)
+
+
 def teacher_results() -> str:
     """Return what the tiny CLIP can do."""
     result = _load(ROOT / "assets" / "tiny-clip" / "result.json")
@@ -215,6 +262,8 @@ BLOCKS = {
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
+    "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
+    "kill-results": (ROOT / "docs" / "labels.md", kill_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),

@@ -27,6 +27,18 @@ OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example steps=100.")
 ]
 
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        help="A run's folder or its student.safetensors, a file of VideoMAE or SMILE, a folder of a "
+        "transformers VideoMAE, timm:NAME@FILE or clip:NAME@WEIGHTS.",
+    ),
+]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder that keeps features.")]
+DecodersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that decode.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Fail when a video cannot be read.")]
+
 
 def main() -> None:
     """Run smile-train."""
@@ -230,26 +242,220 @@ def teacher_command(
 @app.command("embed")
 def embed_command(
     videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="A video, or a folder of videos.")],
-    checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", help="A run's folder or its student.safetensors.")
-    ],
+    checkpoint: EncoderOption,
     out: Annotated[Path, typer.Option("--out", help="A .parquet or .npz file.")],
-    frame_stride: Annotated[int, typer.Option("--frame-stride", min=1, help="Take every n-th frame.")] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail when a video cannot be read.")] = False,
+    view: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="How clips are read, for example stride_frames=4."),
+    ] = None,
+    layer: Annotated[
+        int, typer.Option("--layer", min=-1, help="Block to read; -1: after the last norm.")
+    ] = -1,
+    per_frame: Annotated[bool, typer.Option("--per-frame", help="Keep the times apart.")] = False,
+    cache: CacheOption = None,
+    workers: DecodersOption = 1,
+    strict: StrictOption = False,
 ) -> None:
     """Write one feature per real video: encoder tokens, averaged over tokens and windows."""
-    from smile_train.evaluate import embed_videos
+    from smile_synth.strict_yaml import parse
+    from smile_train.evaluate import ViewOptions, embed_videos
 
     with progress_bar("embedding", "videos") as progress:
         report = embed_videos(
-            videos, checkpoint, out, frame_stride=frame_stride, strict=strict, progress=progress
-        )
-    for name, reason in report.broken:
-        errors.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+            videos, checkpoint, out, view=parse(ViewOptions, "{}", name="view", overrides=view or []),
+            layer=layer, pooling="frames" if per_frame else "mean", cache=cache, workers=workers,
+            strict=strict, progress=progress,
+        )  # fmt: skip
+    _print_broken(report.broken)
     console.print(
         f"{report.num_videos} videos ({report.num_windows} windows), {report.width} values each, in {out}; "
         f"{len(report.broken)} skipped"
     )
+
+
+def _print_broken(broken: list[tuple[str, str]]) -> None:
+    for name, reason in broken:
+        errors.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    videos: Annotated[
+        Path,
+        typer.Argument(metavar="VIDEOS", help="A folder per class, or a list; of two, the training one."),
+    ],
+    checkpoint: EncoderOption,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example protocols=[linear,knn]."),
+    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="The test list, or a folder.")] = None,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Folds, where no test list is given.")] = 5,
+    by_group: Annotated[bool, typer.Option("--leave-one-group-out", help="Instead of folds.")] = False,
+    classes: Annotated[str, typer.Option("--classes", metavar="A,B", help="Only these, of folds.")] = "",
+    group: Annotated[
+        str | None, typer.Option("--group", help="Regular expression on file names: what belongs together.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder that listed paths start from.")] = None,
+    hmdb: Annotated[
+        int | None,
+        typer.Option("--hmdb", min=1, max=3, help="VIDEOS is HMDB51's folder of splits; its number."),
+    ] = None,
+    cache: CacheOption = None,
+    workers: DecodersOption = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="A .json file for scores by video.")] = None,
+    strict: StrictOption = False,
+) -> None:
+    """Score a frozen or fine-tuned encoder on labelled real videos, beside its controls."""
+    from smile_synth.strict_yaml import parse
+    from smile_train.evaluate import (
+        EvaluateOptions,
+        evaluate_videos,
+        k_fold,
+        leave_one_group_out,
+        load_encoder,
+        read_hmdb,
+        read_official,
+        read_videos,
+        select_classes,
+    )
+
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"out '{out}': expected a .json file")
+    options = parse(EvaluateOptions, "{}", name="settings", overrides=overrides or [])
+    if hmdb is not None:
+        if root is None:
+            raise UserError("--hmdb: needs --root, the folder of the classes")
+        found, split = read_hmdb(videos, root=root, number=hmdb, group=group)
+        splits = [split]
+    elif test is not None:
+        found, split = read_official(videos, test, root=root, group=group)
+        splits = [split]
+    else:
+        found = read_videos(videos, root=root, group=group)
+        if classes:
+            found = select_classes(found, classes.split(","))
+        splits = leave_one_group_out(found) if by_group else k_fold(found, folds, seed=options.seed)
+    encoder = load_encoder(checkpoint)
+    with progress_bar("features", "") as progress:
+        result = evaluate_videos(
+            encoder, found, splits, options, cache=cache, workers=workers, strict=strict,
+            stage=lambda what, done, total: progress(done, total, what=what),
+        )  # fmt: skip
+    _print_broken(result.broken)
+    for name, protocol in result.left_out:
+        errors.print(f"[yellow]left out of {protocol}[/yellow] {escape(name)}: too short")
+    _print_scores(result)
+    if out is not None:
+        result.save(out)
+
+
+def _print_scores(result: Any) -> None:
+    """Print scores of real videos with their controls."""
+    from smile_train.evaluate import format_interval
+
+    table = Table(
+        "protocol", "features", "accuracy %", "95 % interval", "per class %", "above random encoders",
+        title=f"{len(result.videos)} videos, {len(set(result.groups))} groups, "
+        f"{len(set(result.labels))} classes, {len(result.splits)} split(s)",
+    )  # fmt: skip
+    before = ""
+    for row in result.rows:
+        if before and row.protocol != before:
+            table.add_section()
+        table.add_row(
+            row.protocol if row.protocol != before else "",
+            "[bold]this encoder[/bold]" if row.features == "encoder" else escape(row.features),
+            f"{100 * row.accuracy:.1f}",
+            format_interval(row.low, row.high),
+            f"{100 * row.per_class:.1f}",
+            format_interval(row.margin.low, row.margin.high, signed=True) if row.margin else "",
+        )
+        before = row.protocol
+    console.print(table)
+    for row in result.rows:
+        if row.margin:
+            console.print(
+                f"{row.protocol}: {row.num_videos} videos in {row.num_groups} groups; a difference below "
+                f"{100 * row.margin.smallest:.1f} points means nothing here"
+            )
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="Scores of smile-train evaluate --out.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Of another encoder on the same videos.")],
+) -> None:
+    """Compare two encoders video by video, with the smallest difference that means something."""
+    from smile_train.evaluate import compare_evaluations, format_interval
+
+    table = Table("protocol", "A %", "B %", "A - B", "95 % interval", "smallest that counts", "groups")
+    for protocol, a, b, difference in compare_evaluations(first, second):
+        table.add_row(
+            protocol, f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * difference.mean:+.1f}",
+            format_interval(difference.low, difference.high, signed=True), f"{100 * difference.smallest:.1f}",
+            str(difference.num_groups),
+        )  # fmt: skip
+    console.print(table)
+
+
+@app.command("ablate")
+def ablate_command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name or a YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; what is done is not done again.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seeds=[0].")
+    ] = None,
+    predict: Annotated[bool, typer.Option("--predict", help="Only say what it will cost.")] = False,
+    shard_index: Annotated[int, typer.Option("--shard-index", min=0, help="This process' share.")] = 0,
+    num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Processes, one per GPU.")] = 1,
+) -> None:
+    """Train and probe every arm of a study, then write its table, plot and page."""
+    from smile_train.ablate import PAGE, Study, StudyRun
+
+    if shard_index >= num_shards:
+        raise UserError(f"--shard-index {shard_index}: must be below --num-shards {num_shards}")
+    with progress_bar("study", "") as progress:
+        run = StudyRun(Study.load(study, overrides or []), out, progress=progress)
+        estimate = run.estimate()
+    errors.print(
+        f"{len(run.cells) - estimate.cells} of {len(run.cells)} runs are done, {estimate.cells} are left: "
+        f"about {estimate.cells * estimate.seconds_each / 60:.0f} minutes in one process"
+    )
+    if predict:
+        return
+    with progress_bar("study", "") as progress:
+        run.run(
+            shard=(shard_index, num_shards),
+            stage=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
+        )
+    if num_shards > 1 and not all(cell.done for cell in run.cells):
+        console.print(f"this share is done; the last one writes {out / PAGE}")
+        return
+    table = Table("probe", "arm", "accuracy %", "95 % interval", "random %", "difference", "95 % interval")
+    for row in run.report():
+        paired = (row.difference, row.difference_low, row.difference_high)
+        told = ["" if value != value else f"{100 * value:+.1f}" for value in paired]
+        table.add_row(
+            row.task, escape(row.arm), f"{100 * row.mean:.1f}",
+            f"{100 * row.low:.1f} .. {100 * row.high:.1f}", f"{100 * row.random:.1f}",
+            told[0], f"{told[1]} .. {told[2]}" if told[1] else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"page: {out / PAGE}")
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder or its student.safetensors.")],
+    to: Annotated[str, typer.Option("--to", help="transformers, timm, safetensors or onnx.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+) -> None:
+    """Write the encoder in another library's format, with a model card, and read it back."""
+    from smile_train.export import export_run
+
+    report = export_run(run, out, to=to)
+    console.print(f"{', '.join(report.files)} in {report.folder}; {report.checked}")
 
 
 @app.command("probe")
@@ -269,6 +475,9 @@ def probe_command(
     num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1200,
     num_test: Annotated[int, typer.Option("--num-test", min=50)] = 800,
     out: Annotated[Path | None, typer.Option("--out", help="A .json file for the scores.")] = None,
+    factors: Annotated[
+        bool, typer.Option("--factors", help="Also ask for speed, rotation, count and when it is hidden.")
+    ] = False,
 ) -> None:
     """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""
     import json
@@ -278,7 +487,7 @@ def probe_command(
     from smile_synth.corpus import write_bytes
     from smile_synth.objects import ObjectBank
     from smile_train.checkpoint import load_student
-    from smile_train.evaluate import examine_motion
+    from smile_train.evaluate import FACTORS, TASKS, examine_motion
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
@@ -287,7 +496,7 @@ def probe_command(
     with progress_bar("probing", "probes") as progress:
         examination = examine_motion(
             student, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
-            progress=progress,
+            tasks=FACTORS if factors else TASKS, progress=progress,
         )  # fmt: skip
     print_examination(examination)
     if out is not None:

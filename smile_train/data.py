@@ -137,10 +137,8 @@ class CorpusSource:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"corpus '{folder}': cannot be read: {error}") from None
-        names = sorted(path.stem for path in (self.folder / "clips").glob("*.mp4"))
-        names += sorted(
-            path.stem for path in (self.folder / "labels").glob("*.json") if path.stem not in names
-        )
+        kinds = ("clips", "*.mp4"), ("labels", "*.json")
+        names = sorted({path.stem for kind, form in kinds for path in (self.folder / kind).glob(form)})
         self._names: list[str] = []
         self.unreadable: list[tuple[Path, str]] = []
         for name in names:
@@ -182,7 +180,7 @@ class CorpusSource:
                     f"corpus clip '{media}': holds {list(frames.shape)} frames, the labels say other"
                 )
             drawn = Scene.from_bytes(scene.read_bytes())
-        except (OSError, ValueError, av.error.FFmpegError) as error:
+        except (OSError, IndexError, ValueError, av.error.FFmpegError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"corpus clip '{media}': cannot be read: {reason}") from None
         segmentation = np.zeros(frames.shape[:3], np.uint16)

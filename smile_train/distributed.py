@@ -95,7 +95,7 @@ def spread(student: nn.Module, parallel: Literal["ddp", "fsdp"], world: World) -
     if world.size == 1:
         return student
     if parallel == "ddp":
-        return DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(student, gradient_as_bucket_view=True)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in student.modules():
         if isinstance(module, nn.ModuleList):

@@ -53,6 +53,7 @@ FREE = {
     "accumulate", "parallel", "workers", "threads", "device", "compile", "checkpoint_every",
     "keep_checkpoints", "peak_tflops",
 }  # fmt: skip
+FREE_WITHIN = {"student.checkpointing", "student.decoder_chunk", "teacher.compile", "teacher.cache"}
 # Told stage by stage.
 STAGED = {
     "recipe", "recipe_overrides", "bank", "backgrounds", "corpus", "mixture", "then", "steps",
@@ -388,7 +389,7 @@ def _identity(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
         if len(stage.sources) > 1:
             own["weights"] = [list(entry.weight) for entry in stage.options.sources]
         values.update(flat(own, f"then.{number - 1}." if number else ""))
-    return flat(values)
+    return {key: value for key, value in flat(values).items() if key not in FREE_WITHIN}
 
 
 def _describe(out: Path, config: PretrainConfig, data: TrainingData, world: World, start: int) -> None:

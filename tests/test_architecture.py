@@ -16,8 +16,9 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog", "cost",
-        "materials", "train_teacher", "pretrain", "evaluate", "report", "demo", "cli",
+        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog",
+        "cost", "collapse", "materials", "train_teacher", "pretrain", "export", "evaluate", "ablate", "report",
+        "demo", "cli",
     ],
 }  # fmt: skip
 

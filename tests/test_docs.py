@@ -35,6 +35,7 @@ def test_tables_are_those_of_the_committed_results() -> None:
         "docs/objects.md",
         "docs/performance.md",
         "docs/recipes.md",
+        "docs/pretraining.md",
     ],
 )
 def test_links_lead_somewhere(path: str) -> None:
@@ -48,7 +49,7 @@ def test_readme_shows_commands_that_exist() -> None:
     commands = {"synth": typer.main.get_command(synth_app), "train": typer.main.get_command(train_app)}
     for tool, name, sub in shown:
         command = commands[tool].commands[name]  # type: ignore[attr-defined]
-        if name in ("bank", "recipes"):
+        if name in ("bank", "corpus", "recipes"):
             assert sub in command.commands
     assert {name for _, name, _ in shown} >= {
         "demo",
@@ -58,4 +59,6 @@ def test_readme_shows_commands_that_exist() -> None:
         "pretrain",
         "probe",
         "embed",
+        "corpus",
+        "export",
     }

@@ -1,5 +1,28 @@
-"""Evaluation: frozen features, linear probes with their controls, embeddings of real videos."""
+"""Evaluation: frozen features of real videos and of synthetic motion, read off beside their controls."""
 
+from smile_train.evaluate._controls import flow_histograms, size_and_length
+from smile_train.evaluate._datasets import (
+    LabelledVideo,
+    Split,
+    check_split,
+    find_videos,
+    k_fold,
+    leave_one_group_out,
+    low_shot,
+    read_hmdb,
+    read_official,
+    read_videos,
+    select_classes,
+)
+from smile_train.evaluate._encoders import FrameEncoder, FrozenEncoder, VideoEncoder, load_encoder
+from smile_train.evaluate._evaluate import (
+    EvaluateOptions,
+    ScoreRow,
+    VideoEvaluation,
+    compare_evaluations,
+    evaluate_videos,
+)
+from smile_train.evaluate._extract import EncoderFeature, Extracted, Feature, extract
 from smile_train.evaluate._features import (
     color_statistics,
     encode_clips,
@@ -7,26 +30,79 @@ from smile_train.evaluate._features import (
     frame_means,
     tokens_in_place,
 )
-from smile_train.evaluate._motion import TASKS, MotionExamination, ProbeRow, examine_motion, format_interval
+from smile_train.evaluate._finetune import FinetuneOptions, finetune
+from smile_train.evaluate._motion import (
+    FACTORS,
+    TASKS,
+    MotionExamination,
+    ProbeRow,
+    Task,
+    examine_motion,
+    format_interval,
+)
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
-from smile_train.evaluate._videos import EmbedReport, embed_videos, find_videos, read_windows
+from smile_train.evaluate._protocols import attentive, knn, linear, retrieval
+from smile_train.evaluate._reading import FileFacts, ReadOptions, ViewOptions, file_facts, read_windows
+from smile_train.evaluate._scores import Difference, group_interval, paired_difference
+from smile_train.evaluate._videos import EmbedReport, embed_videos, read_embeddings
 
 __all__ = [
+    "FACTORS",
     "TASKS",
+    "Difference",
     "EmbedReport",
+    "EncoderFeature",
+    "EvaluateOptions",
+    "Extracted",
+    "Feature",
+    "FileFacts",
+    "FinetuneOptions",
+    "FrameEncoder",
+    "FrozenEncoder",
+    "LabelledVideo",
     "MotionExamination",
     "ProbeRow",
     "ProbeScore",
+    "ReadOptions",
+    "ScoreRow",
+    "Split",
+    "Task",
+    "VideoEncoder",
+    "VideoEvaluation",
+    "ViewOptions",
+    "attentive",
+    "check_split",
     "color_statistics",
+    "compare_evaluations",
     "difference_interval",
     "embed_videos",
     "encode_clips",
     "encode_tokens",
+    "evaluate_videos",
     "examine_motion",
+    "extract",
+    "file_facts",
     "find_videos",
+    "finetune",
+    "flow_histograms",
     "format_interval",
     "frame_means",
+    "group_interval",
+    "k_fold",
+    "knn",
+    "leave_one_group_out",
+    "linear",
     "linear_probe",
+    "load_encoder",
+    "low_shot",
+    "paired_difference",
+    "read_embeddings",
+    "read_hmdb",
+    "read_official",
+    "read_videos",
     "read_windows",
+    "retrieval",
+    "select_classes",
+    "size_and_length",
     "tokens_in_place",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -38,6 +38,30 @@ def _object_class(scene: Scene) -> str:
     return scene.layers[1].class_name
 
 
+def _speed(scene: Scene) -> str:
+    """Name the third of the preset's range; per frame and in shares of its own pixels."""
+    speed = float(scene.layers[1].factors["mean_speed_px_per_frame"])
+    return "slow" if speed < 3 else "middle" if speed < 4 else "fast"
+
+
+def _rotation(scene: Scene) -> str:
+    """Name the sense of rotation; y points down, so a growing angle is clockwise."""
+    turned = float(scene.layers[1].factors["rotation_degrees_per_frame"])
+    return "clockwise" if turned > 0 else "anticlockwise"
+
+
+def _count(scene: Scene) -> str:
+    return str(round(float(scene.factors["num_objects"])))
+
+
+def _occluded(scene: Scene) -> str:
+    """Tell in which half of the clip the middle of the hidden run lies; never where none was reached."""
+    if "occlusion.first_frame" not in scene.factors:
+        return "never"
+    first, length = (float(scene.factors[f"occlusion.{k}"]) for k in ("first_frame", "length_frames"))
+    return "first half" if first + length / 2 < scene.num_frames / 2 else "second half"
+
+
 class Task(NamedTuple):
     """A question about a clip.
 
@@ -56,6 +80,14 @@ TASKS: dict[str, Task] = {
     "motion family": Task("demo-probe", _family, "in place"),
     "direction": Task("demo-direction", _direction, "in place"),
     "object class": Task("demo-probe", _object_class, "mean"),
+}
+# Every factor that is asked for; the demo asks the three above.
+FACTORS: dict[str, Task] = {
+    **TASKS,
+    "speed": Task("demo-direction", _speed, "in place"),
+    "rotation": Task("probe-rotation", _rotation, "in place"),
+    "count": Task("probe-count", _count, "in place"),
+    "occluded when": Task("probe-occlusion", _occluded, "in place"),
 }
 
 
@@ -97,12 +129,19 @@ class MotionExamination:
 
 
 def _render(
-    recipe: Recipe, bank: ObjectBank, backgrounds: BackgroundFolder | None, *, seed: int, num_clips: int
+    recipe: Recipe,
+    bank: ObjectBank,
+    backgrounds: BackgroundFolder | None,
+    *,
+    size_hw: tuple[int, int],
+    seed: int,
+    num_clips: int,
 ) -> tuple[Tensor, list[Scene]]:
     frames, scenes = [], []
     for index in range(num_clips):
         scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=index)
-        frames.append(torch.from_numpy(composite(scene, bank, backgrounds)))
+        shown = scene if scene.size_hw == size_hw else scene.scaled_to(size_hw)
+        frames.append(torch.from_numpy(composite(shown, bank, backgrounds)))
         scenes.append(scene)
     return torch.stack(frames).permute(0, 1, 4, 2, 3).contiguous(), scenes
 
@@ -116,15 +155,17 @@ def examine_motion(
     seed: int = 0,
     num_train: int = 1200,
     num_test: int = 800,
+    tasks: Mapping[str, Task] = TASKS,
     progress: Callable[[int, int], None] | None = None,
 ) -> MotionExamination:
-    """Probe frozen features on the tasks of `TASKS`, beside their controls on the same split.
+    """Probe frozen features on questions about synthetic clips, beside their controls on the same split.
 
     Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
-    objects of its test split over ``test_backgrounds``.
+    objects of its test split over ``test_backgrounds``. A student that reads another size or length than
+    the recipes are written for gets the same scenes at its size, as many frames as it reads.
 
     Raises:
-        UserError: the student reads clips of another length or size than the recipes give.
+        UserError: the student's frames have another aspect than the recipes'.
     """
     randoms = [
         Student(student.config, generator=torch.Generator().manual_seed(10_000 + seed + k))
@@ -137,22 +178,21 @@ def examine_motion(
     tokens: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     students = {"encoder": student, **{f"random {k}": other for k, other in enumerate(randoms)}}
     plain = {"colour over time": color_statistics, "pixels per frame": frame_means}
-    done, total = 0, len(TASKS) * (len(students) + len(plain))
-    for task, (recipe_name, label, readout) in TASKS.items():
+    done, total = 0, len(tasks) * (len(students) + len(plain))
+    for task, (recipe_name, label, readout) in tasks.items():
         if recipe_name not in rendered:
-            recipe = Recipe.load(recipe_name)
             form = student.config
-            if (recipe.num_frames, recipe.size) != (form.num_frames, form.size_hw):
-                raise UserError(
-                    f"the student reads {form.num_frames} frames of {form.size_hw[0]}x{form.size_hw[1]}, "
-                    f"the probe's recipe '{recipe_name}' gives {recipe.num_frames} of "
-                    f"{recipe.size[0]}x{recipe.size[1]}"
-                )
+            recipe = Recipe.load(recipe_name, [f"num_frames={form.num_frames}"])
+            size_hw = form.size_hw
             train = _split(recipe, "train", bank)
             test = _split(recipe, "test", bank)
             rendered[recipe_name] = (
-                *_render(train, bank, train_backgrounds, seed=1_000 + seed, num_clips=num_train),
-                *_render(test, bank, test_backgrounds, seed=2_000 + seed, num_clips=num_test),
+                *_render(
+                    train, bank, train_backgrounds, size_hw=size_hw, seed=1_000 + seed, num_clips=num_train
+                ),
+                *_render(
+                    test, bank, test_backgrounds, size_hw=size_hw, seed=2_000 + seed, num_clips=num_test
+                ),
             )
         train_frames, train_scenes, test_frames, test_scenes = rendered[recipe_name]
         train_y, test_y = (np.array([label(scene) for scene in s]) for s in (train_scenes, test_scenes))

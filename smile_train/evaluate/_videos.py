@@ -1,28 +1,24 @@
-"""Embeddings of real videos: exact frames, windows at a fixed stride, one row per video."""
+"""Embeddings of real videos: one row per video, in a file that says how it was made."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import av
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from smile_synth.errors import UserError
-from smile_train.checkpoint import load_student
-from smile_train.evaluate._features import encode_clips
+from smile_train.evaluate._datasets import find_videos
+from smile_train.evaluate._encoders import VideoEncoder, load_encoder
+from smile_train.evaluate._extract import EncoderFeature, Progress, extract
+from smile_train.evaluate._reading import ReadOptions, ViewOptions
 from smile_train.pretrain import choose_device
-
-SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".m4v", ".gif")
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -42,84 +38,32 @@ class EmbedReport:
     broken: list[tuple[str, str]]
 
 
-def find_videos(source: str | Path) -> list[Path]:
-    """Return the videos of a folder (subfolders included), or the one file.
-
-    Raises:
-        UserError: nothing there.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"videos '{source}': no such file or folder")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"videos '{source}': holds no video ({', '.join(SUFFIXES)})")
-    return found
-
-
-def _square(frame: UInt8, side: int) -> UInt8:
-    """Resize the shorter side to ``side`` by area averaging, then crop the middle."""
-    height, width = frame.shape[:2]
-    scale = side / min(height, width)
-    new_h, new_w = max(round(height * scale), side), max(round(width * scale), side)
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(frame, (new_w, new_h), interpolation=interpolation))
-    y, x = (new_h - side) // 2, (new_w - side) // 2
-    return resized[y : y + side, x : x + side].astype(np.uint8)
-
-
-def read_windows(path: Path, *, num_frames: int, frame_stride: int, side: int) -> Iterator[UInt8]:
-    """Yield windows ``[T, side, side, 3]`` uint8, one after the other without overlap.
-
-    A window takes every ``frame_stride``-th frame. A video shorter than one window repeats its last frame;
-    of a longer one, an unfinished last window is left out. One window is in memory at a time.
-
-    Raises:
-        UserError: the file cannot be decoded or holds no picture.
-    """
-    window: list[UInt8] = []
-    complete = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError("holds no picture, only sound or data")
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"  # frame threads hang forked readers
-            for position, frame in enumerate(container.decode(stream)):
-                if position % frame_stride == 0:
-                    window.append(_square(frame.to_ndarray(format="rgb24", threads=1).astype(np.uint8), side))
-                if len(window) == num_frames:
-                    yield np.stack(window)
-                    complete += 1
-                    window = []
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise UserError(f"cannot be decoded: {str(error).splitlines()[0]}") from None
-    if complete == 0:
-        if not window:
-            raise UserError("holds no frames")
-        yield np.stack(window + [window[-1]] * (num_frames - len(window)))
-
-
 def embed_videos(
     videos: str | Path,
     checkpoint: str | Path,
     out: str | Path,
     *,
-    frame_stride: int = 2,
+    view: ViewOptions | None = None,
+    layer: int = -1,
+    pooling: Literal["mean", "frames"] = "mean",
     device: str = "auto",
+    cache: Path | None = None,
+    workers: int = 1,
     strict: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> EmbedReport:
     """Write one feature per video: encoder tokens, averaged over tokens, then over windows.
 
     Args:
         videos: a file or folder.
-        checkpoint: a run's folder or its ``student.safetensors``.
-        out: ``.parquet`` or ``.npz``; columns video, num_windows, feature.
-        frame_stride: every how many frames one is taken.
+        checkpoint: whatever `load_encoder` takes.
+        out: ``.parquet`` or ``.npz``; columns video, num_windows, feature, and how they were made.
+        view: how videos become clips.
+        layer: block whose tokens are read; -1 is after the last norm.
+        pooling: mean over all tokens, or frames, the mean of each time.
         device: auto, cpu or cuda.
+        cache: folder for features; see `extract`.
+        workers: processes that decode.
         strict: fail when a video cannot be read.
         progress: called with (videos done, videos in all).
 
@@ -129,46 +73,63 @@ def embed_videos(
     out = Path(out)
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"out '{out}': expected a .parquet or .npz file")
-    if frame_stride < 1:
-        raise UserError(f"frame-stride must be at least 1, got {frame_stride}")
-    student = load_student(checkpoint).to(choose_device(device))
-    form = student.config
-    if form.size_hw[0] != form.size_hw[1]:
-        raise UserError(
-            f"checkpoint '{checkpoint}': reads {form.size_hw} frames, only square ones can be embedded"
-        )
+    encoder = load_encoder(checkpoint)
+    if isinstance(encoder, VideoEncoder):
+        encoder.encoder.to(choose_device(device))
+    read = ReadOptions.of(view or ViewOptions(), num_frames=encoder.num_frames, side=encoder.side)
     root = Path(videos)
-    files, counts, features, broken = [], [], [], []
     paths = find_videos(videos)
-    for done, path in enumerate(paths, 1):
-        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-        try:
-            total, windows = np.zeros(form.width), 0
-            for window in read_windows(
-                path, num_frames=form.num_frames, frame_stride=frame_stride, side=form.size_hw[0]
-            ):
-                clip = torch.from_numpy(window).permute(0, 3, 1, 2)[None]
-                total += encode_clips(student, clip)[0]
-                windows += 1
-        except UserError as error:
-            if strict:
-                raise UserError(f"video '{path}': {error}") from None
-            broken.append((name, str(error)))
-        else:
-            files.append(name)
-            counts.append(windows)
-            features.append(total / windows)
-        if progress:
-            progress(done, len(paths))
-    if not files:
-        raise UserError(f"videos '{videos}': none of {len(paths)} could be read; the first: {broken[0][1]}")
+    names = [path.relative_to(root).as_posix() if root.is_dir() else path.name for path in paths]
+    found = extract(
+        paths, [EncoderFeature(encoder, layer, pooling)], read, cache=cache, workers=workers, names=names,
+        progress=progress,
+    )  # fmt: skip
+    if strict and found.broken:
+        raise UserError(f"video '{found.broken[0][0]}': {found.broken[0][1]}")
+    if not len(found.readable):
+        raise UserError(
+            f"videos '{videos}': none of {len(paths)} could be read; the first: {found.broken[0][1]}"
+        )
     settings = {
-        "checkpoint": str(checkpoint),
-        "frame_stride": frame_stride,
-        "pooling": "mean of tokens, then windows",
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "layer": layer,
+        "pooling": pooling,
+        **read.model_dump(mode="json"),
     }
-    _write(out, files, counts, np.stack(features).astype(np.float32), settings)
-    return EmbedReport(len(files), sum(counts), form.width, broken)
+    features = found.features["encoder"]
+    _write(out, [names[int(i)] for i in found.readable], found.num_clips.tolist(), features, settings)
+    return EmbedReport(len(features), int(found.num_clips.sum()), features.shape[1], found.broken)
+
+
+def read_embeddings(*files: str | Path) -> tuple[list[str], NDArray[np.float32], dict[str, Any]]:
+    """Return names, features ``[N, C]`` and settings of one or more files of `embed_videos`.
+
+    Raises:
+        UserError: not such a file, or files made with different settings; names what differs.
+    """
+    names: list[str] = []
+    features: list[NDArray[np.float32]] = []
+    settings: dict[str, Any] = {}
+    for path in map(Path, files):
+        try:
+            if path.suffix == ".npz":
+                with np.load(path) as file:
+                    own = json.loads(str(file["settings"]))
+                    names += file["video"].tolist()
+                    features.append(file["feature"])
+            else:
+                table = pq.read_table(path)
+                own = json.loads((table.schema.metadata or {})[b"settings"])
+                names += table["video"].to_pylist()
+                features.append(np.array(table["feature"].to_pylist(), np.float32))
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise UserError(f"'{path}': not a file of smile-train embed: {error}") from None
+        different = sorted(k for k in {**settings, **own} if settings.get(k) != own.get(k))
+        if settings and different:
+            raise UserError(f"'{files[0]}' and '{path}': were made with different {', '.join(different)}")
+        settings = own
+    return names, np.concatenate(features), settings
 
 
 def _write(

@@ -14,6 +14,9 @@ from smile_synth import ObjectBank, UserError
 from smile_synth.corpus import write_mp4
 from smile_train.checkpoint import save_student
 from smile_train.evaluate import (
+    FACTORS,
+    ReadOptions,
+    ViewOptions,
     color_statistics,
     difference_interval,
     embed_videos,
@@ -92,10 +95,23 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
     for row in examined.rows:
         assert 0 <= row.low <= row.accuracy <= row.high <= 1
         assert (row.margin is not None) == (row.features == "encoder")
-    with pytest.raises(
-        UserError, match="reads 4 frames of 32x32, the probe's recipe 'demo-probe' gives 8 of 64x64"
-    ):
-        examine_motion(student(), ObjectBank.open(train_bank), *_pictures(train_bank))
+
+
+def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) -> None:
+    examined = examine_motion(
+        student(),
+        ObjectBank.open(train_bank),
+        *_pictures(train_bank),
+        num_train=60,
+        num_test=50,
+        tasks=FACTORS,
+    )
+    assert list(examined.num_classes) == list(FACTORS)
+    assert examined.num_classes["rotation"] == 2 and examined.num_classes["count"] == 4
+    assert examined.num_classes["speed"] == 3 and examined.num_classes["occluded when"] >= 2
+    wide = student(size_hw=(32, 48))
+    with pytest.raises(UserError, match="size 32x48: must keep the recipe's aspect 64x64"):
+        examine_motion(wide, ObjectBank.open(train_bank), *_pictures(train_bank), num_train=60, num_test=50)
 
 
 def _pictures(bank: Path) -> tuple[object, object]:
@@ -109,11 +125,11 @@ def _pictures(bank: Path) -> tuple[object, object]:
 
 def test_windows_take_exact_frames(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4", 11)
-    windows = list(read_windows(tmp_path / "a.mp4", num_frames=2, frame_stride=2, side=32))
+    windows = list(read_windows(tmp_path / "a.mp4", ReadOptions(num_frames=2, stride_frames=2, side=32)))
     levels = [[int(frame.mean().round()) for frame in window] for window in windows]
     assert np.abs(np.array(levels) - [[0, 20], [40, 60], [80, 100]]).max() <= 2
     assert windows[0].shape == (2, 32, 32, 3)
-    (short,) = read_windows(tmp_path / "a.mp4", num_frames=8, frame_stride=2, side=32)
+    (short,) = read_windows(tmp_path / "a.mp4", ReadOptions(num_frames=8, stride_frames=2, side=32))
     assert np.abs(short.mean((1, 2, 3)) - [0, 20, 40, 60, 80, 100, 100, 100]).max() <= 2
 
 
@@ -121,7 +137,7 @@ def test_middle_is_cropped_after_resizing(tmp_path: Path) -> None:
     frames = np.zeros((2, 32, 96, 3), np.uint8)
     frames[:, :, 32:64] = 255
     write_mp4(tmp_path / "a.mp4", frames, 10)
-    (window,) = read_windows(tmp_path / "a.mp4", num_frames=2, frame_stride=1, side=16)
+    (window,) = read_windows(tmp_path / "a.mp4", ReadOptions(num_frames=2, stride_frames=1, side=16))
     assert window.mean() > 240
 
 
@@ -134,7 +150,7 @@ def test_embeds_in_either_format_and_lists_what_is_broken(tmp_path: Path) -> Non
     (videos / "empty.mp4").write_bytes(b"")
     _sound_only(videos / "sound.mp4")
     for name in ("f.npz", "f.parquet"):
-        report = embed_videos(videos, tmp_path, tmp_path / name, frame_stride=2)
+        report = embed_videos(videos, tmp_path, tmp_path / name)
         assert (report.num_videos, report.num_windows, report.width) == (2, 2, 16)
         assert [broken for broken, _ in report.broken] == ["empty.mp4", "sound.mp4"]
         assert "only sound" in report.broken[1][1]
@@ -142,7 +158,7 @@ def test_embeds_in_either_format_and_lists_what_is_broken(tmp_path: Path) -> Non
     arrays = np.load(tmp_path / "f.npz")
     assert table["video"] == arrays["video"].tolist() == ["a.mp4", "deep/b b.mp4"]
     np.testing.assert_array_equal(np.array(table["feature"], np.float32), arrays["feature"])
-    (window,) = read_windows(videos / "deep" / "b b.mp4", num_frames=4, frame_stride=2, side=32)
+    (window,) = read_windows(videos / "deep" / "b b.mp4", ReadOptions(num_frames=4, side=32))
     own = encode_clips(student(), torch.from_numpy(window).permute(0, 3, 1, 2)[None])
     np.testing.assert_allclose(arrays["feature"][1], own[0], rtol=1e-5)
     with pytest.raises(UserError, match="empty.mp4"):
@@ -179,7 +195,7 @@ def test_real_videos_of_many_kinds(tmp_path: Path) -> None:
     chosen.mkdir()
     for name in ("imageio-binaries__newtonscradle.gif", "imageio-binaries__realshort.mp4"):
         (chosen / name).symlink_to((DATA / name).resolve())
-    report = embed_videos(chosen, tmp_path, tmp_path / "f.npz", frame_stride=4)
+    report = embed_videos(chosen, tmp_path, tmp_path / "f.npz", view=ViewOptions(stride_frames=4))
     assert report.num_videos == 2 and not report.broken
     features = np.load(tmp_path / "f.npz")["feature"]
     assert np.isfinite(features).all() and np.abs(features[0] - features[1]).max() > 1e-3

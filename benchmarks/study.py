@@ -1,0 +1,64 @@
+"""Run a shipped study and write its summary, with where it was run.
+
+    uv run python benchmarks/study.py motion-pattern --work runs/study \\
+        --out benchmarks/results/study_motion_pattern.json
+
+A killed run continues. Writes the plot beside the summary, as .svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import record
+from rich.console import Console
+
+from smile_synth.strict_yaml import dump
+from smile_train.ablate import PLOT, SUMMARY, Study, StudyRun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    console = Console()
+    run = StudyRun(Study.load(arguments.study, arguments.overrides), arguments.work)
+    environment = record.environment()
+    estimate = run.estimate()
+    predicted = estimate.cells * estimate.seconds_each
+    console.print(f"{estimate.cells} runs, about {predicted / 60:.0f} minutes")
+    began = time.perf_counter()
+    last = ""
+
+    def stage(what: str, done: int, total: int, remark: str) -> None:
+        nonlocal last
+        if what != last:
+            last = what
+            console.print(f"{(time.perf_counter() - began) / 60:6.1f} min  {what}")
+
+    run.run(stage=stage)
+    run.report()
+    summary = json.loads((arguments.work / SUMMARY).read_text())
+    result = {
+        "study": arguments.study,
+        "overrides": arguments.overrides,
+        "about": run.study.about,
+        "settings": dump(run.study),
+        "predicted_minutes": round(predicted / 60, 1),
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        **summary,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    result["environment"] = environment
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.out.with_suffix(".svg").write_text((arguments.work / PLOT).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,432 @@
+"""Studies: the same training under different recipes, the same questions to each, one table and one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import matplotlib.figure
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from scipy import stats
+
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
+from smile_synth.corpus import write_bytes, write_mp4
+from smile_synth.errors import UserError, nearest
+from smile_synth.resources import shipped
+from smile_synth.strict_yaml import StrictModel, dump, load
+from smile_train.checkpoint import load_student
+from smile_train.config import Count, PretrainConfig, Whole
+from smile_train.evaluate import FACTORS, examine_motion
+from smile_train.materials import Materials, build_materials
+from smile_train.pretrain import pretrain
+
+STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
+    "study.yaml", "scores.json", "table.parquet", "summary.json", "index.html", "plot.svg"
+)  # fmt: skip
+TRIAL_STEPS, TRIAL_CLIPS, SHOWN_CLIPS = 6, 50, 3
+Stage = Callable[[str, int, int, str], None]
+
+
+class Study(StrictModel):
+    """A study: arms that differ in what is written here and in nothing else.
+
+    Attributes:
+        about: one line on what is asked.
+        base: training config, a preset or a path.
+        overrides: key.path=value for every arm.
+        arms: by name, keys of the training config and their values.
+        grid: instead or besides, keys and lists of values; every combination is an arm.
+        reference: the arm that others are compared with; by default the first.
+        seeds: of data, masks, weights and probes; every arm has all of them.
+        tasks: names of probes.
+        num_train, num_test: clips of a probe.
+        bank, train_backgrounds, test_backgrounds: what it is done with; left out, drawn shapes and pictures
+            that need no download.
+    """
+
+    about: str
+    base: str
+    overrides: list[str] = []
+    arms: dict[str, dict[str, Any]] = {}
+    grid: dict[str, list[Any]] = {}
+    reference: str | None = None
+    seeds: Annotated[list[Whole], Field(min_length=1)] = [0, 1, 2]
+    tasks: Annotated[list[str], Field(min_length=1)] = ["motion family", "direction"]
+    num_train: Count = 600
+    num_test: Count = 400
+    bank: str | None = None
+    train_backgrounds: str | None = None
+    test_backgrounds: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        for name in self.tasks:
+            if name not in FACTORS:
+                raise ValueError(f"unknown probe '{name}' (of {', '.join(FACTORS)}){nearest(name, FACTORS)}")
+        if len(self.all_arms) < 2:
+            raise ValueError("needs at least two arms, in arms or by grid")
+        if self.reference is not None and self.reference not in self.all_arms:
+            raise ValueError(
+                f"reference '{self.reference}' is no arm{nearest(self.reference, self.all_arms)}"
+            )
+        if min(self.num_train, self.num_test) < TRIAL_CLIPS:
+            raise ValueError(f"a probe needs at least {TRIAL_CLIPS} clips on either side")
+        return self
+
+    @property
+    def all_arms(self) -> dict[str, dict[str, Any]]:
+        """Named arms, then those of the grid."""
+        combinations = itertools.product(*self.grid.values()) if self.grid else ()
+        made = [dict(zip(self.grid, values, strict=True)) for values in combinations]
+        named = {
+            ", ".join(f"{key.split('.')[-1]} {value}" for key, value in arm.items()): arm for arm in made
+        }
+        return {**self.arms, **named}
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study:
+        """Read a shipped study by name, or a YAML file, with ``key.path=value`` overrides.
+
+        Raises:
+            UserError: neither of them, or mistakes in it, all at once.
+        """
+        presets = {p.stem: p for p in sorted((shipped("configs") / "studies").glob("*.yaml"))}
+        path = presets.get(str(name_or_path), Path(name_or_path))
+        if not path.is_file():
+            hint = nearest(str(name_or_path), presets)
+            raise UserError(f"study '{name_or_path}': no such file; shipped are {', '.join(presets)}{hint}")
+        return load(cls, path, overrides)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm with one seed.
+
+    Attributes:
+        arm: its name.
+        seed: of everything.
+        folder: of its run and scores.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether its scores are there."""
+        return (self.folder / SCORES).is_file()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do, measured on a few steps and clips of the first arm.
+
+    Attributes:
+        cells: that are not done.
+        seconds_each: of one of them.
+    """
+
+    cells: int
+    seconds_each: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An arm's score on one task over all seeds.
+
+    Attributes:
+        arm, task: which.
+        by_seed: accuracy of each seed, in order.
+        mean: of these.
+        low, high: 95 % Student-t interval over seeds; NaN with one seed.
+        random: mean accuracy of random encoders of the same shape on the same clips.
+        difference, difference_low, difference_high: to the reference arm, paired by seed; NaN for itself.
+    """
+
+    arm: str
+    task: str
+    by_seed: list[float]
+    mean: float
+    low: float
+    high: float
+    random: float
+    difference: float
+    difference_low: float
+    difference_high: float
+
+
+class StudyRun:
+    """A study in its folder; what is done is kept, and done once."""
+
+    def __init__(
+        self, study: Study, out: str | Path, *, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Open or begin a study.
+
+        Raises:
+            UserError: another study stands in ``out``, an arm's config has mistakes, sources are missing.
+        """
+        self.study, self.out = study, Path(out)
+        text = dump(study)
+        path = self.out / STUDY
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise UserError(f"out '{out}': holds another study; compare its {STUDY}, or give another folder")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, text.encode())
+        except OSError as error:
+            raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
+        self.materials = self._materials(progress)
+        names = {arm: f"{k:02d}" for k, arm in enumerate(study.all_arms)}
+        self.cells = [
+            Cell(arm, seed, self.out / "arms" / names[arm] / f"seed-{seed}")
+            for seed in study.seeds  # a study that is stopped has whole rounds
+            for arm in study.all_arms
+        ]
+        for cell in self.cells:
+            self.config(cell)
+
+    def _materials(self, progress: Callable[[int, int], None] | None) -> Materials:
+        study = self.study
+        if study.bank is None:
+            return build_materials(self.out / "materials", progress=progress)
+        if study.train_backgrounds is None or study.test_backgrounds is None:
+            raise UserError("study: with a bank of its own it needs train_backgrounds and test_backgrounds")
+        folders = [BackgroundFolder(p) for p in (study.train_backgrounds, study.test_backgrounds)]
+        return Materials(ObjectBank.open(study.bank), *folders)
+
+    def config(self, cell: Cell) -> PretrainConfig:
+        """Return the training config of a cell.
+
+        Raises:
+            UserError: the arm does not fit the config; names the arm.
+        """
+        sources = {
+            "bank": str(self.materials.bank.path),
+            "backgrounds": str(self.materials.train_backgrounds.path),
+            "seed": cell.seed,
+        }
+        values = {**sources, **self.study.all_arms[cell.arm]}
+        written = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+        try:
+            config = PretrainConfig.load(self.study.base, [*self.study.overrides, *written])
+            Recipe.load(str(config.recipe), config.recipe_overrides)
+        except UserError as error:
+            raise UserError(
+                "\n".join(f"arm '{cell.arm}': {line}" for line in str(error).splitlines())
+            ) from None
+        return config
+
+    def estimate(self) -> Estimate:
+        """Measure a few steps and a small probe of the first arm that is left; nothing of it is kept."""
+        left = [cell for cell in self.cells if not cell.done]
+        if not left:
+            return Estimate(0, 0.0)
+        config = self.config(left[0])
+        options = config.optimiser.model_copy(update={"warmup_steps": 0})
+        trial = config.model_copy(update={"steps": TRIAL_STEPS, "optimiser": options})
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            result = pretrain(trial, folder)
+            steps = config.steps * config.batch_size / result.clips_per_second
+            starting = max(
+                time.perf_counter() - began - TRIAL_STEPS * config.batch_size / result.clips_per_second, 0
+            )
+            began = time.perf_counter()
+            self._examine(Path(folder), left[0].seed, TRIAL_CLIPS, TRIAL_CLIPS)
+            probing = (time.perf_counter() - began) / (2 * TRIAL_CLIPS)
+        clips = self.study.num_train + self.study.num_test
+        return Estimate(len(left), starting + steps + probing * clips)
+
+    def run(self, *, shard: tuple[int, int] = (0, 1), stage: Stage | None = None) -> None:
+        """Train and probe every cell that is not done; a killed one goes on from its checkpoint.
+
+        Args:
+            shard: (index, of how many): every how many cells; several processes, each with a GPU of its own,
+                share a folder this way.
+            stage: called with (what is being done, done, in all, remark).
+        """
+        stage = stage or (lambda what, done, total, remark: None)
+        mine = self.cells[shard[0] :: shard[1]]
+        for number, cell in enumerate(mine, 1):
+            if cell.done:
+                continue
+            what = f"{cell.arm}, seed {cell.seed} ({number}/{len(mine)})"
+            began = time.perf_counter()
+            result = pretrain(
+                self.config(cell), cell.folder / "run",
+                on_step=lambda done, total, loss, what=what: stage(what, done, total, f"loss {loss:.3f}"),  # type: ignore[misc]
+            )  # fmt: skip
+            examination = self._examine(
+                cell.folder / "run", cell.seed, self.study.num_train, self.study.num_test,
+                lambda done, total, what=what: stage(f"probes of {what}", done, total, ""),  # type: ignore[misc]
+            )  # fmt: skip
+            content = {
+                "arm": cell.arm, "seed": cell.seed, "loss": result.loss,
+                "seconds": time.perf_counter() - began, **asdict(examination),
+            }  # fmt: skip
+            write_bytes(cell.folder / SCORES, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _examine(
+        self,
+        run: Path,
+        seed: int,
+        num_train: int,
+        num_test: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        materials = self.materials
+        return examine_motion(
+            load_student(run), materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
+            seed=seed, num_train=num_train, num_test=num_test,
+            tasks={name: FACTORS[name] for name in self.study.tasks}, progress=progress,
+        )  # fmt: skip
+
+    def report(self) -> list[Summary]:
+        """Write table, summary, plot and page of the seeds that every arm has; returns the summary.
+
+        Raises:
+            UserError: no seed is done for every arm.
+        """
+        done = {(cell.arm, cell.seed): cell for cell in self.cells if cell.done}
+        seeds = [s for s in self.study.seeds if all((arm, s) in done for arm in self.study.all_arms)]
+        if not seeds:
+            raise UserError(f"study '{self.out}': no seed is done for every arm yet")
+        scores = {key: json.loads((cell.folder / SCORES).read_text()) for key, cell in done.items()}
+        rows = [
+            {
+                "arm": arm, "seed": seed, "task": row["task"], "features": row["features"],
+                "accuracy": row["accuracy"], "low": row["low"], "high": row["high"], "loss": content["loss"],
+                "seconds": content["seconds"], "num_train": content["num_train"],
+                "num_test": content["num_test"],
+            }
+            for (arm, seed), content in scores.items()
+            for row in content["rows"]
+        ]  # fmt: skip
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), buffer)
+        write_bytes(self.out / TABLE, buffer.getvalue())
+        summary = summarise(rows, list(self.study.all_arms), seeds, self.study.reference)
+        text = json.dumps({"seeds": seeds, "rows": [_plain(asdict(row)) for row in summary]}, indent=1)
+        write_bytes(self.out / SUMMARY, (text + "\n").encode())
+        plot = draw_plot(summary)
+        write_bytes(self.out / PLOT, plot.encode())
+        write_bytes(self.out / PAGE, self._page(summary, plot, seeds).encode())
+        return summary
+
+    def _page(self, summary: list[Summary], plot: str, seeds: list[int]) -> str:
+        arms = []
+        with tempfile.TemporaryDirectory() as folder:
+            for arm, changes in self.study.all_arms.items():
+                config = self.config(next(cell for cell in self.cells if cell.arm == arm))
+                recipe = Recipe.load(str(config.recipe), config.recipe_overrides)
+                clips = SyntheticClips(
+                    recipe, self.materials.bank, self.materials.train_backgrounds, seed=config.seed,
+                    num_clips=SHOWN_CLIPS,
+                )  # fmt: skip
+                path = Path(folder) / "clip.mp4"
+                videos = []
+                for k in range(SHOWN_CLIPS):
+                    write_mp4(path, clips[k].frames.repeat(2, axis=1).repeat(2, axis=2), recipe.fps)
+                    videos.append(base64.b64encode(path.read_bytes()).decode())
+                own = [row for row in summary if row.arm == arm]
+                arms.append({"name": arm, "changes": json.dumps(changes), "videos": videos, "rows": own})
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("smile_train", "templates"), autoescape=True,
+            undefined=jinja2.StrictUndefined,
+        )  # fmt: skip
+        environment.filters["percent"] = _percent
+        return environment.get_template("ablation.html").render(
+            about=self.study.about, arms=arms, plot=plot[plot.index("<svg") :], seeds=seeds, study=self.study,
+            reference=self.study.reference or next(iter(self.study.all_arms)),
+        )  # fmt: skip
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], arms: Sequence[str], seeds: Sequence[int], reference: str | None
+) -> list[Summary]:
+    """Return means over seeds with Student-t intervals, and differences to the reference paired by seed.
+
+    A seed changes weights, data, masks and the probe's clips together, so that the spread over seeds holds
+    all of them; with few seeds the interval is wide, as it should be.
+    """
+    reference = reference or arms[0]
+    found = {(r["arm"], r["task"], r["seed"], r["features"].startswith("random")): r["accuracy"]
+             for r in rows if r["features"] == "encoder" or r["features"].startswith("random")}  # fmt: skip
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    summary = []
+    for task in tasks:
+        base = np.array([found[reference, task, seed, False] for seed in seeds])
+        for arm in arms:
+            own = np.array([found[arm, task, seed, False] for seed in seeds])
+            random = float(np.mean([found[arm, task, seed, True] for seed in seeds]))
+            nothing = (math.nan, math.nan)
+            difference = math.nan if arm == reference else float((own - base).mean())
+            between = nothing if arm == reference else t_interval(own - base)
+            summary.append(
+                Summary(
+                    arm, task, own.tolist(), float(own.mean()), *t_interval(own), random, difference, *between
+                )
+            )
+    return summary
+
+
+def t_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % Student-t interval of a mean (Student 1908); NaN for a single value."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    mean = float(values.mean())
+    return mean - half, mean + half
+
+
+def draw_plot(summary: Sequence[Summary]) -> str:
+    """Draw every arm's seeds, mean and interval by task, random encoders as a line, as SVG."""
+    tasks = list(dict.fromkeys(row.task for row in summary))
+    arms = list(dict.fromkeys(row.arm for row in summary))
+    height = 0.8 + 0.32 * len(arms)
+    figure = matplotlib.figure.Figure(figsize=(3.4 * len(tasks) + 1.2, height), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
+    for panel, task in zip(panels, tasks, strict=True):
+        for place, arm in enumerate(arms):
+            row = next(r for r in summary if (r.arm, r.task) == (arm, task))
+            if not math.isnan(row.low):
+                panel.plot([100 * row.low, 100 * row.high], [place, place], color="#0072b2", linewidth=2)
+            panel.plot(
+                100 * np.array(row.by_seed), [place] * len(row.by_seed), "o", color="#56b4e9", markersize=4
+            )
+            panel.plot(100 * row.mean, place, "D", color="#0072b2", markersize=5)
+        random = 100 * float(np.mean([r.random for r in summary if r.task == task]))
+        panel.axvline(random, color="#d55e00", linestyle="--", linewidth=1)
+        panel.set_title(task, fontsize=10)
+        panel.set_xlabel("accuracy %", fontsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].invert_yaxis()
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "smile-video"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _percent(value: float, signed: bool = False) -> str:
+    return "" if math.isnan(value) else f"{100 * value:{'+' if signed else ''}.1f}"
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -1,0 +1,337 @@
+"""Features of real videos, protocols and their controls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from smile_synth import UserError
+from smile_synth.corpus import write_mp4
+from smile_train.checkpoint import save_student
+from smile_train.evaluate import (
+    EncoderFeature,
+    EvaluateOptions,
+    FinetuneOptions,
+    LabelledVideo,
+    ReadOptions,
+    VideoEncoder,
+    ViewOptions,
+    attentive,
+    compare_evaluations,
+    embed_videos,
+    evaluate_videos,
+    extract,
+    finetune,
+    flow_histograms,
+    group_interval,
+    k_fold,
+    knn,
+    leave_one_group_out,
+    linear,
+    load_encoder,
+    paired_difference,
+    read_embeddings,
+    read_videos,
+    retrieval,
+)
+from smile_train.models import Student, StudentConfig
+
+FORM = StudentConfig(
+    width=32, depth=2, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2, target_dim=4,
+    num_frames=4, size_hw=(32, 32), positions="separable",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def student(form: StudentConfig = FORM, seed: int = 0) -> Student:
+    return Student(form, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight videos of a bright square that moves right or down, over grey of its own per video."""
+    root = tmp_path_factory.mktemp("moving")
+    for k in range(8):
+        frames = np.full((10 + k % 2, 32, 40, 3), 40 + 8 * k, np.uint8)
+        for t in range(len(frames)):
+            x, y = (3 * t + 2, 12) if k % 2 else (15, 2 * t + 2)
+            frames[t, y : y + 8, x : x + 8] = (230, 220, 60)
+        (root / ("right" if k % 2 else "down")).mkdir(exist_ok=True)
+        write_mp4(root / ("right" if k % 2 else "down") / f"clip{k}_g{k // 2}.mp4", frames, 10)
+    return root
+
+
+def blobs(n: int = 120, width: int = 12, classes: int = 3) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % classes
+    x = rng.normal(size=(n, width)).astype(np.float32)
+    x[np.arange(n), y] += 6
+    return x, np.array(["a", "b", "c"])[y], np.array([str(k) for k in range(n)])
+
+
+def test_probes_find_what_is_there_whatever_its_scale() -> None:
+    x, y, groups = blobs()
+    x = x * np.float32(1000) + 5
+    for probe in (linear, knn, attentive):
+        assert (probe(x[:80], y[:80], groups[:80], x[80:], 0) == y[80:]).mean() > 0.9
+    for hit in retrieval(x[:80], y[:80], x[80:], y[80:]).values():
+        assert hit.mean() > 0.9
+
+
+def test_linear_probe_is_ridge_regression_in_both_forms() -> None:
+    """The kernel form (more features than videos) gives what the plain one does."""
+    from sklearn.linear_model import Ridge
+
+    from smile_train.evaluate._protocols import _ridge  # the solver itself: no public way to fix the penalty
+
+    rng = np.random.default_rng(1)
+    for n, d in ((30, 7), (11, 40)):
+        x, test, y = rng.normal(size=(n, d)), rng.normal(size=(5, d)), np.arange(n) % 3
+        (scores,) = _ridge(x, y, 3, test, [0.1])
+        np.testing.assert_allclose(scores, Ridge(alpha=0.1 * n).fit(x, np.eye(3)[y]).predict(test), atol=1e-9)
+
+
+def test_constant_features_and_wide_ones_are_no_trouble() -> None:
+    x, y, groups = blobs(40, 90)
+    x[:, 50] = 3
+    assert (linear(x[:30], y[:30], groups[:30], x[30:], 0) == y[30:]).mean() > 0.6
+    assert set(
+        linear(np.zeros((9, 4), np.float32), y[:9], groups[:9], np.zeros((3, 4), np.float32), 0)
+    ) <= set(y)
+
+
+def test_attentive_probe_finds_one_token_among_many() -> None:
+    """The class stands in a marked token at a random place; the mean of tokens hides it."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 240)
+    x = rng.normal(size=(240, 12, 8)).astype(np.float32)
+    place = rng.integers(0, 12, 240)
+    x[np.arange(240), place, 0] = 6
+    x[np.arange(240), place, 1] = 2.0 * y - 1
+    names, groups = np.array(["a", "b"])[y], np.arange(240).astype(str)
+    found = attentive(x[:180], names[:180], groups[:180], x[180:], 0)
+    plain = linear(x[:180].mean(1), names[:180], groups[:180], x[180:].mean(1), 0)
+    assert (found == names[180:]).mean() > 0.9 > (plain == names[180:]).mean()
+
+
+def test_intervals_resample_groups() -> None:
+    values = np.repeat([0.0, 1.0], 50).repeat(4)
+    alone = group_interval(values, np.arange(400).astype(str))
+    grouped = group_interval(values, np.arange(400).astype(str).reshape(-1, 4)[:, 0].repeat(4))
+    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
+    assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(2, rel=0.1)
+    same = paired_difference(values, values, np.arange(400).astype(str))
+    assert (same.mean, same.low, same.high, same.smallest) == (0, 0, 0, 1 / 400)
+    with pytest.raises(ValueError, match="the same videos, got 3, 2 and 3"):
+        paired_difference(values[:3], values[:2], np.arange(3).astype(str))
+
+
+def test_flow_histograms_tell_direction_and_nothing_of_stillness() -> None:
+    rng = np.random.default_rng(0)
+    texture = np.kron(rng.integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    right = torch.from_numpy(np.stack([texture[:64, 20 - 2 * t : 84 - 2 * t] for t in range(4)]))
+    still = right[:1].repeat(4, 1, 1, 1)
+    found = flow_histograms(torch.stack([right, still]).permute(0, 1, 4, 2, 3)).reshape(2, 4, 13)
+    assert (found[0, :, :8].argmax(1) == 0).all()  # direction 0 is right
+    assert found[0, :, 0] == pytest.approx(2, rel=0.3)  # pixels a frame
+    assert found[1, :, :8].max() < 0.05 and found[:, :, 8:].sum(2) == pytest.approx(1)
+
+
+def test_features_are_kept_by_content(moving: Path, tmp_path: Path) -> None:
+    encoder = VideoEncoder("e", student().encoder)
+    paths = [v.path for v in read_videos(moving)][:3]
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    read = ReadOptions(num_frames=4, side=32)
+    features = [
+        EncoderFeature(encoder, layer, pooling, f"{layer} {pooling}")
+        for layer, pooling in ((-1, "mean"), (0, "frames"), (1, "tokens"))
+    ]  # type: ignore[arg-type]
+    first = extract([*paths, tmp_path / "broken.mp4"], features, read, cache=tmp_path / "c")
+    assert first.broken == [(str(tmp_path / "broken.mp4"), "is empty")] and first.readable.tolist() == [
+        0,
+        1,
+        2,
+    ]
+    assert [v.shape for v in first.features.values()] == [(3, 32), (3, 64), (3, 8, 32)]
+    normed = encoder.encoder.norm(torch.from_numpy(first.features["1 tokens"])).mean(1).numpy()
+    assert first.num_clips.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(normed, first.features["-1 mean"], atol=1e-5)
+    moved = tmp_path / "other.mp4"
+    moved.write_bytes(paths[1].read_bytes())
+    again = extract([moved], [replace(features[0], encoder=_Silent(encoder))], read, cache=tmp_path / "c")
+    np.testing.assert_array_equal(again.features["-1 mean"][0], first.features["-1 mean"][1])
+    with pytest.raises(AssertionError, match="asked"):
+        extract(
+            [moved],
+            [replace(features[0], encoder=_Silent(encoder))],
+            read.model_copy(update={"short": "loop"}),
+            cache=tmp_path / "c",
+        )
+
+
+class _Silent:
+    """An encoder that must not be asked."""
+
+    def __init__(self, of: VideoEncoder) -> None:
+        self.digest = of.digest
+
+    def tokens(self, frames: torch.Tensor, layer: int = -1) -> torch.Tensor:
+        raise AssertionError("asked")
+
+
+def test_every_protocol_with_its_controls(moving: Path, tmp_path: Path) -> None:
+    videos = read_videos(moving, group=r"_(g\d)")
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    videos.append(LabelledVideo(tmp_path / "x.mp4", "x.mp4", "down", "g9"))
+    options = EvaluateOptions(
+        protocols=["linear", "knn", "retrieval", "order"], pooling="frames", shots=[1], shot_seeds=2,
+        read=ViewOptions(stride_frames=3, clips=1), random_encoders=2,
+    )  # fmt: skip
+    splits = k_fold(videos, 2)
+    result = evaluate_videos(
+        VideoEncoder("e", student().encoder), videos, splits, options, cache=tmp_path / "c"
+    )
+    controls = [
+        "encoder", "random encoders (2)", "frames of clip:tiny-clip", "size and length", "colour over time",
+        "pixels per frame", "flow histograms",
+    ]  # fmt: skip
+    protocols = list(dict.fromkeys(row.protocol for row in result.rows))
+    assert protocols[:3] == ["linear", "linear, 1 shots", "knn"] and protocols[-1] == "order"
+    assert "retrieval R@1" in protocols
+    for protocol in protocols:
+        assert [r.features for r in result.rows if r.protocol == protocol] == controls
+    assert result.broken == [
+        (
+            "x.mp4",
+            "cannot be decoded: [Errno 1094995529] Invalid data found when processing input: '"
+            + str(tmp_path / "x.mp4")
+            + "'",
+        )
+    ]
+    for row in result.rows:
+        assert row.low <= row.accuracy <= row.high and row.num_videos == 8 and row.num_groups == 4
+        assert row.accuracy == pytest.approx(np.mean(row.by_video))
+    # both classes' lengths differ by a frame: the file gives the class away, and its row says so
+    assert next(r for r in result.rows if r.features == "size and length").accuracy == 1.0
+    assert result.settings["pooling"] == "frames" and result.settings["num_frames"] == 4
+    with pytest.raises(UserError, match="video 'x.mp4'"):
+        evaluate_videos(VideoEncoder("e", student().encoder), videos, splits, options, strict=True)
+
+    result.save(tmp_path / "a.json")
+    other = evaluate_videos(
+        VideoEncoder("f", student(seed=5).encoder), videos, splits, options, cache=tmp_path / "c"
+    )
+    other.save(tmp_path / "b.json")
+    rows = compare_evaluations(tmp_path / "a.json", tmp_path / "b.json")
+    assert [row[0] for row in rows] == protocols
+    assert all(row[3].mean == pytest.approx(row[1] - row[2]) for row in rows)
+    changed = json.loads((tmp_path / "b.json").read_text())
+    changed["settings"]["pooling"] = "mean"
+    (tmp_path / "b.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="different settings: pooling"):
+        compare_evaluations(tmp_path / "a.json", tmp_path / "b.json")
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(UserError, match="b.json': not a file of smile-train evaluate"):
+        compare_evaluations(tmp_path / "a.json", tmp_path / "b.json")
+
+
+def test_attentive_probe_reads_all_tokens(moving: Path) -> None:
+    videos = read_videos(moving)
+    options = EvaluateOptions(
+        protocols=["attentive"], random_encoders=0, teacher=None, read=ViewOptions(clips=1)
+    )
+    splits = k_fold(videos, 2)[:1]
+    result = evaluate_videos(VideoEncoder("e", student().encoder), videos, splits, options)
+    assert [row.features for row in result.rows][:2] == ["encoder", "size and length"]
+    assert np.isnan(result.rows[0].by_video).sum() == 4  # one of two folds
+
+
+def test_speed_leaves_out_what_is_too_short(moving: Path) -> None:
+    videos = read_videos(moving)
+    encoder = VideoEncoder("e", student().encoder)
+    options = EvaluateOptions(
+        protocols=["speed"], read=ViewOptions(stride_frames=1), random_encoders=0, teacher=None
+    )
+    with pytest.raises(UserError, match="protocol 'speed': all 8 videos are too short"):
+        evaluate_videos(encoder, videos, leave_one_group_out(videos), options)
+
+
+def test_a_split_of_shared_groups_and_a_missing_layer_are_refused(moving: Path) -> None:
+    videos = [replace(v, group="one") for v in read_videos(moving)]
+    encoder = VideoEncoder("e", student().encoder)
+    splits = k_fold(read_videos(moving), 2)
+    with pytest.raises(UserError, match="training and test share groups 'one'"):
+        evaluate_videos(encoder, videos, splits)
+    options = EvaluateOptions(layer=2, random_encoders=0, teacher=None)
+    with pytest.raises(UserError, match=r"layer 2: this encoder has -1\.\.1"):
+        evaluate_videos(encoder, read_videos(moving), splits, options)
+
+
+def test_finetuning_learns_and_leaves_the_encoder_alone(moving: Path) -> None:
+    videos = read_videos(moving)
+    encoder = VideoEncoder("e", student().encoder)
+    before = encoder.encoder.state_dict()["blocks.0.mlp.fc1.weight"].clone()
+    paths, y = [v.path for v in videos], np.array([v.label for v in videos])
+    read = ReadOptions(num_frames=4, side=32, stride_frames=2, clips=2)
+    options = FinetuneOptions(
+        epochs=25, warmup_epochs=2, batch_size=4, lr_per_256=0.2, drop_path=0.0, mixup=0.0, cutmix=0.0, crop_share=0.8
+    )  # fmt: skip
+    answers = finetune(encoder, paths, y, paths, read, options)
+    assert (answers == y).mean() >= 0.75
+    assert torch.equal(before, encoder.encoder.state_dict()["blocks.0.mlp.fc1.weight"])
+    short = options.model_copy(
+        update={"epochs": 2, "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.2, "flip": True}
+    )
+    first, second = (finetune(encoder, paths, y, paths[:2], read, short, seed=4) for _ in range(2))
+    assert (first == second).all()
+
+
+def test_encoders_of_other_origins(tmp_path: Path) -> None:
+    joint = student(replace(FORM, positions="joint"))
+    save_student(tmp_path / "student.safetensors", joint)
+    frames = torch.randint(
+        0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    own = load_encoder(tmp_path).tokens(frames)
+    assert own.shape == (2, 2, 4, 32)
+    published = student(replace(FORM, positions="joint", width=384, heads=6, decoder_width=192))
+    torch.save({"model": published.state_dict(), "epoch": 7}, tmp_path / "v.pth")
+    loaded = load_encoder(tmp_path / "v.pth", num_frames=4, side=32)
+    torch.testing.assert_close(loaded.tokens(frames), VideoEncoder("p", published.encoder).tokens(frames))
+    weights = timm.create_model("test_vit", num_classes=0).state_dict()
+    torch.save(weights, tmp_path / "t.pth")
+    pictures = load_encoder(f"timm:test_vit@{tmp_path / 't.pth'}", num_frames=4)
+    found = pictures.tokens(frames)
+    assert found.shape == (2, 4, 1, pictures.width)
+    torch.testing.assert_close(found[1, 2, 0], pictures.tokens(frames[1:, 2:3])[0, 0, 0])
+    assert pictures.reinitialised(0).digest != pictures.digest
+    torch.save({"model": {"head.weight": torch.zeros(2, 2)}}, tmp_path / "h.pth")
+    for source, message in {
+        tmp_path / "h.pth": "holds no video encoder",
+        "timm:vit_tinny_patch16_224": "timm knows no such model; did you mean",
+        "timm:test_vit@nowhere": "no file 'nowhere'",
+        tmp_path / "nowhere": "no student.safetensors",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load_encoder(source)
+
+
+def test_embeddings_of_two_settings_do_not_mix(moving: Path, tmp_path: Path) -> None:
+    save_student(tmp_path / "student.safetensors", student())
+    for name, stride in (("a.npz", 2), ("b.parquet", 2), ("c.npz", 3)):
+        embed_videos(moving / "down", tmp_path, tmp_path / name, view=ViewOptions(stride_frames=stride))
+    names, features, settings = read_embeddings(tmp_path / "a.npz", tmp_path / "b.parquet")
+    assert len(names) == 8 and settings["stride_frames"] == 2
+    np.testing.assert_array_equal(features[:4], features[4:])
+    with pytest.raises(UserError, match="were made with different stride_frames"):
+        read_embeddings(tmp_path / "a.npz", tmp_path / "c.npz")
