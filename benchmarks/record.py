@@ -6,11 +6,18 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("smile-video", "numpy", "numba", "opencv-python-headless", "torch", "open_clip_torch")
+PACKAGES = ("smile-video", "numpy", "numba", "opencv-python-headless", "torch", "triton", "open_clip_torch")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def environment() -> dict[str, Any]:
@@ -35,7 +42,7 @@ def environment() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
 
 

@@ -2,9 +2,15 @@
 
     uv run python benchmarks/render_cpu.py --out benchmarks/results/render_cpu.json
 
-Beside our own numbers stands the plain pipeline of this kind, re-created: every frame opens the object
-with PIL, resizes and rotates it and blends it in floats at a whole-pixel position, without a boundary
-rule, from the same scenes.
+Beside our own numbers stand, from the same scenes and in the same run:
+
+- the plain pipeline of this kind, re-created: every frame opens the object with PIL, resizes and rotates it
+  and blends it in floats at a whole-pixel position, without a boundary rule;
+- OpenCV's `warpAffine` on the object's part of the frame, from one mip level, blended in integers;
+- torch's `grid_sample` over whole frames, from one mip level, blended in floats;
+- writing the output and nothing else.
+
+The cases take turns, so that a busy machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -15,15 +21,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import record
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, Scene, annotate, build_bank, composite, sample_scene
+from smile_synth.compositing import render
+from smile_synth.coverage import window
+from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Picture
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def plain_pipeline(scene: Scene, files: list[Path]) -> np.ndarray:
@@ -58,16 +72,99 @@ def plain_pipeline(scene: Scene, files: list[Path]) -> np.ndarray:
     return frames
 
 
-def rates(function: Callable[[int], object], clips: int, repeats: int) -> list[float]:
-    """Return clips/s of each repeat, after one round to warm up."""
-    function(0)
-    out = []
+def opencv(scene: Scene, bank: ObjectBank) -> np.ndarray:
+    """Warp each object's part of the frame from its nearest finer mip level, blend in integers."""
+    height, width = scene.size_hw
+    frames = np.zeros((scene.num_frames, height, width, 3), np.uint8)
+    for t in range(scene.num_frames):
+        for k in reversed(scene.front_to_back(t)[:-1]):
+            surface, pose, level = scene.layers[k].surface, scene.object_to_frame[k, t], scene.level[k, t]
+            assert isinstance(surface, Picture)
+            texture = bank.texture(surface.texture_id)
+            x0, y0, x1, y1 = window(pose, texture, level, (0, 0, width, height))
+            if x1 <= x0 or y1 <= y0:
+                continue
+            # From texels of the level, centres on whole numbers, to pixels of the part likewise.
+            scale = 2.0 ** int(level)
+            matrix = pose[:2].copy()
+            matrix[:, 2] += pose[:2, :2] @ [scale / 2, scale / 2] - 0.5 - np.array([x0, y0])
+            matrix[:, :2] *= scale
+            rgba = cv2.warpAffine(
+                np.asarray(texture.level(int(level))), matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR
+            )
+            below = frames[t, y0:y1, x0:x1]
+            rest = 255 - rgba[..., 3:].astype(np.uint16)
+            below[:] = rgba[..., :3] + ((below * rest + 127) // 255).astype(np.uint8)
+    return frames
+
+
+def grid_sample(scene: Scene, bank: ObjectBank) -> torch.Tensor:
+    """Sample each object over whole frames from one mip level, blend in floats."""
+    height, width = scene.size_hw
+    frames = torch.zeros(scene.num_frames, 3, height, width)
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    centers = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    for k in range(1, len(scene.layers)):
+        surface = scene.layers[k].surface
+        assert isinstance(surface, Picture)
+        level = int(scene.level[k].min())
+        texels = torch.from_numpy(bank.texture(surface.texture_id).level(level).copy())
+        inverse = torch.from_numpy(np.linalg.inv(scene.object_to_frame[k])).float()
+        at = torch.einsum("tij,hwj->thwi", inverse[:, :2], centers)
+        grid = at * 2 / torch.tensor([surface.width, surface.height]) - 1
+        picture = texels.permute(2, 0, 1).float()[None].expand(scene.num_frames, -1, -1, -1)
+        rgba = torch.nn.functional.grid_sample(picture, grid, align_corners=False)
+        frames = rgba[:, :3] + frames * (1 - rgba[:, 3:] / 255)
+    return frames.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def normalised(frames: np.ndarray) -> np.ndarray:
+    """Normalise as plain pipelines do: float32, channels first."""
+    values = (frames.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
+def rates(cases: dict[str, Callable[[int], object]], clips: int, repeats: int) -> dict[str, list[float]]:
+    """Return clips/s of each case and repeat; the cases take turns, each warmed by a clip."""
+    out: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats):
-        began = time.perf_counter()
-        for index in range(clips):
-            function(repeat * clips + index)
-        out.append(clips / (time.perf_counter() - began))
+        for name, function in cases.items():
+            function(repeat * clips)
+            began = time.perf_counter()
+            for index in range(repeat * clips, (repeat + 1) * clips):
+                function(index)
+            out[name].append(clips / (time.perf_counter() - began))
     return out
+
+
+def scaling(bank: ObjectBank, clips: int) -> list[dict[str, Any]]:
+    """Return the cost of clips of other sizes, lengths and numbers of objects: the median of ``clips``."""
+    rows = []
+    wanted = [(count, 16, 224) for count in (1, 4, 16, 64)]
+    wanted += [(2, frames, 224) for frames in (8, 64, 256)] + [(2, 16, side) for side in (64, 512, 1024)]
+    for objects, frames, side in wanted:
+        recipe = Recipe.load("smile-gaussian", [f"objects.count={objects}", f"num_frames={frames}"])
+        spent, covered = [], 0
+        for index in range(clips):
+            scene = sample_scene(recipe, bank, seed=0, index=index).scaled_to((side, side))
+            area = np.abs(np.linalg.det(scene.object_to_frame[1:, :, :2, :2]))
+            sizes = [layer.surface.height * layer.surface.width for layer in scene.layers[1:]]  # type: ignore[union-attr]
+            covered += int((area * np.array(sizes)[:, None]).sum())
+            composite(scene, bank)
+            began = time.perf_counter()
+            composite(scene, bank)
+            spent.append(time.perf_counter() - began)
+        rows.append(
+            {
+                "objects": objects,
+                "frames": frames,
+                "side": side,
+                "milliseconds": round(1000 * statistics.median(spent), 3),
+                "object_megapixels": round(covered / clips / 1e6, 3),
+                "output_megapixels": round(frames * side**2 / 1e6, 3),
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -76,8 +173,10 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40, help="per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        build_bank(["builtin:shapes"], Path(folder) / "bank", max_side=256)
+        build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(Path(folder) / "bank")
         files = []
         for i in range(len(bank)):
@@ -92,28 +191,45 @@ def main() -> None:
         recipe = Recipe.load("smile-gaussian")
         total = arguments.clips * arguments.repeats
         black, noise = scenes("smile-gaussian", total), scenes("smile-gaussian-noise", total)
+        # More than the last cache holds: what is written must reach the memory.
+        outputs = [np.full((16, 224, 224, 3), 1, np.uint8) for _ in range(64)]
         cases: dict[str, Callable[[int], object]] = {
-            "sample a scene": lambda i: sample_scene(recipe, bank, seed=0, index=i),
             "render, black": lambda i: composite(black[i], bank),
             "render, noise": lambda i: composite(noise[i], bank),
+            "render, black, normalised float32": lambda i: render(
+                [black[i]], bank, out_dtype="float32", normalise=(MEAN, DEVIATION)
+            ),
+            "render, black, normalised bfloat16": lambda i: render(
+                [black[i]], bank, out_dtype="bfloat16", normalise=(MEAN, DEVIATION)
+            ),
+            "sample a scene": lambda i: sample_scene(recipe, bank, seed=0, index=i),
             "sample and render, black": lambda i: composite(
                 sample_scene(recipe, bank, seed=0, index=i), bank
             ),
             "labels (masks, boxes, visibility)": lambda i: annotate(black[i], bank).labels,
             "plain pipeline, black": lambda i: plain_pipeline(black[i], files),
+            "plain pipeline, black, normalised float32": lambda i: normalised(
+                plain_pipeline(black[i], files)
+            ),
+            "OpenCV warpAffine, black": lambda i: opencv(black[i], bank),
+            "torch grid_sample, black": lambda i: grid_sample(black[i], bank),
+            "write the output, nothing else": lambda i: outputs[i % 64].fill(i % 256),
         }
         result = {}
         table = Table("16x224x224, two objects", "clips/s (median)", "lowest", "highest")
-        for name, function in cases.items():
-            measured = rates(function, arguments.clips, arguments.repeats)
+        for name, measured in rates(cases, arguments.clips, arguments.repeats).items():
             result[name] = {
                 "clips_per_second": round(statistics.median(measured), 1),
                 "lowest": round(min(measured), 1),
                 "highest": round(max(measured), 1),
             }
             table.add_row(name, *(f"{value:.1f}" for value in result[name].values()))
+        sizes = scaling(bank, 5)
     Console().print(table)
-    record.write(arguments.out, {"clips": arguments.clips, "repeats": arguments.repeats, "results": result})
+    record.write(
+        arguments.out,
+        {"clips": arguments.clips, "repeats": arguments.repeats, "results": result, "scaling": sizes},
+    )
 
 
 if __name__ == "__main__":

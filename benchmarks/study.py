@@ -1,6 +1,7 @@
 """Run a shipped study and write its summary, with where it was run.
 
-    uv run python benchmarks/study.py motion-pattern --work runs/study --out study.json
+    uv run python benchmarks/study.py motion-pattern --work runs/study \\
+        --out benchmarks/results/study_motion_pattern.json
 
 A killed run continues. Writes the plot beside the summary, as .svg.
 """

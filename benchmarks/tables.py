@@ -73,6 +73,49 @@ def render_results() -> str:
     ]
     for name, row in result["results"].items():
         lines.append(f"| {name} | {row['clips_per_second']} | {row['lowest']} | {row['highest']} |")
+    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}.", ""]
+    lines += [
+        "| objects | frames | side | ms a clip | megapixels of objects | of output | clips/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["scaling"]:
+        values = (
+            row[name]
+            for name in (
+                "objects",
+                "frames",
+                "side",
+                "milliseconds",
+                "object_megapixels",
+                "output_megapixels",
+            )  # fmt: skip
+        )
+        lines.append("| " + " | ".join(map(str, values)) + f" | {1000 / row['milliseconds']:.1f} |")
+    return "\n".join(lines)
+
+
+def corpus_results() -> str:
+    """Return the benchmark of writing corpora."""
+    result = _load(RESULTS / "corpus_speed.json")
+    encoder = result["results"]["encoder alone (H.264)"]["clips_per_second"]
+    lines = [
+        "| 16x224x224, two objects, one process | clips/s (median) | lowest | highest | of the encoder's |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["results"].items():
+        share = f"{row['clips_per_second'] / encoder:.2f}" if name.startswith("corpus") else ""
+        values = " | ".join(str(row[key]) for key in ("clips_per_second", "lowest", "highest"))
+        lines.append(f"| {name} | {values} | {share} |")
+    lines += [
+        "",
+        "| tiny clips in shards | ms per clip | ms per clip, nothing to do | peak memory, MB |",
+        "|---|---|---|---|",
+    ]
+    for row in result["flat"]:
+        lines.append(
+            f"| {row['clips']} | {row['milliseconds_per_clip']} | {row['continue_milliseconds_per_clip']} | "
+            f"{row['peak_memory_mb']} |"
+        )
     lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]
     return "\n".join(lines)
 
@@ -151,8 +194,54 @@ def bank_results() -> str:
     return "\n".join(lines)
 
 
+def sampling_results() -> str:
+    """Return how fast scenes are sampled, and how the cost grows."""
+    result = _load(RESULTS / "sampling.json")
+    lines = ["| scenes, one core | clips/s (median) | lowest | highest |", "|---|---|---|---|"]
+    for name, row in result["rates"].items():
+        lines.append(
+            f"| {name} | {row['clips_per_second']:.0f} | {row['lowest']:.0f} | {row['highest']:.0f} |"
+        )
+    for what, rows in result["curves"].items():
+        lines += ["", f"| {what} | ms per clip | ms per clip and {what[:-1]} |", "|---|---|---|"]
+        for row in rows:
+            lines.append(
+                f"| {row['value']} | {row['milliseconds']:.3f} | {row['milliseconds'] / row['value']:.4f} |"
+            )
+    lines += [
+        "",
+        f"{result['repeats']} repeats of {result['seconds']:g} s of processor time, batches of "
+        f"{result['batch']}; growth of `smile-linear`. {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
+def occlusion_results() -> str:
+    """Return how often occlusion targets are reached."""
+    result = _load(RESULTS / "occlusion_targets.json")
+    lines = [
+        "| preset | target | hits % | claimed, but not so | tries (mean) | clips/s | reached by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        by = ", ".join(f"{way} {count}" for way, count in row["by"].items())
+        lines.append(
+            f"| {row['preset']} | {row['target']} | {100 * row['hits'] / result['clips']:.1f} | "
+            f"{row['claimed_but_not_so']} | {row['mean_tries']:.1f} | {row['clips_per_second']:.0f} | {by} |"
+        )
+    lines += [
+        "",
+        f"{result['clips']} clips each, judged by their labels. `benchmarks/occlusion_targets.py`, "
+        f"{_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "bank": (ROOT / "docs" / "objects.md", bank_results),
+    "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
+    "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
+    "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),

@@ -13,6 +13,26 @@ from smile_synth.stream import SyntheticClips, stream
 
 __version__ = "0.1.0"
 
+
+def _show_in_notebooks(kind: type, name: str) -> None:
+    """Give a class its ``_repr_html_``; pictures stand below it, and are loaded when they are asked for."""
+
+    def show(self: object) -> str:
+        from smile_synth import visualize
+
+        return str(getattr(visualize, name)(self))
+
+    setattr(kind, "_repr_html_", show)  # noqa: B010 - mypy knows no such attribute
+
+
+for _kind, _name in (
+    (Clip, "clip_html"),
+    (Scene, "scene_html"),
+    (ObjectBank, "bank_html"),
+    (Recipe, "recipe_html"),
+):
+    _show_in_notebooks(_kind, _name)
+
 __all__ = [
     "Annotation",
     "BackgroundFolder",

@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -36,6 +37,10 @@ app = typer.Typer(
 )
 bank_app = typer.Typer(help="Build and look at object banks.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
+recipes_app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+corpus_app = typer.Typer(help="Look at corpora, check, mend, extend and merge them.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -53,6 +58,18 @@ BackgroundsOption = Annotated[
         help="Folder of pictures and videos, or a text file of their paths, for image and video backgrounds.",
     ),
 ]
+OptionalBankOption = Annotated[Path | None, typer.Option("--bank", help="Folder of an object bank.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes, all cores unless given; bytes do not depend on it."),
+]
+CorpusLabelsOption = Annotated[
+    str,
+    typer.Option(
+        "--labels", metavar="A,B", help="Beside the objects': segmentation, tracks, flow, backward-flow."
+    ),
+]
+CorpusArgument = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a corpus.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Fail if a background file cannot be read, or not to its end.")
 ]
@@ -389,6 +406,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> tuple[Any, Any]:
     """Open a bank and, if given, the background pictures and videos, telling what could not be read.
 
@@ -434,33 +456,227 @@ def generate_command(
         str | None, typer.Option("--size", metavar="HxW", help="Same aspect as the recipe's.")
     ] = None,
     fps: Annotated[float | None, typer.Option("--fps", min=0.1)] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes; bytes do not depend on it.")
-    ] = 1,
+    media: Annotated[
+        str, typer.Option("--media", help="h264, or without loss ffv1, png, webp, npz.")
+    ] = "h264",
+    quality: Annotated[int, typer.Option("--quality", help="Of H.264, 0 (best) to 51.")] = 18,
+    layout: Annotated[
+        str, typer.Option("--layout", help="folder: one per kind; shards: tars of the WebDataset layout.")
+    ] = "folder",
+    clips_per_shard: Annotated[int, typer.Option("--clips-per-shard", min=1)] = 1000,
+    labels: CorpusLabelsOption = "",
+    export_formats: Annotated[
+        str, typer.Option("--export", metavar="A,B", help="Formats to export to, too, below OUT-exports/.")
+    ] = "",
+    shard_index: Annotated[
+        int | None, typer.Option("--shard-index", min=0, help="Which part of --num-shards to write.")
+    ] = None,
+    num_shards: Annotated[
+        int | None,
+        typer.Option(
+            "--num-shards",
+            min=1,
+            help="Write one of so many parts, each to an --out of its own; 'corpus merge' joins them.",
+        ),
+    ] = None,
+    workers: WorkersOption = None,
 ) -> None:
-    """Write a labelled corpus: mp4, labels, scenes and a manifest."""
+    """Write a labelled corpus: media, labels, scenes and a manifest; run again, it continues."""
     from smile_synth.corpus import generate
+    from smile_synth.exporters import check_format, export
     from smile_synth.recipe import Recipe
+
+    formats = _names(export_formats) or []
+    for name in formats:
+        check_format(name)
 
     loaded = Recipe.load(recipe, overrides or [])
     size_hw = parse_size(size)
     opened, pictures = open_sources(bank, backgrounds, strict)
-    with progress_bar("writing", "clips") as progress:
+    if shard_index is not None and num_shards is None:
+        raise UserError("shard-index: give --num-shards, too")
+    part = None if num_shards is None else (shard_index or 0, num_shards)
+    with clip_progress("writing") as progress:
         summary = generate(
             loaded, opened, pictures, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
-            workers=workers, progress=progress,
+            media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,
+            labels=_names(labels) or (), part=part, workers=workers or cores(), progress=progress,
         )  # fmt: skip
     console.print(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "
-        f"{summary.num_bytes / 1e6:.1f} MB of video"
+        f"{summary.num_bytes / 1e6:.1f} MB of media"
     )
+    for name in formats:
+        folder = out.with_name(f"{out.name}-exports") / name
+        if folder.exists() and not summary.written:
+            continue
+        with progress_bar(f"exporting {name}", "clips") as progress_of_export:
+            export(
+                out, name, folder, bank=opened, backgrounds=pictures, workers=workers or cores(),
+                progress=progress_of_export,
+            )  # fmt: skip
+        console.print(f"{out} as {name} in {folder}")
+
+
+@app.command("export")
+def export_command(
+    corpus_path: CorpusArgument,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="frames, coco (also COCO-VID), youtube-vis, davis, mot, mots, tapvid, tapvid-kubric, flo, "
+            "kitti-flow, flow-npz or native.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    bank: OptionalBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    step: Annotated[int, typer.Option("--step", help="Flow leads from frame t to t + step.")] = 1,
+    points: Annotated[int, typer.Option("--points", min=1, help="Query points a clip.")] = 256,
+    workers: WorkersOption = None,
+) -> None:
+    """Write a corpus in a format that other tools read; flow and points need the --bank it was made from."""
+    from smile_synth.exporters import check_format, export
+
+    check_format(format_name)
+    opened, pictures = open_sources(bank, backgrounds, False) if bank else (None, None)
+    with progress_bar("exporting", "clips") as progress:
+        export(
+            corpus_path, format_name, out, bank=opened, backgrounds=pictures, step=step, points=points,
+            workers=workers or cores(), progress=progress,
+        )  # fmt: skip
+    console.print(f"{corpus_path} as {format_name} in {out}")
+
+
+@contextmanager
+def clip_progress(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show progress over clips with the size of their media."""
+    with progress_bar(what, "clips") as progress:
+        yield lambda done, total, size: progress(done, total, remark=f"{size / 1e9:.2f} GB")
+
+
+@corpus_app.command("info")
+def corpus_info(corpus_path: CorpusArgument) -> None:
+    """Show what a corpus holds."""
+    from smile_synth.corpus import Corpus
+
+    corpus = Corpus(corpus_path)
+    header = corpus.header
+    kinds = ", ".join(("objects", *header.labels))
+    console.print(
+        f"{len(corpus)} clips of {header.num_frames}x{header.size_hw[0]}x{header.size_hw[1]}, "
+        f"{header.media}, layout {header.layout}, labels: {kinds}, seed {header.seed}"
+    )
+    for source, names in header.licences.items():
+        for name, count in names.items():
+            console.print(f"licence of {count} {source}: {escape(name)}")
+
+
+@corpus_app.command("verify")
+def corpus_verify(
+    corpus_path: CorpusArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare all content with the manifest.")] = False,
+    rerender: Annotated[
+        bool, typer.Option("--rerender", help="Make everything again from the scenes; needs --bank.")
+    ] = False,
+    bank: OptionalBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Find every missing, cut, altered or stray file; exit code 1 if there is any."""
+    from smile_synth.corpus import Corpus, verify
+
+    if rerender and bank is None:
+        raise UserError("rerender: needs the sources that the corpus was made from: --bank")
+    opened, pictures = open_sources(bank, backgrounds, False) if rerender and bank else (None, None)
+    with progress_bar("checking", "clips") as progress:
+        faults = verify(
+            corpus_path, deep=deep, bank=opened, backgrounds=pictures, workers=workers or cores(),
+            progress=progress,
+        )  # fmt: skip
+    for fault in faults:
+        errors.print(f"[red]fault[/red]: {escape(str(fault))}")
+    if faults:
+        raise typer.Exit(1)
+    console.print(f"{len(Corpus(corpus_path))} clips, all as they were written")
+
+
+@corpus_app.command("repair")
+def corpus_repair(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Make missing, cut and altered files again, and nothing else; exit code 1 if any cannot be."""
+    from smile_synth.corpus import repair
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    with progress_bar("mending", "clips") as progress:
+        report = repair(corpus_path, opened, pictures, workers=workers or cores(), progress=progress)
+    for fault in report.mended:
+        console.print(f"mended: {escape(str(fault))}")
+    for fault in report.left:
+        errors.print(f"[red]left[/red]: {escape(str(fault))}")
+    console.print(f"{len(report.mended)} faults mended, {len(report.left)} left")
+    if report.left:
+        raise typer.Exit(1)
+
+
+@corpus_app.command("regenerate")
+def corpus_regenerate(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    index: Annotated[int, typer.Option("--index", help="Of the clip.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for its files.")],
+    backgrounds: BackgroundsOption = None,
+) -> None:
+    """Make all files of one clip again and say whether they are bit for bit the same."""
+    from smile_synth.corpus import regenerate
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    for file, same in regenerate(corpus_path, index, opened, pictures, out=out).items():
+        console.print(f"{escape(str(out / file))}: {'the same bytes' if same else 'OTHER bytes'}")
+
+
+@corpus_app.command("extend")
+def corpus_extend(
+    corpus_path: CorpusArgument,
+    bank: BankOption,
+    labels: CorpusLabelsOption,
+    backgrounds: BackgroundsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Add label kinds to a corpus without new media."""
+    from smile_synth.corpus import extend
+
+    opened, pictures = open_sources(bank, backgrounds, False)
+    with clip_progress("adding") as progress:
+        summary = extend(
+            corpus_path, _names(labels) or (), opened, pictures, workers=workers or cores(), progress=progress
+        )
+    console.print(f"{summary.num_clips} clips in {corpus_path} ({summary.written} extended now)")
+
+
+@corpus_app.command("merge")
+def corpus_merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="All parts of one corpus.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the whole corpus.")],
+) -> None:
+    """Put the parts of a corpus together, as one process would have written it."""
+    from smile_synth.corpus import merge
+
+    with progress_bar("merging", "clips") as progress:
+        summary = merge(parts, out, progress=progress)
+    console.print(f"{summary.num_clips} clips in {out}")
 
 
 @app.command("preview")
 def preview_command(
     recipe: RecipeArgument,
     bank: BankOption,
-    out: Annotated[Path, typer.Option("--out", help="A .png file.")],
+    out: Annotated[Path, typer.Option("--out", help="Contact sheet, a .png file.")],
     overrides: OverridesArgument = None,
     backgrounds: BackgroundsOption = None,
     strict: StrictOption = False,
@@ -469,19 +685,74 @@ def preview_command(
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Draw masks, boxes and trails.")
     ] = True,
+    curves: Annotated[
+        Path | None, typer.Option("--curves", help="Ways, speeds, sizes, ... over time, a .png file.")
+    ] = None,
+    animation: Annotated[
+        Path | None, typer.Option("--animation", help="The clips side by side, a .gif or .mp4 file.")
+    ] = None,
 ) -> None:
-    """Draw a contact sheet of a recipe's first clips: one row per clip."""
+    """Draw a recipe's first clips: a contact sheet, curves over time, an animation."""
     from smile_synth.recipe import Recipe
+    from smile_synth.scene import sample_scenes
     from smile_synth.stream import SyntheticClips
-    from smile_synth.visualize import contact_sheet, draw_labels, film_strip
+    from smile_synth.visualize import contact_sheet, draw_labels, film_strip, motion_curves
 
-    check_png(out)
+    for name, path, suffixes in (
+        ("out", out, (".png",)), ("curves", curves, (".png",)), ("animation", animation, (".gif", ".mp4")),
+    ):  # fmt: skip
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise UserError(f"{name} '{path}': expected a {' or '.join(suffixes)} file")
     loaded = Recipe.load(recipe, overrides or [])
     opened, pictures = open_sources(bank, backgrounds, strict)
+    scenes = sample_scenes(loaded, opened, pictures, seed=seed, indices=range(num_clips))
     clips = SyntheticClips(loaded, opened, pictures, seed=seed, num_clips=num_clips)
-    strips = [film_strip(draw_labels(clips[i]) if labels else clips[i].frames) for i in range(num_clips)]
-    save_picture(out, contact_sheet(strips, columns=1, gap=0))
-    console.print(f"{num_clips} clips in {out}")
+    drawn = [clips[i] for i in range(num_clips)]
+    frames = [draw_labels(clip) if labels else clip.frames for clip in drawn]
+    save_picture(out, contact_sheet([film_strip(each) for each in frames], columns=1, gap=0))
+    written = [out]
+    if curves is not None:
+        save_picture(curves, motion_curves(scenes, drawn))
+        written.append(curves)
+    if animation is not None:
+        columns = -(-num_clips // (1 if num_clips < 3 else 2))
+        sheets = [
+            contact_sheet([each[t] for each in frames], columns=columns) for t in range(loaded.num_frames)
+        ]
+        save_animation(animation, sheets, loaded.fps)
+        written.append(animation)
+    console.print(f"{num_clips} clips in {', '.join(map(str, written))}")
+    tell_targets(scenes)
+
+
+def tell_targets(scenes: Any) -> None:
+    """Say how many clips of those with an occlusion target missed it."""
+    wanted = [scene.factors["occlusion.reached"] for scene in scenes if "occlusion.reached" in scene.factors]
+    missed = wanted.count(0.0)
+    if missed:
+        errors.print(f"[yellow]occlusion[/yellow]: {missed} of {len(wanted)} clips missed their target")
+
+
+def save_animation(path: Path, sheets: list[Any], fps: float) -> None:
+    """Write pictures of one size as a .gif or .mp4.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    import numpy as np
+
+    from smile_synth.corpus import write_mp4
+
+    height, width = (side - side % 2 for side in sheets[0].shape[:2])  # an mp4 needs even sides
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".mp4":
+            write_mp4(path, np.stack(sheets)[:, :height, :width], fps)
+        else:
+            first, *rest = [Image.fromarray(sheet).quantize(128) for sheet in sheets]
+            first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    except OSError as error:
+        raise UserError(f"animation '{path}': cannot be written: {error.strerror or error}") from None
 
 
 def check_png(path: Path) -> None:
@@ -507,12 +778,291 @@ def save_picture(path: Path, picture: Any) -> None:
         raise UserError(f"out '{path}': cannot be written: {error.strerror or error}") from None
 
 
-@app.command("show")
-def show_command(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+@app.command("atlas")
+def atlas_command(
+    out: Annotated[Path, typer.Option("--out", help="A .png file.")] = Path("atlas.png"),
+) -> None:
+    """Draw every motion family, curve, relation and camera move in one picture."""
+    from smile_synth.visualize import atlas
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"out '{out}': expected a .png file")
+    save_picture(out, atlas())
+    console.print(f"the atlas in {out}")
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """List the presets with what they are."""
+    from smile_synth.resources import shipped
+
+    table = Table("preset", "what it is", box=None, pad_edge=False)
+    for path in sorted((shipped("configs") / "synth").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+        table.add_row(path.stem, escape(comment))
+    console.print(table)
+
+
+@recipes_app.command("show")
+def recipes_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print a recipe as it is read, every value written out."""
     from smile_synth.recipe import Recipe
 
     console.print(Recipe.load(recipe, overrides or []).to_yaml(), end="", highlight=False, markup=False)
+
+
+@recipes_app.command("diff")
+def recipes_diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A preset's name or the path of a YAML file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Show every key in which two recipes differ."""
+    from smile_synth.recipe import Recipe, differences
+
+    found = differences(Recipe.load(first), Recipe.load(second))
+    if not found:
+        console.print("no difference")
+        return
+    table = Table("key", escape(first), escape(second))
+    for key, a, b in found:
+        table.add_row(escape(key), escape(a), escape(b))
+    console.print(table)
+
+
+@recipes_app.command("check")
+def recipes_check(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option("--bank", help="Check classes and splits against this bank, and draw clips."),
+    ] = None,
+    backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Drawn with a bank.")] = 100,
+) -> None:
+    """Tell a recipe's mistakes, with file, line and key; with a bank, whether targets are reached."""
+    from smile_synth.recipe import Recipe, check_classes
+    from smile_synth.scene import sample_scenes
+
+    loaded = Recipe.load(recipe, overrides or [])
+    if bank is not None:
+        opened, pictures = open_sources(bank, backgrounds, strict)
+        check_classes(loaded, opened, recipe)
+        scenes = sample_scenes(loaded, opened, pictures, seed=0, indices=range(num_clips))
+        tell_targets(scenes)
+    console.print(f"{escape(recipe)} is sound, digest {loaded.digest[:16]}")
+
+
+@recipes_app.command("schema")
+def recipes_schema(
+    out: Annotated[Path | None, typer.Option("--out", help="A .json file; left out, it is printed.")] = None,
+) -> None:
+    """Write the JSON schema of recipes, for editors that complete and check YAML."""
+    import json
+
+    from smile_synth.recipe import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=1) + "\n"
+    if out is None:
+        console.print(text, end="", highlight=False, markup=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out '{out}': cannot be written: {error.strerror or error}") from None
+    console.print(f"schema in {out}")
+
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS|RECIPE", help="A corpus folder, or a preset's name or YAML file.")
+]
+MaybeBankOption = Annotated[
+    Path | None, typer.Option("--bank", help="Object bank: a recipe's; of a corpus, to tell the licences.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of a recipe's clips.")]
+LookWorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; all cores unless given.")
+]
+
+
+def open_source(
+    source: str,
+    overrides: list[str],
+    bank: Path | None,
+    backgrounds: Path | None,
+    *,
+    seed: int,
+    num_clips: int,
+    strict: bool = False,
+) -> Any:
+    """Open a corpus folder, or a recipe's first clips.
+
+    Raises:
+        UserError: neither of the two, or a recipe without a bank.
+    """
+    from smile_synth.recipe import Recipe
+    from smile_synth.visualize import RecipeSource, open_corpus
+
+    if Path(source).is_dir():
+        if overrides:
+            raise UserError(f"'{overrides[0]}': a corpus is as it was written; overrides are for recipes")
+        opened, pictures = open_sources(bank, backgrounds, strict) if bank else (None, None)
+        return open_corpus(Path(source), bank=opened, backgrounds=pictures)
+    recipe = Recipe.load(source, overrides)
+    if bank is None:
+        raise UserError(f"recipe '{source}': needs an object bank (--bank DIR)")
+    opened, pictures = open_sources(bank, backgrounds, strict)
+    return RecipeSource(source, recipe, opened, pictures, seed, num_clips, tuple(overrides))
+
+
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Refuse another kind of file before any work is done.
+
+    Raises:
+        UserError: the name ends otherwise.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"out '{path}': expected a {' or '.join(suffixes)} file")
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a page, making its folder.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    from smile_synth.corpus import write_bytes
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise UserError(f"out '{path}': cannot be written: {error.strerror or error}") from None
+
+
+@app.command("report")
+def report_command(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="A .html file.")],
+    overrides: OverridesArgument = None,
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
+    num_clips: Annotated[
+        int | None,
+        typer.Option("--num-clips", min=1, help="A recipe's clips (60), or a corpus's in the grid (500)."),
+    ] = None,
+    seed: SeedOption = 0,
+    workers: LookWorkersOption = None,
+) -> None:
+    """Lay out a corpus or a recipe as one page: clips that play, labels, statistics, health."""
+    from smile_synth.visualize import make_report
+
+    check_suffix(out, ".html")
+    opened = open_source(
+        source, overrides or [], bank, backgrounds, seed=seed, num_clips=num_clips or 60, strict=strict
+    )
+    with progress_bar("looking at", "clips") as progress:
+        report = make_report(
+            opened, num_shown=num_clips or 500, workers=workers or os.cpu_count() or 1, progress=progress
+        )
+    save_text(out, report.html)
+    print_findings(report.findings)
+    playing = f"{report.num_films} of them playing"
+    console.print(f"{len(report.clips)} clips, {playing}, in {out} ({len(report.html) / 1e6:.1f} MB)")
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A corpus folder, or a recipe.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    out: Annotated[Path, typer.Option("--out", help="A .html file.")],
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Of a recipe.")] = 60,
+    seed: SeedOption = 0,
+    workers: LookWorkersOption = None,
+) -> None:
+    """Lay two corpora or recipes side by side: keys that differ, distributions overlaid."""
+    from smile_synth.visualize import make_comparison
+
+    check_suffix(out, ".html")
+    # The bank is a recipe's; a corpus has its own, and only licences would need it.
+    sources = [
+        open_source(
+            name, [], None if Path(name).is_dir() else bank, backgrounds, seed=seed, num_clips=num_clips
+        )
+        for name in (first, second)
+    ]
+    with progress_bar("looking at", "clips") as progress:
+        page = make_comparison(*sources, workers=workers or os.cpu_count() or 1, progress=progress)
+    save_text(out, page)
+    console.print(f"{first} and {second} in {out} ({len(page) / 1e6:.1f} MB)")
+
+
+def print_findings(findings: Sequence[Any]) -> None:
+    """Print the health section of a report."""
+    for finding in findings:
+        color = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
+        console.print(f"[{color}]{finding.severity}[/{color}] {finding.kind}: {escape(finding.text)}")
+
+
+@app.command("view")
+def view_command(
+    source: SourceArgument,
+    index: Annotated[int, typer.Option("--index", min=0, help="Which clip.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A .mp4, .gif or .png file; a .png is a strip of frames.")
+    ],
+    overrides: OverridesArgument = None,
+    overlays: Annotated[
+        str,
+        typer.Option(
+            "--overlay",
+            help="Some of boxes, amodal-boxes, modal, amodal, tracks, flow, arrows, names, by commas.",
+        ),
+    ] = "",
+    scale: Annotated[
+        int | None,
+        typer.Option("--scale", min=1, help="Enlarge by it; with overlays until a side has 224 pixels."),
+    ] = None,
+    bank: MaybeBankOption = None,
+    backgrounds: BackgroundsOption = None,
+    seed: SeedOption = 0,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Of a recipe's clip; the recipe's aspect.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Of the film.")] = None,
+) -> None:
+    """Write one clip as a film or a strip, with its labels drawn over it."""
+    from dataclasses import replace
+
+    from smile_synth.visualize import check_overlays, overlay, save_clip
+
+    check_suffix(out, ".mp4", ".gif", ".png")
+    chosen = _names(overlays) or []
+    check_overlays(chosen)
+    opened = open_source(source, overrides or [], bank, backgrounds, seed=seed, num_clips=index + 1)
+    size_hw = parse_size(size)
+    if size_hw is not None:
+        if Path(source).is_dir():
+            raise UserError("size: a corpus is as it was written; --size is for recipes")
+        opened = replace(opened, size_hw=size_hw)
+    if index not in opened.indices:
+        raise UserError(f"index {index}: '{source}' has {len(opened.indices)} clips, no such one")
+    sample = opened.read(index)
+    for fault in sample.faults:
+        errors.print(f"[yellow]{fault.kind}[/yellow] {escape(fault.text)}")
+    if sample.frames is None or (chosen and sample.clip is None):
+        what = "frames" if sample.frames is None else "labels"
+        raise UserError(f"clip {index} of '{source}': its {what} cannot be read")
+    frames = (
+        overlay(sample.clip, chosen, scale=scale if scale or chosen else 1) if sample.clip else sample.frames
+    )
+    save_clip(out, frames, fps or sample.fps)
+    console.print(f"clip {index} in {out}")
 
 
 if __name__ == "__main__":

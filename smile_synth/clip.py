@@ -28,6 +28,8 @@ class Labels:
         modal_masks: ``[N, T, H, W]`` bool, the owned pixels; disjoint, each inside its amodal mask.
         amodal_boxes_xyxy: ``[N, T, 4]`` pixels, half-open, NOT cropped by the frame; NaN when empty.
         modal_boxes_xyxy: ``[N, T, 4]`` pixels, half-open; NaN when nothing is visible.
+        oriented_boxes_xy: ``[N, T, 4, 2]`` pixels, the corners of the box that is tight in the object's own
+            axes: its upper left, upper right, lower right, lower left; not cropped; NaN behind a horizon.
         visibility: ``[N, T]`` modal area / amodal area; NaN when the amodal mask is empty.
         in_frame: ``[N, T]`` amodal area inside the frame / whole amodal area; NaN without any extent.
         depth_order: ``[N, T]`` int64, 0 is the front-most object of the frame.
@@ -40,6 +42,7 @@ class Labels:
     modal_masks: Bool
     amodal_boxes_xyxy: Float
     modal_boxes_xyxy: Float
+    oriented_boxes_xy: Float
     visibility: Float
     in_frame: Float
     depth_order: NDArray[np.int64]
@@ -53,6 +56,7 @@ class Labels:
         _check("modal_masks", self.modal_masks, (n, t, h, w), np.bool_)
         _check("amodal_boxes_xyxy", self.amodal_boxes_xyxy, (n, t, 4), np.float64)
         _check("modal_boxes_xyxy", self.modal_boxes_xyxy, (n, t, 4), np.float64)
+        _check("oriented_boxes_xy", self.oriented_boxes_xy, (n, t, 4, 2), np.float64)
         _check("visibility", self.visibility, (n, t), np.float64)
         _check("in_frame", self.in_frame, (n, t), np.float64)
         _check("depth_order", self.depth_order, (n, t), np.int64)

@@ -40,7 +40,8 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
     # The last level has one texel: as many halvings as the longer side has bits above its first.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
-    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last), np.float64)
+    # Adding zero makes -0, which a minimum may or may not keep, 0.
+    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
 
 
 def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:
@@ -85,6 +86,8 @@ def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pra
     """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
     u -= 0.5
     v -= 0.5
+    if not (-1.0 <= u < w and -1.0 <= v < h):
+        return 0.0
     i, j = int(np.floor(u)), int(np.floor(v))
     fu, fv = u - i, v - j
     if 0 <= i < w - 1 and 0 <= j < h - 1:  # the sum below, without its tests
@@ -104,24 +107,34 @@ def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pra
 
 
 @numba.njit(cache=True, nogil=True)
-def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def levels_at(first, height, width, level):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return (mix, scale, and first texel, height and width of both neighbouring levels)."""
     low = int(level)
-    mix = level - low
     start0, h0, w0 = level_start(height, width, low)
     start1, h1, w1 = level_start(height, width, low + 1)
-    scale0, scale1 = 0.5**low, 0.5 ** (low + 1)
+    return level - low, 1.0 / (1 << low), first + start0, h0, w0, first + start1, h1, w1
+
+
+@numba.njit(cache=True, nogil=True)
+def alpha_point(texels, levels, inverse, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the alpha 0..1 at one frame point, of a texture in the levels given by `levels_at`."""
+    mix, scale, start0, h0, w0, start1, h1, w1 = levels
+    depth = inverse[2, 0] * x + inverse[2, 1] * y + inverse[2, 2]
+    if not depth > 0.0:
+        return 0.0
+    u = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]) / depth
+    v = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]) / depth
+    alpha = (1.0 - mix) * alpha_tap(texels, start0, h0, w0, u * scale, v * scale)
+    if mix > 0.0:
+        alpha += mix * alpha_tap(texels, start1, h1, w1, u * (scale * 0.5), v * (scale * 0.5))
+    return alpha / 255.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    levels = levels_at(0, height, width, level)
     for k in range(xs.shape[0]):
-        x, y = xs[k], ys[k]
-        depth = inverse[2, 0] * x + inverse[2, 1] * y + inverse[2, 2]
-        if not depth > 0.0:
-            out[k] = 0.0
-            continue
-        u = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]) / depth
-        v = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]) / depth
-        alpha = (1.0 - mix) * alpha_tap(texels, start0, h0, w0, u * scale0, v * scale0)
-        if mix > 0.0:
-            alpha += mix * alpha_tap(texels, start1, h1, w1, u * scale1, v * scale1)
-        out[k] = alpha / 255.0
+        out[k] = alpha_point(texels, levels, inverse, xs[k], ys[k])
 
 
 def alpha_at(texture: Texture, object_to_frame: Float, level: float, points_xy: Float) -> Float:

@@ -180,13 +180,12 @@ class _Stage:
 
     def shifted(self, offset_xy: Float) -> _Stage:
         """Return the clip with every path ``[L, T, 2]`` moved."""
-        actors = take(self.actors, np.arange(len(self.actors)))
-        actors.center_xy += offset_xy
+        actors = replace(self.actors, center_xy=self.actors.center_xy + offset_xy)
         return _Stage.of(actors, self.bank, self.size_hw, self.camera)
 
     def with_one_shifted(self, row: int, offset_xy: Float) -> _Stage:
         """Return the clip with the path of one object moved by ``[2]`` pixels."""
-        actors = take(self.actors, np.arange(len(self.actors)))
+        actors = replace(self.actors, center_xy=self.actors.center_xy.copy())
         actors.center_xy[row] += offset_xy
         moved = _Stage.of(take(actors, [row]), self.bank, self.size_hw, self.camera)
         order = np.arange(len(actors))
@@ -244,15 +243,27 @@ def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # ty
         return False  # farther out than any tap reaches
     mix = levels[k, t] - low
     scale = 0.5**low
-    alpha = (1.0 - mix) * alpha_tap(texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale)
-    if mix > 0.0:
-        # Sure whatever the other level says, which adds 0 .. 255 x mix; a hair aside from the threshold.
-        if opacity == 1.0 and alpha > 127.51:
-            return True
-        if alpha + mix * 255.0 < 127.49:
-            return False
-        scale *= 0.5
-        alpha += mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * scale, v * scale)
+    half = 0.5 * scale
+    # The level with more weight often decides, the other adds 0 .. 255; a hair aside from the threshold.
+    coarse = mix > 0.5
+    heavy = mix if coarse else 1.0 - mix
+    if coarse:
+        first = mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * half, v * half)
+    else:
+        first = heavy * alpha_tap(texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale)
+    if opacity == 1.0 and first > 127.51:
+        return True
+    if first + (1.0 - heavy) * 255.0 < 127.49:
+        return False
+    if coarse:
+        alpha = (1.0 - mix) * alpha_tap(
+            texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale
+        )
+        alpha += first
+    else:
+        alpha = first
+        if mix > 0.0:
+            alpha += mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * half, v * half)
     return alpha / 255.0 * opacity >= THRESHOLD
 
 
@@ -378,8 +389,8 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tu
         tries += 1
         glance = _found(target, coarse)
         if glance is not None:
-            # The run with what stands before and after it decides; a glance may miss a frame on either side.
-            around = np.arange(max(glance[0] - 2, 0), min(sum(glance) + 2, len(coarse)))
+            # The run with what stands before and after it decides.
+            around = np.arange(max(glance[0] - 1, 0), min(sum(glance) + 1, len(coarse)))
             seen = np.full(len(coarse), np.nan)
             seen[around] = proposed.visibility(at, 1, around, hidden=target.visibility == 0)
             found = _found(target, seen)
@@ -413,20 +424,25 @@ def _proposals(
     target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, _Stage, int, Float]]:
     """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
-    count, step = len(stage.actors), _step(stage, row)
+    count, step, hidden = len(stage.actors), _step(stage, row), target.visibility == 0
     plain = stage.visibility(row, step)
     yield "chance", stage, row, plain
     for by in target.by:
         if by == "path":
             for other, offset in _crossings(target, stage, row, rng):
                 proposed = stage.with_one_shifted(other, offset)
-                yield by, proposed, row, proposed.visibility(row, step)
+                yield by, proposed, row, proposed.visibility(row, step, hidden=hidden)
         elif by == "depth":
             for other in rng.permutation(row)[:8].tolist():
                 if _estimate(target, _box_cover(stage, row, other)):
                     order = np.insert(np.delete(np.arange(count), other), row, other)  # just in front of it
                     proposed = stage.in_order(order)
-                    yield by, proposed, row - 1, proposed.visibility(row - 1, step)
+                    yield (
+                        by,
+                        proposed,
+                        row - 1,
+                        proposed.visibility(row - 1, step, hidden=hidden),
+                    )
         else:
             for proposed, seen in _occluders(target, stage, row, plain, rng):
                 yield by, proposed, row, seen
@@ -503,19 +519,21 @@ def _occluders(
         half = np.hypot(*actors.box_wh[row, start : start + length].max(axis=0)) / 2
         angle = rng.uniform(0, 2 * np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
-        object_id, size = _solid(stage, rng), rng.uniform(1.5, 2.0)
+        object_id, size = _solid(stage, rng), rng.uniform(1.2, 1.6)
         low, high = 0.0, np.inf
         # The way during which it is covered, until it is measured.
         speed = 2 * half * (max(size - 1, 0.2) + 1.2 * target.visibility) / max(length, 1)
         for _ in range(6):
             center = actors.center_xy[row] + (along * speed) * (t - middle)[:, None]
             clip = stage.with_occluder(object_id, center, np.array([2 * half * size] * 2))
-            seen = clip.visibility(row, _step(stage, row))
+            seen = clip.visibility(row, _step(stage, row), hidden=target.visibility == 0)
             yield clip, seen
             below = _hidden(seen, target.visibility)
             covered = int(below[max(start - 3, 0) : start + length + 3].sum())
             if covered == 0:
-                size *= 1.3
+                size *= 1.25
+                if size > 2.5:
+                    break  # it has holes: another one
                 low, high = 0.0, np.inf
                 continue
             if covered > length:

@@ -7,14 +7,16 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from smile_synth.errors import UserError
 from smile_synth.motion import AnyMotion, AnyRelation, CameraEntry, KeyTimesParameters, RangesModel
+from smile_synth.objects import ObjectBank
 from smile_synth.resources import find_config
-from smile_synth.strict_yaml import StrictModel, dump, load
+from smile_synth.strict_yaml import StrictModel, dump, line_of, load
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
@@ -31,6 +33,11 @@ def _pair(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value, value
     return tuple(value) if isinstance(value, list) else value
+
+
+def _by_name(weights: dict[str, float] | None) -> dict[str, float] | None:
+    """Return a mapping sorted: its own order, which files need not keep, must not matter."""
+    return None if weights is None else dict(sorted(weights.items()))
 
 
 def _ordered(name: str, values: tuple[float, float]) -> None:
@@ -179,8 +186,8 @@ class SideLaw(RangesModel):
 
 
 AnySide = Annotated[
-    Annotated[list[Positive], Field(min_length=1), Tag("list")] | Annotated[SideLaw, Tag("law")],
-    Discriminator(lambda value: "law" if isinstance(value, dict | SideLaw) else "list"),
+    Annotated[list[Positive], Field(min_length=1), Tag("choices")] | Annotated[SideLaw, Tag("by law")],
+    Discriminator(lambda value: "by law" if isinstance(value, dict | SideLaw) else "choices"),
 ]
 
 
@@ -237,7 +244,9 @@ class Objects(RangesModel):
     classes: list[str] | None = Field(default=None, min_length=1)
     exclude_classes: list[str] = []
     balance: Literal["uniform", "class-balanced", "square-root"] = "uniform"
-    class_weights: dict[str, Positive] | None = Field(default=None, min_length=1)
+    class_weights: Annotated[dict[str, Positive] | None, AfterValidator(_by_name)] = Field(
+        default=None, min_length=1
+    )
     presence: Annotated[tuple[Share, Share], BeforeValidator(_pair)] = (1.0, 1.0)
     overlap: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
     whole_pixels: bool = False
@@ -374,6 +383,18 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        for number, target in enumerate(self.occlusion):
+            if target.frames is not None and target.frames[0] + 2 > self.num_frames:
+                raise ValueError(
+                    f"occlusion.{number}: a run of {target.frames[0]} frames, with one before and one after, "
+                    f"does not fit into num_frames {self.num_frames}"
+                )
+            most = self.objects.count[1] + self.objects.distractors.count[1]
+            if self.objects.count[1] == 0 or (most < 2 and "occluder" not in target.by):
+                raise ValueError(
+                    f"occlusion.{number}: is out of reach, objects.count allows no object that another "
+                    f"could cover"
+                )
         for number, entry in enumerate(self.mixture):
             other = entry.recipe
             if other is None:
@@ -410,3 +431,70 @@ class Recipe(StrictModel):
                     del entry[key]
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(first: Recipe, second: Recipe) -> list[tuple[str, str, str]]:
+    """Return (key, value of the first, value of the second) wherever two recipes differ; ``-`` is no key."""
+
+    def flat(value: object, key: str = "") -> dict[str, str]:
+        if isinstance(value, dict):
+            items = [(f"{key}.{name}".lstrip("."), item) for name, item in value.items()]
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            items = [(f"{key}.{number}", item) for number, item in enumerate(value)]
+        else:
+            return {key: json.dumps(value)}
+        return {k: v for name, item in items for k, v in flat(item, name).items()}
+
+    a, b = (flat(json.loads(recipe.model_dump_json())) for recipe in (first, second))
+    keys = [*a, *(key for key in b if key not in a)]
+    return [(key, a.get(key, "-"), b.get(key, "-")) for key in keys if a.get(key) != b.get(key)]
+
+
+def check_classes(recipe: Recipe, bank: ObjectBank, name_or_path: str | Path) -> None:
+    """Refuse classes and splits that a bank does not have.
+
+    Raises:
+        UserError: with file, line and key; all at once.
+    """
+    path = find_config(name_or_path, "synth")
+    objects, other = recipe.objects, recipe.objects.distractors
+    wanted: list[tuple[tuple[str, ...], str | None, list[str] | None]] = [
+        (("objects", "split"), objects.split, None),
+        (("objects", "classes"), None, objects.classes),
+        (("objects", "class_weights"), None, list(objects.class_weights or [])),
+        (("objects", "distractors", "split"), other.split, None),
+        (("objects", "distractors", "classes"), None, other.classes),
+    ]
+    mistakes = []
+    for key, split, classes in wanted:
+        for name in classes or ([] if split is None else [""]):
+            try:
+                bank.select(split=split, classes=[name] if name else None)
+            except UserError as error:
+                mistakes.append(f"{path}:{line_of(path, key)}: {'.'.join(key)}: {error}")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON schema of recipe files, short forms included."""
+    schema = Recipe.model_json_schema()
+    # A mixture holds recipes, which makes the whole a reference to one of its definitions.
+    schema = {**schema["$defs"]["Recipe"], "$defs": schema["$defs"]}
+
+    def widen(node: Any, key: str = "") -> Any:
+        if isinstance(node, list):
+            return [widen(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        node = {name: widen(item, name) for name, item in node.items()}
+        entries = node.get("prefixItems", [])
+        # One number stands for a range of numbers everywhere but in the frame's size.
+        if len(entries) == 2 and entries[0] == entries[1] and key != "size":
+            titles = {name: node.pop(name) for name in ("title", "default") if name in node}
+            return {"anyOf": [node, entries[0]], **titles}
+        return node
+
+    schema = widen(schema)
+    schema["$defs"]["KeyFramedCurve"]["required"].remove("family")  # {rate: r}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

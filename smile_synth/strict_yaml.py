@@ -121,6 +121,15 @@ def parse(model: type[Model], text: str, *, name: str, overrides: typing.Sequenc
         raise UserError("\n".join(dict.fromkeys(messages))) from None
 
 
+def line_of(path: Path, key: Key) -> int:
+    """Return the line of a key in a YAML file that was read before, or of what stands around it."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    lines: dict[Key, int] = {}
+    if root is not None:
+        _note_lines(root, (), lines, [], str(path))
+    return next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 1)
+
+
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8 text"
 
@@ -184,8 +193,8 @@ def _where(key: Key, lines: dict[Key, int], name: str) -> str:
 def _message(
     model: type[BaseModel], data: Any, mistake: dict[str, Any], lines: dict[Key, int], name: str
 ) -> str:
-    key, owner = _locate(model, data, mistake["loc"])
     kind, given = mistake["type"], mistake["input"]
+    key, owner = _locate(model, data, mistake["loc"], absent=kind in ("missing", "extra_forbidden"))
     fields = sorted(field.alias or n for n, field in owner.model_fields.items()) if owner else []
     if kind == "extra_forbidden":
         what = f"unknown key, allowed are {', '.join(fields)}{nearest(str(key[-1]), fields)}"
@@ -203,7 +212,7 @@ def _message(
         allowed = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
         what = f"should be {mistake['ctx']['expected']}, got {given!r}{nearest(str(given), allowed)}"
     elif kind == "value_error":
-        what = str(mistake["ctx"]["error"])
+        key, what = _point(data, key, str(mistake["ctx"]["error"]))
         overridden = [k for k, line in lines.items() if line == COMMAND_LINE and k[: len(key)] == key]
         if overridden:  # the rule is about several keys, one of which the command line changed
             lines = {key: COMMAND_LINE}
@@ -211,6 +220,23 @@ def _message(
         text = mistake["msg"][0].lower() + mistake["msg"][1:]
         what = text.replace("input should", "should") + f", got {_short(given)}"
     return f"{_where(key, lines, name)}: {_dotted(key) or 'the whole file'}: {what}"
+
+
+def _point(data: Any, key: Key, what: str) -> tuple[Key, str]:
+    """Take the key that a rule names first, ``rotation: ...``, into the place of the mistake."""
+    name, colon, rest = what.partition(": ")
+    inner: Key = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
+    node = data
+    for part in (*key, *inner):
+        if isinstance(part, int):
+            inside = isinstance(node, list) and part < len(node)
+        else:
+            inside = isinstance(node, dict) and part in node
+        if inside:
+            node = node[part]
+        else:
+            return key, what
+    return ((*key, *inner), rest) if colon else (key, what)
 
 
 def _short(value: Any) -> str:
@@ -222,15 +248,24 @@ def _dotted(key: Key) -> str:
     return ".".join(str(part) for part in key)
 
 
-def _locate(model: type[BaseModel], data: Any, loc: Key) -> tuple[Key, type[BaseModel] | None]:
-    """Turn pydantic's location, which also names union members, into the user's key and its model."""
+def _locate(
+    model: type[BaseModel], data: Any, loc: Key, *, absent: bool
+) -> tuple[Key, type[BaseModel] | None]:
+    """Turn pydantic's location, which also names union members, into the user's key and its model.
+
+    The last part of it may be no key of the data only if the mistake is that it is ``absent``, or too many.
+    """
     key: list[str | int] = []
     annotation: Any = model
     owner: type[BaseModel] | None = model
     node = data
     for position, part in enumerate(loc):
         models = _models(annotation)
-        if isinstance(node, dict) and part not in node and (position < len(loc) - 1 or len(models) > 1):
+        if (
+            isinstance(node, dict)
+            and part not in node
+            and (position < len(loc) - 1 or len(models) > 1 or not absent)
+        ):
             # Not a key of the file: the tag of the union member that was tried.
             models = [m for m in models if part in _tags(m)] or models
             annotation = models[0] if models else annotation

@@ -5,61 +5,193 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor
 
+from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
 from smile_train.models import Student, StudentConfig
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINTS = "checkpoints"
+BEST = "best.pt"
 STUDENT = "student.safetensors"
+STUDENT_AVERAGE = "student_ema.safetensors"
 
 
-def save_checkpoint(
-    folder: Path, *, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, config: str
-) -> None:
-    """Write the state after ``step`` steps; the old checkpoint stays until the new one is on disk.
+class CheckpointWriter:
+    """Writes checkpoints beside the training: the last few, and the one with the lowest loss.
 
-    Draws are keyed by step and clip index, so that no random state needs to be kept.
+    A checkpoint is ``checkpoints/<steps>.pt``; it appears whole or not at all. Draws are keyed by step and
+    clip index, so that a checkpoint needs no random state and no place in the data beyond its step.
     """
-    partial = folder / (CHECKPOINT + ".part")
-    state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "config": config}
+
+    def __init__(self, folder: Path, *, keep: int = 1, best: float = float("inf")) -> None:
+        """Write below ``folder``; ``best`` is the lowest loss of a run that is continued."""
+        self._folder, self._keep, self._best = folder / CHECKPOINTS, keep, best
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is being written."""
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        *,
+        loss: float,
+        students: Mapping[str, Mapping[str, Tensor]] | None = None,
+        form: StudentConfig | None = None,
+    ) -> None:
+        """Begin to write the state after ``step`` steps; the one before is finished first.
+
+        Args:
+            step: steps done.
+            state: tensors that nobody else changes, and plain values.
+            loss: mean since the checkpoint before.
+            students: weights to write beside it in the form of `save_student`, by file name.
+            form: of these students.
+        """
+        self.wait()
+        is_best = loss <= self._best
+        self._best = min(loss, self._best)
+        content = {**state, "step": step, "best_loss": self._best}
+        self._pending = self._thread.submit(self._write, step, content, is_best, students or {}, form)
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more.
+
+        Raises:
+            UserError: the disk is full or gone.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending.result()
+            except OSError as error:
+                reason = error.strerror
+                raise UserError(f"checkpoints '{self._folder}': cannot be written: {reason}") from None
+
+    def _write(
+        self,
+        step: int,
+        state: dict[str, Any],
+        is_best: bool,
+        students: Mapping[str, Mapping[str, Tensor]],
+        form: StudentConfig | None,
+    ) -> None:
+        path = save_checkpoint(self._folder.parent, step, state, keep=self._keep)
+        if is_best:
+            partial = self._folder / (BEST + ".part")
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(path, partial)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, partial)
+            os.replace(partial, self._folder / BEST)
+        for name, tensors in students.items():
+            assert form is not None
+            _write_student(self._folder.parent / name, tensors, form)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int = 1) -> Path:
+    """Write the state after ``step`` steps and return its file; the last ``keep`` stay, it among them."""
+    path = folder / CHECKPOINTS / f"{step:08d}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, folder / CHECKPOINT)
+    os.replace(partial, path)
+    for old in checkpoint_files(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, the oldest first, without the best."""
+    return sorted(path for path in (folder / CHECKPOINTS).glob("*.pt") if path.stem.isdecimal())
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Return the state of a run, or None when it has none yet.
+    """Return the last state of a run, or None when it has none yet.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / CHECKPOINT
-    if not path.exists():
+    paths = checkpoint_files(folder)
+    if not paths:
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"checkpoint '{path}': damaged: {reason}") from None
+        before = f"; delete it to go on from '{paths[-2].name}'" if len(paths) > 1 else ""
+        raise UserError(f"checkpoint '{paths[-1]}': damaged: {reason}{before}") from None
     return state
+
+
+def check_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other settings or sources; both are plain values by name.
+
+    Raises:
+        UserError: names what differs.
+    """
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if different:
+        told = [
+            f"{key} is {_short(before.get(key))} there and {_short(now.get(key))} now" for key in different
+        ]
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UserError(
+            f"out '{folder}': holds a run with another config or other sources: {', '.join(told[:3])}{more}; "
+            "give another folder"
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        result.update(flat(value, name + ".") if isinstance(value, Mapping) else {name: value})
+    return result
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def save_student(path: Path, student: Student) -> None:
     """Write weights as safetensors with the student's configuration in its metadata."""
-    partial = path.with_name(path.name + ".part")
-    tensors = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
-    safetensors.torch.save_file(tensors, partial, metadata={"student": json.dumps(asdict(student.config))})
-    os.replace(partial, path)
+    _write_student(path, student.state_dict(), student.config)
+
+
+def _write_student(path: Path, tensors: Mapping[str, Tensor], form: StudentConfig) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    metadata = {"student": json.dumps(asdict(form))}
+    write_bytes(path, safetensors.torch.save(contiguous, metadata=metadata))
 
 
 def load_student(path: str | Path) -> Student:

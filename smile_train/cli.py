@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,22 +100,99 @@ def print_examination(examination: Any) -> None:
 @app.command("pretrain")
 def pretrain_command(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is continued.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; an unfinished one is continued.")
+    ] = None,
     overrides: OverridesArgument = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if a file of the data cannot be read.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, tell what it costs, train nothing.")
+    ] = False,
+    clips_per_second: Annotated[
+        float | None,
+        typer.Option("--clips-per-second", min=0.001, help="A measured rate, for the time of a dry run."),
+    ] = None,
 ) -> None:
-    """Pretrain a student on clips that are rendered while it trains."""
+    """Pretrain a student; under torchrun, on several processes together."""
     from smile_train.config import PretrainConfig
-    from smile_train.pretrain import pretrain
+    from smile_train.pretrain import plan, pretrain
 
+    if int(os.environ.get("RANK", "0")) > 0:
+        console.quiet = errors.quiet = True  # the first process tells it all
     loaded = PretrainConfig.load(config, overrides or [])
+    if dry_run:
+        print_plan(loaded, *plan(loaded, strict=strict), clips_per_second or _last_rate(out))
+        return
+    if out is None:
+        raise UserError("--out is missing: the folder of the run")
+    total = loaded.total_steps
     with progress_bar("pretraining", "steps") as progress:
         result = pretrain(
-            loaded, out, on_step=lambda done, total, loss: progress(done, total, remark=f"loss {loss:.3f}")
+            loaded,
+            out,
+            strict=strict,
+            on_line=lambda line: progress(line["step"], total, remark=_remark(line)),
         )
+    print_unreadable(result.unreadable)
     console.print(
         f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, "
         f"loss {result.loss:.4f} (predicting the clip's mean: {result.loss_of_mean:.4f})"
     )
+
+
+def _remark(line: dict[str, Any]) -> str:
+    mfu = f", MFU {100 * line['mfu']:.1f} %" if "mfu" in line else ""
+    rate = f"{line['clips_per_second']:.1f} clips/s{mfu}, {100 * line['data_wait']:.0f} % waiting for data"
+    return f"loss {line['loss']:.3f}, {rate}"
+
+
+def _last_rate(out: Path | None) -> float | None:
+    from smile_train.runlog import read_log
+
+    lines = read_log(out) if out else []
+    return float(lines[-1]["clips_per_second"]) if lines else None
+
+
+def print_unreadable(unreadable: list[tuple[Path, str]]) -> None:
+    """Tell how many files of the data were not used, and the first of them with their reasons."""
+    if unreadable:
+        errors.print(f"[yellow]{len(unreadable)} files not used, or not to their end[/yellow]")
+    for file, reason in unreadable[:10]:
+        errors.print(f"  {escape(str(file))}: {escape(reason)}")
+
+
+def print_plan(config: Any, data: Any, cost: Any, clips_per_second: float | None) -> None:
+    """Print what a run would do and cost."""
+    print_unreadable(data.unreadable)
+    table = Table("part", "parameters", "GFLOP forward, per clip")
+    for part in {**cost.parameters, **cost.forward_gflops}:
+        flops = cost.forward_gflops.get(part)
+        table.add_row(part, f"{cost.parameters.get(part, 0):,}", "" if flops is None else f"{flops:,.3f}")
+    console.print(table)
+    height, width = data.size_hw
+    clips = config.total_steps * config.batch_size
+    console.print(
+        f"clips {data.num_frames}x{height}x{width}: {cost.num_tokens} tokens, {cost.num_visible} visible, "
+        f"{cost.num_tokens - cost.num_visible} masked\n"
+        f"a step: {cost.step_gflops:,.1f} GFLOP per clip, student forward and backward, and teacher\n"
+        f"memory: {cost.state_bytes / 2**30:.2f} GiB for weights, gradients and optimiser, and about "
+        f"{cost.saved_bytes / 2**20:,.0f} MiB per clip of a pass (batch_size / processes / accumulate)"
+    )
+    for number, stage in enumerate(config.stages, 1):
+        names = ", ".join(source.recipe or source.corpus for source in stage.sources)
+        console.print(
+            f"stage {number}: {stage.steps:,} steps of {config.batch_size} clips, {stage.mask.kind} mask, "
+            f"{stage.masks_per_clip} masks a clip, from {names}",
+            markup=False,
+        )
+    console.print(f"in all {config.total_steps:,} steps, {clips:,} clips")
+    if clips_per_second is None:
+        console.print("time: give --clips-per-second, or --out of a run that has logged its rate")
+    else:
+        hours = clips / clips_per_second / 3600
+        console.print(f"time: {hours:,.2f} hours at {clips_per_second:g} clips/s")
 
 
 @app.command("teacher")
@@ -423,6 +501,26 @@ def probe_command(
     print_examination(examination)
     if out is not None:
         write_bytes(out, (json.dumps(asdict(examination), indent=1) + "\n").encode())
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A .html file; RUN/report.html unless given.")
+    ] = None,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=4, help="Clips shown to the student.")] = 32,
+) -> None:
+    """Lay out a run as one page: curves, losses by token, masks, features, attention, neighbours."""
+    from smile_synth.cli import check_suffix, print_findings, save_text
+    from smile_train.report import report_run
+
+    target = out or run / "report.html"
+    check_suffix(target, ".html")
+    page, findings = report_run(run, num_clips=num_clips)
+    save_text(target, page)
+    print_findings(findings)
+    console.print(f"{run} in {target} ({len(page) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,31 @@
-"""Training batches: rendered clips with what masking needs to know of their objects."""
+"""Training batches: clips rendered or read, with what masking needs to know of their objects."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smile_synth import SyntheticClips
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scene
+from smile_synth.errors import UserError
+from smile_synth.rng import generator
+from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
+from smile_train.config import MixtureEntry, PretrainConfig, Stage
+from smile_train.masking import upright_boxes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -26,11 +38,283 @@ class Batch:
         indices: ``[B]`` int64 clip indices; every draw that concerns a clip is keyed by them.
         frames: ``[B, T, 3, H, W]`` uint8.
         coverage: ``[B, N]`` float32 0..1, mean visible coverage of each token by labelled objects.
+        boxes_xyxy: ``[B, K, T, 4]`` float32 pixels, objects' boxes as if they were not rotated, NaN where a
+            clip has fewer objects; None where no mask is made from them.
     """
 
     indices: Tensor
     frames: Tensor
     coverage: Tensor
+    boxes_xyxy: Tensor | None = None
+
+    def parts(self, count: int, device: torch.device) -> Iterator[Batch]:
+        """Yield ``count`` equal parts, one after the other, each on ``device`` when it is asked for."""
+        size = len(self.indices) // count
+        for start in range(0, len(self.indices), size):
+            yield self._each(lambda t, i=start: t[i : i + size].to(device, non_blocking=True))  # type: ignore[misc]
+
+    def pin_memory(self) -> Batch:
+        """Return itself in memory that a GPU reads directly; a DataLoader asks for it."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        boxes = None if self.boxes_xyxy is None else change(self.boxes_xyxy)
+        return Batch(change(self.indices), change(self.frames), change(self.coverage), boxes)
+
+
+@dataclass(frozen=True)
+class TrainingClip:
+    """One clip.
+
+    Attributes:
+        frames: ``[T, H, W, 3]`` uint8.
+        segmentation: ``[T, H, W]``, above 0 where a labelled object is seen.
+        scene: what it was rendered from.
+    """
+
+    frames: NDArray[np.uint8]
+    segmentation: NDArray[np.uint16]
+    scene: Scene
+
+
+class Source(Protocol):
+    """Gives a clip for any index, the same one every time."""
+
+    size_hw: tuple[int, int]
+    num_frames: int
+    name: str
+    digest: str
+
+    def clip(self, index: int) -> TrainingClip:
+        """Return clip ``index``."""
+
+
+class RenderedSource:
+    """Clips that are rendered when they are asked for: clip i is that of (recipe, sources, seed, i)."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        bank: ObjectBank,
+        backgrounds: BackgroundFolder | None,
+        *,
+        seed: int,
+        name: str,
+    ) -> None:
+        """Describe the clips; nothing is drawn yet."""
+        self.recipe, self.bank, self.backgrounds, self.seed = recipe, bank, backgrounds, seed
+        self.size_hw, self.num_frames, self.name = recipe.size, recipe.num_frames, name
+        self.digest = recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
+
+    def clip(self, index: int) -> TrainingClip:
+        """Render clip ``index``."""
+        scene = sample_scene(self.recipe, self.bank, self.backgrounds, seed=self.seed, index=index)
+        frames = composite(scene, self.bank, self.backgrounds)
+        return TrainingClip(frames, annotate(scene, self.bank, self.backgrounds).segmentation, scene)
+
+
+class CorpusSource:
+    """Clips of a written corpus, each once before any comes again, in an order drawn anew each time.
+
+    Attributes:
+        unreadable: clips that are not used, with the reason.
+    """
+
+    def __init__(self, folder: str | Path, *, seed: int) -> None:
+        """Open the corpus.
+
+        Raises:
+            UserError: no finished corpus of ours, or none of its clips is whole.
+        """
+        self.folder, self.seed, self.name = Path(folder), seed, str(folder)
+        try:
+            header = json.loads((self.folder / "corpus.json").read_text())
+            manifest = (self.folder / "manifest.parquet").read_bytes()
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename)).name
+            raise UserError(
+                f"corpus '{folder}': has no {missing}; expected a folder that smile-synth generate finished"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"corpus '{folder}': cannot be read: {error}") from None
+        kinds = ("clips", "*.mp4"), ("labels", "*.json")
+        names = sorted({path.stem for kind, form in kinds for path in (self.folder / kind).glob(form)})
+        self._names: list[str] = []
+        self.unreadable: list[tuple[Path, str]] = []
+        for name in names:
+            lacking = [path for path in self._paths(name) if not path.is_file() or not path.stat().st_size]
+            if lacking:
+                reason = "is empty" if lacking[0].is_file() else "is missing"
+                self.unreadable.append((lacking[0], reason))
+            else:
+                self._names.append(name)
+        if not self._names:
+            raise UserError(
+                f"corpus '{folder}': holds no whole clip (mp4, labels and scene) in a folder layout"
+            )
+        self.size_hw: tuple[int, int] = tuple(header["size_hw"])
+        self.num_frames = int(self._labels(self._names[0])["num_frames"])
+        self.digest = hashlib.sha256(manifest + "\n".join(self._names).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Return the number of clips that are used."""
+        return len(self._names)
+
+    def clip(self, index: int) -> TrainingClip:
+        """Read the clip that stands at place ``index`` of the endless order.
+
+        Raises:
+            UserError: a file has gone or is damaged.
+        """
+        epoch, place = divmod(index, len(self._names))
+        name = self._names[_order(self.seed, epoch, len(self._names))[place]]
+        media, _, scene = self._paths(name)
+        try:
+            with av.open(str(media)) as container:
+                container.streams.video[0].thread_type = "NONE"  # frame threads hang forked readers
+                frames = np.stack(
+                    [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)]
+                )
+            if frames.shape != (self.num_frames, *self.size_hw, 3):
+                raise UserError(
+                    f"corpus clip '{media}': holds {list(frames.shape)} frames, the labels say other"
+                )
+            drawn = Scene.from_bytes(scene.read_bytes())
+        except (OSError, IndexError, ValueError, av.error.FFmpegError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"corpus clip '{media}': cannot be read: {reason}") from None
+        segmentation = np.zeros(frames.shape[:3], np.uint16)
+        for number, item in enumerate(self._labels(name)["objects"], 1):
+            segmentation[coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1) > 0] = number
+        return TrainingClip(frames.astype(np.uint8), segmentation, drawn)
+
+    def _paths(self, name: str) -> tuple[Path, Path, Path]:
+        folder = self.folder
+        return (
+            folder / "clips" / f"{name}.mp4",
+            folder / "labels" / f"{name}.json",
+            folder / "scenes" / f"{name}.scene",
+        )
+
+    def _labels(self, name: str) -> dict[str, Any]:
+        path = self._paths(name)[1]
+        try:
+            labels: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"corpus labels '{path}': cannot be read: {error}") from None
+        return labels
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return generator(seed, epoch, "corpus order").permutation(count)
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The sources of one stage.
+
+    Attributes:
+        options: of the stage.
+        first_step, end_step: its steps, counted over the whole run.
+        sources: what its clips come from.
+    """
+
+    options: Stage
+    first_step: int
+    end_step: int
+    sources: tuple[Source, ...]
+
+    def source_of(self, index: int, *, seed: int, batch_size: int) -> Source:
+        """Return the source of a clip: drawn by the weights at its step, keyed by its index alone."""
+        if len(self.sources) == 1:
+            return self.sources[0]
+        last = max(self.end_step - self.first_step - 1, 1)
+        progress = (index // batch_size - self.first_step) / last
+        ends = np.array([entry.weight for entry in self.options.sources])
+        weights = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * progress
+        edges = np.cumsum(weights) / weights.sum()
+        draw = generator(seed, index, "source").random()
+        return self.sources[min(int(np.searchsorted(edges, draw, side="right")), len(edges) - 1)]
+
+
+def _form(source: Source) -> str:
+    return f"{source.num_frames}x{source.size_hw[0]}x{source.size_hw[1]}"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that a run reads.
+
+    Attributes:
+        stages: in their order.
+        size_hw, num_frames: of every clip.
+        recipes: every recipe that is rendered, by the name of its source.
+        unreadable: files that are not used, with the reason.
+    """
+
+    stages: tuple[StageData, ...]
+    size_hw: tuple[int, int]
+    num_frames: int
+    recipes: dict[str, Recipe]
+    unreadable: list[tuple[Path, str]]
+
+
+def open_data(config: PretrainConfig, *, strict: bool = False) -> TrainingData:
+    """Open everything a run reads, each bank, folder and corpus once.
+
+    Raises:
+        UserError: something is missing, a recipe does not fit its sources, clips differ in size, or
+            ``strict`` and a file cannot be read.
+    """
+    banks: dict[str, ObjectBank] = {}
+    folders: dict[str, BackgroundFolder] = {}
+    opened: dict[str, Source] = {}
+    recipes: dict[str, Recipe] = {}
+    unreadable: list[tuple[Path, str]] = []
+
+    def open_source(entry: MixtureEntry) -> Source:
+        key = entry.model_dump_json(exclude={"weight"})
+        if key in opened:
+            return opened[key]
+        source: Source
+        if entry.corpus is not None:
+            source = CorpusSource(entry.corpus, seed=config.seed)
+            unreadable.extend(source.unreadable)
+        else:
+            assert entry.recipe is not None and entry.bank is not None
+            recipe = Recipe.load(entry.recipe, entry.recipe_overrides)
+            if entry.bank not in banks:
+                banks[entry.bank] = ObjectBank.open(entry.bank)
+            backgrounds = None
+            if entry.backgrounds is not None:
+                if entry.backgrounds not in folders:
+                    folder = folders[entry.backgrounds] = BackgroundFolder(entry.backgrounds)
+                    unreadable.extend([*folder.unreadable, *folder.cut_short])
+                backgrounds = folders[entry.backgrounds]
+            name = f"recipe-{len(recipes)}" if recipes else "recipe"
+            recipes[name] = recipe
+            source = RenderedSource(recipe, banks[entry.bank], backgrounds, seed=config.seed, name=name)
+        opened[key] = source
+        return source
+
+    stages, step = [], 0
+    for options in config.stages:
+        sources = tuple(open_source(entry) for entry in options.sources)
+        stages.append(StageData(options, step, step + options.steps, sources))
+        step += options.steps
+    first = next(iter(opened.values()))
+    for source in opened.values():
+        if (source.size_hw, source.num_frames) != (first.size_hw, first.num_frames):
+            raise UserError(
+                f"'{source.name}' gives clips of {_form(source)}, '{first.name}' of {_form(first)}; "
+                "all must be alike"
+            )
+        source.clip(0)  # what cannot be rendered or read fails here, before anything is written
+    if strict and unreadable:
+        file, reason = unreadable[0]
+        raise UserError(f"{len(unreadable)} files cannot be read, the first '{file}': {reason}")
+    return TrainingData(tuple(stages), first.size_hw, first.num_frames, recipes, unreadable)
 
 
 def token_coverage(
@@ -49,22 +333,50 @@ def token_coverage(
     return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
 
 
-class _TrainingClips(Dataset[tuple[int, Tensor, Tensor]]):
-    def __init__(self, clips: SyntheticClips, patch_size: int, tubelet_size: int) -> None:
-        self.clips, self.patch_size, self.tubelet_size = clips, patch_size, tubelet_size
+Item = tuple[int, Tensor, Tensor, Tensor | None]
 
-    def __len__(self) -> int:
-        return len(self.clips)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor]:
-        clip = self.clips[index]
+class _TrainingClips(Dataset[Item | UserError]):
+    def __init__(
+        self, stage: StageData, seed: int, batch_size: int, patch_size: int, tubelet_size: int, boxes: bool
+    ) -> None:
+        self.stage, self.seed, self.batch_size = stage, seed, batch_size
+        self.patch_size, self.tubelet_size, self.boxes = patch_size, tubelet_size, boxes
+
+    def __getitem__(self, index: int) -> Item | UserError:
+        source = self.stage.source_of(index, seed=self.seed, batch_size=self.batch_size)
+        try:
+            clip = source.clip(index)
+        except UserError as error:
+            return error  # raised in a worker it would come out wrapped in the worker's traceback
         coverage = token_coverage(clip.segmentation, self.patch_size, self.tubelet_size)
-        return index, torch.from_numpy(clip.frames).permute(0, 3, 1, 2), torch.from_numpy(coverage)
+        boxes = torch.from_numpy(_object_boxes(clip.scene)) if self.boxes else None
+        return index, torch.from_numpy(clip.frames).permute(0, 3, 1, 2), torch.from_numpy(coverage), boxes
 
 
-def _collate(items: list[tuple[int, Tensor, Tensor]]) -> Batch:
-    indices, frames, coverage = zip(*items, strict=True)
-    return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage))
+def _object_boxes(scene: Scene) -> NDArray[np.float32]:
+    """Return ``[K, T, 4]`` of the labelled objects."""
+    chosen = [
+        k for k, layer in enumerate(scene.layers) if layer.labelled and isinstance(layer.surface, Picture)
+    ]
+    surfaces = [scene.layers[k].surface for k in chosen]
+    sizes = np.array([(s.height, s.width) for s in surfaces if isinstance(s, Picture)], np.float64).reshape(
+        -1, 2
+    )
+    return upright_boxes(scene.object_to_frame[chosen], sizes).astype(np.float32)
+
+
+def _collate(items: Sequence[Item | UserError]) -> Batch | UserError:
+    whole = [item for item in items if not isinstance(item, UserError)]
+    if len(whole) < len(items):
+        return next(item for item in items if isinstance(item, UserError))
+    indices, frames, coverage, found = zip(*whole, strict=True)
+    boxes = None
+    if found[0] is not None:
+        boxes = torch.full((len(found), max(map(len, found)), frames[0].shape[0], 4), torch.nan)
+        for row, own in zip(boxes, found, strict=True):
+            row[: len(own)] = own
+    return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage), boxes)
 
 
 def start_worker(_: int) -> None:
@@ -74,27 +386,52 @@ def start_worker(_: int) -> None:
 
 
 def training_batches(
-    clips: SyntheticClips,
+    stage: StageData,
     *,
+    seed: int,
     batch_size: int,
-    num_steps: int,
     start_step: int,
     patch_size: int,
     tubelet_size: int,
     workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the batches of steps ``start_step`` .. ``num_steps - 1``, rendered ahead by worker processes."""
-    loader = DataLoader(
-        _TrainingClips(clips, patch_size, tubelet_size),
-        batch_sampler=StepBatches(batch_size, num_steps=num_steps, start_step=start_step),
+    """Yield one process's batches of a stage from ``start_step`` on, made ahead by worker processes.
+
+    Args:
+        stage: whose clips.
+        seed: of the run.
+        batch_size: clips per step over all processes, which ``world_size`` divides.
+        start_step: counted over the whole run.
+        patch_size, tubelet_size: of a token.
+        workers: processes that render or read; 0 does it here.
+        rank, world_size: this process among all.
+        pin_memory: for copies to a GPU that do not wait.
+
+    Raises:
+        UserError: a clip cannot be rendered or read.
+    """
+    boxes = stage.options.mask.kind == "trajectory" and stage.options.mask.object_tokens != "coverage"
+    loader: DataLoader[Batch | UserError] = DataLoader(
+        _TrainingClips(stage, seed, batch_size, patch_size, tubelet_size, boxes),  # type: ignore[arg-type]
+        batch_sampler=StepBatches(
+            batch_size // world_size, num_steps=stage.end_step, start_step=start_step, rank=rank,
+            world_size=world_size,
+        ),
         collate_fn=_collate,
         num_workers=workers,
         worker_init_fn=start_worker,
         # fork would copy the parent's threads (torch, decoders) in whatever state they are
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
-    )
-    yield from loader
+        pin_memory=pin_memory,
+    )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def normalise(frames: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import token_coverage
 from smile_train.evaluate import MotionExamination, examine_motion, format_interval
-from smile_train.masking import make_mask, mask_draws
+from smile_train.masking import Masker
 from smile_train.materials import Materials, build_materials
 from smile_train.pretrain import PretrainResult, pretrain
 from smile_train.runlog import read_log
@@ -72,11 +72,11 @@ def run_demo(
         out / "materials", progress=lambda done, total: stage("object bank", done, total, "")
     )
     config = demo_config(materials, overrides)
-    recipe = Recipe.load(config.recipe, config.recipe_overrides)
+    recipe = Recipe.load(config.recipe or "demo", config.recipe_overrides)
     corpus = out / "corpus"
     generate(
         recipe, materials.bank, materials.train_backgrounds, out=corpus, num_clips=CORPUS_CLIPS,
-        seed=config.seed, progress=lambda done, total: stage("corpus", done, total, ""),
+        seed=config.seed, progress=lambda done, total, _: stage("corpus", done, total, ""),
     )  # fmt: skip
     clips = SyntheticClips(
         recipe, materials.bank, materials.train_backgrounds, seed=config.seed, num_clips=CORPUS_CLIPS
@@ -113,14 +113,13 @@ def mask_pictures(config: PretrainConfig, clips: SyntheticClips, index: int) -> 
     patch, tubelet = config.student.patch_size, config.student.tubelet_size
     frames, height, width = clip.frames.shape[:3]
     grid = (frames // tubelet, height // patch, width // patch)
-    draws = torch.from_numpy(mask_draws(config.seed, [index], grid[0] * grid[1] * grid[2]))
     coverage = torch.from_numpy(token_coverage(clip.segmentation, patch, tubelet))[None]
+    batch = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None]
     pictures = []
     for kind in ("tube", "trajectory"):
-        mask = make_mask(
-            kind, draws, grid, config.mask.ratio, object_tokens=coverage > config.mask.coverage_threshold,
-            object_visible_share=config.mask.object_visible_share,
-        )[0].reshape(grid).numpy()  # fmt: skip
+        options = config.mask.model_copy(update={"kind": kind, "object_tokens": "coverage"})
+        masker = Masker(options, grid, patch_size=patch, tubelet_size=tubelet, seed=config.seed)
+        mask = masker(torch.tensor([index]), batch, coverage=coverage)[0].reshape(grid).numpy()
         hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)
         shown = clip.frames[::tubelet].copy()
         seen = np.where(hidden[..., None], np.uint8(128), shown)

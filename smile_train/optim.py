@@ -1,28 +1,71 @@
-"""The optimiser and its schedule."""
+"""The optimiser, its schedule, and the average of the weights."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Group trainable parameters: tensors of two or more dimensions decay, biases and norms do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def layer_of(name: str, depth: int) -> int:
+    """Return a parameter's layer: 0 the patch embedding, 1 .. depth the encoder's blocks, then the rest."""
+    if found := re.match(r"(?:encoder\.)?blocks\.(\d+)\.", name):
+        return int(found[1]) + 1
+    return 0 if re.match(r"(?:encoder\.)?patch_embed\.", name) else depth + 1
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, layer_decay: float = 1.0, depth: int = 0
+) -> list[dict[str, Any]]:
+    """Group trainable parameters: tensors of two or more dimensions decay, biases and norms do not.
+
+    Args:
+        model: a student or classifier.
+        weight_decay: of the tensors that decay.
+        layer_decay: layer l learns at ``layer_decay^(depth + 1 - l)`` of the rate (BEiT, arXiv 2106.08254);
+            every group names its share ``lr_scale``.
+        depth: the encoder's blocks; needed where ``layer_decay`` is not 1.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = depth + 1 if layer_decay == 1 else layer_of(name, depth)
+        decays = parameter.ndim > 1
+        group = groups.setdefault(
+            (layer, not decays),
+            {
+                "params": [],
+                "weight_decay": weight_decay if decays else 0.0,
+                "lr_scale": layer_decay ** (depth + 1 - layer),
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
 
 
 def make_adamw(
-    model: nn.Module, *, lr: float, weight_decay: float = 0.05, betas: tuple[float, float] = (0.9, 0.95)
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+    layer_decay: float = 1.0,
+    depth: int = 0,
 ) -> torch.optim.AdamW:
     """Return AdamW (arXiv 1711.05101) with `parameter_groups`; the defaults are VideoMAE's pretraining."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas)
+    groups = parameter_groups(model, weight_decay, layer_decay=layer_decay, depth=depth)
+    fused = any(parameter.is_cuda for parameter in model.parameters())
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of every group, by its own share of it."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def lr_at(
@@ -46,3 +89,19 @@ def lr_at(
         return final_lr
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
     return final_lr + (base_lr - final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class WeightAverage:
+    """An exponential moving average of a model's parameters, each where the parameter lies."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Begin with the parameters as they are."""
+        self.decay = decay
+        self.tensors = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move by ``1 - decay`` towards the parameters."""
+        for name, parameter in model.named_parameters():
+            average: Tensor = self.tensors[name]
+            average.mul_(self.decay).add_(parameter.detach(), alpha=1 - self.decay)

@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
 from smile_synth.strict_yaml import dump
-from smile_train.checkpoint import STUDENT, load_checkpoint, save_checkpoint, save_student
-from smile_train.config import PretrainConfig
-from smile_train.data import normalise, training_batches
-from smile_train.masking import count_masked, make_mask, mask_draws
-from smile_train.models import ClipTeacher, Student, StudentConfig, load_teacher
-from smile_train.optim import lr_at, make_adamw
-from smile_train.runlog import RunLog
-from smile_train.targets import gather_masked, masked_mse, normalise_tokens, pixel_targets
+from smile_train.checkpoint import (
+    STUDENT,
+    STUDENT_AVERAGE,
+    CheckpointWriter,
+    check_same_run,
+    flat,
+    load_checkpoint,
+)
+from smile_train.config import MixtureEntry, PretrainConfig, SourceOptions, Stage
+from smile_train.cost import Cost, cost_of, peak_tflops
+from smile_train.data import StageData, TrainingData, normalise, open_data, training_batches
+from smile_train.distributed import (
+    World,
+    gradients_stay,
+    join_world,
+    load_optimiser_tensors,
+    load_whole,
+    optimiser_tensors,
+    spread,
+    whole,
+)
+from smile_train.distributed import choose_device as choose_device
+from smile_train.masking import Masker
+from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
+from smile_train.optim import WeightAverage, lr_at, make_adamw, set_lr
+from smile_train.runlog import RunLog, describe_run, note_start, only_run
+from smile_train.targets import Targets
 
 CONFIG = "config.yaml"
+# A run may go on with other values of these: what is learned does not depend on them.
+FREE = {
+    "accumulate", "parallel", "workers", "threads", "device", "compile", "checkpoint_every",
+    "keep_checkpoints", "peak_tflops",
+}  # fmt: skip
+FREE_WITHIN = {"student.checkpointing", "student.decoder_chunk", "teacher.compile", "teacher.cache"}
+# Told stage by stage.
+STAGED = {
+    "recipe", "recipe_overrides", "bank", "backgrounds", "corpus", "mixture", "then", "steps",
+    "masks_per_clip", "mask", "optimiser",
+}  # fmt: skip
+RATE_STEPS = 50  # what the rates in the log are taken over
 
 
 @dataclass(frozen=True)
@@ -38,6 +72,7 @@ class PretrainResult:
         loss: mean over the last 5 % of the steps of this call.
         loss_of_mean: likewise, of predicting every target's mean over the clip (0 after z-scoring).
         clips_per_second: of this call.
+        unreadable: files that were not used, with the reason.
     """
 
     folder: Path
@@ -45,159 +80,282 @@ class PretrainResult:
     loss: float
     loss_of_mean: float
     clips_per_second: float
+    unreadable: list[tuple[Path, str]]
 
 
-def build_student(config: PretrainConfig, recipe: Recipe, teacher: ClipTeacher | None) -> Student:
-    """Return the student with its initial weights, which depend on the seed alone.
-
-    Raises:
-        UserError: frames or size do not fit tubelet and patch.
-    """
-    options = config.student
-    target_dim = teacher.width if teacher else options.tubelet_size * options.patch_size**2 * 3
-    try:
-        form = StudentConfig.of_size(
-            options.size, target_dim=target_dim, num_frames=recipe.num_frames, size_hw=recipe.size,
-            patch_size=options.patch_size, tubelet_size=options.tubelet_size, drop_path=options.drop_path,
-            positions=options.positions,
-        )  # fmt: skip
-        count_masked(form.grid_thw, config.mask.ratio)
-    except ValueError as error:
-        raise UserError(f"student: {error}") from None
-    return Student(form, generator=torch.Generator().manual_seed(config.seed))
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device of a run.
+def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> Teacher | None:
+    """Return the frozen teacher, or None where no target needs one.
 
     Raises:
-        UserError: CUDA is wanted and there is none.
+        UserError: its weights cannot be had, or its patches are not the student's.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': there is none on this machine; use device=cpu or auto")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if all(head.kind != "teacher" for head in config.target.heads):
+        return None
+    return load_teacher(
+        config.teacher, size_hw=size_hw, patch_size=config.student.patch_size,
+        tubelet_size=config.student.tubelet_size,
+    )  # fmt: skip
+
+
+def make_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
+    """Return what the student predicts."""
+    return Targets(
+        config.target, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
+        teacher=teacher,
+    )  # fmt: skip
+
+
+def build_student(
+    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, target_dim: int
+) -> Student:
+    """Return the student with its initial weights: those of ``start_from``, or drawn from the seed alone.
+
+    Raises:
+        UserError: frames or size do not fit tubelet and patch, or the weights do not fit the student.
+    """
+    form = StudentConfig.from_options(
+        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+    )
+    student = Student(form, generator=torch.Generator().manual_seed(config.seed))
+    if config.start_from is not None:
+        start = Path(config.start_from)
+        load_student_weights(student, start / STUDENT if start.is_dir() else start)
+    return student
+
+
+def make_masker(config: PretrainConfig, stage: Stage, student: Student) -> Masker:
+    """Return what makes a stage's masks; raises as `Masker`."""
+    return Masker(
+        stage.mask, student.config.grid_thw, patch_size=student.config.patch_size,
+        tubelet_size=student.config.tubelet_size, seed=config.seed,
+    )  # fmt: skip
+
+
+def plan(config: PretrainConfig, *, strict: bool = False) -> tuple[TrainingData, Cost]:
+    """Open and check everything a run needs, and count what it costs; nothing is written or trained.
+
+    Raises:
+        UserError: as `pretrain`.
+    """
+    device = choose_device(config.device)
+    data = open_data(config, strict=strict)
+    teacher = build_teacher(config, data.size_hw)
+    targets = make_targets(config, teacher)
+    student = build_student(config, data.size_hw, data.num_frames, targets.width)
+    masked = [make_masker(config, stage, student).num_masked for stage in config.stages]
+    precision = _precision(config, device)
+    return data, cost_of(config, student, teacher, num_masked=min(masked), bf16=precision != torch.float32)
 
 
 def pretrain(
     config: PretrainConfig,
     out: str | Path,
     *,
+    strict: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
+    on_line: Callable[[dict[str, Any]], None] | None = None,
 ) -> PretrainResult:
-    """Pretrain a student, or continue the run in ``out`` at the exact step of its checkpoint.
+    """Pretrain a student, or continue the run in ``out`` at the exact step of its last checkpoint.
 
-    Writes ``config.yaml`` (resolved), ``recipe.yaml``, ``log.jsonl``, ``checkpoint.pt`` and
-    ``student.safetensors``.
+    Under torchrun every process calls this; together they do the same steps on the same clips as one would.
+    Writes ``config.yaml`` (resolved), the recipes, ``run.jsonl`` (versions, git state), ``log.jsonl``,
+    ``tensorboard/``, ``checkpoints/`` and ``student.safetensors``.
 
     Args:
         config: the run.
         out: its folder.
+        strict: refuse to train when a file of the data cannot be read.
         on_step: called with (steps done, steps in all, loss).
+        on_line: called with every line of the log.
 
     Raises:
-        UserError: sources, teacher or sizes do not fit, or another run stands in ``out``.
+        UserError: sources, teacher or sizes do not fit, another run stands or writes in ``out``, the loss is
+            no number, or memory is out.
     """
     out = Path(out)
-    device = choose_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    recipe = Recipe.load(config.recipe, config.recipe_overrides)
-    bank = ObjectBank.open(config.bank)
-    backgrounds = BackgroundFolder(config.backgrounds) if config.backgrounds else None
-    teacher = None
-    if config.target.kind == "teacher":
-        teacher = load_teacher(
-            config.teacher.model, size_hw=recipe.size, patch_size=config.student.patch_size,
-            tubelet_size=config.student.tubelet_size, pretrained=config.teacher.pretrained,
-            force_quick_gelu=config.teacher.force_quick_gelu, normalisation=config.teacher.normalisation,
-        ).to(device)  # fmt: skip
-    student = build_student(config, recipe, teacher).to(device)
-    scale = config.batch_size / 256
-    options = config.optimiser
-    optimiser = make_adamw(
-        student, lr=options.lr_per_256 * scale, weight_decay=options.weight_decay, betas=options.betas
-    )
-    identity = dump(config) + recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
-    clips = SyntheticClips(
-        recipe, bank, backgrounds, seed=config.seed, num_clips=config.steps * config.batch_size
-    )
-    clips[0]  # a recipe that cannot be rendered fails here, before anything is written
-    start = _resume(out, identity, student, optimiser)
-    write_bytes(out / CONFIG, (_header() + dump(config)).encode())
-    write_bytes(out / "recipe.yaml", recipe.to_yaml().encode())
-
-    batches = training_batches(
-        clips, batch_size=config.batch_size, num_steps=config.steps, start_step=start,
-        patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
-        workers=config.workers,
-    )  # fmt: skip
-    grid = student.config.grid_thw
-    num_masked = count_masked(grid, config.mask.ratio)
-    log = RunLog(out, keep_steps=start)
-    losses: list[float] = []
-    losses_of_mean: list[float] = []
-    began = time.perf_counter()
-    student.train()
-    for step, batch in enumerate(batches, start):
-        lr = scale * lr_at(
-            step, base_lr=options.lr_per_256, warmup_lr=options.warmup_lr_per_256,
-            final_lr=options.final_lr_per_256, warmup_steps=options.warmup_steps, total_steps=config.steps,
-        )  # fmt: skip
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        torch.manual_seed((config.seed * 1_000_003 + step) % 2**63)  # drop path: keyed by the step, too
-
-        # render
-        frames = batch.frames.to(device, non_blocking=True)
-        # mask
-        draws = torch.from_numpy(mask_draws(config.seed, batch.indices.numpy(), student.config.num_tokens))
-        mask = make_mask(
-            config.mask.kind, draws.to(device), grid, config.mask.ratio,
-            object_tokens=(batch.coverage > config.mask.coverage_threshold).to(device),
-            object_visible_share=config.mask.object_visible_share,
-        )  # fmt: skip
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            # teacher
-            if teacher is not None:
-                targets = normalise_tokens(config.target.norm, teacher(frames.float() / 255))
-            else:
-                targets = pixel_targets(
-                    frames.float() / 255, config.student.patch_size, config.student.tubelet_size,
-                    normalise=config.target.per_patch,
-                )  # fmt: skip
-            # student
-            predicted = student(normalise(frames), mask, num_masked)
-            # loss
-            wanted = gather_masked(targets, mask, num_masked)
-            loss = masked_mse(predicted, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = options.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), limit)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+    with ExitStack() as stack:
+        # --- who is here, what is read, who teaches, who learns; mistakes end it before anything is written
+        world = stack.enter_context(join_world(config.device))
+        stack.enter_context(_told_when_memory_is_out(config, world))
+        device, precision = world.device, _precision(config, world.device)
+        autocast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if config.batch_size % (world.size * config.accumulate):
             raise UserError(
-                f"the loss is {value} at step {step} (seed {config.seed}, clips {int(batch.indices[0])}.."
-                f"{int(batch.indices[-1])}); the checkpoint before it is kept; lower optimiser.lr_per_256"
+                f"batch_size {config.batch_size}: must be a multiple of {world.size} processes x accumulate "
+                f"{config.accumulate}"
             )
-        optimiser.step()
+        data = open_data(config, strict=strict)
+        teacher = build_teacher(config, data.size_hw)
+        targets = make_targets(config, teacher)
+        student = build_student(config, data.size_hw, data.num_frames, targets.width)
+        maskers = [make_masker(config, stage, student) for stage in config.stages]
+        peak = peak_tflops(config, device)
+        cost = peak and cost_of(
+            config, student, teacher, num_masked=maskers[0].num_masked, bf16=precision != torch.float32
+        )
 
-        losses.append(value)
-        losses_of_mean.append(float(wanted.square().mean()))
-        done = step + 1
-        rate = len(losses) * config.batch_size / (time.perf_counter() - began)
-        log.write(
-            step=done, loss=value, loss_of_mean=losses_of_mean[-1], lr=lr, grad_norm=float(norm),
-            clips_per_second=round(rate, 1),
-        )  # fmt: skip
-        if on_step:
-            on_step(done, config.steps, value)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            save_checkpoint(out, step=done, model=student, optimiser=optimiser, config=identity)
-            save_student(out / STUDENT, student)
+        # --- the run's folder: continued at its last checkpoint, described for whoever starts it again
+        if world.writes:
+            stack.enter_context(only_run(out))
+        identity = _identity(config, data)
+        state = load_checkpoint(out)
+        if state is not None:
+            check_same_run(out, state["identity"], identity)
+            student.load_state_dict(state["model"])
+        start = int(state["step"]) if state else 0
+        log: RunLog | None = None
+        writer: CheckpointWriter | None = None
+        if world.writes:
+            _describe(out, config, data, world, start)
+            log = stack.enter_context(RunLog(out, keep_steps=start, tensorboard=True))
+            best = state["best_loss"] if state else math.inf
+            writer = stack.enter_context(CheckpointWriter(out, keep=config.keep_checkpoints, best=best))
+
+        # --- onto the device, and over the processes
+        student.to(device).train()
+        if teacher is not None:
+            teacher.to(device)
+        model = spread(student, config.parallel, world)
+        if config.compile:
+            model.compile()
+            if teacher is not None:
+                teacher.compile()
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        average = WeightAverage(student, config.ema_decay) if config.ema_decay else None
+
+        losses: list[float] = []
+        losses_of_mean: list[float] = []
+        since_checkpoint: list[float] = []
+        recent: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # seconds of a step, of which waiting
+        began = time.perf_counter()
+        for stage, masker in zip(data.stages, maskers, strict=True):
+            if start >= stage.end_step:
+                continue
+            # --- a stage: a new optimiser, unless the checkpoint stands inside of it
+            options, passes = stage.options.optimiser, stage.options.masks_per_clip
+            num_masked = masker.num_masked
+            scale = config.batch_size / 256
+            optimiser = make_adamw(
+                student, lr=options.lr_per_256 * scale, weight_decay=options.weight_decay,
+                betas=options.betas, layer_decay=options.layer_decay, depth=student.config.depth,
+            )  # fmt: skip
+            if state is not None and start > stage.first_step:
+                load_optimiser_tensors(student, optimiser, state["optimiser"])
+                scaler.load_state_dict(state["scaler"])
+                if average is not None:
+                    load_whole(average.tensors.items(), state["average"])
+            elif average is not None:
+                average = WeightAverage(student, config.ema_decay)
+            first = max(start, stage.first_step)
+            batches = training_batches(
+                stage, seed=config.seed, batch_size=config.batch_size, start_step=first,
+                patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
+                workers=config.workers, rank=world.rank, world_size=world.size,
+                pin_memory=device.type == "cuda",
+            )  # fmt: skip
+            for step, (batch, waited) in enumerate(_timed(batches), first):
+                step_began = time.perf_counter()
+                lr = scale * lr_at(
+                    step - stage.first_step, base_lr=options.lr_per_256, warmup_lr=options.warmup_lr_per_256,
+                    final_lr=options.final_lr_per_256, warmup_steps=options.warmup_steps,
+                    total_steps=options.cosine_steps or stage.options.steps,
+                )  # fmt: skip
+                set_lr(optimiser, lr)
+                # Drop path draws from torch's generator: keyed by the step and the process, too.
+                torch.manual_seed((config.seed * 1_000_003 + step + (world.rank << 40)) % 2**63)
+                optimiser.zero_grad(set_to_none=True)
+                sums = torch.zeros(2, device=device)  # loss, loss of predicting the mean
+                backward_left = config.accumulate * passes
+                for part in batch.parts(config.accumulate, device):
+                    # --- teacher: once, whatever the number of masks
+                    with autocast():
+                        values, inputs = targets(part.frames), normalise(part.frames)
+                    for sample in range(passes):
+                        # --- mask
+                        mask = masker(
+                            part.indices, part.frames, coverage=part.coverage, boxes_xyxy=part.boxes_xyxy,
+                            sample=sample,
+                        )  # fmt: skip
+                        # --- student, loss, gradients
+                        backward_left -= 1
+                        with gradients_stay(model, backward_left > 0):
+                            with autocast():
+                                predicted = model(inputs, mask, num_masked, tokens=config.target.tokens)
+                                wanted = targets.pick(values, mask, num_masked)
+                                loss = targets.loss(predicted, wanted)
+                            scaler.scale(loss / (config.accumulate * passes)).backward()
+                        sums += torch.stack([loss.detach(), targets.loss_of_mean(values, wanted)])
+                scaler.unscale_(optimiser)
+                limit = options.clip_norm or math.inf
+                norm = whole(torch.nn.utils.clip_grad_norm_(student.parameters(), limit))
+                value, value_of_mean = (world.mean(sums) / (config.accumulate * passes)).tolist()
+                if not math.isfinite(value):
+                    clip = step * config.batch_size
+                    raise UserError(
+                        f"the loss is {value} at step {step} (seed {config.seed}, clips {clip}.."
+                        f"{clip + config.batch_size - 1}); the checkpoint before it is kept; lower "
+                        "optimiser.lr_per_256, or set optimiser.clip_norm"
+                    )
+                # --- step
+                scaler.step(optimiser)
+                scaler.update()
+                if average is not None:
+                    average.update(student)
+
+                # --- tell
+                done = step + 1
+                losses.append(value)
+                losses_of_mean.append(value_of_mean)
+                since_checkpoint.append(value)
+                recent.append((waited + time.perf_counter() - step_began, waited))
+                seconds = sum(total for total, _ in recent)
+                line = {
+                    "step": done, "loss": value, "loss_of_mean": value_of_mean, "lr": lr,
+                    "grad_norm": float(norm),
+                    "clips_per_second": round(len(recent) * config.batch_size / seconds, 1),
+                    "data_wait": round(sum(wait for _, wait in recent) / seconds, 4),
+                }  # fmt: skip
+                if cost and peak:
+                    rate = len(recent) * config.batch_size / seconds / world.size
+                    line["mfu"] = round(rate * cost.step_gflops / (1000 * peak), 4)
+                if log is not None:
+                    log.write(**line)
+                if on_line and world.writes:
+                    on_line(line)
+                if on_step and world.writes:
+                    on_step(done, config.total_steps, value)
+                if done % config.checkpoint_every == 0 or done == config.total_steps:
+                    saved = _state(student, optimiser, scaler, average, identity)
+                    if writer is not None:
+                        students = {STUDENT: saved["model"]}
+                        if average is not None:
+                            students[STUDENT_AVERAGE] = saved["average"]
+                        mean = sum(since_checkpoint) / len(since_checkpoint)
+                        writer.save(done, saved, loss=mean, students=students, form=student.config)
+                    since_checkpoint.clear()
     seconds = time.perf_counter() - began
     rate = len(losses) * config.batch_size / seconds
-    return PretrainResult(out, config.steps, _tail(losses), _tail(losses_of_mean), rate)
+    return PretrainResult(
+        out, config.total_steps, _tail(losses), _tail(losses_of_mean), rate, data.unreadable
+    )
+
+
+def _precision(config: PretrainConfig, device: torch.device) -> torch.dtype:
+    chosen = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return chosen.get(config.precision, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def _timed(batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """Yield every item with the seconds that it was waited for."""
+    while True:
+        began = time.perf_counter()
+        try:
+            item = next(batches)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - began
 
 
 def _tail(values: list[float]) -> float:
@@ -205,25 +363,97 @@ def _tail(values: list[float]) -> float:
     return sum(last) / len(last) if last else math.nan
 
 
-def _resume(out: Path, identity: str, student: Student, optimiser: torch.optim.Optimizer) -> int:
-    """Load the run's checkpoint, if there is one; returns the steps done."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
-    state: dict[str, Any] | None = load_checkpoint(out)
-    if state is None:
-        return 0
-    if state["config"] != identity:
-        raise UserError(
-            f"out '{out}': holds a run with another config or other sources; compare its {CONFIG}, "
-            "or give another folder"
-        )
-    student.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+def _state(
+    student: Student,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what a checkpoint holds: copies, whole, the same for any number of processes."""
+    return {
+        "model": {name: whole(parameter) for name, parameter in student.named_parameters()},
+        "optimiser": optimiser_tensors(student, optimiser),
+        "scaler": scaler.state_dict(),
+        "average": {name: whole(tensor) for name, tensor in average.tensors.items()} if average else {},
+        "identity": identity,
+    }
 
 
-def _header() -> str:
+def _identity(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
+    """What a folder must agree on to be continued: settings by name, sources by what is in them."""
+    values = json.loads(config.model_dump_json(exclude=FREE | STAGED))
+    for number, stage in enumerate(data.stages):
+        own = json.loads(stage.options.model_dump_json(exclude={"sources"}))
+        own["sources"] = [source.digest for source in stage.sources]
+        if len(stage.sources) > 1:
+            own["weights"] = [list(entry.weight) for entry in stage.options.sources]
+        values.update(flat(own, f"then.{number - 1}." if number else ""))
+    return {key: value for key, value in flat(values).items() if key not in FREE_WITHIN}
+
+
+def _describe(out: Path, config: PretrainConfig, data: TrainingData, world: World, start: int) -> None:
+    """Write what the run is started again from, by this folder and the sources alone."""
     packages = ("smile-video", "torch", "numpy", "open_clip_torch", "timm")
-    return "# " + ", ".join(f"{name} {version(name)}" for name in packages) + "\n"
+    header = "# " + ", ".join(f"{name} {version(name)}" for name in packages) + "\n"
+    write_bytes(out / CONFIG, (header + dump(_resolved(out, config, data))).encode())
+    for name, recipe in data.recipes.items():
+        write_bytes(out / f"{name}.yaml", recipe.to_yaml().encode())
+    note_start(
+        out,
+        describe_run(
+            start_step=start, processes=world.size, device=str(world.device),
+            sources=[[source.digest for source in stage.sources] for stage in data.stages],
+        ),
+    )  # fmt: skip
+
+
+def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> PretrainConfig:
+    """Return the config with recipes as they are written in ``out``, and every path from the root."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).resolve())
+
+    def entry_of(stage: StageData, number: int) -> MixtureEntry:
+        entry = stage.options.sources[number]
+        if entry.corpus is not None:
+            return MixtureEntry(corpus=absolute(entry.corpus), weight=entry.weight)
+        recipe = str((out / f"{stage.sources[number].name}.yaml").resolve())
+        return MixtureEntry(
+            recipe=recipe,
+            bank=absolute(entry.bank),
+            backgrounds=absolute(entry.backgrounds),
+            weight=entry.weight,
+        )
+
+    entries = [[entry_of(stage, n) for n in range(len(stage.sources))] for stage in data.stages]
+    none = SourceOptions().model_dump()
+    then = [
+        later.model_copy(update={**none, "mixture": own})
+        for later, own in zip(config.then, entries[1:], strict=True)
+    ]
+    update: dict[str, Any] = {**none, "mixture": entries[0], "then": then}
+    if not config.mixture:
+        update = {**entries[0][0].model_dump(exclude={"weight"}), "then": then}
+    if config.start_from is not None:
+        update["start_from"] = absolute(config.start_from)
+    weights = config.teacher.pretrained
+    if weights is not None and Path(weights).is_file():
+        update["teacher"] = config.teacher.model_copy(update={"pretrained": absolute(weights)})
+    return config.model_copy(update=update)
+
+
+@contextmanager
+def _told_when_memory_is_out(config: PretrainConfig, world: World) -> Iterator[None]:
+    """Turn a lack of memory into one line that says what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        clips = config.batch_size // (world.size * config.accumulate)
+        raise UserError(
+            f"out of memory on {world.device} with {clips} clips a pass; raise accumulate (it is "
+            f"{config.accumulate}), which gives the same losses, or set student.checkpointing=true, or lower "
+            f"batch_size (it is {config.batch_size})"
+        ) from None

@@ -1,14 +1,26 @@
-"""A run's log: one JSON object per line, cut back to the checkpoint when the run is resumed."""
+"""What a run writes about itself: its log, what it was started with, and that it is running."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from smile_synth.corpus import write_bytes
+from smile_synth.errors import UserError
 
 LOG = "log.jsonl"
+RUN = "run.jsonl"
+_PACKAGES = (
+    "smile-video", "torch", "numpy", "numba", "opencv-python-headless", "av", "open_clip_torch", "timm",
+)  # fmt: skip
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -24,15 +36,97 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends lines; each is on its way to disk when `write` returns."""
+    """Appends lines; each is on its way to disk when `write` returns. The same goes to TensorBoard."""
 
-    def __init__(self, folder: Path, *, keep_steps: int) -> None:
+    def __init__(self, folder: Path, *, keep_steps: int, tensorboard: bool = False) -> None:
         """Drop what stands after step ``keep_steps``: it will be done again."""
         self._path = folder / LOG
         kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= keep_steps]
         write_bytes(self._path, "".join(kept).encode())
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to load
 
-    def write(self, **values: Any) -> None:
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_steps + 1)
+
+    def __enter__(self) -> RunLog:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Bring TensorBoard's file to its end."""
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, *, step: int, **values: Any) -> None:
         """Append one line."""
         with self._path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+
+def describe_run(**more: Any) -> dict[str, Any]:
+    """Return versions, git state and machine, beside what the run adds."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
+        "git": _git_state(),
+        "machine": {"system": platform.platform(), "processor": platform.machine()},
+        **more,
+    }
+
+
+def note_start(folder: Path, description: dict[str, Any]) -> None:
+    """Append a description to the run's list of starts: one line for the first, one for each continuation."""
+    with (folder / RUN).open("a") as file:
+        file.write(json.dumps(description) + "\n")
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return commit and whether files differ from it, of the checkout that this code stands in."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not (root / ".git").exists():  # an installed package
+        return None
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return None if commit is None else {"commit": commit, "changed_files": (changed or "").splitlines()}
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made where there is none, for this process alone.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"out '{folder}': cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"out '{folder}': another run is writing there; give another folder") from None
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)

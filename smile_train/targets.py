@@ -3,15 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from smile_synth.errors import UserError, nearest
-from smile_train.models import split_tokens
+from smile_train.config import HeadOptions, TargetOptions
+from smile_train.models import Teacher, pick_tokens
 
 EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of a token's target with a loss of its own: pixels, or one layer of the teacher."""
+
+    options: HeadOptions
+    start: int
+    stop: int
+    weight: float
+
+
+class Targets:
+    """What a run predicts: the targets of its heads, side by side in every token, and their loss.
+
+    One linear head predicts them all, which is the same as one for each.
+
+    Attributes:
+        options: of the run.
+        width: values per token.
+    """
+
+    def __init__(
+        self, options: TargetOptions, *, patch_size: int, tubelet_size: int, teacher: Teacher | None = None
+    ) -> None:
+        """Describe the targets of a student with such tokens.
+
+        Raises:
+            ValueError: a head wants a teacher and there is none.
+        """
+        self.options, self.patch_size, self.tubelet_size = options, patch_size, tubelet_size
+        self.teacher = teacher
+        self._parts: list[_Part] = []
+        for head in options.heads:
+            if head.kind == "teacher" and teacher is None:
+                raise ValueError("a target of kind teacher needs a teacher")
+            widths: tuple[int, ...] = (tubelet_size * patch_size**2 * 3,)
+            if head.kind == "teacher" and teacher is not None:
+                widths = teacher.widths
+            for width in widths:
+                start = self._parts[-1].stop if self._parts else 0
+                self._parts.append(_Part(head, start, start + width, head.weight / len(widths)))
+        self.width = self._parts[-1].stop
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Return the targets of all tokens, float32 ``[B, N, width]``, of uint8 clips ``[B, T, 3, H, W]``.
+
+        The teacher looks once, however many heads and masks there are.
+        """
+        tokens: list[Tensor] = []
+        if self.teacher is not None:
+            tokens = list(self.teacher.look(frames).split(self.teacher.widths, dim=-1))
+        values: list[Tensor] = []
+        for head in self.options.heads:
+            if head.kind == "teacher":
+                values += [normalise_tokens(head.norm, layer) for layer in tokens]
+            else:
+                pixels = frames.float() / 255
+                values.append(
+                    pixel_targets(pixels, self.patch_size, self.tubelet_size, normalise=head.per_patch)
+                )
+        return values[0] if len(values) == 1 else torch.cat(values, dim=-1)
+
+    def pick(self, values: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
+        """Return the tokens ``[B, P, width]`` that the loss is on, in the student's order (`pick_tokens`)."""
+        return pick_tokens(values, mask, num_masked, self.options.tokens)
+
+    def loss(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Return the weighted sum of the heads' losses, in float32; layers of a teacher share their weight.
+
+        Args:
+            predicted: ``[B, P, width]``.
+            wanted: alike.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if predicted.shape != wanted.shape:
+            raise ValueError(f"prediction is {list(predicted.shape)} but target {list(wanted.shape)}")
+        total: Tensor | None = None
+        for part in self._parts:
+            pair = (tensor[..., part.start : part.stop].float() for tensor in (predicted, wanted))
+            loss = LOSSES[part.options.loss](*pair) * part.weight
+            total = loss if total is None else total + loss
+        assert total is not None
+        return total
+
+    def loss_of_mean(self, values: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of predicting for every token its clip's mean over ``values [B, N, width]``."""
+        return self.loss(values.mean(1, keepdim=True).expand_as(wanted), wanted)
+
+
+def _cosine(predicted: Tensor, wanted: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(predicted, wanted, dim=-1, eps=EPS).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": F.mse_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "cosine": _cosine,
+}
 
 
 def pixel_targets(clips01: Tensor, patch_size: int, tubelet_size: int, *, normalise: bool = True) -> Tensor:
@@ -72,37 +175,6 @@ def normalise_tokens(kind: str, tokens: Tensor) -> Tensor:
         allowed = ", ".join(TOKEN_NORMS)
         raise UserError(f"unknown target norm '{kind}' (one of {allowed}){nearest(kind, TOKEN_NORMS)}")
     return TOKEN_NORMS[kind](tokens)
-
-
-def gather_masked(tokens: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
-    """Pick the masked tokens in token order, as the student predicts them.
-
-    Args:
-        tokens: `[B, N, C]`.
-        mask: bool `[B, N]`, True = masked, the same count in every row.
-        num_masked: that count. Given, it is trusted and the device is not waited for.
-
-    Returns:
-        `[B, M, C]`.
-
-    Raises:
-        ValueError: rows with different counts, or a mask of another shape.
-    """
-    if mask.shape != tokens.shape[:2]:
-        raise ValueError(f"mask must be {list(tokens.shape[:2])}, got {list(mask.shape)}")
-    _, masked = split_tokens(mask, num_masked)
-    return tokens.gather(1, masked[..., None].expand(-1, -1, tokens.shape[2]))
-
-
-def masked_mse(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error over tokens and channels, in float32.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if predicted.shape != target.shape:
-        raise ValueError(f"prediction is {list(predicted.shape)} but target {list(target.shape)}")
-    return F.mse_loss(predicted.float(), target.float())
 
 
 def _zscore(values: Tensor, dim: int) -> Tensor:

@@ -23,12 +23,11 @@ from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
 from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
-from smile_synth.strict_yaml import dump
-from smile_train.checkpoint import load_checkpoint, save_checkpoint
+from smile_train.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint
 from smile_train.config import TeacherTrainingConfig
 from smile_train.data import start_worker, token_coverage
 from smile_train.materials import Materials
-from smile_train.models import ClipTeacher, load_clip
+from smile_train.models import Teacher, load_clip
 from smile_train.optim import lr_at, make_adamw
 from smile_train.runlog import RunLog
 
@@ -141,15 +140,15 @@ def train_teacher(
     model, description = build_clip(config, recipe.size[0])
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     optimiser = make_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    identity = dump(config) + recipe.digest + materials.bank.digest + materials.train_backgrounds.digest
+    identity = {
+        **flat(json.loads(config.model_dump_json())),
+        "sources": recipe.digest + materials.bank.digest + materials.train_backgrounds.digest,
+    }
     out.mkdir(parents=True, exist_ok=True)
     start = 0
     state = load_checkpoint(out)
     if state is not None:
-        if state["config"] != identity:
-            raise UserError(
-                f"out '{out}': holds a teacher with another config or other sources; give another folder"
-            )
+        check_same_run(out, state["identity"], identity)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         start = int(state["step"])
@@ -194,7 +193,8 @@ def train_teacher(
         if on_step:
             on_step(done, config.steps, value)
         if done % config.checkpoint_every == 0 or done == config.steps:
-            save_checkpoint(out, step=done, model=model, optimiser=optimiser, config=identity)
+            learned = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            save_checkpoint(out, done, {**learned, "step": done, "identity": identity})
 
     halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(out / WEIGHTS, safetensors.torch.save(halves))
@@ -233,7 +233,7 @@ def examine_teacher(
         prompts.setdefault(describe(bank, object_id), _facts(bank, object_id))
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
-    teacher = ClipTeacher(model.visual, frame_stride=1)
+    teacher = Teacher(model.visual, frame_stride=1)
     result: dict[str, Any] = {"num_pictures": num_pictures, "num_prompts": len(prompts), "zero_shot": {}}
     for split, name in (("train", "training objects, new renders"), ("test", "held-out objects")):
         pictures, truth, coverage = _single_objects(

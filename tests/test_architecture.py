@@ -13,11 +13,12 @@ ORDER = {
     "smile_synth": [
         "errors", "resources", "workers", "strict_yaml", "texture", "pictures", "geometry", "rng", "clip",
         "motion", "objects", "backgrounds", "recipe", "coverage", "actors", "occlusion", "scene",
-        "compositing", "annotations", "corpus", "stream", "visualize", "cli",
+        "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "models", "masking", "targets", "data", "optim", "checkpoint", "runlog", "materials",
-        "train_teacher", "pretrain", "export", "evaluate", "ablate", "demo", "cli",
+        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog",
+        "cost", "collapse", "materials", "train_teacher", "pretrain", "export", "evaluate", "ablate", "report",
+        "demo", "cli",
     ],
 }  # fmt: skip
 

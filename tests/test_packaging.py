@@ -35,7 +35,9 @@ def test_wheel_ships_configs_assets_and_templates(installed: Path) -> None:
     for name in ("configs/synth", "configs/train", "assets/tiny-clip"):
         shipped = {p.name for p in (installed / "smile_synth" / "_shipped" / name).iterdir()}
         assert shipped == {p.name for p in (ROOT / name).iterdir()}
-    assert (installed / "smile_train" / "templates" / "demo.html").is_file()
+    for package in ("smile_train", "smile_synth/visualize"):
+        shipped = {p.name for p in (installed / package / "templates").iterdir()}
+        assert shipped == {p.name for p in (ROOT / package / "templates").iterdir()} and shipped
     assert not list(installed.rglob("tests"))
 
 

@@ -1,133 +1,375 @@
-"""The CPU backend: a numba kernel on each layer's window, colours in integers.
+"""The CPU backend: every row of a frame is gathered, mixed and blended in a scratch that stays in cache.
 
-Positions stay float64. Texels are mixed in fixed point (12-bit weights per axis and mip level), blended
-into a 16-bit accumulator (8.8) so that stacked layers do not add up rounding, and rounded once.
+Positions along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie
+inside the texture is solved for a whole row at once, and only the rest asks for borders. Gathering only
+copies 8-bit texels, two neighbours per 64-bit word. Mixing and blending run over sixteen and more pixels at
+a time in float32, of which no operation is fused or reordered: the same bits on every processor.
 """
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.compositing._philox import philox_word
-from smile_synth.coverage import level_start, window
-from smile_synth.objects import ObjectBank
-from smile_synth.scene import Drawn, Noise, Picture, Scene, Solid, Video, is_redrawn, texture_of
+from smile_synth.compositing._parameters import (
+    AFFINE,
+    AREA,
+    BIAS,
+    BORDER,
+    COLOR,
+    COLUMNS,
+    FAR,
+    FROM_BANK,
+    GAIN,
+    HEIGHT,
+    INVERSE,
+    KIND,
+    LEVEL,
+    NEAR,
+    NOISE,
+    OPACITY,
+    PICTURE,
+    PLAIN,
+    REFLECT,
+    REPEAT,
+    ROWS,
+    SOLID,
+    START,
+    TRANSPARENT,
+    U_X,
+    U_Y,
+    V_X,
+    V_Y,
+    WIDTH,
+    Parameters,
+    U,
+    V,
+)
+from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
 
-_TRANSPARENT, _REFLECT, _REPEAT = 0, 1, 2
-_BORDERS = {"transparent": _TRANSPARENT, "reflect": _REFLECT, "repeat": _REPEAT}
-_ONE = 4096  # fixed-point one of a weight: 12 bits
-_FULL = 255 * 256  # full alpha and full colour in 8.8
-
-
-def composite_cpu(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> NDArray[np.uint8]:
-    """Render frames ``[T, H, W, 3]`` uint8 within the tolerances of `smile_synth.compositing`."""
-    height, width = scene.size_hw
-    frame = (0, 0, width, height)
-    textures = [
-        texture_of(layer.surface, bank, backgrounds) if isinstance(layer.surface, Picture | Drawn) else None
-        for layer in scene.layers
-    ]
-    inverses = np.ascontiguousarray(geometry.invert(scene.object_to_frame))
-    plain = ((scene.gain == 1.0) & (scene.bias == 0.0)).all(axis=-1)
-    gains = np.round(scene.gain * 65536).astype(np.int64)
-    biases = np.round(scene.bias * 65536).astype(np.int64)
-    accumulator = np.empty((height, width, 3), np.uint16)
-    rearmost = np.empty_like(accumulator)
-    frames = np.empty((scene.num_frames, height, width, 3), np.uint8)
-
-    def blend(target: NDArray[np.uint16], k: int, t: int) -> None:
-        surface, texture = scene.layers[k].surface, textures[k]
-        if isinstance(surface, Video):
-            texture = texture_of(surface, bank, backgrounds, t)
-        opacity = round(scene.opacity[k, t] * 65536)
-        tint = (bool(plain[k, t]), *gains[k, t].tolist(), *biases[k, t].tolist())
-        if isinstance(surface, Solid):
-            _fill(target, *surface.rgb, opacity, tint)
-        elif isinstance(surface, Noise):
-            frame_word = t if surface.redrawn else 0
-            _noise(target, surface.key[0], surface.key[1], frame_word, inverses[k, t], opacity, tint)
-        elif texture is not None and opacity > 0:
-            border, level, area = _BORDERS[scene.layers[k].border], float(scene.level[k, t]), frame
-            if border == _TRANSPARENT:
-                area = window(scene.object_to_frame[k, t], texture, level, frame)
-            texels = texture.texels.view(np.uint32)[:, 0]
-            size = texture.height, texture.width
-            _blend(target, texels, *size, level, inverses[k, t], border, area, opacity, tint)
-
-    for t in range(scene.num_frames):
-        # A background that stands still is rendered once and copied.
-        if t == 0 or _background_moves(scene, t):
-            rearmost[:] = 0
-            blend(rearmost, 0, t)
-        np.copyto(accumulator, rearmost)
-        for k in scene.front_to_back(t)[-2::-1]:
-            blend(accumulator, k, t)
-        _round(accumulator, frames[t])
-    return frames
+# A row is drawn in segments of this many pixels: long enough for vectors, short enough for the first cache.
+_SEGMENT = 256
+# Vectors run over whole groups of pixels; what stands beyond the last pixel is transparent.
+_GROUP = 16
+_PLANE = _SEGMENT + _GROUP
+# Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
+_UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
+_WORDS = 12 * _PLANE  # noise needs six planes of 64 bits
+_FIXED_ONE = 1 << 32
+_ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
+_FINE = np.float32(2.0**-16)
+_BYTE = np.uint32(255)
 
 
-def _background_moves(scene: Scene, t: int) -> bool:
-    """Return whether the background of frame t differs from that of frame t - 1."""
-    if is_redrawn(scene.layers[0].surface):
-        return True
-    arrays = (scene.object_to_frame, scene.opacity, scene.gain, scene.bias, scene.level)
-    return not all(np.array_equal(array[0, t], array[0, t - 1]) for array in arrays)
+def composite_cpu(
+    parameters: Parameters,
+    bank: NDArray[np.uint32],
+    frames: NDArray[np.uint8],
+    planes: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    *,
+    threads: int = 1,
+) -> None:
+    """Draw all frames into ``frames`` or ``planes``; the other one is empty.
 
-
-@numba.njit(cache=True, nogil=True)
-def _tint(color, alpha, gain, bias):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Apply gain and bias (16.16) to a premultiplied 8.8 channel."""
-    return min(max((color * gain + alpha * bias) >> 16, 0), alpha)
-
-
-@numba.njit(cache=True, nogil=True)
-def _over(below, color, rest):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend a premultiplied 8.8 channel over what lies below; ``rest`` is full minus alpha."""
-    return min(color + (np.int64(below) * rest + _FULL // 2) // _FULL, _FULL)
+    F counts the frames of all clips. ``frames`` is ``[F, H, W, 3]`` uint8; ``planes`` is ``[F, 3, H, W]``
+    float32 and gets the same values times ``scale`` plus ``shift`` (``[3]`` each). Several threads draw a
+    run of frames each.
+    """
+    common = (frames, planes, scale, shift, parameters.size_hw[1])
+    sources = (parameters.first, parameters.ints, parameters.reals, bank, parameters.extra)
+    edges = np.linspace(0, parameters.num_clips * parameters.num_frames, threads + 1).astype(int).tolist()
+    if threads == 1:
+        _draw(edges[0], edges[1], *common, *sources)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda begin, end: _draw(begin, end, *common, *sources), edges[:-1], edges[1:]))
 
 
 @numba.njit(cache=True, nogil=True)
-def _put(acc, y, x, red, green, blue, alpha, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend one premultiplied 8.8 colour over a pixel. ``tint`` is (plain, three gains, three biases)."""
-    plain, g0, g1, g2, b0, b1, b2 = tint
-    if not plain:
-        red, green, blue = _tint(red, alpha, g0, b0), _tint(green, alpha, g1, b1), _tint(blue, alpha, g2, b2)
-    if opacity != 65536:
-        red, green = (red * opacity + 32768) >> 16, (green * opacity + 32768) >> 16
-        blue, alpha = (blue * opacity + 32768) >> 16, (alpha * opacity + 32768) >> 16
-    rest = _FULL - alpha
-    if rest == 0:
-        acc[y, x, 0], acc[y, x, 1], acc[y, x, 2] = red, green, blue
+def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
+    begin, end, frames, planes, scale, shift, width, first, ints, reals, bank, extra
+):
+    height = max(frames.shape[1], planes.shape[2])
+    words = np.zeros(_WORDS, np.uint32)
+    pairs = words.view(np.uint64)
+    values = frames.reshape(-1)
+    sample = np.zeros(4 * _PLANE, np.float32)
+    acc = np.zeros(3 * _PLANE, np.float32)
+    rgb = np.empty(3, np.float32)
+    # A ground other than one colour is kept from frame to frame while it stands still.
+    ground = np.empty((0, 3, width), np.float32)
+    ground_entry = -1
+    for f in range(begin, end):
+        a, b = first[f], first[f + 1]
+        flat = a == b or ints[a, KIND] == SOLID or ints[a, BORDER] == TRANSPARENT and ints[a, KIND] == PICTURE
+        fresh = False
+        if flat:
+            rgb[:] = 0.0
+            if a < b and ints[a, KIND] == SOLID:
+                _color(ints[a], reals[a], rgb)
+                a += 1
+            _fill(frames, planes, f, rgb, scale, shift)
+        else:
+            fresh = ground_entry < 0 or not _equal(ints, reals, ground_entry, a)
+            ground_entry = a
+            a += 1
+            if len(ground) == 0:
+                ground = np.empty((height, 3, width), np.float32)
+        for y in range(height):
+            for left in range(0, width, _SEGMENT):
+                right = min(left + _SEGMENT, width)
+                low, high = left, right
+                if flat:
+                    low, high = right, left
+                    for e in range(a, b):
+                        if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                            low = min(low, max(ints[e, AREA], left))
+                            high = max(high, min(ints[e, AREA + 2], right))
+                    if low >= high:
+                        continue
+                    for c in range(3):
+                        acc[c * _PLANE + low - left : c * _PLANE + high - left] = rgb[c]
+                elif fresh:
+                    acc[:] = _ZERO
+                else:
+                    for c in range(3):
+                        acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
+                for e in range(a - fresh, b):
+                    if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                        _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
+                    if e < a:
+                        for c in range(3):
+                            ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
+                if len(planes):
+                    for c in range(3):
+                        _store_plane(
+                            planes[f, c, y, low:high], acc[c * _PLANE + low - left :], scale[c], shift[c]
+                        )
+                else:
+                    row = (f * height + y) * width
+                    _store_pixels(values[3 * (row + low) : 3 * (row + high)], acc[low - left :])
+
+
+@numba.njit(cache=True, nogil=True)
+def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(ints.shape[1]):
+        if ints[i, k] != ints[j, k]:
+            return False
+    for k in range(reals.shape[1]):  # noqa: SIM110 - numba knows no generators
+        if reals[i, k] != reals[j, k]:
+            return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _color(whole, real, rgb):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Set ``rgb`` to a solid's colour after gain, bias and opacity."""
+    for c in range(3):
+        value = real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0
+        rgb[c] = min(max(value, 0.0), 255.0) * real[OPACITY]
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(frames, planes, f, rgb, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    if len(planes):
+        for c in range(3):
+            planes[f, c] = np.floor(rgb[c] + _HALF) * scale[c] + shift[c]
     else:
-        acc[y, x, 0] = _over(acc[y, x, 0], red, rest)
-        acc[y, x, 1] = _over(acc[y, x, 1], green, rest)
-        acc[y, x, 2] = _over(acc[y, x, 2], blue, rest)
+        row = frames[f, 0]
+        for c in range(3):
+            row[:, c] = np.uint8(np.int32(rgb[c] + _HALF))
+        if row[0, 0] == row[0, 1] == row[0, 2]:
+            frames[f].reshape(-1)[:] = row[0, 0]
+        else:
+            for y in range(1, frames.shape[1]):
+                frames[f, y] = row
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(acc, red, green, blue, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            _put(acc, y, x, red << 8, green << 8, blue << 8, _FULL, opacity, tint)
+def _store_pixels(pixels, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up."""
+    for k in range(len(pixels) // 3):
+        pixels[3 * k] = np.uint8(np.int32(acc[k] + _HALF))
+        pixels[3 * k + 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
+        pixels[3 * k + 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
 
 
 @numba.njit(cache=True, nogil=True)
-def _noise(acc, key0, key1, frame, inverse, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    mask = 0xFFFFFFFF
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            px, py = x + 0.5, y + 0.5
-            depth = inverse[2, 0] * px + inverse[2, 1] * py + inverse[2, 2]
-            u = int(np.floor((inverse[0, 0] * px + inverse[0, 1] * py + inverse[0, 2]) / depth)) & mask
-            v = int(np.floor((inverse[1, 0] * px + inverse[1, 1] * py + inverse[1, 2]) / depth)) & mask
-            red = np.int64(philox_word(u, v, frame, 0, key0, key1) >> np.uint64(24)) << 8
-            green = np.int64(philox_word(u, v, frame, 1, key0, key1) >> np.uint64(24)) << 8
-            blue = np.int64(philox_word(u, v, frame, 2, key0, key1) >> np.uint64(24)) << 8
-            _put(acc, y, x, red, green, blue, _FULL, opacity, tint)
+def _store_plane(row, acc, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up, then normalise."""
+    for k in range(len(row)):
+        row[k] = np.floor(acc[k] + _HALF) * scale + shift
+
+
+@numba.njit(cache=True, nogil=True)
+def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``."""
+    low, high = max(ints[e, AREA], left), min(ints[e, AREA + 2], right)
+    kind = ints[e, KIND]
+    mix = np.float32(reals[e, LEVEL] - np.floor(reals[e, LEVEL]))
+    if kind == PICTURE and ints[e, AFFINE] and ints[e, BORDER] == TRANSPARENT:
+        low, high = _reached(ints, e, FAR if mix > 0 else NEAR, low, high, y)
+    n = high - low
+    if n <= 0:
+        return
+    whole = (n + _GROUP - 1) // _GROUP * _GROUP
+    if kind == PICTURE:
+        texels = bank if ints[e, FROM_BANK] else extra
+        for number in range(1 + (mix > 0)):
+            _gather(words, pairs, texels, ints, reals, e, FAR if number else NEAR, low, high, y)
+            _mix(sample, words, mix if number else _ONE - mix, number > 0, whole)
+    elif kind == NOISE:
+        _noise(sample, pairs, ints, reals, e, low, high, y)
+    else:
+        for c in range(3):
+            sample[c * _PLANE : c * _PLANE + n] = ints[e, COLOR + c]
+        sample[3 * _PLANE : 3 * _PLANE + n] = _TOP
+    for c in range(4):
+        sample[c * _PLANE + n : c * _PLANE + whole] = _ZERO
+    if not ints[e, PLAIN]:
+        for c in range(3):
+            _tint(sample, c * _PLANE, np.float32(reals[e, GAIN + c]), np.float32(reals[e, BIAS + c]), whole)
+    _over(acc[low - left :], sample, np.float32(reals[e, OPACITY]), whole)
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the run of k in 0..n with least <= at + k step < most."""
+    if step == 0:
+        return (0, n) if least <= at < most else (0, 0)
+    enter, leave = float(least - at) / step, float(most - at) / step
+    if step < 0:
+        enter, leave = leave, enter
+    begin = int(min(max(np.ceil(enter), 0.0), float(n)))
+    end = int(min(max(np.ceil(leave), 0.0), float(n)))
+    # The division rounds: the first and the last may miss by one.
+    if begin < end and not least <= at + begin * step < most:
+        begin += 1
+    if begin < end and not least <= at + (end - 1) * step < most:
+        end -= 1
+    return begin, end
+
+
+@numba.njit(cache=True, nogil=True)
+def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Narrow a row to the pixels that an affine picture reaches at a mip level."""
+    n = high - low
+    u = ints[e, level + U] + low * ints[e, level + U_X] + y * ints[e, level + U_Y]
+    v = ints[e, level + V] + low * ints[e, level + V_X] + y * ints[e, level + V_Y]
+    a, b = _between(u, ints[e, level + U_X], -_FIXED_ONE, ints[e, level + COLUMNS] << 32, n)
+    c, d = _between(v, ints[e, level + V_X], -_FIXED_ONE, ints[e, level + ROWS] << 32, n)
+    return low + max(a, c), low + min(b, d)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy the four texels and the two fractions of every pixel from ``low`` to ``high`` at one mip level."""
+    n = high - low
+    begin, end = 0, 0  # where all taps lie inside
+    if ints[e, AFFINE]:
+        start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
+        u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
+        u = ints[e, level + U] + low * u_step + y * ints[e, level + U_Y]
+        v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
+        most_u, most_v = (w - 1) << 32, (h - 1) << 32
+        if ints[e, BORDER] != TRANSPARENT:
+            # Folded from the picture's own edge on, which may lie inside the last texel of a coarse level.
+            coarse = int(reals[e, LEVEL]) + (level == FAR)
+            most_u = min(most_u, (ints[e, WIDTH] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
+            most_v = min(most_v, (ints[e, HEIGHT] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
+        a, b = _between(u, u_step, 0, most_u, n)
+        c, d = _between(v, v_step, 0, most_v, n)
+        begin, end = max(a, c), min(b, d)
+        if begin >= end:
+            begin, end = 0, 0
+        for k in range(n):
+            words[_FRACTION + k] = np.uint32(u + k * u_step) >> 16 | np.uint32(v + k * v_step) & 0xFFFF0000
+        _gather_inside(pairs, texels, start, w, u, u_step, v, v_step, begin, end)
+        if ints[e, BORDER] == TRANSPARENT:
+            for a, b in ((0, begin), (end, n)):
+                _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, a, b)
+            return
+    for k in range(begin + n - end):
+        place = k if k < begin else k + end - begin
+        _gather_one(words, texels, ints, reals, e, level, low + place + 0.5, y + 0.5, place)
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather pixels of an affine picture whose taps all lie inside."""
+    u += begin * du
+    v += begin * dv
+    # Unsigned places: numba then drops its test for negative indices.
+    below, one, shift = np.uint64(w), np.uint64(1), np.uint64(32)
+    upper, lower = np.uint64(_UPPER // 2), np.uint64(_LOWER // 2)
+    for k in range(np.uint64(begin), np.uint64(end)):
+        p = np.uint64(start + (v >> 32) * w + (u >> 32))
+        q = p + below
+        pairs[upper + k] = np.uint64(texels[p]) | np.uint64(texels[p + one]) << shift
+        pairs[lower + k] = np.uint64(texels[q]) | np.uint64(texels[q + one]) << shift
+        u += du
+        v += dv
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather pixels of an affine picture of which some taps lie outside, where nothing is."""
+    for k in range(begin, end):
+        u_at, v_at = u + k * du, v + k * dv
+        i, j = u_at >> 32, v_at >> 32
+        p = start + j * w + i
+        west, east = 0 <= i < w, -1 <= i < w - 1
+        north, south = 0 <= j < h, -1 <= j < h - 1
+        place = np.uint64(2 * k)
+        words[np.uint64(_UPPER) + place] = texels[np.uint64(p)] if north & west else 0
+        words[np.uint64(_UPPER + 1) + place] = texels[np.uint64(p + 1)] if north & east else 0
+        words[np.uint64(_LOWER) + place] = texels[np.uint64(p + w)] if south & west else 0
+        words[np.uint64(_LOWER + 1) + place] = texels[np.uint64(p + w + 1)] if south & east else 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_one(words, texels, ints, reals, e, level, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather one pixel anywhere, in any projection, with any border."""
+    start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
+    scale = 0.5 ** (int(reals[e, LEVEL]) + (level == FAR))
+    for place in range(2):
+        words[_UPPER + 2 * k + place] = 0
+        words[_LOWER + 2 * k + place] = 0
+    words[_FRACTION + k] = 0
+    depth = reals[e, INVERSE + 6] * x + reals[e, INVERSE + 7] * y + reals[e, INVERSE + 8]
+    if not depth > 0.0:
+        return
+    u = (reals[e, INVERSE] * x + reals[e, INVERSE + 1] * y + reals[e, INVERSE + 2]) / depth
+    v = (reals[e, INVERSE + 3] * x + reals[e, INVERSE + 4] * y + reals[e, INVERSE + 5]) / depth
+    border = ints[e, BORDER]
+    if border == REFLECT:
+        u, v = _fold(u, ints[e, WIDTH]), _fold(v, ints[e, HEIGHT])
+    elif border == REPEAT:
+        u, v = u % ints[e, WIDTH], v % ints[e, HEIGHT]
+    u, v = u * scale - 0.5, v * scale - 0.5
+    if not (-1.0 < u < w and -1.0 < v < h):
+        return
+    i, j = int(np.floor(u)), int(np.floor(v))
+    words[_FRACTION + k] = np.uint32(int((u - i) * 65536.0) | int((v - j) * 65536.0) << 16)
+    for dj in range(2):
+        row = j + dj
+        if border == REPEAT:
+            row %= h
+        elif border == REFLECT:
+            row = min(max(row, 0), h - 1)
+        for di in range(2):
+            column = i + di
+            if border == REPEAT:
+                column %= w
+            elif border == REFLECT:
+                column = min(max(column, 0), w - 1)
+            if 0 <= row < h and 0 <= column < w:
+                words[(_LOWER if dj else _UPPER) + 2 * k + di] = texels[start + row * w + column]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -137,104 +379,75 @@ def _fold(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(texel):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Spread a 32-bit texel over two words, (green, red) and (alpha, blue), 32 bits a channel.
-
-    A weight of 24 bits times 8 bits stays within 32: one product weighs two channels.
-    """
-    t = np.int64(texel)
-    return (t & 0xFF) | ((t & 0xFF00) << 24), ((t >> 16) & 0xFF) | ((t >> 24) << 32)
+def _byte(word, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    return np.float32(np.int32((word >> np.uint32(shift)) & _BYTE))
 
 
 @numba.njit(cache=True, nogil=True)
-def _tap(texels, start, h, w, u, v, border):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bilinear premultiplied RGBA of one level as `_spread` words, 24 fractional bits."""
-    u -= 0.5
-    v -= 0.5
-    fi, fj = np.floor(u), np.floor(v)
-    i, j = int(fi), int(fj)
-    fu, fv = int((u - fi) * _ONE + 0.5), int((v - fj) * _ONE + 0.5)
-    gu, gv = _ONE - fu, _ONE - fv
-    if 0 <= i < w - 1 and 0 <= j < h - 1:
-        texel = start + j * w + i
-        rg0, ba0 = _spread(texels[texel])
-        rg1, ba1 = _spread(texels[texel + 1])
-        rg2, ba2 = _spread(texels[texel + w])
-        rg3, ba3 = _spread(texels[texel + w + 1])
-        w0, w1, w2, w3 = gu * gv, fu * gv, gu * fv, fu * fv
-        return rg0 * w0 + rg1 * w1 + rg2 * w2 + rg3 * w3, ba0 * w0 + ba1 * w1 + ba2 * w2 + ba3 * w3
-    rg, ba = 0, 0
-    for dj in range(2):
-        row = j + dj
-        if border == _REPEAT:
-            row %= h
-        elif border == _REFLECT:
-            row = min(max(row, 0), h - 1)
-        elif row < 0 or row >= h:
-            continue
-        for di in range(2):
-            column = i + di
-            if border == _REPEAT:
-                column %= w
-            elif border == _REFLECT:
-                column = min(max(column, 0), w - 1)
-            elif column < 0 or column >= w:
-                continue
-            weight = (fu if di else gu) * (fv if dj else gv)
-            rg0, ba0 = _spread(texels[start + row * w + column])
-            rg += weight * rg0
-            ba += weight * ba0
-    return rg, ba
+def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Weigh the gathered texels by their fractions and a level's share, in premultiplied 0..255."""
+    for k in range(n):
+        fraction = words[_FRACTION + k]
+        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
+        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
+        upper, lower = share * (_ONE - fv), share * fv
+        w0, w1, w2, w3 = (_ONE - fu) * upper, fu * upper, (_ONE - fu) * lower, fu * lower
+        a, b = words[_UPPER + 2 * k], words[_UPPER + 2 * k + 1]
+        c, d = words[_LOWER + 2 * k], words[_LOWER + 2 * k + 1]
+        red = _byte(a, 0) * w0 + _byte(b, 0) * w1 + _byte(c, 0) * w2 + _byte(d, 0) * w3
+        green = _byte(a, 8) * w0 + _byte(b, 8) * w1 + _byte(c, 8) * w2 + _byte(d, 8) * w3
+        blue = _byte(a, 16) * w0 + _byte(b, 16) * w1 + _byte(c, 16) * w2 + _byte(d, 16) * w3
+        alpha = _byte(a, 24) * w0 + _byte(b, 24) * w1 + _byte(c, 24) * w2 + _byte(d, 24) * w3
+        if add:
+            red, green = red + sample[k], green + sample[k + _PLANE]
+            blue, alpha = blue + sample[k + 2 * _PLANE], alpha + sample[k + 3 * _PLANE]
+        sample[k], sample[k + _PLANE] = red, green
+        sample[k + 2 * _PLANE], sample[k + 3 * _PLANE] = blue, alpha
 
 
 @numba.njit(cache=True, nogil=True)
-def _blend(acc, texels, height, width, level, inverse, border, area, opacity, tint):  # type: ignore[no-untyped-def]  # pragma: no cover
-    low = int(level)
-    take = int((level - low) * _ONE + 0.5)
-    keep = _ONE - take
-    start0, h0, w0 = level_start(height, width, low)
-    start1, h1, w1 = level_start(height, width, low + 1)
-    scale0, scale1 = 0.5**low, 0.5 ** (low + 1)
-    affine = inverse[2, 0] == 0.0 and inverse[2, 1] == 0.0 and inverse[2, 2] == 1.0
-    x0, y0, x1, y1 = area
-    mask = 0xFFFFFFFF
-    for y in range(y0, y1):
-        py = y + 0.5
-        row_u = inverse[0, 1] * py + inverse[0, 2]
-        row_v = inverse[1, 1] * py + inverse[1, 2]
-        row_d = inverse[2, 1] * py + inverse[2, 2]
-        for x in range(x0, x1):
-            px = x + 0.5
-            u, v = inverse[0, 0] * px + row_u, inverse[1, 0] * px + row_v
-            depth = inverse[2, 0] * px + row_d
-            if not affine:
-                if not depth > 0.0:
-                    continue
-                u, v = u / depth, v / depth
-            if border == _REFLECT:
-                u, v = _fold(u, width), _fold(v, height)
-            elif border == _REPEAT:
-                u, v = u % width, v % height
-            rg, ba = _tap(texels, start0, h0, w0, u * scale0, v * scale0, border)
-            red, green = rg & mask, (rg >> 32) & mask
-            blue, alpha = ba & mask, (ba >> 32) & mask
-            if take > 0:
-                rg, ba = _tap(texels, start1, h1, w1, u * scale1, v * scale1, border)
-                red = (red * keep + (rg & mask) * take) >> 12
-                green = (green * keep + ((rg >> 32) & mask) * take) >> 12
-                blue = (blue * keep + (ba & mask) * take) >> 12
-                alpha = (alpha * keep + ((ba >> 32) & mask) * take) >> 12
-            # 24 fractional bits -> 8, rounding half up.
-            alpha = (alpha + 32768) >> 16
-            if alpha == 0:
-                continue
-            red, green, blue = (red + 32768) >> 16, (green + 32768) >> 16, (blue + 32768) >> 16
-            _put(acc, y, x, red, green, blue, alpha, opacity, tint)
+def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Draw uniform noise: Philox by rounds, so that each round runs over many pixels at a time."""
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for k in range(high - low):
+        px, py = low + k + 0.5, y + 0.5
+        depth = reals[e, INVERSE + 6] * px + reals[e, INVERSE + 7] * py + reals[e, INVERSE + 8]
+        u = (reals[e, INVERSE] * px + reals[e, INVERSE + 1] * py + reals[e, INVERSE + 2]) / depth
+        v = (reals[e, INVERSE + 3] * px + reals[e, INVERSE + 4] * py + reals[e, INVERSE + 5]) / depth
+        pairs[4 * _PLANE + k] = np.uint64(int(np.floor(u))) & mask
+        pairs[5 * _PLANE + k] = np.uint64(int(np.floor(v))) & mask
+    for c in range(3):
+        for k in range(high - low):
+            pairs[k], pairs[_PLANE + k] = pairs[4 * _PLANE + k], pairs[5 * _PLANE + k]
+            pairs[2 * _PLANE + k], pairs[3 * _PLANE + k] = ints[e, COLOR + 2], c
+        key0, key1 = np.uint64(ints[e, COLOR]), np.uint64(ints[e, COLOR + 1])
+        for _ in range(ROUNDS):
+            for k in range(high - low):
+                a = np.uint64(MULTIPLIERS[0]) * pairs[k]
+                b = np.uint64(MULTIPLIERS[1]) * pairs[2 * _PLANE + k]
+                pairs[k] = (b >> half) ^ pairs[_PLANE + k] ^ key0
+                pairs[_PLANE + k] = b & mask
+                pairs[2 * _PLANE + k] = (a >> half) ^ pairs[3 * _PLANE + k] ^ key1
+                pairs[3 * _PLANE + k] = a & mask
+            key0 = (key0 + np.uint64(WEYL[0])) & mask
+            key1 = (key1 + np.uint64(WEYL[1])) & mask
+        for k in range(high - low):
+            sample[c * _PLANE + k] = np.float32(np.int32(pairs[k] >> np.uint64(24)))
+    sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
 
 
 @numba.njit(cache=True, nogil=True)
-def _round(acc, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for y in range(acc.shape[0]):
-        for x in range(acc.shape[1]):
-            for c in range(3):
-                out[y, x, c] = (int(acc[y, x, c]) + 128) >> 8
+def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Apply gain and bias to one plane of premultiplied colour, and keep it within alpha."""
+    for k in range(n):
+        alpha = sample[3 * _PLANE + k]
+        sample[plane + k] = min(max(sample[plane + k] * gain + alpha * bias, _ZERO), alpha)
+
+
+@numba.njit(cache=True, nogil=True)
+def _over(acc, sample, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(n):
+        rest = _ONE - sample[3 * _PLANE + k] * opacity / _TOP
+        acc[k] = sample[k] * opacity + acc[k] * rest
+        acc[k + _PLANE] = sample[k + _PLANE] * opacity + acc[k + _PLANE] * rest
+        acc[k + 2 * _PLANE] = sample[k + 2 * _PLANE] * opacity + acc[k + 2 * _PLANE] * rest

@@ -16,14 +16,14 @@ Float = NDArray[np.float64]
 
 
 def composite_oracle(
-    scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None
+    scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None, chosen: range
 ) -> NDArray[np.uint8]:
-    """Render frames ``[T, H, W, 3]`` uint8: back to front, premultiplied "over", round half up."""
+    """Render chosen frames ``[T, H, W, 3]`` uint8: back to front, premultiplied "over", round half up."""
     height, width = scene.size_hw
     rows, columns = np.mgrid[0:height, 0:width]
     centers = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=-1)
-    frames = np.empty((scene.num_frames, height, width, 3), np.uint8)
-    for t in range(scene.num_frames):
+    frames = np.empty((len(chosen), height, width, 3), np.uint8)
+    for place, t in enumerate(chosen):
         picture = np.zeros((height * width, 3))
         for layer in reversed(scene.front_to_back(t)):
             color, alpha = _sample_layer(scene, layer, t, centers, bank, backgrounds)
@@ -31,7 +31,7 @@ def composite_oracle(
             color = np.clip(color, 0, 255 * alpha) * scene.opacity[layer, t]
             alpha = alpha * scene.opacity[layer, t]
             picture = color + picture * (1 - alpha)
-        frames[t] = np.floor(picture + 0.5).astype(np.uint8).reshape(height, width, 3)
+        frames[place] = np.floor(picture + 0.5).astype(np.uint8).reshape(height, width, 3)
     return frames
 
 

@@ -1,8 +1,7 @@
-"""Philox 4x32-10 (Salmon et al., SC 2011), the noise of every backend, for numba and for NumPy."""
+"""Philox 4x32-10 (Salmon et al., SC 2011), the noise of every backend."""
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,22 +9,6 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 _MASK = 0xFFFFFFFF
-
-
-@numba.njit(cache=True, nogil=True)
-def philox_word(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the first 32-bit word of the counter (c0..c3) under the key (k0, k1), as uint64."""
-    mask = np.uint64(_MASK)
-    shift = np.uint64(32)
-    c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
-    k0, k1 = np.uint64(k0), np.uint64(k1)
-    for _ in range(ROUNDS):
-        p0 = np.uint64(MULTIPLIERS[0]) * c0
-        p1 = np.uint64(MULTIPLIERS[1]) * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & mask, (p0 >> shift) ^ c3 ^ k1, p0 & mask
-        k0 = (k0 + np.uint64(WEYL[0])) & mask
-        k1 = (k1 + np.uint64(WEYL[1])) & mask
-    return c0
 
 
 def philox_word_numpy(

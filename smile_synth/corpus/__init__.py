@@ -1,6 +1,43 @@
-"""Corpora on disk: writing, resuming, the manifest."""
+"""Corpora on disk: writing, resuming, reading, checking and mending."""
 
-from smile_synth.corpus._generate import CorpusSummary, generate, labels_to_json
-from smile_synth.corpus._video import write_bytes, write_mp4
+from smile_synth.corpus._corpus import Corpus
+from smile_synth.corpus._files import write_bytes
+from smile_synth.corpus._generate import CorpusSummary, Progress, generate
+from smile_synth.corpus._header import LAYOUTS, CorpusHeader
+from smile_synth.corpus._labels import KINDS, labels_to_json
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, npz_bytes, picture_bytes, write_mp4
+from smile_synth.corpus._verify import (
+    Fault,
+    RepairReport,
+    convert,
+    extend,
+    merge,
+    regenerate,
+    repair,
+    verify,
+)
 
-__all__ = ["CorpusSummary", "generate", "labels_to_json", "write_bytes", "write_mp4"]
+__all__ = [
+    "DEFAULT_QUALITY",
+    "KINDS",
+    "LAYOUTS",
+    "MEDIA",
+    "Corpus",
+    "CorpusHeader",
+    "CorpusSummary",
+    "Fault",
+    "Progress",
+    "RepairReport",
+    "convert",
+    "extend",
+    "generate",
+    "labels_to_json",
+    "merge",
+    "npz_bytes",
+    "picture_bytes",
+    "regenerate",
+    "repair",
+    "verify",
+    "write_bytes",
+    "write_mp4",
+]

@@ -2,59 +2,79 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pycocotools import mask as coco_mask
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Labels
 from smile_synth.compositing import composite
-from smile_synth.corpus._video import check_encodable, write_bytes, write_mp4
-from smile_synth.errors import UserError
+from smile_synth.corpus._corpus import Corpus
+from smile_synth.corpus._files import only_writer, sync_folder, told
+from smile_synth.corpus._header import (
+    HEADER,
+    LAYOUTS,
+    CorpusHeader,
+    licences,
+    recipe_values,
+    versions,
+)
+from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes
+from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium
+from smile_synth.corpus._store import (
+    SHARDS,
+    assemble,
+    clip_size,
+    in_shard,
+    media_names,
+    member_names,
+    moved,
+    old_start,
+    place_of,
+    shard_size,
+    stored,
+    write_clip_files,
+)
+from smile_synth.errors import UserError, nearest
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, sample_scene
 from smile_synth.workers import in_order
 
-FORMAT = "smile-corpus-1"
-_FOLDERS = ("scenes", "clips", "labels")
-# Versions of what touches bytes.
-_PACKAGES = ("smile-video", "numpy", "av", "numba", "pycocotools", "pyarrow")
+_LARGEST_CLIP = 16 * 2**30  # bytes of frames, held in memory as a whole
+# Called with (clips done, clips in all, bytes of their media).
+Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to write any clip of the corpus."""
+    """What a worker needs to write any clip of a corpus.
 
-    recipe: Recipe
-    bank: ObjectBank
+    Attributes:
+        header: of the corpus.
+        bank: objects; None where nothing is made.
+        backgrounds: pictures and videos, where the scenes want them.
+        out: the corpus folder.
+        anew: make every file again, whatever stands.
+    """
+
+    header: CorpusHeader
+    bank: ObjectBank | None
     backgrounds: BackgroundFolder | None
     out: Path
-    seed: int
-    size_hw: tuple[int, int]
-    fps: float
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a run of `generate` did.
+    """What a run did.
 
     Attributes:
-        num_clips: clips of the corpus.
-        written: clips written by this run; the others stood already.
+        num_clips: clips of the corpus (of this part of it).
+        written: clips of which this run wrote something; the others stood already.
         num_bytes: of the media.
     """
 
@@ -73,12 +93,18 @@ def generate(
     seed: int,
     size_hw: tuple[int, int] | None = None,
     fps: float | None = None,
+    media: str = "h264",
+    quality: int = DEFAULT_QUALITY,
+    layout: str = "folder",
+    clips_per_shard: int = 1000,
+    labels: Sequence[str] = (),
+    part: tuple[int, int] | None = None,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CorpusSummary:
     """Write clips 0 .. num_clips - 1 with their scenes and labels, then the manifest.
 
-    Run again on the same folder it writes only what is missing; ``num_clips`` may be raised.
+    Run again on the same folder it writes only what is missing; ``num_clips`` and ``labels`` may grow.
 
     Args:
         recipe: what the clips look like.
@@ -89,195 +115,273 @@ def generate(
         seed: of the corpus.
         size_hw: frame size; the recipe's own when left out, else of the same aspect.
         fps: of the video; the recipe's own when left out.
+        media: ``h264``, or without loss ``ffv1``, ``png``, ``webp``, ``npz``.
+        quality: of H.264, 0 (best) to 51.
+        layout: ``folder`` (one per kind) or ``shards`` (WebDataset tars).
+        clips_per_shard: clips in one tar.
+        labels: kinds beside the objects': ``segmentation``, ``tracks``, ``flow``, ``backward-flow``.
+        part: (i, n) writes the i-th of n parts, for `merge`.
         workers: processes; the bytes do not depend on it.
-        progress: called with (clips done, clips in all).
+        progress: called with (clips done, clips in all, bytes of their media).
 
     Raises:
         UserError: another corpus stands there, another writer is at work, or sizes do not fit.
     """
-    if num_clips < 1:
-        raise UserError(f"num-clips must be at least 1, got {num_clips}")
-    if workers < 1:
-        raise UserError(f"workers must be at least 1, got {workers}")
     size_hw = size_hw or recipe.size
-    check_encodable(size_hw)
-    out = Path(out)
-    job = Job(recipe, bank, backgrounds, out, seed, size_hw, fps or recipe.fps)
+    for name, value, least in (
+        ("num-clips", num_clips, 1), ("workers", workers, 1), ("seed", seed, 0),
+        ("clips-per-shard", clips_per_shard, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+    if layout not in LAYOUTS:
+        raise UserError(f"layout '{layout}': allowed are {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise UserError(f"shard-index must be in 0..{part[1] - 1}, got {part[0]}")
+    check_medium(media, quality, size_hw)
+    _check_size(size_hw, recipe.num_frames)
+    kinds = check_kinds(tuple(labels))
     # Draw one scene before anything is written: a recipe that asks for what is not there fails here.
-    sample_scene(recipe, bank, backgrounds, seed=seed, index=0).scaled_to(size_hw)
-    identity = _identity(job)
-    _check_existing(out, identity)
-    try:
-        for folder in _FOLDERS:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
-    with _only_writer(out):
-        write_bytes(out / "recipe.yaml", recipe.to_yaml().encode())
-        missing = [i for i in range(num_clips) if not all(p.exists() for p in _paths(out, i))]
-        done = num_clips - len(missing)
-        for _ in in_order(_work, missing, workers=workers, start=_start_worker, arguments=(job,)):
-            done += 1
-            if progress:
-                progress(done, num_clips)
-        num_bytes = _write_manifest(out, num_clips)
-    return CorpusSummary(num_clips, len(missing), num_bytes)
+    scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=0).scaled_to(size_hw)
+    wanted = CorpusHeader(
+        recipe=recipe_values(recipe),
+        recipe_digest=recipe.digest,
+        bank_digest=bank.digest,
+        background_digest=scene.background_digest,
+        seed=seed,
+        num_clips=num_clips,
+        size_hw=size_hw,
+        fps=float(fps or recipe.fps),
+        media=media,
+        quality=quality,
+        layout=layout,
+        clips_per_shard=clips_per_shard,
+        labels=kinds,
+        part=part,
+        classes=tuple(bank.class_names),
+        licences=licences(bank, backgrounds if scene.background_digest else None),
+        versions=versions(),
+    )
+    out = Path(out)
+    _check_folder(out)
+    with only_writer(out):
+        header = wanted
+        if (out / HEADER).exists():
+            before = CorpusHeader.read(out)
+            header = before.joined_by(wanted, out)
+            header = replace(header, labels=check_kinds(header.labels))
+            if header != before:
+                header.write(out)
+        else:
+            header.write(out)
+        return complete(Job(header, bank, backgrounds, out), workers=workers, progress=progress)
 
 
-def _identity(job: Job) -> dict[str, Any]:
-    """What a folder must agree on to be continued."""
-    return {
-        "format": FORMAT,
-        "recipe_digest": job.recipe.digest,
-        "bank_digest": job.bank.digest,
-        "background_digest": job.backgrounds.digest if job.backgrounds else "",
-        "seed": job.seed,
-        "size_hw": list(job.size_hw),
-        "fps": job.fps,
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
+def _check_size(size_hw: tuple[int, int], num_frames: int) -> None:
+    size = 3 * num_frames * size_hw[0] * size_hw[1]
+    if size > _LARGEST_CLIP:
+        raise UserError(
+            f"{num_frames} frames of {size_hw[0]}x{size_hw[1]}: a clip of {size / 2**30:.0f} GiB is more "
+            f"than the {_LARGEST_CLIP // 2**30} GiB that are held in memory"
+        )
 
 
-def _check_existing(out: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but this corpus."""
-    corpus = out / "corpus.json"
-    if not out.exists() or not any(out.iterdir()):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            write_bytes(corpus, (json.dumps(identity, indent=1, sort_keys=True) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds anything but a corpus of ours."""
+    if (out / HEADER).is_file():
         return
-    if not corpus.is_file():
+    with told(out):
+        ours = not out.exists() or all(
+            path.name.startswith(("corpus.json.", "recipe.yaml", ".lock")) for path in out.iterdir()
+        )
+    if not ours:
         raise UserError(f"out '{out}': is not empty and holds no corpus of ours; give a new folder")
-    before = json.loads(corpus.read_text())
-    different = [key for key in identity if identity[key] != before.get(key)]
-    if different:
-        what = ", ".join(f"{key} is {before.get(key)!r} there and {identity[key]!r} now" for key in different)
-        raise UserError(f"out '{out}': holds another corpus: {what}")
 
 
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"out '{out}': another process is writing this corpus") from None
-        try:
-            yield
-        finally:
-            (out / ".lock").unlink(missing_ok=True)
+def complete(job: Job, *, workers: int, progress: Progress | None) -> CorpusSummary:
+    """Make whatever a corpus lacks, then write its manifest. The caller holds the corpus's lock."""
+    out, header = job.out, job.header
+    indices = header.indices
+    todo = _unknown(job)
+    rows = _rows(job, todo, workers)
+    written = done = num_bytes = 0
+
+    def count(row: Row, made: bool) -> Row:
+        nonlocal written, done, num_bytes
+        written += made
+        done += 1
+        num_bytes += row["bytes"]
+        if progress:
+            progress(done, len(indices), num_bytes)
+        return row
+
+    with ManifestWriter(out) as manifest:
+        if header.layout == "folder":
+            for row, made in rows:
+                manifest.add(count(row, made))
+        else:
+            for _, block in groupby(rows, key=lambda item: item[0]["index"] // header.clips_per_shard):
+                changed, of_shard = False, []
+                for row, made in block:
+                    changed |= made
+                    of_shard.append(count(row, made))
+                for row in _joined(job, of_shard, changed):
+                    manifest.add(row)
+        # The manifest must not come to disk before the names of what it lists.
+        for folder in {out, *(path for path in out.iterdir() if path.is_dir())}:
+            sync_folder(folder)
+    for left in (out / SHARDS).glob("*.parts"):
+        shutil.rmtree(left)
+    return CorpusSummary(len(indices), written, num_bytes)
 
 
-def _paths(out: Path, index: int) -> tuple[Path, Path, Path]:
-    name = f"{index:06d}"
-    return out / "scenes" / f"{name}.scene", out / "clips" / f"{name}.mp4", out / "labels" / f"{name}.json"
+def _joined(job: Job, rows: list[Row], changed: bool) -> Iterator[Row]:
+    """Yield the rows of a shard where they come to stand, after it was put together if it has changed."""
+    out, header = job.out, job.header
+    indices = [] if job.anew else [row["index"] for row in rows]
+    standing = {i: old_start(out, header, i) for i in indices if in_shard(out, header, i)}
+    if changed or len(standing) < len(rows):
+        assemble(out, header, rows, standing)
+    start = 0
+    for row in rows:
+        yield moved(row, start)
+        start += clip_size(row)
+
+
+def _unknown(job: Job) -> list[int]:
+    """Return the clips whose row in the present manifest does not do, or that have none."""
+    known = set() if job.anew else {row["index"] for row in _trusted(job)}
+    return [index for index in job.header.indices if index not in known]
+
+
+def _trusted(job: Job) -> Iterator[Row]:
+    """Yield the rows of the present manifest whose files stand as it says.
+
+    Raises:
+        UserError: a file stands with another size.
+    """
+    out, header = job.out, job.header
+    names = member_names(header)
+
+    def complete_rows() -> Iterator[Row]:
+        for row in read_rows(out):
+            if tuple(member["name"] for member in row["members"]) == names:
+                yield row
+
+    if header.layout == "folder":
+        for row in complete_rows():
+            sizes = [_size(out / member["file"]) for member in row["members"]]
+            for member, size in zip(row["members"], sizes, strict=True):
+                if size not in (None, member["bytes"]):
+                    raise UserError(
+                        f"'{out / member['file']}': has {size} bytes, the manifest says {member['bytes']}; "
+                        "'smile-synth corpus repair' mends it"
+                    )
+            if None not in sizes:
+                yield row
+        return
+    for file, block in groupby(complete_rows(), key=lambda row: str(row["file"])):
+        rows = list(block)
+        # A shard of another size was cut, which its scan will tell, or grown by a run that was killed.
+        if _size(out / file) == shard_size(rows):
+            yield from rows
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _rows(job: Job, todo: list[int], workers: int) -> Iterator[tuple[Row, bool]]:
+    """Yield every clip's row, in order, and whether anything of the clip was made."""
+    made = in_order(_work, todo, workers=workers, start=start_worker, arguments=(job,))
+    missing = iter(todo)
+    next_missing = next(missing, None)
+    known = iter(()) if job.anew or len(todo) == len(job.header.indices) else _trusted(job)
+    for index in job.header.indices:
+        if index == next_missing:
+            yield next(made)
+            next_missing = next(missing, None)
+        else:
+            yield next(row for row in known if row["index"] == index), False
 
 
 _job: Job | None = None
+_recorded: Corpus | None = None
 
 
-def _start_worker(job: Job) -> None:
-    global _job
+def start_worker(job: Job) -> None:
+    """Remember, once in every process, what all clips share."""
+    global _job, _recorded
     _job = job
+    _recorded = None if job.anew else Corpus(job.out, unfinished=True)
 
 
-def _work(index: int) -> int:
+def _work(index: int) -> tuple[Row, bool]:
     assert _job is not None
-    write_clip(_job, index)
-    return index
+    recorded = _recorded.row(index) if _recorded is not None and index in _recorded.indices else None
+    return _complete_clip(_job, index, recorded)
 
 
-def write_clip(job: Job, index: int) -> None:
-    """Render and write one clip: scene, labels, then the media."""
-    scene_path, clip_path, label_path = _paths(job.out, index)
-    scene = sample_scene(job.recipe, job.bank, job.backgrounds, seed=job.seed, index=index).scaled_to(
-        job.size_hw
-    )
-    write_bytes(scene_path, scene.to_bytes())
-    labels = annotate(scene, job.bank, job.backgrounds).labels
-    write_bytes(label_path, (json.dumps(labels_to_json(scene, labels), sort_keys=True) + "\n").encode())
-    write_mp4(clip_path, composite(scene, job.bank, job.backgrounds), job.fps)
+def _complete_clip(job: Job, index: int, recorded: Row | None) -> tuple[Row, bool]:
+    """Make what a clip lacks; returns its row, offsets counted from its own beginning, and whether any."""
+    header = job.header
+    have = {} if job.anew else stored(job.out, header, index)
+    missing = [name for name in member_names(header) if name not in have]
+    members = have
+    if missing:
+        scene = Scene.from_bytes(have["scene"]) if "scene" in have else draw_scene(job, index)
+        have |= make_members(job, scene, missing)
+        members = {name: have[name] for name in member_names(header)}
+        write_clip_files(job.out, header, index, members, set(missing))
+    row = make_row(index, members, place_of(header, index, members), media_names(header))
+    if recorded:
+        _check_unchanged(recorded, row)
+    return row, bool(missing)
 
 
-def labels_to_json(scene: Scene, labels: Labels) -> dict[str, Any]:
-    """Return the labels of a clip as plain data; masks are COCO run lengths, NaN becomes null."""
-    labelled = [layer for layer in scene.layers if layer.labelled]
-    return {
-        "index": scene.index,
-        "scene_digest": scene.digest,
-        "num_frames": scene.num_frames,
-        "size_hw": list(scene.size_hw),
-        "factors": scene.factors,
-        "objects": [
-            {
-                "id": i + 1,
-                "class_name": labels.class_names[i],
-                "factors": layer.factors,
-                "visibility": _plain(labels.visibility[i]),
-                "in_frame": _plain(labels.in_frame[i]),
-                "depth_order": labels.depth_order[i].tolist(),
-                "modal_boxes_xyxy": _plain(labels.modal_boxes_xyxy[i]),
-                "amodal_boxes_xyxy": _plain(labels.amodal_boxes_xyxy[i]),
-                "modal_rle": _run_lengths(labels.modal_masks[i]),
-                "amodal_rle": _run_lengths(labels.amodal_masks[i]),
-            }
-            for i, layer in enumerate(labelled)
-        ],
-    }
+def _check_unchanged(recorded: Row, row: Row) -> None:
+    """Refuse files other than those that the present manifest lists: a new one must not bless damage."""
+    before = {member["name"]: member["sha256"] for member in recorded["members"]}
+    for member in row["members"]:
+        if before.get(member["name"], member["sha256"]) != member["sha256"]:
+            raise UserError(
+                f"'{member['file']}': clip {row['index']} is not as the manifest says (sha256 of its "
+                f"{member['name']} differs); 'smile-synth corpus repair' mends it"
+            )
 
 
-def _plain(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[Any]:
-    """Return nested lists with None for NaN and four decimals, beyond which areas carry nothing."""
-    rounded = np.round(values, 4).astype(object)
-    rounded[np.isnan(values)] = None
-    return list(rounded.tolist())
+def draw_scene(job: Job, index: int) -> Scene:
+    """Draw the scene of a clip anew."""
+    header = job.header
+    assert job.bank is not None
+    scene = sample_scene(header.resolved_recipe, job.bank, job.backgrounds, seed=header.seed, index=index)
+    return scene.scaled_to(header.size_hw)
 
 
-def _run_lengths(masks: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
-    encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
-    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in encoded]
+def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, bytes]:
+    """Make files of a clip from its scene.
 
-
-def _write_manifest(out: Path, num_clips: int) -> int:
-    """Write one row per clip, from the files themselves; returns the bytes of the media."""
-    rows: list[dict[str, Any]] = []
-    for index in range(num_clips):
-        scene_path, clip_path, label_path = _paths(out, index)
-        data, labels = clip_path.read_bytes(), json.loads(label_path.read_text())
-        visible = [v for item in labels["objects"] for v in item["visibility"] if v is not None]
-        rows.append(
-            {
-                "index": index,
-                "scene_digest": hashlib.sha256(scene_path.read_bytes()).hexdigest(),
-                "file": clip_path.relative_to(out).as_posix(),
-                "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "labels_sha256": hashlib.sha256(label_path.read_bytes()).hexdigest(),
-                "num_objects": len(labels["objects"]),
-                "classes": [item["class_name"] for item in labels["objects"]],
-                "families": [item["factors"]["family"] for item in labels["objects"]],
-                "mean_visibility": float(np.mean(visible)) if visible else None,
-            }
-        )
-    partial = out / "manifest.parquet.part"
-    pq.write_table(pa.Table.from_pylist(rows, schema=_MANIFEST), partial, compression="zstd")
-    os.replace(partial, out / "manifest.parquet")
-    return sum(row["bytes"] for row in rows)
-
-
-_MANIFEST = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("scene_digest", pa.string()),
-        ("file", pa.string()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("labels_sha256", pa.string()),
-        ("num_objects", pa.int64()),
-        ("classes", pa.list_(pa.string())),
-        ("families", pa.list_(pa.string())),
-        ("mean_visibility", pa.float64()),
-    ]
-)
+    Raises:
+        UserError: the sources are not those of the scene.
+    """
+    header = job.header
+    made: dict[str, bytes] = {}
+    assert job.bank is not None
+    annotation = annotate(scene, job.bank, job.backgrounds)
+    for name in names:
+        kind = name.removesuffix(".npz")
+        if name == "scene":
+            made[name] = scene.to_bytes()
+        elif name == "json":
+            made[name] = labels_bytes(scene, annotation.labels)
+        elif kind in KINDS:
+            made[name] = KINDS[kind](annotation)
+    media = [name for name in names if name in media_names(header)]
+    if media:
+        frames = composite(scene, job.bank, job.backgrounds)
+        encoded = MEDIA[header.media].encode(frames, header.fps, header.quality)
+        made |= {name: encoded[name] for name in media}
+    return made

@@ -80,14 +80,18 @@ def _short(value: object) -> object:
 
 def _made(suffix: str, keys: type[RangesModel]) -> Any:
     """Return the union of all families' models, each with further keys."""
-    models = [
-        create_model(
-            f"{family.parameters.__name__}{suffix}",
-            __base__=(family.parameters, keys),
-            __doc__=family.parameters.__doc__,
+    models = []
+    for family, (parameters, *_) in FAMILIES.items():
+        name = f"{parameters.__name__}{suffix}"
+        if name in globals():
+            raise ValueError(
+                f"motion family '{family}': another one has parameters called {parameters.__name__}"
+            )
+        # Other processes find the model of a pickled recipe by its name.
+        globals()[name] = create_model(
+            name, __base__=(parameters, keys), __module__=__name__, __doc__=parameters.__doc__
         )
-        for family in FAMILIES.values()
-    ]
+        models.append(globals()[name])
     return Annotated[Union[tuple(models)], Field(discriminator="family")]  # noqa: UP007 - from the registry
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from smile_synth.motion._base import FamilyParameters, Float, NonNegative, Path, Request
 from smile_synth.rng import Draws
@@ -95,6 +95,11 @@ def interpolate(
     return np.asarray(key_values[rows, segment] * (1 - eased) + key_values[rows, segment + 1] * eased)
 
 
+def _in_order(easing: dict[EasingName, float]) -> dict[EasingName, float]:
+    """Return a mapping in the registry's order: its own, which files need not keep, must not matter."""
+    return {name: easing[name] for name in EASINGS if name in easing}
+
+
 class EasedParameters(FamilyParameters):
     """Keys of the families that run from key frame to key frame.
 
@@ -102,7 +107,9 @@ class EasedParameters(FamilyParameters):
         easing: how often each way to get from key to key is taken.
     """
 
-    easing: dict[EasingName, NonNegative] = Field(default=PUBLISHED_EASING, min_length=1)
+    easing: Annotated[dict[EasingName, NonNegative], AfterValidator(_in_order)] = Field(
+        default=PUBLISHED_EASING, min_length=1
+    )
 
     @model_validator(mode="after")
     def _check_easing(self) -> EasedParameters:

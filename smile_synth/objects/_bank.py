@@ -153,9 +153,9 @@ class ObjectBank:
         self.digest = digest
         self.texels = texels
         self.class_names, self.class_ids = _numbered(index["class_name"])
-        self.heights = index["height"].to_numpy().astype(np.int32)
-        self.widths = index["width"].to_numpy().astype(np.int32)
-        self.texel_offsets = np.append(index["texel_offset"].to_numpy(), len(texels)).astype(np.int64)
+        self.heights = _numbers(index["height"]).astype(np.int32)
+        self.widths = _numbers(index["width"]).astype(np.int32)
+        self.texel_offsets = np.append(_numbers(index["texel_offset"]), len(texels)).astype(np.int64)
         names, ids = _numbered(index["split"])
         self._split_ids = np.array([SPLITS.index(name) for name in names], np.int32)[ids]
         self.index = index
@@ -399,6 +399,11 @@ def _reopen(path: str, digest: str) -> ObjectBank:
     return bank
 
 
+def _numbers(column: pyarrow.ChunkedArray) -> NDArray[np.int64]:
+    """Return a column of whole numbers; arrow's own way would import pandas, a second, where it is there."""
+    return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
+
+
 def _numbered(column: pyarrow.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
     """Return a column's values, sorted, each once, and each row's place among them."""
     encoded = column.combine_chunks().dictionary_encode()
@@ -406,4 +411,4 @@ def _numbered(column: pyarrow.ChunkedArray) -> tuple[list[str], NDArray[np.int32
     order = sorted(range(len(names)), key=lambda i: names[i])
     place = np.empty(len(names), np.int32)
     place[order] = np.arange(len(names))
-    return [names[i] for i in order], place[encoded.indices.to_numpy()]
+    return [names[i] for i in order], place[np.from_dlpack(encoded.indices)]

@@ -5,22 +5,28 @@ from smile_train.models._student import (
     Encoder,
     Student,
     StudentConfig,
+    Tokens,
     VideoClassifier,
     load_student_weights,
+    pick_tokens,
     split_tokens,
 )
-from smile_train.models._teacher import TINY_CLIP, ClipTeacher, load_clip, load_teacher
+from smile_train.models._teacher import TINY_CLIP, Teacher, load_clip, load_teacher
+from smile_train.models._token_cache import TokenCache
 
 __all__ = [
     "TINY_CLIP",
-    "ClipTeacher",
     "STUDENT_SIZES",
     "Encoder",
     "Student",
     "StudentConfig",
+    "Teacher",
+    "TokenCache",
+    "Tokens",
     "VideoClassifier",
     "load_clip",
     "load_student_weights",
     "load_teacher",
+    "pick_tokens",
     "split_tokens",
 ]

@@ -5,23 +5,23 @@ Tong et al., "VideoMAE", arXiv 2203.12602. Parameter names are those of the publ
 
 from __future__ import annotations
 
-import argparse
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smile_synth.errors import UserError, nearest
+from smile_train.config import StudentOptions
+from smile_train.models._weights import check_fit, kind_of, read_tensors
 
 NORM_EPS = 1e-6
 INIT_STD = 0.02
+# Which tokens are predicted.
+Tokens = Literal["masked", "visible", "all"]
 # VideoMAE's fine-tuning recipe: a head this close to zero starts from equal scores for every class.
 HEAD_INIT_SCALE = 1e-3
 
@@ -74,6 +74,10 @@ class StudentConfig:
             arXiv 1603.09382), rising linearly from 0 at the first block.
         positions: sine-cosine table over the joint token index, as published, or over time, row and
             column apart, from which a small student learns what is next to what far sooner.
+        checkpointing: compute the inside of every block again in the backward pass (arXiv 1604.06174): less
+            memory, about a third more work, the same result.
+        decoder_chunk: clips that are decoded at a time, each chunk computed again in the backward pass, so
+            that the decoder's memory does not grow with the batch; 0 decodes the batch at once.
 
     Raises:
         ValueError: a size that is not positive or does not divide as it must.
@@ -93,6 +97,8 @@ class StudentConfig:
     mlp_ratio: float = 4
     drop_path: float = 0.0
     positions: Literal["joint", "separable"] = "joint"
+    checkpointing: bool = False
+    decoder_chunk: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -105,6 +111,8 @@ class StudentConfig:
             raise ValueError(f"size_hw must be positive, got {self.size_hw}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if self.decoder_chunk < 0:
+            raise ValueError(f"decoder_chunk must not be negative, got {self.decoder_chunk}")
         for name, value, by_name, by in (
             ("num_frames", self.num_frames, "tubelet_size", self.tubelet_size),
             ("height", self.size_hw[0], "patch_size", self.patch_size),
@@ -127,6 +135,8 @@ class StudentConfig:
         tubelet_size: int = 2,
         drop_path: float = 0.0,
         positions: Literal["joint", "separable"] = "joint",
+        checkpointing: bool = False,
+        decoder_chunk: int = 0,
     ) -> StudentConfig:
         """Return the configuration of a size named in `STUDENT_SIZES`.
 
@@ -146,7 +156,25 @@ class StudentConfig:
             tubelet_size=tubelet_size,
             drop_path=drop_path,
             positions=positions,
+            checkpointing=checkpointing,
+            decoder_chunk=decoder_chunk,
         )
+
+    @classmethod
+    def from_options(
+        cls, options: StudentOptions, *, num_frames: int, size_hw: tuple[int, int], target_dim: int
+    ) -> StudentConfig:
+        """Return the configuration of a run's student for clips of a given length and size.
+
+        Raises:
+            UserError: frames are no multiple of the tubelet, or height or width of the patch.
+        """
+        try:
+            return cls.of_size(
+                **options.model_dump(), num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+            )
+        except ValueError as error:
+            raise UserError(f"student: {error}") from None
 
     @property
     def grid_thw(self) -> tuple[int, int, int]:
@@ -182,6 +210,30 @@ def split_tokens(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, T
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = mask.shape[1] - num_masked
     return order[:, :num_visible], order[:, num_visible:]
+
+
+def pick_tokens(
+    values: Tensor, mask: Tensor, num_masked: int | None = None, which: Tokens = "masked"
+) -> Tensor:
+    """Pick tokens in the order in which a student predicts them.
+
+    Args:
+        values: `[B, N, C]`.
+        mask: bool `[B, N]`, True = masked, the same count in every row.
+        num_masked: that count. Given, it is trusted and the device is not waited for.
+        which: masked tokens, visible ones, or all: the visible before the masked. Ascending within each.
+
+    Returns:
+        `[B, P, C]`.
+
+    Raises:
+        ValueError: rows with different counts, or a mask of another shape.
+    """
+    if mask.shape != values.shape[:2]:
+        raise ValueError(f"mask must be {list(values.shape[:2])}, got {list(mask.shape)}")
+    visible, masked = split_tokens(mask, num_masked)
+    tokens = {"masked": masked, "visible": visible, "all": torch.cat([visible, masked], dim=1)}[which]
+    return values.gather(1, tokens[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _position_table(num_tokens: int, width: int) -> Tensor:
@@ -312,6 +364,14 @@ class _Block(nn.Module):
         return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep).to(branch.dtype) / keep
 
 
+def _through(blocks: nn.ModuleList, x: Tensor, checkpointing: bool) -> Tensor:
+    for block in blocks:
+        # The state of the generator is kept, so that drop path drops the same again.
+        again = checkpointing and torch.is_grad_enabled()
+        x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+    return x
+
+
 class _Trunk(nn.Module):
     """Patch embedding, positions and blocks: what the encoder and the classifier share."""
 
@@ -331,9 +391,7 @@ class _Trunk(nn.Module):
     def _tokens(self, clips: Tensor, tokens: Tensor | None) -> Tensor:
         position = self.position if tokens is None else self.position[tokens]
         x: Tensor = self.patch_embed(clips, tokens) + position
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return _through(self.blocks, x, self.config.checkpointing)
 
 
 class Encoder(_Trunk):
@@ -368,6 +426,7 @@ class Encoder(_Trunk):
 class _Decoder(nn.Module):
     def __init__(self, config: StudentConfig, generator: torch.Generator) -> None:
         super().__init__()
+        self.config = config
         width = config.decoder_width
         self.blocks = nn.ModuleList(
             _Block(width, config.decoder_heads, config.mlp_ratio, 0.0, generator)
@@ -376,10 +435,18 @@ class _Decoder(nn.Module):
         self.norm = _norm(width)
         self.head = _Linear(width, config.target_dim, generator)
 
-    def forward(self, x: Tensor, num_predicted: int) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.head(self.norm(x[:, x.shape[1] - num_predicted :]))
+    def forward(self, x: Tensor, predicted: slice) -> Tensor:
+        chunk = self.config.decoder_chunk
+        if not chunk:
+            return self._decode(x, predicted)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._decode(part, predicted) for part in x.split(chunk)])
+        parts = [checkpoint(self._decode, part, predicted, use_reentrant=False) for part in x.split(chunk)]
+        return torch.cat(parts)
+
+    def _decode(self, x: Tensor, predicted: slice) -> Tensor:
+        x = _through(self.blocks, x, self.config.checkpointing)
+        out: Tensor = self.head(self.norm(x[:, predicted]))
         return out
 
 
@@ -404,16 +471,19 @@ class Student(nn.Module):
         table = _positions(config, config.decoder_width)
         self.register_buffer("position", table, persistent=False)
 
-    def forward(self, clips: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
+    def forward(
+        self, clips: Tensor, mask: Tensor, num_masked: int | None = None, *, tokens: Tokens = "masked"
+    ) -> Tensor:
         """Predict the masked tokens.
 
         Args:
             clips: float `[B, T, 3, H, W]`, normalised as in training.
             mask: bool `[B, N]`, True = masked, the same count in every row.
             num_masked: that count. Given, it is trusted and the device is not waited for.
+            tokens: which tokens are predicted: masked, visible or all.
 
         Returns:
-            `[B, M, target_dim]`, the masked tokens in token order.
+            `[B, P, target_dim]`, in the order of `pick_tokens`.
 
         Raises:
             ValueError: a shape that does not fit the configuration, or rows with different counts.
@@ -422,7 +492,9 @@ class Student(nn.Module):
         x: Tensor = self.encoder_to_decoder(self.encoder(clips, visible))
         # Attention does not see the order of its tokens: visible before masked spares a scatter.
         x = torch.cat([x + self.position[visible], self.mask_token + self.position[masked]], dim=1)
-        out: Tensor = self.decoder(x, masked.shape[1])
+        first, last = visible.shape[1], x.shape[1]
+        predicted = {"masked": slice(first, last), "visible": slice(0, first), "all": slice(0, last)}[tokens]
+        out: Tensor = self.decoder(x, predicted)
         return out
 
     def encode(self, clips: Tensor, mask: Tensor | None = None, num_masked: int | None = None) -> Tensor:
@@ -478,57 +550,23 @@ def load_student_weights(model: Student | Encoder | VideoClassifier, path: str |
     pretraining form its `fc_norm` and `head` keep their initial values.
 
     Raises:
-        UserError: the file is missing or unreadable, or its tensors do not fit the model.
+        UserError: the file is missing or unreadable, of another kind, or its tensors do not fit the model.
     """
     path = Path(path)
-    found = _read_tensors(path)
+    found = read_tensors(path)
+    kind = kind_of(found)
+    allowed = ("pretraining",) if isinstance(model, Student) else ("pretraining", "fine-tuning")
+    if kind not in allowed:
+        wanted_kinds = " or ".join(f"a {name} checkpoint" for name in allowed)
+        raise UserError(f"{path}: holds a {kind} checkpoint; {type(model).__name__} needs {wanted_kinds}")
     wanted = model.state_dict()
-    if not isinstance(model, Student):
-        pretrained = {n.removeprefix("encoder."): v for n, v in found.items() if n.startswith("encoder.")}
-        if pretrained and isinstance(model, VideoClassifier):
+    if kind == "pretraining" and not isinstance(model, Student):
+        found = {n.removeprefix("encoder."): v for n, v in found.items() if n.startswith("encoder.")}
+        if isinstance(model, VideoClassifier):
             # The pretraining norm acts per token; fine-tuning replaces it by one of the mean token.
-            found = {n: v for n, v in pretrained.items() if not n.startswith("norm.")}
+            found = {n: v for n, v in found.items() if not n.startswith("norm.")}
             wanted = {n: v for n, v in wanted.items() if not n.startswith(("fc_norm.", "head."))}
-        elif pretrained:
-            found = pretrained
-        elif isinstance(model, Encoder):
-            found = {n.replace("fc_norm.", "norm."): v for n, v in found.items() if not n.startswith("head.")}
-    _check_fit(path, found, wanted)
+    elif isinstance(model, Encoder):
+        found = {n.replace("fc_norm.", "norm."): v for n, v in found.items() if not n.startswith("head.")}
+    check_fit(path, found, wanted)
     model.load_state_dict(found, strict=False)
-
-
-def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
-        return str(list(tensors[name].shape)) if name in tensors else "nothing"
-
-    names = [*wanted, *(name for name in found if name not in wanted)]
-    lines = [
-        f"{name} (file {shape(found, name)}, model {shape(wanted, name)})"
-        for name in names
-        if shape(found, name) != shape(wanted, name)
-    ]
-    if lines:
-        raise UserError(f"{path}: {len(lines)} tensors do not fit the model: {', '.join(lines[:3])}")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            content: object = safetensors.torch.load_file(path)
-        else:
-            # Published checkpoints carry their command line's Namespace, which holds plain values.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:  # fmt: skip
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of plain tensors: {reason}") from error
-    if isinstance(content, dict):
-        content = content.get("model", content.get("module", content))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: no table of tensors at the top or under 'model' or 'module'")
-    return content

@@ -151,7 +151,7 @@ def test_all_mistakes_of_a_recipe_at_once(bank: Path, tmp_path: Path) -> None:
         "size: [32, 32]\nnum_frame: 4\nbackgrounds: [{kind: solid, color: [0, 0, 300]}]\n"
         "objects:\n  side: [-3]\nmotion:\n  - {family: smile-gausian}\n"
     )
-    lines = run("show", recipe, expect=2).stderr.strip().splitlines()
+    lines = run("recipes", "show", recipe, expect=2).stderr.strip().splitlines()
     assert len(lines) == 4
     for line, where in zip(sorted(lines), ("r.yaml:2: num_frame:", "r.yaml:3: backgrounds.0.color.2:", "r.yaml:5: objects.side.0:",
                                            "r.yaml:7: motion.0.family:"), strict=True):  # fmt: skip

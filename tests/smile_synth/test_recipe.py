@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_a_preset_loads_and_round_trips(written: Any, name: str) -> None:
     assert again == recipe
     assert again.digest == recipe.digest
     assert again.to_yaml() == recipe.to_yaml()
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -113,7 +115,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
         ),
         (
             "objects.colour=red",
-            " command line: objects.colour: unknown key, allowed are aspect, class_weights, ",
+            " command line: objects.colour: unknown key, allowed are aspect, balance, class_weights, ",
         ),
         ("size=[0, 7]", " command line: size.0: should be greater than or equal to 1, got 0"),
         ("fps=0", " command line: fps: should be greater than 0, got 0"),
@@ -164,8 +166,8 @@ def test_mistakes_in_a_file_carry_their_lines(written: Any) -> None:
         "3: backgrounds.0.kind: unknown kind 'noisy', allowed are solid, noise, one-over-f, dead-leaves, gradient, "
         "image, video; did you mean 'noise'?",
         "4: objects.side: is missing",
-        "4: objects.sides: unknown key, allowed are aspect, class_weights, classes, count, depth_order, "
-        "distractors, fit, overlap, presence, shared_motion, side, side_jitter, split, whole_pixels; did you mean 'side'?",
+        "4: objects.sides: unknown key, allowed are aspect, balance, class_weights, classes, count, depth_order, "
+        "distractors, exclude_classes, fit, overlap, presence, shared_motion, side, side_jitter, split, whole_pixels; did you mean 'side'?",
         f"5: motion.0.family: unknown family 'stil', allowed are {', '.join(FAMILIES)}; did you mean 'still'?",
     ]
 

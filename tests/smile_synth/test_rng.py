@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from smile_synth.rng import MAX_SEED, generator
+from smile_synth.rng import MAX_SEED, Draws, Generators, generator
 
 
 def first(seed: int, index: int, purpose: str) -> tuple[int, ...]:
@@ -59,3 +59,37 @@ def test_a_seed_outside_its_range_is_refused(seed: int, index: int) -> None:
 def test_an_index_outside_its_range_is_refused(index: int) -> None:
     with pytest.raises(ValueError, match=rf"index must be in 0\.\.2\^63-1, got {index}"):
         generator(0, index, "a")
+
+
+def test_draws_are_those_of_every_rows_generator() -> None:
+    indices = np.array([0, 7, 2**40, 3, 7])
+    purposes = ["path 0", "path 1", "look", "path 0", "look"]
+    draws = Draws(9, indices, purposes)
+    got = [
+        draws.below(7), draws.below(1), draws.below(3_000_000_000), draws.random(3), draws.below(480),
+        draws.uniform(-2, 5, 2), draws.pick([0.5, 0.3, 0.2]), draws.sign(), draws.permutations(6), draws.random(),
+    ]  # fmt: skip
+    kept = Generators(9)
+    for row, (index, purpose) in enumerate(zip(indices.tolist(), purposes, strict=True)):
+        for rng in (generator(9, index, purpose), kept(index, purpose)):
+            expected = [
+                rng.integers(7), rng.integers(1), rng.integers(3_000_000_000), rng.random(3), rng.integers(480),
+                rng.uniform(-2, 5, 2), rng.choice(3, p=[0.5, 0.3, 0.2]), rng.choice([-1.0, 1.0]), rng.permutation(6),
+                rng.random(),
+            ]  # fmt: skip
+            for mine, numpys in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(mine[row], numpys)
+
+
+def test_normal_draws_are_normal() -> None:
+    values = Draws(0, np.arange(2000), "x").normal(5)
+    assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03 and np.isfinite(values).all()
+
+
+def test_addresses_of_draws_are_checked() -> None:
+    with pytest.raises(ValueError, match="index must be in"):
+        Draws(0, [3, -1], "x")
+    with pytest.raises(ValueError, match="seed must be in"):
+        Draws(-1, [0], "x")
+    with pytest.raises(ValueError, match="index must be in"):
+        Generators(0)(-1, "x")

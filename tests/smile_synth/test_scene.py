@@ -19,7 +19,7 @@ from smile_synth.coverage import level_of_detail
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Noise, Picture, Scene, Solid, sample_scene
+from smile_synth.scene import Noise, Picture, Scene, Solid, sample_scene, sample_scenes
 from smile_synth.strict_yaml import parse
 
 TEXT = """
@@ -435,3 +435,23 @@ def test_rotation_and_a_rare_background_leave_the_other_draws_as_they_were(sampl
             assert a.surface == b.surface
             assert a.factors["path.direction_degrees"] == b.factors["path.direction_degrees"]
             assert a.factors["mean_speed_px_per_frame"] == pytest.approx(b.factors["mean_speed_px_per_frame"])
+
+
+def test_the_order_of_a_mapping_does_not_matter(bank: ObjectBank) -> None:
+    one = recipe_of(
+        "backgrounds=[{kind: noise}]",
+        "objects.class_weights={disc: 1, card: 2}",
+        "motion=[{family: key-framed, rate: 3.0, easing: {linear: 1, accelerate: 2}}]",
+    )
+    other = recipe_of(
+        "backgrounds=[{kind: noise}]",
+        "objects.class_weights={card: 2, disc: 1}",
+        "motion=[{family: key-framed, rate: 3.0, easing: {accelerate: 2, linear: 1}}]",
+    )
+    assert one.digest == other.digest
+    for a, b in zip(
+        sample_scenes(one, bank, seed=0, indices=range(20)),
+        sample_scenes(other, bank, seed=0, indices=range(20)),
+        strict=True,
+    ):
+        assert a.to_bytes() == b.to_bytes()

@@ -47,10 +47,19 @@ def train_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bank"
 
 
+def write_config(folder: Path, bank: Path) -> Path:
+    """Write the small recipe and configuration into a folder."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.replace("RECIPE", str(folder / "recipe.yaml")).replace("BANK", str(bank)))
+    return path
+
+
 @pytest.fixture
 def config_file(train_bank: Path, tmp_path: Path) -> Path:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    path = tmp_path / "config.yaml"
-    text = CONFIG.replace("RECIPE", str(tmp_path / "recipe.yaml")).replace("BANK", str(train_bank))
-    path.write_text(text)
-    return path
+    return write_config(tmp_path, train_bank)
+
+
+@pytest.fixture(scope="module")
+def shared_config_file(train_bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("config"), train_bank)

@@ -37,6 +37,7 @@ def test_help() -> None:
             ["pretrain", "CONFIG", "mask.ratio=1.5", "--out", "x"],
             "mask.ratio: should be less than 1, got 1.5",
         ),
+        (["pretrain", "CONFIG"], "--out is missing"),
         (["embed", "nowhere", "--checkpoint", "nowhere", "--out", "f.npz"], "nowhere"),
         (["probe", "--checkpoint", "nowhere", "--bank", "nowhere"], "no student.safetensors"),
     ],
@@ -61,3 +62,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     told = capsys.readouterr().err.strip()
     assert message in told and len(told.splitlines()) == 1
     assert not list(work.iterdir())
+
+
+def test_dry_run(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--dry-run", "--clips-per-second", "2", "masks_per_clip=2", "steps=3000"]
+    monkeypatch.setattr(sys, "argv", ["smile-train", "pretrain", str(config_file), *asked])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert "clips 4x32x32: 32 tokens, 8 visible, 24 masked" in told
+    assert "stage 1: 3,000 steps of 4 clips, trajectory mask, 2 masks a clip" in told
+    assert "in all 3,000 steps, 12,000 clips" in told and "time: 1.67 hours at 2 clips/s" in told
+    assert "encoder.blocks" in told and "GFLOP per clip" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "recipe.yaml"}

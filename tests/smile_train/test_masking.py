@@ -1,57 +1,120 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
+from smile_synth import rng
 from smile_synth.errors import UserError
+from smile_train.config import MaskOptions
 from smile_train.masking import (
-    MASKS,
+    NUM_BLOCKS,
+    Masker,
+    block_mask,
     count_masked,
-    make_mask,
-    mask_draws,
+    motion_weighted,
     object_tokens_from_boxes,
     random_mask,
+    token_motion,
     trajectory_mask,
     tube_mask,
+    tubelet_mask,
+    uniform_draws,
+    upright_boxes,
 )
 
 GRID = (3, 5, 7)
 FULL = (8, 14, 14)
+# Every kind and rule, by the options that ask for it.
+KINDS: dict[str, dict[str, Any]] = {
+    "random": {"kind": "random"},
+    "tube": {"kind": "tube"},
+    "block": {"kind": "block"},
+    "share": {},
+    "tubelet-visible": {"object_rule": "tubelet-visible"},
+    "tubelet-tube": {"object_rule": "tubelet-tube"},
+}
 
 
 def draws_of(grid: tuple[int, int, int], batch: int = 4, seed: int = 0) -> Tensor:
-    return torch.from_numpy(mask_draws(seed, range(batch), math.prod(grid)))
+    return uniform_draws(seed, torch.arange(batch), 2 * math.prod(grid), "mask").view(batch, 2, -1)
 
 
-def test_draws_belong_to_the_clip_and_not_to_its_batch() -> None:
-    together = mask_draws(0, [3, 9, 2**40], 105)
-    assert together.shape == (3, 2, 105) and together.dtype == np.float32
-    assert together.min() >= 0 and together.max() < 1
-    assert np.array_equal(mask_draws(0, np.array([9]), 105)[0], together[1])
-    for other in (
-        mask_draws(1, [9], 105),
-        mask_draws(0, [10], 105),
-        mask_draws(0, [9], 105, sample=1),
-    ):
-        assert not np.array_equal(other[0], together[1])
-    assert not np.array_equal(together[1, 0], together[1, 1])
-    objects = torch.rand(3, 105, generator=torch.Generator().manual_seed(0)) < 0.3
-    for kind in MASKS:
-        batch = make_mask(kind, torch.from_numpy(together), GRID, 0.8, object_tokens=objects)
-        alone = make_mask(kind, torch.from_numpy(together[1:2]), GRID, 0.8, object_tokens=objects[1:2])
-        assert torch.equal(batch[1], alone[0])
+def masker_of(grid: tuple[int, int, int] = GRID, seed: int = 0, **options: Any) -> Masker:
+    return Masker(MaskOptions(**options), grid, patch_size=4, tubelet_size=2, seed=seed)
+
+
+def still(batch: int = 4, grid: tuple[int, int, int] = GRID) -> Tensor:
+    t, h, w = grid
+    return torch.zeros(batch, 2 * t, 3, 4 * h, 4 * w, dtype=torch.uint8)
+
+
+def noise(batch: int = 4) -> Tensor:
+    return torch.randint(256, still(batch).shape, generator=torch.Generator().manual_seed(2)).byte()
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "purpose", "count"),
+    [
+        (0, 0, "mask", 13),
+        (2**63 - 1, 2**62 + 12345, "mask 3", 301),
+        (5, 7, "x", 8),
+        (10**17 + 1, 2**63 - 1, "y", 1),
+    ],
+)
+def test_draws_are_those_of_the_generator_of_each_clip(
+    seed: int, index: int, purpose: str, count: int
+) -> None:
+    draws = uniform_draws(seed, torch.tensor([3, index]), count, purpose)
+    for row, at in zip(draws, (3, index), strict=True):
+        assert np.array_equal(row.numpy(), rng.generator(seed, at, purpose).random(count, dtype=np.float32))
+    with pytest.raises(ValueError, match="seed must be in"):
+        uniform_draws(-1, torch.tensor([0]), 1, "x")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("motion_weight", [0.0, 3.0])
+def test_masks_belong_to_the_clip_and_not_to_its_batch(name: str, motion_weight: float) -> None:
+    if name == "block" and motion_weight:
+        return
+    options = {**KINDS[name], "motion_weight": motion_weight}
+    objects = (torch.rand(3, 105, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    indices, frames = torch.tensor([3, 9, 2**40]), noise(3)
+    masker = masker_of(**options)
+    together = masker(indices, frames, coverage=objects)
+    assert together.dtype == torch.bool and together.sum(1).tolist() == [masker.num_masked] * 3
+    alone = masker(indices[1:2], frames[1:2], coverage=objects[1:2])
+    assert torch.equal(together[1], alone[0])
+    again = masker(indices[1:2], frames[1:2], coverage=objects[1:2], sample=1)
+    assert not torch.equal(again, alone) and again.sum() == masker.num_masked
+    other = masker_of(seed=1, **options)(indices, frames, coverage=objects)
+    assert not torch.equal(other, together)
+
+
+def test_the_published_mix_gives_further_views_masks_of_other_clips() -> None:
+    objects = torch.eye(4, 105)
+    own, mixed = masker_of(), masker_of(cross_clip=True)
+    call = {"indices": torch.arange(4), "frames": still(), "coverage": objects}
+    assert torch.equal(own(**call), mixed(**call))
+    for sample in (1, 2):
+        assert torch.equal(
+            mixed(**call, sample=sample), own(**call, sample=sample)[[(i - sample) % 4 for i in range(4)]]
+        )
 
 
 def test_published_counts() -> None:
     assert count_masked(FULL, 0.8) == 1248
     assert count_masked(FULL, 0.9) == 8 * 176
-    for kind in MASKS:
-        mask = make_mask(kind, draws_of(FULL), FULL, 0.8, object_tokens=torch.zeros(4, 1568).bool())
-        assert mask.dtype == torch.bool and mask.sum(1).tolist() == [1248] * 4
+    for options in KINDS.values():
+        masker = masker_of(FULL, **options)
+        mask = masker(torch.arange(4), still(grid=FULL), coverage=torch.zeros(4, 1568))
+        assert masker.num_masked == 1248 and mask.sum(1).tolist() == [1248] * 4
 
 
 @settings(deadline=None, max_examples=60)
@@ -65,10 +128,10 @@ def test_published_counts() -> None:
 def test_counts_are_exact_whatever_the_objects_cover(
     grid: tuple[int, int, int], ratio: float, cover: float, share: float, seed: int
 ) -> None:
-    draws = draws_of(grid, seed=seed)
-    objects = torch.rand(draws[:, 0].shape, generator=torch.Generator().manual_seed(seed)) < cover
-    for kind in MASKS:
-        mask = make_mask(kind, draws, grid, ratio, object_tokens=objects, object_visible_share=share)
+    objects = torch.rand(4, math.prod(grid), generator=torch.Generator().manual_seed(seed)) < cover
+    for options in KINDS.values():
+        masker = masker_of(grid, seed, ratio=ratio, object_visible_share=share, **options)
+        mask = masker(torch.arange(4), still(grid=grid), coverage=objects.float())
         assert mask.shape == objects.shape
         assert mask.sum(1).tolist() == [count_masked(grid, ratio)] * 4
 
@@ -81,11 +144,69 @@ def test_tubes_are_constant_in_time_and_random_masks_are_not() -> None:
     assert not (mask == mask[:, :1]).all()
 
 
-@pytest.mark.parametrize("make", [random_mask, tube_mask])
-def test_every_token_is_masked_equally_often(make: object) -> None:
-    assert callable(make)
-    often = make(draws_of(GRID, batch=3000), GRID, 0.8).double().mean(0)
+@pytest.mark.parametrize("kind", ["random", "tube"])
+def test_every_token_is_masked_equally_often(kind: str) -> None:
+    often = masker_of(kind=kind)(torch.arange(3000), still(3000)).double().mean(0)
     assert (often - 0.8).abs().max() < 5 * (0.16 / 3000) ** 0.5
+
+
+def test_blocks_are_laid_one_after_the_other() -> None:
+    # 8 x 10 places: a block of aspect 1 has sides sqrt(.15 * 80) ~ 3; draws of 0 lie top left, of 1 - e bottom right.
+    square = math.log(1 / 0.75) / math.log(1.5 / 0.75)
+    blocks = torch.tensor([[[square, 0.0, 0.0], [square, 0.999, 0.999], [square, 0.0, 0.999]]])
+    mask = block_mask(blocks, draws_of((2, 8, 10), batch=1), (2, 8, 10), 20 / 80).view(2, 8, 10)
+    assert torch.equal(mask[0], mask[1])
+    assert mask[0, :3, :3].all() and mask[0, 5:, 7:].all()  # nine each, and two places of the third block
+    assert mask[0, :3, 7:].sum() == 2 and mask[0].sum() == 20
+
+
+def test_blocks_hide_neighbours_together() -> None:
+    mask = masker_of(FULL, kind="block")(torch.arange(50), still(50, FULL)).view(50, *FULL)
+    tubes = masker_of(FULL, kind="tube")(torch.arange(50), still(50, FULL)).view(50, *FULL)
+
+    def edges(m: Tensor) -> float:
+        return float((m[:, 0, 1:] != m[:, 0, :-1]).double().mean())
+
+    assert edges(mask) < 0.5 * edges(tubes)
+    assert NUM_BLOCKS * 0.15 > 3  # the last blocks are hardly ever needed
+
+
+def test_motion_weights_draw_without_replacement_by_weight() -> None:
+    # One of four tokens is masked at a time; it moves three times as much as its clip's mean.
+    motion = torch.tensor([[0.0, 0.0, 3.0, 1.0]]).expand(6000, 4)
+    draws = uniform_draws(0, torch.arange(6000), 8, "mask").view(-1, 2, 4)
+    weighted = motion_weighted(draws, motion, (1, 1, 4), 2.0)
+    weights = torch.tensor([1, 1, 1 + 2 * 3, 1 + 2 * 1], dtype=torch.float64)
+    for stream in (0, 1):
+        first = torch.bincount(weighted[:, stream].argmin(1), minlength=4) / 6000
+        torch.testing.assert_close(first.double(), weights / weights.sum(), rtol=0, atol=0.025)
+    even = motion_weighted(draws, torch.ones_like(motion), (1, 1, 4), 2.0)
+    assert torch.equal(even.argsort(-1), draws.argsort(-1))
+    assert torch.equal(motion_weighted(draws, motion * 0, (1, 1, 4), 2.0).argsort(-1), draws.argsort(-1))
+    # A tube weighs as much as its tokens do on average.
+    over_time = motion_weighted(draws, motion, (2, 1, 2), 2.0)
+    swapped = motion_weighted(draws, motion[:, [2, 3, 0, 1]], (2, 1, 2), 2.0)
+    assert torch.equal(over_time[:, 0], swapped[:, 0]) and not torch.equal(over_time[:, 1], swapped[:, 1])
+
+
+def test_token_motion_is_the_mean_change_of_a_token() -> None:
+    frames = still(2)
+    frames[1, 3, :, 4:8, 8:12] = 60  # brighter in frame 3 only: it changes at frames 3 and 4
+    frames[1, 0, 0, 19, 27] = 240  # the first frame counts as the second does
+    motion = token_motion(frames, 4, 2).view(2, *GRID)
+    assert not motion[0].any() and motion[1].count_nonzero() == 3
+    assert motion[1, 1, 1, 2] == 30 and motion[1, 2, 1, 2] == 30
+    assert motion[1, 0, 4, 6] == pytest.approx(80 / 16)
+    assert not token_motion(frames[:, :1], 4, 1).any()
+    often = (
+        masker_of(ratio=0.3, motion_weight=20.0, kind="random")(
+            torch.arange(400), frames[1:].expand(400, -1, -1, -1, -1)
+        )
+        .view(400, *GRID)
+        .double()
+        .mean(0)
+    )
+    assert often[1, 1, 2] > 0.95 and often[0, 0, 0] < 0.35
 
 
 def balance_by_hand(tube: Tensor, objects: Tensor, order: Tensor, count: int, share: float) -> Tensor:
@@ -167,6 +288,123 @@ def test_the_published_boxes_are_about_a_third_too_large() -> None:
     assert 1.25 < wide / tight < 1.4
 
 
+# --- the published rule, plainly re-created, against 10,000 masks of the faithful mode -------------------------
+
+
+def published_objects(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tokens 2x16x16 of 224 px under boxes ``[K, 16, 4]``: per object and tubelet the cells from floor(min / 16) to
+    ceil(max / 16) inclusive, of the union of its two boxes."""
+    inside = np.zeros(FULL, bool)
+    for track in boxes:
+        for t in range(8):
+            x0, y0 = np.floor(track[2 * t : 2 * t + 2, :2].min(0) / 16).astype(int)
+            x1, y1 = np.ceil(track[2 * t : 2 * t + 2, 2:].max(0) / 16).astype(int)
+            inside[t, max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = True
+    return inside.ravel()
+
+
+def published_mask(rule: str, objects: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.bool_]:
+    """One mask by the rule in words.
+
+    A tube mask hides 156 of 196 places at all times. share: of the n object tokens int(.1 n) are picked to be
+    shown, the others are hidden; elsewhere the tube. tubelet-visible: object tokens are hidden, but those of one
+    tubelet, picked for the clip, are shown. tubelet-tube: those follow the tube. Then exactly 1248: too many ->
+    random tokens hidden by the tube alone are shown, and when there are none left, hidden object tokens; too few ->
+    random tokens that the tube shows outside objects are hidden, and when there are none left, picked ones.
+    """
+    places = np.zeros(196, bool)
+    places[random.choice(196, 156, replace=False)] = True
+    tube = np.tile(places, 8)
+    if rule == "share":
+        tokens = np.flatnonzero(objects)
+        picked = np.zeros(1568, bool)
+        picked[random.choice(tokens, int(0.1 * len(tokens)), replace=False)] = True
+    else:
+        picked = objects & (np.arange(1568) // 196 == random.integers(8))
+    mask = tube | (objects & ~picked)
+    if rule != "tubelet-tube":
+        mask &= ~picked
+    excess = int(mask.sum()) - 1248
+    groups = (tube & ~objects, objects & ~picked) if excess > 0 else (~tube & ~objects, picked & ~mask)
+    for group in groups:
+        change = random.permutation(np.flatnonzero(group))[: abs(excess)]
+        mask[change] = excess < 0
+        excess -= int(np.sign(excess)) * len(change)
+    return mask
+
+
+def compared(faithful: NDArray[np.bool_], published: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean and largest square of z over what masks ``[scene, clip, token]`` count, of two equally large samples."""
+    worst = []
+    for a, b in (
+        (faithful, published),
+        (faithful[..., :196] & faithful[..., 784:980], published[..., :196] & published[..., 784:980]),
+    ):
+        n = a.shape[1]
+        p, q = a.mean(1), b.mean(1)
+        pooled = (p + q) / 2
+        free = (pooled > 0.01) & (pooled < 0.99)
+        worst.append(((p - q) ** 2 / (2 * pooled * (1 - pooled) / n + 1e-12))[free])
+    values = np.concatenate([w.ravel() for w in worst])
+    return float(values.mean()), float(values.max())
+
+
+@pytest.mark.parametrize("rule", ["share", "tubelet-visible", "tubelet-tube"])
+def test_faithful_masks_agree_in_distribution_with_the_published_rule(rule: str) -> None:
+    scenes, per_scene = 8, 1250 if rule == "share" else 250
+    boxes = moving_boxes(scenes)
+    masker = Masker(
+        MaskOptions(object_tokens="boxes-oversize", object_rule=rule),
+        FULL,
+        patch_size=16,
+        tubelet_size=2,
+        seed=0,
+    )
+    frames = torch.zeros(1, dtype=torch.uint8)  # only its device is asked for
+    ours, theirs, shifted, counts = [], [], [], []
+    random = np.random.default_rng(1)
+    for scene in range(scenes):
+        indices = torch.arange(scene * per_scene, (scene + 1) * per_scene)
+        mask = masker(
+            indices, frames, boxes_xyxy=boxes[scene : scene + 1].expand(per_scene, -1, -1, -1)
+        ).numpy()
+        objects = published_objects(boxes[scene].double().numpy())
+        reference = np.stack([published_mask(rule, objects, random) for _ in range(per_scene)])
+        assert (mask.sum(1) == 1248).all() and (reference.sum(1) == 1248).all()
+        ours.append(mask)
+        theirs.append(reference)
+        shifted.append(np.roll(mask.reshape(-1, *FULL), 1, 3).reshape(mask.shape))
+        # How many object tokens are shown, and how many tokens of each tubelet are hidden, clip by clip.
+        counts.append([((~m & objects).sum(1), m.reshape(-1, 8, 196).sum(2)) for m in (mask, reference)])
+    mean, largest = compared(np.stack(ours), np.stack(theirs))
+    assert 0.9 < mean < 1.1 and largest < 30
+    # Objects found a token too far to the right are told apart.
+    assert compared(np.stack(shifted), np.stack(theirs))[0] > 1.5
+    for (shown, hidden), (shown_reference, hidden_reference) in counts:
+        for a, b in ((shown, shown_reference), (np.sort(hidden, 1), np.sort(hidden_reference, 1))):
+            spread = np.sqrt(a.std(0) ** 2 + b.std(0) ** 2) / per_scene**0.5
+            assert (np.abs(a.mean(0) - b.mean(0)) <= 5 * spread + 1e-9).all()
+            assert (np.abs(a.std(0) - b.std(0)) <= 5 / per_scene**0.5 * a.std(0) + 1e-9).all()
+
+
+def test_the_spared_tubelets_can_be_fixed() -> None:
+    objects = torch.zeros(4, *GRID)
+    objects[:, :, 1:3, 1:3] = 1
+    masker = masker_of(object_rule="tubelet-visible", visible_tubelets=[0, 2], ratio=0.6)
+    mask = masker(torch.arange(4), still(), coverage=objects.flatten(1)).view(4, *GRID)
+    assert not mask[:, [0, 2], 1:3, 1:3].any() and mask[:, 1, 1:3, 1:3].all()
+
+
+def test_upright_boxes_forget_the_rotation_and_keep_middle_and_sides() -> None:
+    cos, sin = math.cos(0.6), math.sin(0.6)
+    turned = np.array([[2 * cos, -3 * sin, 0], [2 * sin, 3 * cos, 0], [0, 0, 1.0]])
+    middle = turned @ np.array([4, 2.5, 1])
+    turned[:2, 2] = np.array([30, 20]) - middle[:2]
+    boxes = upright_boxes(np.stack([turned, turned @ np.diag([1.0, 1, 2])])[None], np.array([[5, 8]]))
+    np.testing.assert_allclose(boxes[0, 0], [30 - 8, 20 - 7.5, 30 + 8, 20 + 7.5])
+    assert boxes.shape == (1, 2, 4)
+
+
 def one_box(*frames: tuple[float, float, float, float]) -> Tensor:
     return torch.tensor(frames, dtype=torch.float64)[None, None]
 
@@ -215,10 +453,22 @@ def test_the_boxes_of_a_clip_are_joined_and_those_of_others_are_not() -> None:
 
 def test_mistakes_are_refused() -> None:
     draws, objects = draws_of(GRID), torch.zeros(4, 105, dtype=torch.bool)
-    with pytest.raises(UserError, match="unknown mask 'tubes' .*did you mean 'tube'"):
-        make_mask("tubes", draws, GRID, 0.8)
-    with pytest.raises(ValueError, match="a trajectory mask needs object_tokens"):
-        make_mask("trajectory", draws, GRID, 0.8)
+    with pytest.raises(ValueError, match="a trajectory mask from coverage needs coverage"):
+        masker_of()(torch.arange(4), still())
+    with pytest.raises(ValueError, match="a trajectory mask from boxes-oversize needs boxes_xyxy"):
+        masker_of(object_tokens="boxes-oversize")(torch.arange(4), still())
+    with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):
+        masker_of(ratio=0.02)
+    with pytest.raises(UserError, match=r"mask.visible_tubelets: 3 given, but a clip has tubelets 0\.\.2"):
+        masker_of(object_rule="tubelet-visible", visible_tubelets=[0, 3])
+    with pytest.raises(ValidationError, match="motion_weight: block masks have none"):
+        MaskOptions(kind="block", motion_weight=1.0)
+    with pytest.raises(ValidationError, match="visible_tubelets: only with object_rule"):
+        MaskOptions(visible_tubelets=[0])
+    with pytest.raises(ValueError, match=r"spared must be \[4, 3\], got \[4, 2\]"):
+        tubelet_mask(draws, objects, torch.ones(4, 2, dtype=torch.bool), GRID, 0.8)
+    with pytest.raises(ValueError, match=r"motion must be \[4, 105\], got \[4, 104\]"):
+        motion_weighted(draws, torch.ones(4, 104), GRID, 1.0)
     for ratio in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="mask ratio must lie between 0 and 1"):
             tube_mask(draws, GRID, ratio)
@@ -232,5 +482,3 @@ def test_mistakes_are_refused() -> None:
         trajectory_mask(draws, objects, GRID, 0.8, 1.1)
     with pytest.raises(ValueError, match=r"boxes must be \[B, K, 6, 4\], got \[1, 1, 5, 4\]"):
         object_tokens_from_boxes(torch.zeros(1, 1, 5, 4), GRID, 4, 2)
-    with pytest.raises(ValueError, match="index must be in"):
-        mask_draws(0, [-1], 105)

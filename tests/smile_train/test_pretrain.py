@@ -15,11 +15,12 @@ import torch
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError
 from smile_synth.resources import shipped
-from smile_train.checkpoint import load_student, save_student
+from smile_train.checkpoint import checkpoint_files, load_student, save_student
 from smile_train.config import PretrainConfig, TeacherTrainingConfig
-from smile_train.data import normalise, token_coverage, training_batches
+from smile_train.data import normalise, open_data, token_coverage, training_batches
 from smile_train.pretrain import pretrain
 from smile_train.runlog import read_log
+from smile_train.targets import Targets
 
 
 class Stop(Exception):
@@ -85,10 +86,10 @@ def test_workers_do_not_change_the_losses(config_file: Path, tmp_path: Path) -> 
 
 def test_refuses_a_folder_of_another_run(config_file: Path, tmp_path: Path) -> None:
     pretrain(PretrainConfig.load(config_file, ["steps=2"]), tmp_path / "run")
-    with pytest.raises(UserError, match="another config or other sources"):
+    with pytest.raises(UserError, match="another config or other sources: seed is 0 there and 1 now; give"):
         pretrain(PretrainConfig.load(config_file, ["steps=2", "seed=1"]), tmp_path / "run")
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half a checkp")
-    with pytest.raises(UserError, match="damaged"):
+    (tmp_path / "run" / "checkpoints" / "00000003.pt").write_bytes(b"half a checkp")
+    with pytest.raises(UserError, match="00000003.pt': damaged: .*; delete it to go on from '00000002.pt'"):
         pretrain(PretrainConfig.load(config_file, ["steps=2"]), tmp_path / "run")
 
 
@@ -121,19 +122,18 @@ def test_run_starts_again_from_its_own_config(config_file: Path, tmp_path: Path)
 def test_nan_loss_stops_and_keeps_the_checkpoint(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import smile_train.pretrain as module
-
-    honest = module.masked_mse
+    honest = Targets.loss
     calls: list[int] = []
 
-    def broken(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        return honest(predicted, target) * (float("nan") if len(calls) == 4 else 1.0)
+    def broken(self: Targets, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        calls.append(predicted.requires_grad)
+        return honest(self, predicted, wanted) * (float("nan") if sum(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(module, "masked_mse", broken)
+    monkeypatch.setattr(Targets, "loss", broken)
     with pytest.raises(UserError, match=r"loss is nan at step 3 \(seed 0, clips 12\.\.15\)"):
         pretrain(PretrainConfig.load(config_file), tmp_path / "run")
-    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+    (last,) = checkpoint_files(tmp_path / "run")
+    assert torch.load(last, weights_only=True)["step"] == 2
     assert all(torch.isfinite(v).all() for v in load_student(tmp_path / "run").state_dict().values())
 
 
@@ -168,10 +168,13 @@ def test_token_coverage_is_the_mean_over_the_token() -> None:
 
 
 def test_batches_are_addressed_by_step(config_file: Path) -> None:
-    config = PretrainConfig.load(config_file)
-    clips = SyntheticClips(Recipe.load(config.recipe), ObjectBank.open(config.bank), seed=0, num_clips=24)
+    config = PretrainConfig.load(config_file, ["steps=3"])
+    data = open_data(config)
+    clips = SyntheticClips(
+        Recipe.load(config.recipe or ""), ObjectBank.open(config.bank or ""), seed=0, num_clips=24
+    )
     (batch,) = training_batches(
-        clips, batch_size=4, num_steps=3, start_step=2, patch_size=8, tubelet_size=2, workers=0
+        data.stages[0], seed=0, batch_size=4, start_step=2, patch_size=8, tubelet_size=2, workers=0
     )
     assert batch.indices.tolist() == [8, 9, 10, 11]
     assert np.array_equal(batch.frames[1].permute(0, 2, 3, 1).numpy(), clips[9].frames)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smile_synth.errors import UserError
+from smile_train.config import StudentOptions
 from smile_train.models import (
     STUDENT_SIZES,
     Encoder,
@@ -19,6 +20,7 @@ from smile_train.models import (
     StudentConfig,
     VideoClassifier,
     load_student_weights,
+    pick_tokens,
     split_tokens,
 )
 
@@ -272,6 +274,7 @@ def test_named_sizes() -> None:
         ({"depth": 0}, "depth must be positive, got 0"),
         ({"size_hw": (0, 12)}, "size_hw must be positive"),
         ({"drop_path": 1.0}, "drop_path must be in"),
+        ({"decoder_chunk": -1}, "decoder_chunk must not be negative"),
     ],
 )
 def test_config_refuses_what_does_not_divide(change: dict[str, object], message: str) -> None:
@@ -343,7 +346,9 @@ def test_fine_tuned_weights_load_into_classifier_and_encoder(tmp_path: Path) -> 
     assert torch.equal(block(encoder, 0).attn.q_bias, block(source, 0).attn.q_bias)
     assert torch.equal(block(encoder, 2).mlp.fc2.weight, block(source, 2).mlp.fc2.weight)
 
-    with pytest.raises(UserError, match=r"tensors do not fit the model: mask_token \(file nothing, model"):
+    with pytest.raises(
+        UserError, match="holds a fine-tuning checkpoint; Student needs a pretraining checkpoint"
+    ):
         load_student_weights(Student(CONFIG, generator=seeded()), path)
     with pytest.raises(
         UserError, match=r"2 tensors do not fit .*head\.weight \(file \[4, 24\], model \[9, 24\]\)"
@@ -365,6 +370,113 @@ def test_a_deeper_or_wider_file_is_refused_and_nothing_is_loaded(tmp_path: Path)
     wider = Student(StudentConfig(**(fields | {"width": 48})), generator=seeded(1))
     with pytest.raises(UserError, match=r"patch_embed\.proj\.weight \(file \[48, 3, 2, 4, 4\], model \[24,"):
         load_student_weights(encoder, save(tmp_path, wider, "safetensors"))
+
+
+def form(**change: Any) -> StudentConfig:
+    return StudentConfig(**({name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | change))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [
+        ({"videomae.encoder.layer.0.output.dense.bias": 5}, "transformers VideoMAE"),
+        ({"visual.conv1.weight": 5, "text_projection": 5}, "CLIP"),
+        ({"cls_token": 5, "patch_embed.proj.weight": 5, "fc_norm.weight": 5}, "plain ViT"),
+        ({"features.0.weight": 5}, "non-VideoMAE"),
+    ],
+)
+def test_the_wrong_kind_of_checkpoint_is_named(tmp_path: Path, tensors: dict[str, int], kind: str) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {name: torch.zeros(size) for name, size in tensors.items()}}, path)
+    for model, needs in (
+        (Student(CONFIG, generator=seeded()), "Student needs a pretraining checkpoint"),
+        (
+            Encoder(CONFIG, generator=seeded()),
+            "Encoder needs a pretraining checkpoint or a fine-tuning checkpoint",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"holds a {kind} checkpoint; {needs}") as caught:
+            load_student_weights(model, path)
+        assert "\n" not in str(caught.value)
+
+
+def test_another_head_is_one_tensor_pair_and_a_wall_is_cut_short(tmp_path: Path) -> None:
+    path = save(tmp_path, Student(form(target_dim=7), generator=seeded()), "model")
+    with pytest.raises(
+        UserError, match=r"2 tensors do not fit .* decoder\.head\.weight \(file \[7, 12\], model \[5, 12\]\)"
+    ):
+        load_student_weights(Student(CONFIG, generator=seeded()), path)
+    path = save(tmp_path, Student(form(depth=5), generator=seeded()), "model")
+    with pytest.raises(UserError, match=r"26 tensors do not fit .* and 23 more$"):
+        load_student_weights(Student(CONFIG, generator=seeded()), path)
+
+
+def test_predicted_tokens_come_in_the_order_of_pick_tokens() -> None:
+    student, mask = Student(CONFIG, generator=seeded()).eval(), tiny_mask()
+    masked, visible, both = (student(tiny_clips(), mask, 11, tokens=t) for t in ("masked", "visible", "all"))
+    assert masked.shape == (2, 11, 5) and visible.shape == (2, 7, 5)
+    assert torch.equal(masked, student(tiny_clips(), mask))
+    torch.testing.assert_close(both, torch.cat([visible, masked], dim=1))
+    values = torch.arange(2 * 18.0).view(2, 18, 1)
+    for which, part in (("masked", mask), ("visible", ~mask)):
+        assert torch.equal(pick_tokens(values, mask, 11, which), values[part].view(2, -1, 1))  # type: ignore[arg-type]
+    everything = pick_tokens(values, mask, which="all")
+    assert everything.shape == (2, 18, 1) and torch.equal(everything[:, 7:], pick_tokens(values, mask))
+    with pytest.raises(ValueError, match=r"mask must be \[2, 18\], got \[2, 17\]"):
+        pick_tokens(values, mask[:, 1:])
+
+
+def step(config: StudentConfig) -> tuple[float, dict[str, Tensor], int]:
+    """Loss, gradients, and bytes kept for the backward pass, of three clips with drop path."""
+    student = Student(config, generator=seeded())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = student(tiny_clips(3), tiny_mask(3)).square().mean()
+        loss.backward()
+    parameters = {p.untyped_storage().data_ptr() for p in student.parameters()}
+    gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    return loss.item(), gradients, sum(size for at, size in kept.items() if at not in parameters)
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpointing": True}, {"decoder_chunk": 2}, {"checkpointing": True, "decoder_chunk": 1}]
+)
+def test_less_memory_gives_the_same_loss_and_gradients(change: dict[str, Any]) -> None:
+    loss, gradients, kept = step(form(drop_path=0.5))
+    again, same, less = step(form(drop_path=0.5, **change))
+    assert again == pytest.approx(loss, rel=1e-6) and same.keys() == gradients.keys()
+    for name in gradients:
+        torch.testing.assert_close(same[name], gradients[name], rtol=1e-5, atol=1e-8)
+    assert less < (0.4 if change.get("checkpointing") else 0.8) * kept
+    student = Student(form(**change), generator=seeded()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            student(tiny_clips(3), tiny_mask(3)),
+            Student(CONFIG, generator=seeded()).eval()(tiny_clips(3), tiny_mask(3)),
+        )
+
+
+def test_options_of_a_run_describe_a_student() -> None:
+    options = StudentOptions(size="small", patch_size=8, tubelet_size=1, checkpointing=True, decoder_chunk=3)
+    config = StudentConfig.from_options(options, num_frames=5, size_hw=(24, 40), target_dim=11)
+    assert (config.width, config.grid_thw, config.target_dim) == (384, (5, 3, 5), 11)
+    assert config.checkpointing and config.decoder_chunk == 3
+    for wrong, message in (
+        ({"tubelet_size": 2}, "student: num_frames 5 must be a multiple of tubelet_size 2"),
+        ({"patch_size": 16}, "student: height 24 must be a multiple of patch_size 16"),
+    ):
+        with pytest.raises(UserError, match=message):
+            StudentConfig.from_options(
+                options.model_copy(update=wrong), num_frames=5, size_hw=(24, 40), target_dim=11
+            )
 
 
 class Evil:

@@ -1,13 +1,16 @@
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smile_synth.errors import UserError
-from smile_train.models import Encoder, StudentConfig
+from smile_train.config import TargetOptions
+from smile_train.models import Encoder, Student, StudentConfig, Teacher
 from smile_train.targets import (
+    LOSSES,
     TOKEN_NORMS,
-    gather_masked,
-    masked_mse,
+    Targets,
     normalise_tokens,
     pixel_targets,
     zscore_over_clip,
@@ -75,27 +78,123 @@ def test_token_norms() -> None:
         normalise_tokens("z-score", tokens)
 
 
-def test_masked_tokens_are_gathered_in_order() -> None:
-    tokens = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
-    mask = torch.tensor([[True, False, True, False, False], [False, False, False, True, True]])
-    expected = torch.stack([tokens[0, [0, 2]], tokens[1, [3, 4]]])
-    assert torch.equal(gather_masked(tokens, mask), expected)
-    assert torch.equal(gather_masked(tokens, mask, num_masked=2), expected)
-    with pytest.raises(ValueError, match=r"mask must be \[2, 5\], got \[2, 4\]"):
-        gather_masked(tokens, mask[:, 1:])
-    mask[0, 1] = True
-    with pytest.raises(ValueError, match="must hide equally many, got 2..3"):
-        gather_masked(tokens, mask)
+def frames(batch: int = 2) -> Tensor:
+    return (clips(batch) * 255).byte()
 
 
-def test_loss_is_the_mean_of_squares_in_float32() -> None:
-    predicted = torch.tensor([[[1.0, 2.0], [3.0, 5.0]]])
-    target = torch.tensor([[[1.0, 0.0], [0.0, 5.0]]])
-    assert masked_mse(predicted, target).item() == pytest.approx((4 + 9) / 4)
-    loss = masked_mse(predicted.bfloat16(), target)
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(13 / 4)
-    with pytest.raises(ValueError, match=r"prediction is \[1, 2, 2\] but target \[1, 1, 2\]"):
-        masked_mse(predicted, target[:, :1])
+def targets_of(teacher: Teacher | None = None, **options: Any) -> Targets:
+    return Targets(TargetOptions(**options), patch_size=4, tubelet_size=2, teacher=teacher)
+
+
+class Looker(nn.Module):
+    """Stands for a teacher of two layers of 3 and 2 channels, and counts how often it looks."""
+
+    widths, width, looked = (3, 2), 5, 0
+
+    def look(self, frames: Tensor) -> Tensor:
+        self.looked += 1
+        return torch.randn(len(frames), 18, 5, generator=torch.Generator().manual_seed(4)) * 2 + 1
+
+
+def teacher() -> Any:
+    return Looker()
+
+
+def test_pixel_targets_of_a_run() -> None:
+    targets = targets_of(kind="pixels")
+    assert targets.width == 96
+    assert torch.equal(targets(frames()), pixel_targets(frames().float() / 255, 4, 2))
+    raw = targets_of(kind="pixels", per_patch=False)(frames())
+    assert torch.equal(raw, pixel_targets(frames().float() / 255, 4, 2, normalise=False))
+    with pytest.raises(ValueError, match="a target of kind teacher needs a teacher"):
+        targets_of(kind="pixels", also=[{"kind": "teacher"}])
+
+
+@pytest.mark.parametrize("norm", list(TOKEN_NORMS))
+def test_each_layer_of_the_teacher_is_normalised_alone(norm: str) -> None:
+    looker = teacher()
+    targets = targets_of(looker, norm=norm)
+    tokens = looker.look(frames())
+    expected = [normalise_tokens(norm, part) for part in tokens.split((3, 2), dim=-1)]
+    assert targets.width == 5
+    torch.testing.assert_close(targets(frames()), torch.cat(expected, dim=-1))
+
+
+def test_losses_are_their_definitions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, wanted = torch.randn(2, 2, 7, 96, generator=generator) * 2
+    error = (predicted - wanted).abs()
+    angle = (predicted * wanted).sum(-1) / (predicted.norm(dim=-1) * wanted.norm(dim=-1))
+    for name, expected in {
+        "l2": error.square().mean(),
+        "smooth_l1": torch.where(error < 1, error.square() / 2, error - 0.5).mean(),
+        "cosine": (1 - angle).mean(),
+    }.items():
+        loss = targets_of(kind="pixels", loss=name).loss(predicted, wanted)
+        torch.testing.assert_close(loss, expected)
+        assert targets_of(kind="pixels", loss=name).loss(predicted.bfloat16(), wanted).dtype == torch.float32
+    assert set(LOSSES) == {"l2", "smooth_l1", "cosine"}
+    assert targets_of(kind="pixels", loss="cosine").loss(3 * wanted, wanted) < 1e-6
+    with pytest.raises(ValueError, match=r"prediction is \[2, 7, 96\] but target \[2, 6, 96\]"):
+        targets_of(kind="pixels").loss(predicted, wanted[:, 1:])
+
+
+def test_heads_stand_side_by_side_and_are_weighted() -> None:
+    looker = teacher()
+    also = [
+        {"kind": "pixels", "weight": 0.5, "loss": "smooth_l1"},
+        {"norm": "layernorm", "loss": "cosine", "weight": 3.0},
+    ]
+    targets = targets_of(looker, weight=2.0, also=also)
+    values = targets(frames())
+    assert looker.looked == 1 and targets.width == 5 + 96 + 5 and values.shape == (2, 18, 106)
+    tokens = looker.look(frames())
+    torch.testing.assert_close(values[..., :3], zscore_over_clip(tokens[..., :3]))
+    torch.testing.assert_close(values[..., 5:101], pixel_targets(frames().float() / 255, 4, 2))
+    predicted = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
+
+    def part(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        return predicted[..., start:stop], values[..., start:stop]
+
+    layers = (LOSSES["l2"](*part(0, 3)) + LOSSES["l2"](*part(3, 5))) / 2
+    cosines = (LOSSES["cosine"](*part(101, 104)) + LOSSES["cosine"](*part(104, 106))) / 2
+    expected = 2 * layers + 0.5 * LOSSES["smooth_l1"](*part(5, 101)) + 3 * cosines
+    torch.testing.assert_close(targets.loss(predicted, values), expected)
+
+
+@pytest.mark.parametrize("tokens", ["masked", "visible", "all"])
+def test_the_loss_is_on_the_tokens_that_the_student_predicts(tokens: Any) -> None:
+    form = StudentConfig(
+        width=24, depth=1, heads=3, decoder_width=12, decoder_depth=1, decoder_heads=2, target_dim=96,
+        num_frames=6, size_hw=(8, 12), patch_size=4, tubelet_size=2,
+    )  # fmt: skip
+    student = Student(form, generator=torch.Generator().manual_seed(0)).eval()
+    targets = targets_of(kind="pixels", tokens=tokens)
+    values = targets(frames())
+    mask = torch.rand(2, 18, generator=torch.Generator().manual_seed(8)).argsort(1) < 11
+    predicted = student(clips(), mask, 11, tokens=targets.options.tokens)
+    wanted = targets.pick(values, mask, 11)
+    assert predicted.shape == wanted.shape == (2, {"masked": 11, "visible": 7, "all": 18}[tokens], 96)
+    # A student that predicts every token's own target has no loss, whichever tokens are asked for.
+    everything = student(clips(), mask, 11, tokens="all")
+    in_place = torch.empty(2, 18, 96)
+    order = torch.cat([(~mask).nonzero()[:, 1].view(2, 7), mask.nonzero()[:, 1].view(2, 11)], dim=1)
+    in_place.scatter_(1, order[..., None].expand(-1, -1, 96), everything)
+    torch.testing.assert_close(targets.pick(in_place, mask, 11), predicted)
+    assert targets.loss(targets.pick(in_place, mask, 11), predicted) < 1e-9
+
+
+def test_loss_of_the_mean_is_that_of_one_answer_per_clip() -> None:
+    targets = targets_of(kind="pixels", per_patch=False)
+    values = targets(frames())
+    mask = torch.rand(2, 18, generator=torch.Generator().manual_seed(8)).argsort(1) < 11
+    wanted = targets.pick(values, mask)
+    mean = values.mean(1, keepdim=True)
+    torch.testing.assert_close(targets.loss_of_mean(values, wanted), (wanted - mean).square().mean())
+    scored = targets_of(teacher())
+    values = scored(frames())
+    spread = [scored.pick(values, mask)[..., part].square().mean() for part in (slice(0, 3), slice(3, 5))]
+    torch.testing.assert_close(scored.loss_of_mean(values, scored.pick(values, mask)), sum(spread) / 2)
 
 
 def test_clips_that_do_not_divide_are_refused() -> None:

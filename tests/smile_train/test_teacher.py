@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from smile_synth import ObjectBank, UserError
 from smile_synth.backgrounds import BackgroundFolder, write_pictures
 from smile_synth.resources import shipped
-from smile_train.config import TeacherTrainingConfig
+from smile_train.config import TeacherOptions, TeacherTrainingConfig
 from smile_train.materials import Materials
-from smile_train.models import load_clip, load_teacher
+from smile_train.models import Teacher, TokenCache, load_clip, load_teacher
+from smile_train.models._teacher import _set_statistics
 from smile_train.train_teacher import contrastive_loss, describe, train_teacher
+
+
+def teacher_of(
+    *, size_hw: tuple[int, int] = (64, 64), patch_size: int = 16, tubelet_size: int = 2, **options: Any
+) -> Teacher:
+    return load_teacher(
+        TeacherOptions(**options), size_hw=size_hw, patch_size=patch_size, tubelet_size=tubelet_size
+    )
+
+
+def clips_of(*size_hw: int, batch: int = 2, frames: int = 4) -> Tensor:
+    return torch.rand(batch, frames, 3, *size_hw, generator=torch.Generator().manual_seed(0))
+
+
+def seeded_state(model: nn.Module) -> dict[str, Tensor]:
+    """Weights that follow no global generator and give every block something to say."""
+    generator = torch.Generator().manual_seed(5)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * 0.2 + (tensor.ndim == 1 and "norm" in name)
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def test_tiny_clip_ships_small_and_in_open_clips_format() -> None:
@@ -38,7 +66,7 @@ def test_committed_result_is_far_above_chance() -> None:
 
 
 def test_tokens_are_those_after_the_norm_in_the_students_order() -> None:
-    teacher = load_teacher("tiny-clip", size_hw=(64, 64), patch_size=16, tubelet_size=2)
+    teacher = teacher_of(size_hw=(64, 64), patch_size=16, tubelet_size=2)
     clips = torch.rand(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     tokens = teacher(clips)
     assert tokens.shape == (2, 2 * 16, 128)
@@ -58,12 +86,10 @@ def test_tokens_are_those_after_the_norm_in_the_students_order() -> None:
 
 
 def test_teacher_is_frozen_and_can_take_imagenet_statistics() -> None:
-    teacher = load_teacher("tiny-clip", size_hw=(64, 64), patch_size=16, tubelet_size=2)
+    teacher = teacher_of(size_hw=(64, 64), patch_size=16, tubelet_size=2)
     assert not any(p.requires_grad for p in teacher.parameters())
     assert not teacher.train().training
-    other = load_teacher(
-        "tiny-clip", size_hw=(64, 64), patch_size=16, tubelet_size=2, normalisation="imagenet"
-    )
+    other = teacher_of(normalisation="imagenet")
     np.testing.assert_allclose(other.mean.ravel(), [0.485, 0.456, 0.406], rtol=1e-6)
     np.testing.assert_allclose(teacher.mean.ravel(), [0.4815, 0.4578, 0.4082], atol=1e-4)
 
@@ -85,15 +111,262 @@ def test_weights_that_cannot_be_had_are_one_line(
     weights.write_bytes(b"not weights")
     arguments = {k: str(weights) if v == "WEIGHTS" else v for k, v in arguments.items()}
     with pytest.raises(UserError, match=message) as caught:
-        load_teacher(**arguments, size_hw=(224, 224), patch_size=16, tubelet_size=2)  # type: ignore[arg-type]
+        teacher_of(size_hw=(224, 224), **arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_patches_must_be_the_students() -> None:
     with pytest.raises(UserError, match="has 4x4 patches at 64x64, the student 8x8"):
-        load_teacher("tiny-clip", size_hw=(64, 64), patch_size=8, tubelet_size=2)
-    with pytest.raises(UserError, match="takes square frames, got 64x32"):
-        load_teacher("tiny-clip", size_hw=(64, 32), patch_size=16, tubelet_size=2)
+        teacher_of(size_hw=(64, 64), patch_size=8, tubelet_size=2)
+    with pytest.raises(
+        UserError, match=r"choose .* patch size 8, teacher.input_size=\[128, 128\] or teacher.grid"
+    ):
+        teacher_of(patch_size=8)
+    with pytest.raises(
+        UserError, match="frames of 64x40 do not divide into its patches of 16x16; give teacher"
+    ):
+        teacher_of(size_hw=(64, 40))
+
+
+def test_layers_norm_and_projection_are_chosen() -> None:
+    visual, clips = load_clip("tiny-clip").visual, clips_of(64, 64)
+    raw = teacher_of(layers=[-1], final_norm=False)(clips)
+    normed = teacher_of()(clips)
+    torch.testing.assert_close(visual.ln_post(raw), normed)
+    projected = teacher_of(projection=True)
+    assert projected.width == 64 and projected.widths == (64,)
+    torch.testing.assert_close(projected(clips), normed @ visual.proj)
+    several = teacher_of(layers=[5, 0, -2, 0], final_norm=False)
+    assert several.width == 4 * 128 and several.widths == (128,) * 4 and several.layers == (5, 0, 4, 0)
+    parts = several(clips).split(128, dim=-1)
+    torch.testing.assert_close(parts[0], raw)
+    assert torch.equal(parts[1], parts[3]) and not torch.equal(parts[1], parts[2])
+    torch.testing.assert_close(parts[2], teacher_of(layers=[4], final_norm=False)(clips))
+    with pytest.raises(
+        UserError, match=r"teacher.layers: 6 given, but 'tiny-clip' has blocks 0..5 \(or -6..-1"
+    ):
+        teacher_of(layers=[0, 6])
+
+
+def test_another_size_interpolates_positions_and_another_grid_tokens() -> None:
+    wide = teacher_of(size_hw=(64, 96))
+    assert wide.grid_hw == (4, 6) and wide(clips_of(64, 96)).shape == (2, 2 * 24, 128)
+    # Frames of 32x32 with patches of 8 have the grid of the teacher's own 64x64 frames.
+    resized = teacher_of(size_hw=(32, 32), patch_size=8, input_size=(64, 64))
+    small = clips_of(32, 32)
+    large = F.interpolate(small.flatten(0, 1), (64, 64), mode="bicubic", antialias=True).unflatten(0, (2, 4))
+    torch.testing.assert_close(resized(small), teacher_of()(large))
+    coarse = teacher_of(patch_size=32, grid="interpolate")
+    assert coarse.grid_hw == (2, 2)
+    tokens = coarse(clips_of(64, 64))
+    own = teacher_of()(clips_of(64, 64)).view(2, 2, 4, 4, 128)
+    expected = F.interpolate(
+        own.flatten(0, 1).permute(0, 3, 1, 2), (2, 2), mode="bilinear", antialias=True
+    ).permute(0, 2, 3, 1)
+    torch.testing.assert_close(tokens, expected.reshape(2, 8, 128))
+    with pytest.raises(ValueError, match=r"the teacher takes \(64, 64\) frames, got \(32, 32\)"):
+        teacher_of()(small)
+
+
+def test_precision_is_the_runs_or_its_own() -> None:
+    clips = clips_of(64, 64)
+    exact = teacher_of()(clips)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher_of(precision="fp32")(clips), exact)
+        as_run = teacher_of()(clips)
+    half = teacher_of(precision="bf16")
+    assert half(clips).dtype == torch.bfloat16 and next(half.parameters()).dtype == torch.bfloat16
+    for tokens in (as_run, half(clips)):
+        assert not torch.equal(tokens.float(), exact)
+        assert F.cosine_similarity(tokens.float(), exact, dim=-1).min() > 0.99
+    assert not half(clips).requires_grad
+
+
+def test_compiling_is_asked_for_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def compile_eagerly(function: Any, **_: Any) -> Any:
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    clips = clips_of(64, 64)
+    assert torch.equal(teacher_of(compile=True)(clips), teacher_of()(clips)) and len(compiled) == 1
+
+
+TIMM_VITS = [
+    "test_vit",
+    "test_vit2",
+    "test_vit3",
+]  # class token; pooled mean with its own norm; SigLIP's pooling
+
+
+def timm_file(name: str, folder: Path) -> tuple[nn.Module, str]:
+    model = timm.create_model(name, pretrained=False)
+    model.load_state_dict(seeded_state(model))
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in model.state_dict().items()}}, folder / "w.pth")
+    return model.eval(), str(folder / "w.pth")
+
+
+@pytest.mark.parametrize("name", TIMM_VITS)
+def test_tokens_of_timm_are_those_after_its_last_norm(name: str, tmp_path: Path) -> None:
+    model, path = timm_file(name, tmp_path)
+    teacher = teacher_of(model=f"timm:{name}", pretrained=path, size_hw=(160, 160))
+    assert teacher.grid_hw == (10, 10) and teacher.width == model.embed_dim
+    clips = clips_of(160, 160, batch=1, frames=2)
+    mean, std = (torch.tensor(model.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        tokens = model.fc_norm(model.forward_features((clips[:, 0] - mean) / std))
+    torch.testing.assert_close(teacher(clips), tokens[:, model.num_prefix_tokens :], rtol=1e-4, atol=1e-4)
+    imagenet = teacher_of(
+        model=f"timm:{name}", pretrained=path, size_hw=(160, 160), normalisation="imagenet", layers=[0, 1]
+    )
+    np.testing.assert_allclose(imagenet.mean.ravel(), [0.485, 0.456, 0.406], rtol=1e-6)
+    assert imagenet(clips).shape == (1, 100, 2 * model.embed_dim)
+
+
+def test_timm_teachers_take_other_sizes_and_say_what_is_wrong(tmp_path: Path) -> None:
+    _, path = timm_file("test_vit", tmp_path)
+    teacher = teacher_of(model="timm:test_vit", pretrained=path, size_hw=(64, 96), tubelet_size=1)
+    assert teacher(clips_of(64, 96)).shape == (2, 4 * 24, 64)
+    torch.save({"model": {"cls_token": torch.zeros(1, 1, 64)}}, tmp_path / "part.pth")
+    for options, message in (
+        (
+            {"model": "timm:test_vitt", "pretrained": path},
+            "timm knows no such model; did you mean 'test_vit'",
+        ),
+        ({"model": "timm:test_vit"}, "needs pretrained weights from a local file: teacher.pretrained"),
+        ({"model": "timm:test_vit", "pretrained": "nowhere.pth"}, "nowhere.pth: no such checkpoint file"),
+        ({"model": "timm:resnet18", "pretrained": path}, "is no vision transformer with patch tokens"),
+        (
+            {"model": "timm:test_vit", "pretrained": str(tmp_path / "part.pth")},
+            "tensors do not fit the model",
+        ),
+        ({"model": "timm:test_vit2", "pretrained": path}, "tensors do not fit the model: .*and"),
+        ({"model": "timm:test_vit", "pretrained": path, "projection": True}, "no projection of tokens"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            teacher_of(size_hw=(64, 64), **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_from_a_file_bring_the_statistics_of_their_model() -> None:
+    """SigLIP is trained with other statistics than CLIP, which open_clip knows of its tags alone."""
+    for name, mean in (("ViT-B-16-SigLIP", 0.5), ("ViT-B-16", 0.48145466)):
+        visual = type("Visual", (), {"image_mean": (9.0,) * 3, "image_std": (9.0,) * 3})()
+        _set_statistics(visual, name)
+        assert visual.image_mean[0] == pytest.approx(mean)
+    mixed = type("Visual", (), {"image_mean": (9.0,) * 3, "image_std": (9.0,) * 3})()
+    _set_statistics(mixed, "ViT-L-14")  # its published weights do not agree: open_clip's own stay
+    assert mixed.image_mean == (9.0,) * 3
+
+
+SMALL_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+class Archive(nn.Module):
+    """Weights by their dotted names, as OpenAI's archives hold them."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            owner: nn.Module = self
+            *path, last = name.split(".")
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner._modules[part]  # type: ignore[assignment]
+            owner.register_buffer(last, tensor)
+
+
+@pytest.mark.parametrize("form", ["archive", "state"])
+def test_openai_files_need_quick_gelu(form: str, tmp_path: Path) -> None:
+    """Models of the same weights with and without QuickGELU, registered for this test alone."""
+    for name, extra in (("small", {}), ("small-quickgelu", {"quick_gelu": True})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**SMALL_CLIP, **extra}))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    try:
+        model = open_clip.create_model("small-quickgelu", load_weights=False)
+        tensors = {name: tensor.half() for name, tensor in seeded_state(model).items()}
+        tensors |= {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+        path = tmp_path / "ViT.pt"
+        if form == "archive":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.jit.save(torch.jit.script(Archive(tensors)), str(path))
+        else:
+            torch.save(tensors, path)
+        with pytest.raises(
+            UserError,
+            match="holds OpenAI's weights, trained with QuickGELU; .*silently wrong; take small-quickgelu, or force_quick_gelu=true",
+        ):
+            teacher_of(model="small", pretrained=str(path), size_hw=(32, 32))
+        clips = clips_of(32, 32)
+        quick = teacher_of(model="small-quickgelu", pretrained=str(path), size_hw=(32, 32))
+        forced = teacher_of(model="small", pretrained=str(path), force_quick_gelu=True, size_hw=(32, 32))
+        assert torch.equal(quick(clips), forced(clips))
+        # Other weights, not OpenAI's, load into either; GELU then gives other tokens, which is what was refused.
+        save_file({k: v.float() for k, v in model.state_dict().items()}, tmp_path / "other.safetensors")
+        other = str(tmp_path / "other.safetensors")
+        one, two = (
+            teacher_of(model=m, pretrained=other, size_hw=(32, 32)) for m in ("small", "small-quickgelu")
+        )
+        assert not torch.allclose(one(clips), two(clips), atol=1e-4)
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UserError):
+            teacher_of(model="small-quickgelu", pretrained=str(path), size_hw=(32, 32))
+    finally:
+        for name in ("small", "small-quickgelu"):
+            open_clip.factory._MODEL_CONFIGS.pop(name, None)
+            (path_of := tmp_path / f"{name}.json").unlink()
+            open_clip.factory._MODEL_CONFIG_PATHS[:] = [
+                p for p in open_clip.factory._MODEL_CONFIG_PATHS if p != path_of
+            ]
+
+
+def test_cached_tokens_are_those_of_the_teacher_and_are_computed_once(tmp_path: Path) -> None:
+    frames = (clips_of(64, 64, batch=3) * 255).byte()
+    plain, caching = teacher_of(), teacher_of(cache=str(tmp_path / "cache"))
+    first = caching.look(frames[:2])
+    torch.testing.assert_close(first, plain.look(frames[:2]))
+    files = sorted((tmp_path / "cache").rglob("*"))
+    assert len([f for f in files if f.suffix == ".safetensors"]) == 2 and not [
+        f for f in files if ".part" in f.name
+    ]
+
+    cache = TokenCache(tmp_path / "cache", caching.digest())
+    asked: list[int] = []
+
+    def compute(missing: Tensor) -> Tensor:
+        asked.append(len(missing))
+        return plain(missing.float() / 255)
+
+    again = cache(frames[[2, 1, 0]], compute)
+    assert asked == [1] and torch.equal(again[[2, 1]], first)
+    torch.testing.assert_close(again[:1], plain.look(frames[2:]))
+    cache(frames, compute)
+    assert asked == [1]
+    changed = frames.clone()
+    changed[0, 0, 0, 0, 0] ^= 1  # another pixel is another clip
+    cache(changed[:1], compute)
+    assert asked == [1, 1]
+    next((tmp_path / "cache").rglob("*.safetensors")).write_bytes(b"half")
+    with pytest.raises(UserError, match="teacher.cache: .* is damaged: .*; delete it"):
+        caching.look(frames), cache(frames, compute), cache(changed, compute)
+
+
+def test_the_digest_tells_weights_and_options_apart() -> None:
+    same = teacher_of().digest()
+    assert same == teacher_of(cache="elsewhere", compile=False).digest()
+    others = [{"normalisation": "imagenet"}, {"layers": [-2]}, {"precision": "bf16"}, {"final_norm": False}]
+    digests = {teacher_of(**change).digest() for change in others}  # type: ignore[arg-type]
+    changed = teacher_of()
+    changed.trunk.ln_post.bias[3] += 1
+    assert len(digests | {same, changed.digest()}) == 6
 
 
 def test_pairs_with_the_same_caption_are_positives() -> None:

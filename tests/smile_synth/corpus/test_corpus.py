@@ -10,53 +10,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
-from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, build_bank, composite, generate
+from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, composite, generate
+from smile_synth.corpus import Corpus
 from smile_synth.strict_yaml import parse
 
-RECIPE = """
-size: [24, 32]
-num_frames: 3
-backgrounds: [{kind: noise}]
-objects: {count: 2, side: [10, 14]}
-motion: [{family: constant-velocity, speed: [1.0, 3.0], rotation: {rate: 4.0}}]
-"""
 
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(5)
-    for k in range(4):
-        rgba = rng.integers(0, 256, (18, 16 + k, 4), dtype=np.uint8)
-        rgba[..., 3] = 255
-        (folder / "rgba" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rgba).save(folder / "rgba" / f"class{k % 2}" / f"{k}.png")
-    build_bank([folder / "rgba"], folder / "bank")
-    return ObjectBank.open(folder / "bank")
-
-
-@pytest.fixture
-def recipe() -> Recipe:
-    return parse(Recipe, RECIPE, name="recipe")
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
-
-
-def test_bytes_do_not_depend_on_workers(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_workers(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
+) -> None:
     generate(recipe, bank, out=tmp_path / "one", num_clips=4, seed=0, workers=1)
     generate(recipe, bank, out=tmp_path / "two", num_clips=4, seed=0, workers=2)
     one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
@@ -66,14 +35,18 @@ def test_bytes_do_not_depend_on_workers(bank: ObjectBank, recipe: Recipe, tmp_pa
     }  # fmt: skip
 
 
-def test_another_seed_gives_other_clips(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+def test_another_seed_gives_other_clips(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
+) -> None:
     for seed in (0, 1):
         generate(recipe, bank, out=tmp_path / str(seed), num_clips=1, seed=seed)
     name = "clips/000000.mp4"
     assert digests(tmp_path / "0")[name] != digests(tmp_path / "1")[name]
 
 
-def test_continues_and_raises_num_clips(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+def test_continues_and_raises_num_clips(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
+) -> None:
     whole, grown = tmp_path / "whole", tmp_path / "grown"
     generate(recipe, bank, out=whole, num_clips=4, seed=3)
     assert generate(recipe, bank, out=grown, num_clips=2, seed=3).written == 2
@@ -84,28 +57,32 @@ def test_continues_and_raises_num_clips(bank: ObjectBank, recipe: Recipe, tmp_pa
     assert digests(whole) == digests(grown)
 
 
-def test_killed_run_ends_byte_identical(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    out = tmp_path / "killed"
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_killed_run_ends_byte_identical(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, recipe_text: str, digests: Any, layout: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe_text)
+    out, num_clips = tmp_path / "killed", 200
     command = [
         sys.executable, "-m", "smile_synth.cli", "generate", str(tmp_path / "recipe.yaml"), "--bank", str(bank.path),
-        "--out", str(out), "--num-clips", "4000", "--seed", "0",
+        "--out", str(out), "--num-clips", str(num_clips), "--seed", "0", "--layout", layout, "--clips-per-shard", "7",
+        "--workers", "1",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while len(list((out / "clips").glob("*.mp4"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    pattern = "clips/*.mp4" if layout == "folder" else "shards/*.tar"
+    while len(list(out.glob(pattern))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "manifest.parquet").exists()
-    standing = len(list((out / "clips").glob("*.mp4")))
-    assert 3 <= standing < 4000
-    undisturbed = tmp_path / "undisturbed"
-    num_clips = min(standing + 3, 4000)
-    summary = generate(recipe, bank, out=out, num_clips=num_clips, seed=0)
-    assert summary.written <= num_clips - standing + 1
-    generate(recipe, bank, out=undisturbed, num_clips=num_clips, seed=0)
-    assert digests(out) == digests(undisturbed)
+    with pytest.raises(UserError, match=f"is not finished: 0 of {num_clips} clips"):
+        Corpus(out)
+    settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
+    standing = 2 if layout == "folder" else 14
+    assert generate(recipe, bank, out=out, **settings).written <= num_clips - standing + 1
+    generate(recipe, bank, out=tmp_path / "undisturbed", **settings)
+    assert digests(out) == digests(tmp_path / "undisturbed")
 
 
 def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
@@ -131,8 +108,8 @@ def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_p
     assert np.stack(frames).shape == (3, 24, 32, 3)
 
 
-def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path) -> None:
-    text = RECIPE.replace("{kind: noise}", "{kind: solid, color: [40, 90, 160]}")
+def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path, recipe_text: str) -> None:
+    text = recipe_text.replace("{kind: noise}", "{kind: solid, color: [40, 90, 160]}")
     recipe = parse(Recipe, text, name="recipe")
     generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, size_hw=(96, 128))
     scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000000.scene").read_bytes())
@@ -155,7 +132,7 @@ def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path) -> None:
     ],
 )
 def test_refuses_another_corpus(
-    bank: ObjectBank, recipe: Recipe, tmp_path: Path, change: dict[str, object], message: str
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, change: dict[str, object], message: str
 ) -> None:
     settings: dict[str, object] = {"out": tmp_path / "c", "num_clips": 1, "seed": 0}
     generate(recipe, bank, **settings)  # type: ignore[arg-type]
@@ -166,7 +143,7 @@ def test_refuses_another_corpus(
 
 
 def test_refuses_foreign_folder_odd_size_and_second_writer(
-    bank: ObjectBank, recipe: Recipe, tmp_path: Path
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -1,0 +1,157 @@
+"""Draw every label kind on one clip of photographed objects, for docs/labels.md.
+
+uv run python benchmarks/label_pictures.py --out assets/labels.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, sample_scene
+from smile_synth.annotations import Annotation, query_points
+from smile_synth.strict_yaml import parse
+from smile_synth.visualize import COLORS
+
+RECIPE = """
+size: [192, 256]
+num_frames: 9
+backgrounds: [{kind: one-over-f, exponent: 1.4, drift: [2.0, 3.0], brightness: 0.6}]
+objects: {count: 3, side: [72, 92]}
+motion:
+  - {family: constant-velocity, speed: [6.0, 9.0], rotation: {rate: 5.0}}
+"""
+FRAME, NEXT, ZOOM, CAPTION = 4, 6, 2, 30
+
+
+def blend(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], share: float = 0.55) -> None:
+    picture[mask] = ((1 - share) * picture[mask] + share * np.array(color)).astype(np.uint8)
+
+
+def masks(annotation: Annotation, frame: np.ndarray, *, amodal: bool) -> np.ndarray:
+    labels, out = annotation.labels, frame.copy()
+    for k in np.argsort(-labels.depth_order[:, FRAME]):
+        blend(out, labels.modal_masks[k, FRAME], COLORS[k])
+    if amodal:
+        for k in range(len(labels.class_names)):
+            whole = labels.amodal_masks[k, FRAME].astype(np.uint8)
+            outlines, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(out, outlines, -1, COLORS[k], 1)
+            hidden = labels.amodal_masks[k, FRAME] & ~labels.modal_masks[k, FRAME]
+            stripes = (np.add.outer(np.arange(hidden.shape[0]), np.arange(hidden.shape[1])) // 3) % 2 == 0
+            blend(out, hidden & stripes, COLORS[k], 0.9)
+    return out
+
+
+def flow_colors(flow_xy: np.ndarray, largest: float) -> np.ndarray:
+    """Direction as hue, speed as strength."""
+    angle = np.degrees(np.arctan2(flow_xy[..., 1], flow_xy[..., 0])) % 360
+    speed = np.clip(np.hypot(*np.moveaxis(flow_xy, -1, 0)) / largest, 0, 1)
+    hsv = np.stack([angle / 2, 255 * speed, np.full_like(speed, 255)], axis=-1).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    return np.repeat(np.repeat(picture, ZOOM, axis=0), ZOOM, axis=1)
+
+
+def boxes(annotation: Annotation, frame: np.ndarray) -> np.ndarray:
+    labels, image = annotation.labels, Image.fromarray(enlarge(frame))
+    draw = ImageDraw.Draw(image)
+    for k, color in zip(range(len(labels.class_names)), COLORS, strict=False):
+        corners = [tuple(ZOOM * point) for point in labels.oriented_boxes_xy[k, FRAME]]
+        draw.line([*corners, corners[0]], color, 2)
+        for box, width in ((labels.amodal_boxes_xyxy[k, FRAME], 1), (labels.modal_boxes_xyxy[k, FRAME], 3)):
+            draw.rectangle([*(ZOOM * box[:2]), *(ZOOM * box[2:] - 1)], outline=color, width=width)
+    return np.asarray(image)
+
+
+def numbers(annotation: Annotation, frame: np.ndarray) -> np.ndarray:
+    labels, image = annotation.labels, Image.fromarray(enlarge(frame) // 2)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=17)
+    for k, color in zip(range(len(labels.class_names)), COLORS, strict=False):
+        corners = [tuple(ZOOM * point) for point in labels.oriented_boxes_xy[k, FRAME]]
+        draw.line([*corners, corners[0]], color, 2)
+        text = (
+            f"depth {labels.depth_order[k, FRAME]}   visible {labels.visibility[k, FRAME]:.2f}   "
+            f"in frame {labels.in_frame[k, FRAME]:.2f}"
+        )
+        draw.text((10, 8 + 22 * k), text, color, font, stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.asarray(image)
+
+
+def tracks(annotation: Annotation, frame: np.ndarray, kind: str, count: int) -> np.ndarray:
+    image = Image.fromarray(enlarge(frame) // 2 + 40)
+    draw = ImageDraw.Draw(image)
+    points = query_points(annotation, kind, count=count, rng=np.random.default_rng(1))
+    followed = annotation.tracks(points)
+    for path, seen, layer in zip(followed.points_xy, followed.visible, followed.layer, strict=True):
+        color = COLORS[layer - 1] if layer else (235, 235, 235)
+        for t in range(FRAME):
+            if np.isfinite(path[t : t + 2]).all():
+                draw.line([tuple(ZOOM * path[t]), tuple(ZOOM * path[t + 1])], color, 1)
+        x, y = ZOOM * path[FRAME]
+        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=color if seen[FRAME] else None, outline=color)
+    return np.asarray(image)
+
+
+def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
+    frame = frames[FRAME]
+    forward, backward = annotation.flow(FRAME, NEXT), annotation.flow(NEXT, FRAME)
+    largest = float(np.hypot(*np.moveaxis(forward.flow_xy, -1, 0)).max())
+    forward_colors, backward_colors = (
+        flow_colors(forward.flow_xy, largest),
+        flow_colors(backward.flow_xy, largest),
+    )
+    blend(forward_colors, forward.occluded, (0, 0, 0), 0.8)
+    blend(forward_colors, forward.leaves, (110, 110, 110), 0.8)
+    palette = np.array([(30, 30, 30), *COLORS], np.uint8)
+    panels = [
+        ("frame 4 of 9", enlarge(frame)),
+        ("segmentation", enlarge(palette[annotation.segmentation[FRAME]])),
+        ("modal masks", enlarge(masks(annotation, frame, amodal=False))),
+        ("amodal masks; striped: what is hidden", enlarge(masks(annotation, frame, amodal=True))),
+        ("boxes: modal (thick), amodal, oriented", boxes(annotation, frame)),
+        ("depth order, visibility, in_frame", numbers(annotation, frame)),
+        ("flow 4 -> 6; black: occluded, grey: leaves", enlarge(forward_colors)),
+        ("flow 6 -> 4", enlarge(backward_colors)),
+        ("tracks of a grid; hollow: not visible", tracks(annotation, frame, "grid", 150)),
+        ("tracks of points on objects", tracks(annotation, frame, "objects", 80)),
+        ("tracks of points on edges", tracks(annotation, frame, "edges", 120)),
+        ("frame 6", enlarge(frames[NEXT])),
+    ]
+    height, width = panels[0][1].shape[:2]
+    gap, columns = 8, 3
+    rows = -(-len(panels) // columns)
+    sheet = Image.new(
+        "RGB", (columns * (width + gap) + gap, rows * (height + CAPTION + gap) + gap), (245, 245, 245)
+    )
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    for place, (name, picture) in enumerate(panels):
+        x = gap + place % columns * (width + gap)
+        y = gap + place // columns * (height + CAPTION + gap)
+        sheet.paste(Image.fromarray(picture), (x, y))
+        pen.text((x + 2, y + height + 4), name, (50, 50, 50), font)
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--index", type=int, default=14)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        build_bank(["builtin:photos"], Path(folder) / "bank")
+        bank = ObjectBank.open(Path(folder) / "bank")
+        scene = sample_scene(parse(Recipe, RECIPE, name="recipe"), bank, seed=0, index=arguments.index)
+        sheet = draw(annotate(scene, bank), composite(scene, bank))
+    sheet.quantize(200, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

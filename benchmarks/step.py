@@ -1,0 +1,196 @@
+"""Clips per second of a training step, beside a plain re-creation of the published one, in the same run.
+
+    uv run python benchmarks/step.py --out benchmarks/results/step_cpu.json
+    uv run python benchmarks/step.py --device cuda --size base --frames 16 --side 224 --batch 96 --compile \\
+        --out benchmarks/results/step_gpu.json
+
+The published step: teacher in fp32, attention written out (scores, softmax, product), all tokens embedded
+and then picked by boolean indexing, as are targets and positions; the student in autocast on a GPU, as ours,
+and in fp32 on a CPU. Both teach the same student with the same frozen CLIP ViT-B/16 (first weights: no
+download), masks and clips; both have one teacher pass and as many student passes as there are masks. Steps
+of the two alternate. On a CPU processor time is counted, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import record
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from smile_train.config import MaskOptions, PretrainConfig, TargetOptions, TeacherOptions
+from smile_train.cost import cost_of, peak_tflops
+from smile_train.data import normalise
+from smile_train.masking import Masker
+from smile_train.models import Student, StudentConfig, Teacher
+from smile_train.optim import make_adamw
+from smile_train.targets import Targets
+
+TUBELET, PATCH = 2, 16
+
+
+def published_forward(student: Student, clips: Tensor, mask: Tensor) -> Tensor:
+    """Predict the masked tokens as the published code does, with our student's weights."""
+    encoder, decoder, batch = student.encoder, student.decoder, len(clips)
+    weights = encoder.patch_embed.proj
+    embedded = F.conv3d(clips.transpose(1, 2), weights.weight, weights.bias, stride=weights.stride)
+    x = embedded.flatten(2).transpose(1, 2) + encoder.position
+    x = x[~mask].reshape(batch, -1, x.shape[-1])
+    for block in encoder.blocks:
+        x = block(x)
+    x = student.encoder_to_decoder(encoder.norm(x))
+    position = student.position.expand(batch, -1, -1)
+    visible = x + position[~mask].reshape(batch, -1, x.shape[-1])
+    hidden = student.mask_token + position[mask].reshape(batch, -1, x.shape[-1])
+    x = torch.cat([visible, hidden], dim=1)
+    for block in decoder.blocks:
+        x = block(x)
+    out: Tensor = decoder.head(decoder.norm(x[:, -hidden.shape[1] :]))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--masks", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="our step through torch.compile")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device, side = torch.device(arguments.device), arguments.side
+    logging.getLogger().setLevel(logging.ERROR)  # the weights are meant to be random
+    clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
+    teacher = Teacher(clip.visual, TeacherOptions(), frame_stride=TUBELET).to(device)
+    # Kept in bf16: under autocast frozen weights are cast anew in every pass.
+    quick = Teacher(copy.deepcopy(clip.visual), TeacherOptions(precision="bf16"), frame_stride=TUBELET).to(
+        device
+    )
+    targets, quick_targets = (
+        Targets(TargetOptions(), patch_size=PATCH, tubelet_size=TUBELET, teacher=one)
+        for one in (teacher, quick)
+    )
+    form = StudentConfig.of_size(
+        arguments.size, target_dim=targets.width, num_frames=arguments.frames, size_hw=(side, side)
+    )
+    student = Student(form, generator=torch.Generator().manual_seed(0)).to(device).train()
+    optimiser = make_adamw(student, lr=1e-4)
+    masker = Masker(
+        MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
+    )
+    generator = torch.Generator().manual_seed(0)
+    shape = (arguments.batch, arguments.frames, 3, side, side)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    indices = torch.arange(arguments.batch)
+
+    def autocast(dtype: torch.dtype) -> Any:
+        return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    def ours(dtype: torch.dtype) -> float:
+        optimiser.zero_grad(set_to_none=True)
+        values = (targets if dtype == torch.float32 else quick_targets)(frames)
+        inputs = normalise(frames)
+        for sample in range(arguments.masks):
+            mask = masker(indices, frames, sample=sample)
+            with autocast(dtype):
+                predicted = student(inputs, mask, masker.num_masked)
+                loss = targets.loss(predicted, targets.pick(values, mask, masker.num_masked))
+            (loss / arguments.masks).backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    def published() -> float:
+        optimiser.zero_grad(set_to_none=True)
+        with sdpa_kernel(SDPBackend.MATH):
+            values, inputs = targets(frames), normalise(frames)
+            for sample in range(arguments.masks):
+                mask = masker(indices, frames, sample=sample)
+                with autocast(torch.bfloat16 if device.type == "cuda" else torch.float32):
+                    predicted = published_forward(student, inputs, mask)
+                    wanted = values[mask].reshape(arguments.batch, -1, values.shape[-1])
+                    loss = F.mse_loss(predicted.float(), wanted)
+                (loss / arguments.masks).backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    cases: dict[str, Callable[[], float]] = {
+        "published step": published,
+        "ours, fp32": lambda: ours(torch.float32),
+        "ours, bf16": lambda: ours(torch.bfloat16),
+    }
+    # Beside the speed: the same step. Without an optimiser step in between, losses agree.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        mask = masker(indices, frames)
+        inputs = normalise(frames)
+        difference = (
+            published_forward(student, inputs, mask) - student(inputs, mask, masker.num_masked)
+        ).abs()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    losses: dict[str, float] = {}
+    config = PretrainConfig.load("smile-vitb-stage1", [f"masks_per_clip={arguments.masks}"])
+    cost = cost_of(config, student, teacher, num_masked=masker.num_masked, bf16=True)
+    if arguments.compile:
+        student.compile()
+        quick.compile()
+    clock = time.perf_counter if device.type == "cuda" or arguments.threads > 1 else time.process_time
+    for repeat in range(arguments.repeats + 1):  # the first is to warm up
+        for name, step in cases.items():
+            began = clock()
+            losses[name] = round(step(), 4)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat:
+                seconds[name].append(clock() - began)
+    base = statistics.median(seconds["published step"])
+    peak = peak_tflops(config, device)
+    rows: dict[str, dict[str, float]] = {}
+    table = Table("step", "clips/s (median)", "slowest", "fastest", "times published", "MFU %")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        row = {
+            "clips_per_second": round(arguments.batch / median, 3),
+            "slowest": round(arguments.batch / max(taken), 3),
+            "fastest": round(arguments.batch / min(taken), 3),
+            "times_published": round(base / median, 2),
+            "last_loss": losses[name],
+        }
+        if peak:
+            row["mfu"] = round(row["clips_per_second"] * cost.step_gflops / (1000 * peak), 4)
+        rows[name] = row
+        table.add_row(name, *(str(row[k]) for k in list(row)[:4]), f"{100 * row['mfu']:.1f}" if peak else "")
+    Console().print(table)
+    settings = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
+    memory = {"peak_bytes": torch.cuda.max_memory_allocated()} if device.type == "cuda" else {}
+    record.write(
+        arguments.out,
+        {
+            "settings": settings,
+            "step_gflops_per_clip": round(cost.step_gflops, 1),
+            "largest_difference": float(difference.max()),
+            "results": rows,
+            **memory,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

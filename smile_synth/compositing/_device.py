@@ -1,0 +1,113 @@
+"""Batches on a device: parameters are sent, texels stay there, torch or Triton draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_synth.compositing._parameters import Parameters, words_of
+from smile_synth.compositing._torch import DeviceParameters, composite_torch
+from smile_synth.objects import ObjectBank
+
+_resident: WeakKeyDictionary[ObjectBank, dict[torch.device, Tensor]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What one pass over a batch gives.
+
+    Attributes:
+        frames: ``[B, T, H, W, 3]`` uint8, or ``[B, T, 3, H, W]`` of a float type, normalised.
+        segmentation: ``[B, T, H, W]`` int16, numbers of labelled objects from 1, 0 elsewhere; None if not
+            asked for.
+        coverage: ``[B, N]`` float32 0..1, the share of each token's pixels that labelled objects own; None
+            if not asked for.
+    """
+
+    frames: Tensor
+    segmentation: Tensor | None = None
+    coverage: Tensor | None = None
+
+
+def resident_texels(bank: ObjectBank, device: torch.device) -> Tensor:
+    """Return the bank's texels as int32 words on a device; they are sent there once."""
+    places = _resident.setdefault(bank, {})
+    if device not in places:
+        places[device] = _sent(words_of(bank.texels), device)
+    return places[device]
+
+
+def _sent(words: NDArray[np.uint32], device: torch.device) -> Tensor:
+    # A copy, at least one word long: torch refuses read-only memory, kernels refuse none.
+    texels = torch.from_numpy(np.append(words, np.uint32(0)).view(np.int32))
+    return texels.to(device)
+
+
+def on_device(parameters: Parameters, bank: ObjectBank, device: torch.device) -> DeviceParameters:
+    """Send the parameters of a batch to a device."""
+    first, ints, reals = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (parameters.first, parameters.ints, parameters.reals)
+    )
+    bank_texels, extra = resident_texels(bank, device), _sent(parameters.extra, device)
+    return DeviceParameters(first, ints, reals, bank_texels, extra, parameters.size_hw)
+
+
+def render_on_device(
+    parameters: Parameters,
+    bank: ObjectBank,
+    *,
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    scale: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    segmentation: bool,
+    tokens: tuple[int, int] | None,
+) -> Rendered:
+    """Draw prepared scenes with backend ``torch`` or ``triton``; see `smile_synth.compositing.render`."""
+    clips, num_frames, (height, width) = parameters.num_clips, parameters.num_frames, parameters.size_hw
+    count = clips * num_frames
+    shape = (count, height, width, 3) if dtype == torch.uint8 else (count, 3, height, width)
+    frames = torch.empty(shape, dtype=dtype, device=device)
+    sent = on_device(parameters, bank, device)
+    labels = None
+    if segmentation or (tokens and backend == "torch"):
+        labels = torch.empty(count, height, width, dtype=torch.int16, device=device)
+    coverage = None
+    if backend == "torch":
+        factor, offset = (torch.from_numpy(values).float().to(device) for values in (scale, shift))
+        composite_torch(sent, frames, factor, offset, labels)
+        if tokens and labels is not None:
+            coverage = _coverage(labels, clips, *tokens)
+    else:
+        from smile_synth.compositing._triton import composite_triton  # Triton exists where it has a GPU
+
+        counts = None
+        if tokens:
+            tubelet, patch = tokens
+            number = num_frames // tubelet * (height // patch) * (width // patch)
+            counts = torch.zeros(clips, number, dtype=torch.int32, device=device)
+        composite_triton(
+            sent, frames, scale.tolist(), shift.tolist(), labels, counts, tokens or (1, 1), num_frames
+        )
+        if tokens and counts is not None:
+            coverage = counts.float() / (tokens[0] * tokens[1] ** 2)
+    return Rendered(
+        frames.view(clips, num_frames, *shape[1:]),
+        labels.view(clips, num_frames, height, width) if segmentation and labels is not None else None,
+        coverage,
+    )
+
+
+def _coverage(labels: Tensor, clips: int, tubelet: int, patch: int) -> Tensor:
+    frames, (height, width) = len(labels) // clips, labels.shape[1:]
+    blocks = (labels > 0).view(
+        clips, frames // tubelet, tubelet, height // patch, patch, width // patch, patch
+    )
+    return blocks.float().mean(dim=(2, 4, 6)).flatten(1)

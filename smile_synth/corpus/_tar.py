@@ -1,0 +1,69 @@
+"""Tar files of the WebDataset layout: members of one clip side by side, fixed times, offsets known."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+from smile_synth.errors import UserError
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Entry(NamedTuple):
+    """Where a member's content lies in a tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def padded(size: int) -> int:
+    """Return the length that a content of ``size`` bytes takes in a tar."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def member(name: str, data: bytes) -> bytes:
+    """Return a member's header and content as they stand in a tar."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    header = info.tobuf(tarfile.USTAR_FORMAT)
+    return header + data + bytes(padded(len(data)) - len(data))
+
+
+def trailer(size: int) -> bytes:
+    """Return what ends a tar whose members take ``size`` bytes."""
+    whole = -(-(size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    return bytes(whole - size)
+
+
+def entries(path: Path) -> list[Entry]:
+    """Read what a tar of ours holds.
+
+    Raises:
+        UserError: cut short or damaged.
+    """
+    found = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        while True:
+            header = file.read(_BLOCK)
+            if header == bytes(_BLOCK):
+                break
+            try:
+                info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+            except tarfile.HeaderError as error:
+                raise _damaged(path, error) from None
+            found.append(Entry(info.name, offset + _BLOCK, info.size))
+            offset += _BLOCK + padded(info.size)
+            file.seek(offset)
+    if size != offset + len(trailer(offset)):
+        raise _damaged(path, f"{size} bytes, expected {offset + len(trailer(offset))}")
+    return found
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"'{path}': is cut short or damaged ({reason}); 'smile-synth corpus repair' mends it")

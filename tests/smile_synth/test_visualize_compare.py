@@ -1,0 +1,120 @@
+"""Two sources side by side; what notebooks show; the commands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smile_synth import Clip, ObjectBank, Recipe, SyntheticClips, generate, sample_scene
+from smile_synth.cli import main
+from smile_synth.strict_yaml import parse
+from smile_synth.visualize import RecipeSource, distribution_distance, make_comparison
+
+RECIPE = """
+size: [24, 32]
+num_frames: 3
+backgrounds: [{kind: gradient}]
+objects: {count: 2, side: [10], classes: [smooth, disc]}
+motion: [{family: constant-velocity, speed: [1.0, 1.5]}]
+"""
+
+
+def source(bank: ObjectBank, text: str = RECIPE, name: str = "slow") -> RecipeSource:
+    return RecipeSource(name, parse(Recipe, text, name=name), bank, None, seed=0, num_clips=4)
+
+
+def test_distances_of_distributions() -> None:
+    a = np.array([1.0, 2.0, 3.0, 4.0])
+    assert distribution_distance(a, a[::-1]) == 0 and distribution_distance(a, a + 10) == 1
+    assert distribution_distance(a, np.array([2.5])) == 0.5
+    assert np.isnan(distribution_distance(a, np.zeros(0)))
+
+
+def test_the_keys_that_differ_are_named_and_the_distributions_overlaid(bank: ObjectBank) -> None:
+    fast = source(bank, RECIPE.replace("[1.0, 1.5]", "[3.0, 4.0]"), "fast")
+    done: list[tuple[int, int]] = []
+    page = make_comparison(source(bank), fast, progress=lambda n, total: done.append((n, total)))
+    assert done == [(n, 8) for n in range(1, 9)]
+    assert re.search(
+        r"motion\.0\.speed</th><td><code>\[1\.0, 1\.5\]</code></td><td><code>\[3\.0, 4\.0\]", page
+    )
+    first = re.findall(r"<h3>([^<]*)</h3><svg", page)[0]
+    assert first == "Speed" and page.count('class="area s1"') == 6
+    assert page.count("data:video/mp4;base64,") == 8
+    assert "equal in every key" in make_comparison(source(bank), source(bank))
+
+
+def test_what_notebooks_show(bank: ObjectBank) -> None:
+    recipe = parse(Recipe, RECIPE.replace("smooth", "smooth"), name="recipe")
+    clip: Clip = SyntheticClips(recipe, bank, seed=0, num_clips=1)[0]
+    assert clip._repr_html_().startswith('<video src="data:video/mp4')  # type: ignore[attr-defined]
+    drawn = sample_scene(recipe, bank, seed=0, index=0)._repr_html_()  # type: ignore[attr-defined]
+    assert drawn.count("<polygon") == 4 and "constant-velocity" in drawn
+    assert "10 objects in 10 classes" in bank._repr_html_()  # type: ignore[attr-defined]
+    assert "num_frames: 3" in recipe._repr_html_()  # type: ignore[attr-defined]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["smile-synth", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+def test_commands(
+    bank: ObjectBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    corpus = tmp_path / "corpus"
+    generate(Recipe.load(recipe), bank, out=corpus, num_clips=3, seed=5, size_hw=(48, 64), fps=5)
+    one = ["--workers", "1"]
+    assert run(monkeypatch, "report", corpus, "--out", tmp_path / "r.html", "--bank", bank.path, *one) == 0
+    assert (
+        "3 clips, 3 of them playing" in capsys.readouterr().out
+        and (tmp_path / "r.html").stat().st_size > 9000
+    )
+    assert run(monkeypatch, "compare", corpus, recipe, "--bank", bank.path, "--num-clips", "2",
+               "--out", tmp_path / "c.html", *one) == 0  # fmt: skip
+    assert "equal in every key" in (tmp_path / "c.html").read_text()
+
+    # The command that a report names writes the corpus's own bytes.
+    again = tmp_path / "again.mp4"
+    assert run(monkeypatch, "view", corpus / "recipe.yaml", "--bank", bank.path, "--size", "48x64", "--fps", "5",
+               "--seed", "5", "--index", "2", "--out", again) == 0  # fmt: skip
+    assert again.read_bytes() == (corpus / "clips" / "000002.mp4").read_bytes()
+    assert (
+        run(
+            monkeypatch,
+            "view",
+            corpus,
+            "--index",
+            "1",
+            "--overlay",
+            "modal,tracks",
+            "--out",
+            tmp_path / "v.gif",
+        )
+        == 0
+    )
+    capsys.readouterr()
+
+    (corpus / "labels" / "000001.json").unlink()
+    wrong = {
+        ("view", corpus, "--index", "9", "--out", "v.png"): "index 9: ",
+        ("view", corpus, "--index", "0", "--out", "v.avi"): "expected a .mp4 or .gif or .png file",
+        ("view", corpus, "--index", "0", "--overlay", "box", "--out", "v.png"): "did you mean 'boxes'?",
+        ("view", corpus, "--index", "1", "--overlay", "boxes", "--out", "v.png"): "its labels cannot be read",
+        ("view", corpus, "--index", "0", "--size", "8x8", "--out", "v.png"): "--size is for recipes",
+        ("report", tmp_path, "--out", "r.html"): "no corpus.json there",
+        ("report", corpus, "size=[8,8]", "--out", "r.html"): "overrides are for recipes",
+        ("report", recipe, "--out", "r.html"): "needs an object bank",
+        ("compare", corpus, corpus, "--out", "c.htm"): "expected a .html file",
+    }
+    for arguments, told in wrong.items():
+        assert run(monkeypatch, *arguments) == 2
+        assert told in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Two processes under torchrun: the losses of one, whatever the way of parallel; resumed on another number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from smile_synth import UserError
+from smile_train.checkpoint import checkpoint_files, load_student
+from smile_train.config import PretrainConfig
+from smile_train.distributed import World, choose_device, join_world, spread_like, whole
+from smile_train.pretrain import pretrain
+from smile_train.runlog import read_log
+
+ROOT = Path(__file__).parents[2]
+OVERRIDES = ["steps=4", "masks_per_clip=2", "accumulate=2", "ema_decay=0.5", "batch_size=8"]
+# One start of Python and torch for all that needs two processes.
+SCRIPT = """
+import sys
+from smile_synth.errors import UserError
+from smile_train.config import PretrainConfig
+from smile_train.distributed import join_world
+from smile_train.pretrain import pretrain
+
+config, out, *overrides = sys.argv[1:]
+with join_world("cpu") as world:
+    for parallel in ("ddp", "fsdp"):
+        loaded = PretrainConfig.load(config, [*overrides, f"parallel={parallel}"])
+        pretrain(loaded, f"{out}/{parallel}")
+    loaded = PretrainConfig.load(config, [*overrides, "parallel=fsdp", "checkpoint_every=1"])
+    pretrain(loaded, f"{out}/one")  # begun by one process: continued by two
+    try:
+        pretrain(PretrainConfig.load(config, [*overrides, "accumulate=8"]), f"{out}/never")
+    except UserError as error:
+        print(error)
+"""
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_log(folder)]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def runs(shared_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The same run by one process, by two in both ways, and begun by one and ended by two."""
+    out = tmp_path_factory.mktemp("runs")
+    config = PretrainConfig.load(shared_config_file, OVERRIDES)
+    pretrain(config, out / "alone")
+
+    def stop(done: int, total: int, loss: float) -> None:
+        if done == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(config.model_copy(update={"checkpoint_every": 1}), out / "one", on_step=stop)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    (out / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [*launcher, str(out / "script.py"), str(shared_config_file), str(out), *OVERRIDES],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stdout
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_have_the_losses_of_one(runs: tuple[Path, str], parallel: str) -> None:
+    out, _ = runs
+    assert losses(out / parallel) == pytest.approx(losses(out / "alone"), rel=1e-5)
+    assert len(set(losses(out / "alone"))) == 4
+    for name in ("student.safetensors", "student_ema.safetensors"):
+        ours, theirs = (load_student(out / run / name).state_dict() for run in (parallel, "alone"))
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_two_processes_continue_what_one_began(runs: tuple[Path, str]) -> None:
+    out, _ = runs
+    assert losses(out / "one") == pytest.approx(losses(out / "alone"), rel=1e-5)
+    starts = [json.loads(line) for line in (out / "one" / "run.jsonl").read_text().splitlines()]
+    assert [(start["start_step"], start["processes"]) for start in starts] == [(0, 1), (2, 2)]
+
+
+def test_a_checkpoint_is_the_same_for_any_number_of_processes(runs: tuple[Path, str]) -> None:
+    out, _ = runs
+    states = [
+        torch.load(checkpoint_files(out / run)[-1], weights_only=True) for run in ("alone", "ddp", "fsdp")
+    ]
+    for state in states[1:]:
+        assert state["identity"] == states[0]["identity"]
+        for part in ("model", "average"):
+            assert {n: t.shape for n, t in state[part].items()} == {
+                n: t.shape for n, t in states[0][part].items()
+            }
+        assert state["optimiser"].keys() == states[0]["optimiser"].keys()
+        for name, moments in state["optimiser"].items():
+            assert all(
+                value.shape == states[0]["optimiser"][name][key].shape for key, value in moments.items()
+            )
+
+
+def test_a_batch_that_does_not_divide_is_told_once_per_process(runs: tuple[Path, str]) -> None:
+    _, told = runs
+    assert told.count("batch_size 8: must be a multiple of 2 processes x accumulate 8") == 2
+
+
+def test_alone_there_is_nothing_to_join() -> None:
+    with join_world("cpu") as world:
+        assert (world.rank, world.size, world.writes) == (0, 1, True)
+    values = torch.tensor([1.0, 3.0])
+    assert World(0, 1, torch.device("cpu")).mean(values) is values
+    copied = whole(values)
+    assert torch.equal(copied, values) and copied is not values
+    assert torch.equal(spread_like(torch.tensor([2.0], dtype=torch.float64), values), torch.tensor([2.0]))
+
+
+def test_cuda_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'cuda': there is none on this machine"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"

@@ -1,0 +1,155 @@
+"""A run's page: planted collapses and broken runs are told, what is shown is what the student does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from smile_synth import UserError
+from smile_train.checkpoint import load_student, save_student
+from smile_train.config import PretrainConfig
+from smile_train.pretrain import pretrain
+from smile_train.report import (
+    effective_rank,
+    find_collapse,
+    find_run_problems,
+    last_attention,
+    look_inside,
+    losses_by_kind,
+    neighbours,
+    pca_colors,
+    report_run,
+)
+
+RNG = np.random.default_rng
+
+
+def test_effective_rank_counts_the_directions_that_matter() -> None:
+    square = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    assert effective_rank(square) == pytest.approx(2)
+    assert effective_rank(square[:2] + 7) == pytest.approx(1)
+    assert effective_rank(np.ones((5, 3))) == 1
+    assert 17 < effective_rank(RNG(0).normal(size=(4000, 18))) <= 18
+
+
+def test_features_that_lose_rank_are_told() -> None:
+    fresh = RNG(1).normal(size=(20, 3, 16))
+    assert not find_collapse(RNG(2).normal(size=(20, 3, 16)), fresh)
+    one = RNG(3).normal(size=(20, 3, 1)) * RNG(4).normal(size=16)
+    (finding,) = find_collapse(one, fresh)
+    assert finding.kind == "features collapse" and "effective rank of 1.0" in finding.text
+
+
+def lines(losses: list[float], mean: float = 1.0) -> list[dict[str, Any]]:
+    return [{"step": k + 1, "loss": loss, "loss_of_mean": mean} for k, loss in enumerate(losses)]
+
+
+def test_what_is_wrong_with_curves_is_told() -> None:
+    falling = np.linspace(1.0, 0.4, 60).tolist()
+    assert not find_run_problems(lines(falling), 60)
+    kinds = {
+        "no log": [],
+        "not finished": falling[:50],
+        "loss not finite": [*falling[:-1], float("nan")],
+        "loss does not fall": falling[::-1],
+        "no better than the mean": np.linspace(3.0, 1.2, 60).tolist(),
+    }
+    for kind, losses in kinds.items():
+        assert kind in {finding.kind for finding in find_run_problems(lines(losses), 60)}, kind
+
+
+def test_neighbours_and_colours() -> None:
+    features = np.array([[1.0, 0], [0.9, 0.1], [-1, 0.1], [-0.9, 0], [0.8, 0.0]])
+    near = neighbours(features, 2)
+    assert near.shape == (5, 2) and set(near[0]) == {1, 4} and near[2, 0] == 3
+    tokens = RNG(5).normal(size=(2, 6, 4)) * [10, 1, 1, 1]
+    colors = pca_colors(tokens)
+    assert colors.shape == (2, 6, 3) and colors.dtype == np.uint8
+    assert abs(np.corrcoef(colors[..., 0].ravel(), tokens[..., 0].ravel())[0, 1]) > 0.95
+
+
+@pytest.fixture
+def run(config_file: Path, tmp_path: Path) -> Path:
+    pretrain(PretrainConfig.load(config_file), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_attention_is_that_of_the_last_block(run: Path) -> None:
+    student = load_student(run)
+    inputs = torch.from_numpy(RNG(6).normal(size=(1, 4, 3, 32, 32)).astype(np.float32))
+    found = last_attention(student, inputs)
+    assert found.shape == (32, 32) and np.allclose(found.sum(axis=1), 1)
+    block: Any = student.encoder.blocks[-1]
+    given: list[torch.Tensor] = []
+    block.attn.register_forward_hook(lambda _, x, out: given.extend([x[0], out]))
+    with torch.no_grad():
+        student.encode(inputs)
+        x, out = given
+        # One head at a time from the definition: softmax(q k / sqrt(d)) v, then the projection.
+        attention, width = block.attn, x.shape[-1]
+        bias = torch.cat([attention.q_bias, torch.zeros(width), attention.v_bias])
+        q, k, v = (x[0] @ attention.qkv.weight.T + bias).split(width, dim=1)
+        size = width // attention.heads
+        heads, mixed = [], []
+        for h in range(attention.heads):
+            part = slice(h * size, (h + 1) * size)
+            heads.append((q[:, part] @ k[:, part].T / size**0.5).softmax(-1))
+            mixed.append(heads[-1] @ v[:, part])
+        assert torch.allclose(attention.proj(torch.cat(mixed, 1)), out[0], atol=1e-5)
+    assert np.allclose(torch.stack(heads).mean(0).numpy(), found, atol=1e-6)
+
+
+def test_the_page_of_a_run(run: Path, browser: Any) -> None:
+    inside = look_inside(run, num_clips=6)
+    known = np.isfinite(inside.errors)
+    assert np.array_equal(known, inside.mask) and inside.teacher is None
+    assert sum(count for _, count in losses_by_kind(inside).values()) == inside.mask.sum()
+    page, findings = report_run(run, num_clips=6)
+    assert not {finding.severity for finding in findings} & {"error"}
+    (run / "report.html").write_text(page)
+    assert (
+        "learning rate" in page
+        and "gradient norm" in page
+        and "http://" not in page.replace("http://www.w3", "")
+    )
+    opened = browser.open(f"file://{run / 'report.html'}")
+    opened.look(390, 800)
+    opened.wait("canvas.dataset.ready")
+    seen = "canvas.toDataURL()"
+    before = opened.run(seen)
+    opened.run("canvas.focus()")
+    opened.key("ArrowRight", 39)
+    assert opened.run(seen) != before and "column" in opened.run(
+        "document.getElementById('asked').textContent"
+    )
+    assert opened.run("document.documentElement.scrollWidth") <= 390
+    assert not opened.complaints
+
+
+def test_a_broken_run_still_has_a_page(run: Path, tmp_path: Path) -> None:
+    score = {"task": "motion", "features": "encoder", "accuracy": 0.5, "low": 0.4, "high": 0.6}
+    (run / "probe.json").write_text(json.dumps({"rows": [score]}))
+    (run / "probe-2.json").write_text("{")
+    (run / "student.safetensors").unlink()
+    page, findings = report_run(run)
+    assert "50.0" in page and "probe-2.json cannot be read" in page
+    assert [f.kind for f in findings if f.severity == "error"] == ["no look inside"]
+    (run / "log.jsonl").unlink()
+    assert {f.kind for f in report_run(run)[1]} >= {"no log", "no look inside"}
+    with pytest.raises(UserError, match=r"neither config\.yaml nor log\.jsonl"):
+        report_run(tmp_path / "nothing")
+
+
+def test_a_collapsed_student_is_told(run: Path, tmp_path: Path) -> None:
+    collapsed = Path(shutil.copytree(run, tmp_path / "collapsed"))
+    student = load_student(collapsed)
+    with torch.no_grad():
+        student.encoder.norm.weight.zero_()
+    save_student(collapsed / "student.safetensors", student)
+    assert "features collapse" in {f.kind for f in report_run(collapsed, num_clips=8)[1]}
