@@ -37,7 +37,7 @@ from smile_train.pretrain import pretrain
 STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
     "study.yaml", "scores.json", "table.parquet", "summary.json", "index.html", "plot.svg"
 )  # fmt: skip
-TRIAL_STEPS, TRIAL_CLIPS, SHOWN_CLIPS = 6, 50, 3
+TRIAL_STEPS, TRIAL_CLIPS, SHOWN_CLIPS = 24, 50, 3
 Stage = Callable[[str, int, int, str], None]
 
 
@@ -241,17 +241,17 @@ class StudyRun:
         options = config.optimiser.model_copy(update={"warmup_steps": 0})
         trial = config.model_copy(update={"steps": TRIAL_STEPS, "optimiser": options})
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            result = pretrain(trial, folder)
-            steps = config.steps * config.batch_size / result.clips_per_second
-            starting = max(
-                time.perf_counter() - began - TRIAL_STEPS * config.batch_size / result.clips_per_second, 0
-            )
+            ticks = [time.perf_counter()]
+            pretrain(trial, folder, on_step=lambda *_: ticks.append(time.perf_counter()))
+            ticks.append(time.perf_counter())
+            # the first step waits for workers and compilers, what follows the last writes a checkpoint
+            each = float(np.median(np.diff(ticks[1:-1])))
+            steps = (ticks[1] - ticks[0]) + (ticks[-1] - ticks[-2]) + each * config.steps
             began = time.perf_counter()
             self._examine(Path(folder), left[0].seed, TRIAL_CLIPS, TRIAL_CLIPS)
             probing = (time.perf_counter() - began) / (2 * TRIAL_CLIPS)
         clips = self.study.num_train + self.study.num_test
-        return Estimate(len(left), starting + steps + probing * clips)
+        return Estimate(len(left), steps + probing * clips)
 
     def run(self, *, shard: tuple[int, int] = (0, 1), stage: Stage | None = None) -> None:
         """Train and probe every cell that is not done; a killed one goes on from its checkpoint.

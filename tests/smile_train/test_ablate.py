@@ -1,0 +1,120 @@
+"""Studies: arms, seeds, what is kept, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from smile_synth import UserError
+from smile_synth.backgrounds import write_pictures
+from smile_synth.resources import shipped
+from smile_train.ablate import Study, StudyRun, summarise, t_interval
+
+STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.yaml"))
+
+
+@pytest.fixture
+def study(config_file: Path, train_bank: Path, tmp_path: Path) -> Study:
+    torch.set_num_threads(1)
+    for seed, name in enumerate(("train", "test")):
+        write_pictures(tmp_path / name, count=2, seed=seed, size=32)
+    text = f"""
+about: Does anything move?
+base: {config_file}
+overrides: [steps=2, optimiser.warmup_steps=1]
+arms:
+  still: {{recipe_overrides: ["motion=[{{family: still}}]"]}}
+  as it is: {{}}
+seeds: [0, 3]
+tasks: [direction]
+num_train: 60
+num_test: 50
+bank: {train_bank}
+train_backgrounds: {tmp_path / "train"}
+test_backgrounds: {tmp_path / "test"}
+"""
+    (tmp_path / "study.yaml").write_text(text)
+    return Study.load(tmp_path / "study.yaml")
+
+
+def test_a_study_is_done_once_and_told_whole(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = StudyRun(study, out)
+    assert [(c.arm, c.seed) for c in run.cells] == [
+        ("still", 0),
+        ("as it is", 0),
+        ("still", 3),
+        ("as it is", 3),
+    ]
+    assert run.config(run.cells[2]).seed == 3
+    estimate = run.estimate()
+    assert estimate.cells == 4 and 0 < estimate.seconds_each < 60
+    with pytest.raises(UserError, match="no seed is done for every arm yet"):
+        run.report()
+    run.run(shard=(0, 2))
+    assert [c.done for c in run.cells] == [True, False, True, False]
+    run.run(shard=(1, 2))
+    before = [(c.folder / "scores.json").stat().st_mtime_ns for c in run.cells]
+    again = StudyRun(study, out)
+    assert again.estimate().cells == 0
+    again.run(stage=lambda *_: pytest.fail("did something again"))
+    assert [(c.folder / "scores.json").stat().st_mtime_ns for c in run.cells] == before
+
+    summary = again.report()
+    assert [(row.arm, row.task, len(row.by_seed)) for row in summary] == [
+        ("still", "direction", 2),
+        ("as it is", "direction", 2),
+    ]
+    table = pq.read_table(out / "table.parquet").to_pylist()
+    assert len(table) == 4 * 4
+    own = [r["accuracy"] for r in table if (r["arm"], r["features"]) == ("as it is", "encoder")]
+    assert summary[1].mean == pytest.approx(np.mean(own))
+    page = (out / "index.html").read_text()
+    assert page.count("data:video/mp4;base64,") == 2 * 3 and "<svg" in page
+    assert f"{100 * summary[1].mean:.1f}" in page
+    assert json.loads((out / "summary.json").read_text())["rows"][0]["difference"] is None
+    with pytest.raises(UserError, match="holds another study"):
+        StudyRun(study.model_copy(update={"num_train": 70}), out)
+
+
+def test_summary_pairs_arms_by_seed() -> None:
+    def row(arm: str, seed: int, accuracy: float, features: str = "encoder") -> dict[str, object]:
+        return {"arm": arm, "task": "t", "seed": seed, "features": features, "accuracy": accuracy}
+
+    rows = [row("a", 0, 0.2), row("a", 1, 0.6), row("b", 0, 0.3), row("b", 1, 0.8)]
+    rows += [row(arm, seed, 0.1 + 0.1 * seed, "random encoders (3)") for arm in "ab" for seed in (0, 1)]
+    a, b = summarise(rows, ["a", "b"], [0, 1], None)
+    assert math.isnan(a.difference) and a.random == pytest.approx(0.15)
+    assert b.difference == pytest.approx(0.15)
+    # t(.975, 1) = 12.706, standard deviation of (.1, .2) = .0707, over sqrt 2
+    assert b.difference_high - b.difference == pytest.approx(12.706 * 0.05, rel=1e-3)
+    assert all(math.isnan(v) for v in t_interval(np.array([0.5])))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_shipped_studies_load(name: str) -> None:
+    assert len(Study.load(name).all_arms) >= 2
+
+
+def test_grids_are_arms_and_mistakes_are_told(study: Study, tmp_path: Path) -> None:
+    assert list(Study.load("mask").all_arms) == ["kind random", "kind tube", "kind trajectory"]
+    for override, message in {
+        "tasks=[directoin]": "unknown probe 'directoin'.*did you mean 'direction'",
+        "reference=stil": "reference 'stil' is no arm; did you mean 'still'",
+        "arms={one: {}}": "needs at least two arms",
+        "num_test=10": "at least 50 clips",
+        "sedes=[1]": "did you mean 'seeds'",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            Study.load(tmp_path / "study.yaml", [override])
+    with pytest.raises(UserError, match="study 'maks': no such file.*did you mean 'mask'"):
+        Study.load("maks")
+    wrong = study.model_copy(update={"arms": {**study.arms, "odd": {"mask.knd": "tube"}}})
+    with pytest.raises(UserError, match="arm 'odd': .*did you mean 'kind'"):
+        StudyRun(wrong, tmp_path / "out")
