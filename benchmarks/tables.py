@@ -237,7 +237,19 @@ def occlusion_results() -> str:
     return "\n".join(lines)
 
 
+def evaluate_results() -> str:
+    """Return what evaluation costs."""
+    result = _load(RESULTS / "evaluate_cpu.json")
+    lines = ["| one thread | seconds (median) | lowest | highest |", "|---|---|---|---|"]
+    for name, seconds in result["seconds"].items():
+        middle = sorted(seconds)[len(seconds) // 2]
+        lines.append(f"| {name} | {middle} | {min(seconds)} | {max(seconds)} |")
+    lines += ["", f"`benchmarks/evaluate_cpu.py`, {_where(result)}."]
+    return "\n".join(lines)
+
+
 BLOCKS = {
+    "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
