@@ -200,10 +200,10 @@ def _times(path: Path) -> NDArray[np.float64]:
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
         stamps = {float(p.pts * p.time_base) for p in packets if p.pts is not None}
-        if not packets:
-            raise UserError("holds no frames")
         if len(packets) < stream.frames:
             raise UserError(f"is cut short: {len(packets)} of {stream.frames} frames are there")
+        if not packets:
+            raise UserError("holds no frames")
         if len(stamps) != len(packets):
             return np.arange(len(packets)) / float(stream.average_rate or _DEFAULT_FPS)
         return np.sort(np.array(list(stamps)))
