@@ -170,7 +170,7 @@ def render_page(
     shown = []
     for index in range(CORPUS_CLIPS):
         labels = json.loads((corpus / "labels" / f"{index:06d}.json").read_text())
-        objects = ", ".join(f"{o['class_name']} ({o['factors']['family']})" for o in labels["objects"])
+        objects = ", ".join(f"{o['class_name']} ({o['family']})" for o in labels["objects"])
         video = base64.b64encode((corpus / "clips" / f"{index:06d}.mp4").read_bytes()).decode()
         shown.append({"index": index, "objects": objects, "video": video})
     crowded = max(range(CORPUS_CLIPS), key=lambda i: float(clips[i].labels.modal_masks.mean()))

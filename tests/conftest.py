@@ -25,6 +25,10 @@ from smile_synth.coverage import Border, level_of_detail
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.scene import Layer, Picture, Scene, Solid, Surface, Textured
 
+if shutil.which("nvidia-smi") is None:
+    # Kernels are tested in Triton's interpreter; read when Triton is first imported, by whichever library.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # The same examples on every machine and in every run; no time limit, the first example compiles kernels.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

@@ -23,6 +23,8 @@ Float = NDArray[np.float64]
 # An object counts as covered in a frame where less than this share of its extent can be seen.
 COVERED = 0.5
 SPECTRUM_SIDE = 128
+# A clip is still if no value of any frame differs from the first frame's by more, of 255.
+STILL = 16
 HEAT_CELLS = 16
 _HASH_FRAMES = 3
 _COLOR_FRAMES = 4
@@ -74,7 +76,7 @@ class ClipMeasure:
         labelled: its labels could be read.
         clipped: share of values at 0 or 255 in up to four frames, of the objects' pixels or, unless its
             background is one colour, of all pixels, whichever is larger; NaN without frames.
-        still: all frames are equal; False without frames.
+        still: all frames are equal, but for what an encoder does to them; False without frames.
         spectrum: ``[SPECTRUM_SIDE / 2]`` mean log10 power by spatial frequency 1, 2, ... of the grey middle
             frame at `SPECTRUM_SIDE` pixels; None without frames.
         exponent: amplitude falls as 1 / frequency^exponent, by least squares; NaN without frames.
@@ -204,7 +206,8 @@ def _pixels(sample: Sample) -> dict[str, Any]:
     spectrum = power_spectrum(middle.astype(np.float64))
     return {
         "clipped": max(shares),
-        "still": bool((frames == frames[0]).all()),
+        # An encoder may write a frame that repeats the one before as a slightly better copy.
+        "still": bool(np.abs(frames.astype(np.int16) - frames[0]).max() <= STILL),
         "spectrum": spectrum,
         "exponent": spectrum_exponent(spectrum),
         "digest": hashlib.sha256(frames.tobytes()).hexdigest(),

@@ -20,8 +20,6 @@ from smile_synth.scene import Noise, Scene, Solid
 from smile_synth.texture import Texture
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels' file is first imported
 
 BACKENDS = ("oracle", "cpu", "torch", "triton")
 GROUND = Solid((40, 80, 120))
