@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scene
+from smile_synth.corpus import Corpus
 from smile_synth.errors import UserError
 from smile_synth.rng import generator
 from smile_synth.scene import Picture, Scene
@@ -126,39 +127,23 @@ class CorpusSource:
         Raises:
             UserError: no finished corpus of ours, or none of its clips is whole.
         """
-        self.folder, self.seed, self.name = Path(folder), seed, str(folder)
-        try:
-            header = json.loads((self.folder / "corpus.json").read_text())
-            manifest = (self.folder / "manifest.parquet").read_bytes()
-        except FileNotFoundError as error:
-            missing = Path(str(error.filename)).name
-            raise UserError(
-                f"corpus '{folder}': has no {missing}; expected a folder that smile-synth generate finished"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"corpus '{folder}': cannot be read: {error}") from None
-        kinds = ("clips", "*.mp4"), ("labels", "*.json")
-        names = sorted({path.stem for kind, form in kinds for path in (self.folder / kind).glob(form)})
-        self._names: list[str] = []
-        self.unreadable: list[tuple[Path, str]] = []
-        for name in names:
-            lacking = [path for path in self._paths(name) if not path.is_file() or not path.stat().st_size]
-            if lacking:
-                reason = "is empty" if lacking[0].is_file() else "is missing"
-                self.unreadable.append((lacking[0], reason))
-            else:
-                self._names.append(name)
-        if not self._names:
-            raise UserError(
-                f"corpus '{folder}': holds no whole clip (mp4, labels and scene) in a folder layout"
-            )
-        self.size_hw: tuple[int, int] = tuple(header["size_hw"])
-        self.num_frames = int(self._labels(self._names[0])["num_frames"])
-        self.digest = hashlib.sha256(manifest + "\n".join(self._names).encode()).hexdigest()
+        self.corpus, self.seed, self.name = Corpus(folder), seed, str(folder)
+        damaged = self.corpus.damaged()
+        self.unreadable = [(file, f"{reason} (clip {index})") for index, file, reason in damaged]
+        lacking = {index for index, _, _ in damaged}
+        self._clips = [index for index in self.corpus if index not in lacking]
+        if not self._clips:
+            raise UserError(f"corpus '{folder}': holds no whole clip; 'smile-synth corpus repair' mends it")
+        self.size_hw, self.num_frames = self.corpus.header.size_hw, self.corpus.header.num_frames
+        pixels = zip(
+            self.corpus, self.corpus.column("scene_digest"), self.corpus.column("sha256"), strict=True
+        )
+        used = [(scene, media) for index, scene, media in pixels if index not in lacking]
+        self.digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
     def __len__(self) -> int:
         """Return the number of clips that are used."""
-        return len(self._names)
+        return len(self._clips)
 
     def clip(self, index: int) -> TrainingClip:
         """Read the clip that stands at place ``index`` of the endless order.
@@ -166,43 +151,20 @@ class CorpusSource:
         Raises:
             UserError: a file has gone or is damaged.
         """
-        epoch, place = divmod(index, len(self._names))
-        name = self._names[_order(self.seed, epoch, len(self._names))[place]]
-        media, _, scene = self._paths(name)
+        epoch, place = divmod(index, len(self._clips))
+        number = self._clips[_order(self.seed, epoch, len(self._clips))[place]]
         try:
-            with av.open(str(media)) as container:
-                container.streams.video[0].thread_type = "NONE"  # frame threads hang forked readers
-                frames = np.stack(
-                    [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)]
-                )
+            frames, scene = self.corpus.frames(number), self.corpus.scene(number)
+            objects = self.corpus.labels(number)["objects"]
             if frames.shape != (self.num_frames, *self.size_hw, 3):
-                raise UserError(
-                    f"corpus clip '{media}': holds {list(frames.shape)} frames, the labels say other"
-                )
-            drawn = Scene.from_bytes(scene.read_bytes())
-        except (OSError, IndexError, ValueError, av.error.FFmpegError) as error:
+                raise ValueError(f"decodes to {list(frames.shape)}, its corpus says other")
+            segmentation = np.zeros(frames.shape[:3], np.uint16)
+            for label, item in enumerate(objects, 1):
+                segmentation[coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1) > 0] = label
+        except (OSError, LookupError, ValueError, av.error.FFmpegError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"corpus clip '{media}': cannot be read: {reason}") from None
-        segmentation = np.zeros(frames.shape[:3], np.uint16)
-        for number, item in enumerate(self._labels(name)["objects"], 1):
-            segmentation[coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1) > 0] = number
-        return TrainingClip(frames.astype(np.uint8), segmentation, drawn)
-
-    def _paths(self, name: str) -> tuple[Path, Path, Path]:
-        folder = self.folder
-        return (
-            folder / "clips" / f"{name}.mp4",
-            folder / "labels" / f"{name}.json",
-            folder / "scenes" / f"{name}.scene",
-        )
-
-    def _labels(self, name: str) -> dict[str, Any]:
-        path = self._paths(name)[1]
-        try:
-            labels: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"corpus labels '{path}': cannot be read: {error}") from None
-        return labels
+            raise UserError(f"corpus '{self.name}': clip {number} cannot be read: {reason}") from None
+        return TrainingClip(frames, segmentation, scene)
 
 
 @lru_cache(maxsize=4)

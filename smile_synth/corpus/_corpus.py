@@ -102,6 +102,26 @@ class Corpus:
             raise UserError(f"'{path}': ends inside clip {index}; 'smile-synth corpus repair' mends it")
         return data
 
+    def damaged(self) -> list[tuple[int, Path, str]]:
+        """Return every clip with a file that is missing or cut short: number, file, reason.
+
+        Sizes are compared, contents are not: that is `verify`.
+        """
+        files, offsets, sizes = self._members
+        paths = [self.path / file for file in files]
+        there = np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        lacking = there[self._files] < offsets + sizes
+        found: dict[int, tuple[int, Path, str]] = {}
+        for member in np.flatnonzero(lacking):
+            index, file = self.indices[int(member) // len(self._names)], int(self._files[member])
+            found.setdefault(index, (index, paths[file], "is missing" if there[file] < 0 else "is cut short"))
+        return list(found.values())
+
+    def column(self, name: str) -> list[Any]:
+        """Return one value of the manifest for every clip here, in their order."""
+        values: list[Any] = self._table[name].to_pylist()
+        return values
+
     def scene(self, index: int) -> Scene:
         """Return the scene of a clip; with the sources it gives every label (`annotate`)."""
         return Scene.from_bytes(self.read(index, "scene"))
