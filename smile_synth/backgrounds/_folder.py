@@ -16,6 +16,7 @@ from smile_synth.backgrounds import _videos
 from smile_synth.backgrounds._index import index_files
 from smile_synth.backgrounds._videos import VideoInfo, read_frames
 from smile_synth.errors import UserError
+from smile_synth.files import LISTED_ALREADY, walk
 from smile_synth.pictures import Reject, load_rgb, read_bytes
 from smile_synth.texture import Texture
 
@@ -150,29 +151,14 @@ class BackgroundFolder:
             self._cache.popitem(last=False)
 
     def _walk(self) -> list[str]:
-        """Return the names of all files with a known suffix; links are followed, each folder is seen once."""
-        names, seen = [], {_identity(self.path)}
-        for parent, folders, files in os.walk(self.path, followlinks=True):
-            inner = []
-            for folder in sorted(folders):
-                place = Path(parent, folder)
-                identity = _identity(place)
-                if identity in seen:
-                    self.unreadable.append((place, "is a link to a folder that is listed already"))
-                else:
-                    seen.add(identity)
-                    inner.append(folder)
-            folders[:] = inner
-            names += [Path(parent, f) for f in files if f.lower().endswith(SUFFIXES)]
-        return [file.relative_to(self.path).as_posix() for file in sorted(names)]
+        """Return the names of all files with a known suffix; links are followed, to every folder once."""
+        files, links = walk(self.path)
+        self.unreadable += [(link, f"is {LISTED_ALREADY}") for link in links]
+        chosen = (path.relative_to(self.path) for path in files if path.name.lower().endswith(SUFFIXES))
+        return [path.as_posix() for path in sorted(chosen)]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": OrderedDict()}  # workers fill their own cache
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def _read_list(path: Path) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.interpolate import PchipInterpolator
 
 from smile_synth.motion._base import (
     FamilyParameters,
@@ -33,6 +32,9 @@ class Spline(FamilyParameters):
 def spline(*, rng: Draws, parameters: Spline, request: Request) -> Path:
     """Draw waypoints and run through them on a monotone cubic spline, which never leaves their range
     (Fritsch and Butland, 1984)."""
+    # Imported here: it would add a fifth to every start of the program.
+    from scipy.interpolate import PchipInterpolator
+
     low, high = request.room()
     u = rng.random(parameters.waypoints, request.dims)
     if request.num_frames == 1:

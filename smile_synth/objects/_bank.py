@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -93,14 +94,17 @@ ARROW_TYPES = {"str": pyarrow.string(), "int": pyarrow.int64(), "float": pyarrow
 SCHEMA = pyarrow.schema([(field.name, ARROW_TYPES[str(field.type)]) for field in fields(ObjectInfo)])
 
 
-def digest_of(index: pyarrow.Table) -> str:
+# What a render or a label depends on, beside the texels' places; the rest is read when asked for.
+DIGESTED = ("class_name", "height", "width", "split", "content_sha256")
+OPENED = (*DIGESTED, "texel_offset")
+
+
+def digest_of(columns: Sequence[list[Any]]) -> str:
     """Return the sha256 hex digest of everything that affects a render or a label.
 
-    That is, in order of the objects: class, size, split (it decides what is drawn) and texels. Names of
-    files and folders are not part of it.
+    That is, in order of the objects, the columns of ``DIGESTED``: class, size, split (it decides what is
+    drawn) and texels. Names of files and folders are not part of it.
     """
-    names = ("class_name", "height", "width", "split", "content_sha256")
-    columns = [index[name].to_pylist() for name in names]
     text = json.dumps([FORMAT, FORMAT_VERSION, columns], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -145,20 +149,19 @@ class ObjectBank:
         widths: ``[n]`` int32, columns of each texture.
         texels: ``[total, 4]`` uint8, all textures one after another, a read-only map of the file.
         texel_offsets: ``[n + 1]`` int64; object i has ``texels[offsets[i] : offsets[i + 1]]``.
-        index: one row per object, the columns of `ObjectInfo`.
     """
 
-    def __init__(self, path: str, digest: str, index: pyarrow.Table, texels: UInt8) -> None:
+    def __init__(self, path: str, digest: str, opened: pyarrow.Table, texels: UInt8) -> None:
+        """Take the columns of ``OPENED`` and the texels of a bank; see `open`."""
         self.path = path
         self.digest = digest
         self.texels = texels
-        self.class_names, self.class_ids = _numbered(index["class_name"])
-        self.heights = _numbers(index["height"]).astype(np.int32)
-        self.widths = _numbers(index["width"]).astype(np.int32)
-        self.texel_offsets = np.append(_numbers(index["texel_offset"]), len(texels)).astype(np.int64)
-        names, ids = _numbered(index["split"])
+        self.class_names, self.class_ids = _numbered(opened["class_name"])
+        self.heights = _numbers(opened["height"]).astype(np.int32)
+        self.widths = _numbers(opened["width"]).astype(np.int32)
+        self.texel_offsets = np.append(_numbers(opened["texel_offset"]), len(texels)).astype(np.int64)
+        names, ids = _numbered(opened["split"])
         self._split_ids = np.array([SPLITS.index(name) for name in names], np.int32)[ids]
-        self.index = index
         self._selected: dict[tuple[object, ...], Selection] = {}
 
     @classmethod
@@ -173,19 +176,35 @@ class ObjectBank:
         header = read_header(folder)
         damaged = f"object bank '{folder}' is damaged: "
         try:
-            # ParquetFile, not read_table: that one would read folder names as columns.
-            index = pyarrow.parquet.ParquetFile(folder / INDEX).read(use_threads=False)
+            file = _index_file(folder)
+            complete = tuple(file.schema_arrow.names) == COLUMNS
+            opened = file.read(OPENED, use_threads=False) if complete else None
             size = (folder / TEXELS).stat().st_size
         except (OSError, pyarrow.ArrowException) as error:
             raise UserError(damaged + str(error)) from None
-        if tuple(index.column_names) != COLUMNS or digest_of(index) != header["digest"]:
+        if opened is None or digest_of([_values(opened[name]) for name in DIGESTED]) != header["digest"]:
             raise UserError(f"{damaged}{INDEX} does not match {HEADER}")
-        height, width, offset = (index[name][-1].as_py() for name in ("height", "width", "texel_offset"))
+        height, width, offset = (opened[name][-1].as_py() for name in ("height", "width", "texel_offset"))
         expected = 4 * (offset + sum(h * w for h, w in level_sizes_hw(height, width)))
         if size != expected:
             raise UserError(f"{damaged}{TEXELS} has {size} bytes, expected {expected}")
         texels = np.memmap(folder / TEXELS, np.uint8, mode="r").view(np.ndarray).reshape(-1, 4)
-        return cls(str(folder), header["digest"], index, texels)
+        return cls(str(folder), header["digest"], opened, texels)
+
+    @cached_property
+    def index(self) -> pyarrow.Table:
+        """One row per object, the columns of `ObjectInfo`; read when first asked for, renders need it not.
+
+        Raises:
+            UserError: it has gone or changed since the bank was opened.
+        """
+        try:
+            index = _index_file(Path(self.path)).read(use_threads=False)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"object bank '{self.path}' is damaged: {error}") from None
+        if digest_of([_values(index[name]) for name in DIGESTED]) != self.digest:
+            raise UserError(f"object bank '{self.path}' was rebuilt while in use")
+        return index
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -374,7 +393,7 @@ def write_tables(
     pyarrow.parquet.write_table(
         index, folder / INDEX, compression="zstd", compression_level=3, row_group_size=1 << 20
     )
-    digest = digest_of(index)
+    digest = digest_of([index[name].to_pylist() for name in DIGESTED])
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -399,14 +418,28 @@ def _reopen(path: str, digest: str) -> ObjectBank:
     return bank
 
 
+def _index_file(folder: Path) -> pyarrow.parquet.ParquetFile:
+    # ParquetFile, not read_table: that one would read folder names as columns. As dictionaries: decoding
+    # them here would take longer, and arrow's own functions for it a tenth of a second to import.
+    return pyarrow.parquet.ParquetFile(folder / INDEX, read_dictionary=["class_name", "split"])
+
+
+def _values(column: pyarrow.ChunkedArray) -> list[Any]:
+    """Return a column's values; of a dictionary far quicker than arrow's own way."""
+    if not pyarrow.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    names, ids = _numbered(column)
+    return [names[i] for i in ids.tolist()]
+
+
 def _numbers(column: pyarrow.ChunkedArray) -> NDArray[np.int64]:
     """Return a column of whole numbers; arrow's own way would import pandas, a second, where it is there."""
     return np.asarray(np.from_dlpack(column.combine_chunks()), np.int64)
 
 
 def _numbered(column: pyarrow.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
-    """Return a column's values, sorted, each once, and each row's place among them."""
-    encoded = column.combine_chunks().dictionary_encode()
+    """Return the values of a column of dictionaries, sorted, each once, and each row's place among them."""
+    encoded = column.unify_dictionaries().combine_chunks()
     names = encoded.dictionary.to_pylist()
     order = sorted(range(len(names)), key=lambda i: names[i])
     place = np.empty(len(names), np.int32)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.errors import UserError, nearest
-from smile_synth.objects._files import key_of
+from smile_synth.files import key_of
 from smile_synth.objects._folder import LostItem
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._mask_cut import HALF, Photo, corner_of

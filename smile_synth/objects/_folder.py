@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from smile_synth.errors import UserError
-from smile_synth.objects._files import key_of, shown, walk
+from smile_synth.files import LISTED_ALREADY, key_of, shown, walk
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.pictures import SUFFIXES, Reject, load_rgba, read_bytes
 
@@ -61,7 +62,7 @@ class LostItem:
 
 def is_cut_outs(folder: Path) -> bool:
     """Tell whether the first few pictures below a folder have alpha; files without any reader count not."""
-    pictures = (path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
+    pictures = (path for path in walk(folder)[0] if path.suffix.lower() in SUFFIXES)
     return any(_has_alpha(path) for path in islice(pictures, PEEK))
 
 
@@ -73,14 +74,41 @@ def _has_alpha(path: Path) -> bool:
         return False
 
 
+class ListedFile(NamedTuple):
+    """A file below a folder: its relative path, the file, and the class that its place says."""
+
+    name: str
+    path: Path
+    class_name: str
+
+
+def list_files(folder: Path) -> tuple[list[ListedFile], list[LostItem]]:
+    """Return every file below a folder in order of its path, and what cannot be used of it.
+
+    The class is the path of the file's folder; files directly in the folder take the folder's own name.
+    """
+    found, links = walk(folder)
+    files: list[ListedFile] = []
+    lost = [LostItem(shown(link.relative_to(folder).as_posix()), LISTED_ALREADY) for link in links]
+    for path in found:
+        relative = path.relative_to(folder)
+        name, parent = relative.as_posix(), relative.parent.as_posix()
+        if shown(name) != name:
+            lost.append(LostItem(shown(name), "file name is not UTF-8"))
+        else:
+            own = folder.resolve().name or "object"
+            files.append(ListedFile(name, path, own if parent == "." else parent))
+    return files, lost
+
+
 def read_folder(source: str, options: ReadOptions) -> list[Item]:
     """List every file below a folder, in order of its path.
 
     The class is the path of the file's folder relative to the source; files directly in the source
-    take the source's own name. Links are followed. A file ``index.csv`` beside the class folders may
-    say more: columns ``file`` (path relative to the source), ``licence``, ``annotation_id``, and
-    ``source_image`` (or ``src_item``), the picture the file was cut from; without it each file counts
-    as a picture of its own.
+    take the source's own name. Links are followed, to every folder once. A file ``index.csv`` beside the
+    class folders may say more: columns ``file`` (path relative to the source), ``licence``,
+    ``annotation_id``, and ``source_image`` (or ``src_item``), the picture the file was cut from; without
+    it each file counts as a picture of its own.
 
     Raises:
         UserError: no such folder, no files in it, or an unusable ``index.csv``.
@@ -90,17 +118,13 @@ def read_folder(source: str, options: ReadOptions) -> list[Item]:
         what = "not a folder" if folder.exists() else "no such folder"
         raise UserError(f"object source '{source}': {what}")
     rows = _read_index(folder / INDEX)
-    items: list[Item] = []
-    for path in walk(folder):
-        name = path.relative_to(folder).as_posix()
-        if name == INDEX:
-            continue
-        if shown(name) != name:
-            items.append(LostItem(shown(name), "file name is not UTF-8"))
-            continue
-        parent = path.relative_to(folder).parent.as_posix()
-        class_name = folder.resolve().name if parent == "." else parent
-        items.append(FolderItem(name, path, class_name, rows.pop(name, {})))
+    files, unusable = list_files(folder)
+    items: list[Item] = [
+        FolderItem(file.name, file.path, file.class_name, rows.pop(file.name, {}))
+        for file in files
+        if file.name != INDEX
+    ]
+    items += unusable
     if not items:
         raise UserError(f"object source '{source}': the folder is empty; expected <class>/<name>.png")
     items += [LostItem(name, f"missing file: listed in {INDEX}") for name in sorted(rows)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_synth.errors import UserError
-from smile_synth.objects._files import key_of, shown, walk
+from smile_synth.files import LISTED_ALREADY, key_of, shown, walk
 from smile_synth.objects._folder import LostItem
 from smile_synth.objects._item import CutOut, Item, ReadOptions, UInt8
 from smile_synth.objects._mask_cut import (
@@ -80,7 +80,9 @@ def read_pairs(source: str, options: ReadOptions) -> list[Item]:
 def _by_stem(folder: Path, name: str, unusable: list[Item]) -> dict[str, Path]:
     """Return a folder's pictures by their path without suffix; others are added to the unusable ones."""
     found: dict[str, Path] = {}
-    for path in walk(folder / name):
+    files, links = walk(folder / name)
+    unusable += [LostItem(shown(link.relative_to(folder).as_posix()), LISTED_ALREADY) for link in links]
+    for path in files:
         label = shown(path.relative_to(folder).as_posix())
         stem = path.relative_to(folder / name).with_suffix("").as_posix()
         if path.suffix.lower() not in SUFFIXES:

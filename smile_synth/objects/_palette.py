@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from smile_synth.errors import UserError
-from smile_synth.objects._files import key_of, shown
+from smile_synth.files import key_of, shown
 from smile_synth.objects._item import CutOut, Item, ReadOptions, UInt8
 from smile_synth.objects._mask_cut import VOID, Photo, aligned, corner_of, need_folders, read_mask, regions
 from smile_synth.pictures import SUFFIXES, Reject, opened, read_bytes

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.errors import UserError
-from smile_synth.objects._files import key_of, shown, walk
-from smile_synth.objects._folder import LostItem
+from smile_synth.files import key_of
+from smile_synth.objects._folder import list_files
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._mask_cut import Photo, need_folders
 from smile_synth.pictures import SUFFIXES, Reject, load_rgb, read_bytes
@@ -92,7 +92,7 @@ class Picture:
 
 
 def read_pictures(source: str, options: ReadOptions) -> list[Item]:
-    """List every file below a folder, in order of its path; links are followed.
+    """List every file below a folder, in order of its path; links are followed, to every folder once.
 
     The class is the path of the file's folder relative to the source; files directly in the source
     take the source's own name.
@@ -100,16 +100,9 @@ def read_pictures(source: str, options: ReadOptions) -> list[Item]:
     Raises:
         UserError: no such folder, or an empty one.
     """
-    folder = need_folders(source)
-    items: list[Item] = []
-    for path in walk(folder):
-        relative = path.relative_to(folder)
-        if shown(relative.as_posix()) != relative.as_posix():
-            items.append(LostItem(shown(relative.as_posix()), "file name is not UTF-8"))
-            continue
-        parent = relative.parent.as_posix()
-        class_name = (folder.resolve().name or "region") if parent == "." else parent
-        items.append(Picture(relative.as_posix(), path, class_name))
+    files, unusable = list_files(need_folders(source))
+    items: list[Item] = [Picture(*file) for file in files]
+    items += unusable
     if not items:
         raise UserError(f"object source '{source}': the folder is empty; expected pictures")
     return items

@@ -190,6 +190,27 @@ def test_open_refuses_what_is_not_a_whole_bank(source: Path, tmp_path: Path) -> 
     ObjectBank.open(out)
 
 
+def test_index_in_pieces_and_read_late(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bank"
+    whole = build(source, out, val_fraction=0.5)
+    table = whole.index
+    assert table["class_name"].to_pylist() == ["animal/dog", "cat", "cat"]
+    # One row group per object, so that every one brings a dictionary of its own.
+    pyarrow.parquet.write_table(table, out / "index.parquet", row_group_size=1)
+    pieces = ObjectBank.open(out)
+    assert pieces.digest == whole.digest and pieces.class_names == whole.class_names
+    np.testing.assert_array_equal(pieces.class_ids, whole.class_ids)
+    assert [pieces.info(i) for i in range(3)] == [whole.info(i) for i in range(3)]
+
+    opened = [ObjectBank.open(out), ObjectBank.open(out)]
+    build(source, out, test_fraction=1.0, val_fraction=0.0, overwrite=True)
+    with pytest.raises(UserError, match="was rebuilt while in use"):
+        opened[0].info(0)
+    (out / "index.parquet").unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        opened[1].info(0)
+
+
 def test_verify_finds_an_altered_texel(source: Path, tmp_path: Path) -> None:
     bank = build(source, tmp_path / "bank")
     bank.verify()

@@ -268,8 +268,16 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert calls[0] == 16
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
+    with monkeypatch.context() as patched:
+
+        def read_only(*_: object, **__: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        patched.setattr(Path, "mkdir", read_only)  # root, who may run this, writes anywhere else
+        with pytest.raises(UserError, match="^cannot write '.*bank': Read-only file system$"):
+            build_bank([tmp_path / "src"], tmp_path / "bank")
     with pytest.raises(UserError, match="cannot write '.*1.png/bank': Not a directory"):
         build_bank([tmp_path / "src"], tmp_path / "src" / "a" / "1.png" / "bank")
 
@@ -292,7 +300,10 @@ def test_folders_links_and_class_names(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "1.PNG", soft_rgba(8, 9, 2), format="PNG")
     os.symlink(tmp_path / "elsewhere", source / "linked")
     os.symlink(source, source / "big cat" / "loop")
-    build_bank([source], tmp_path / "bank")
+    report = build_bank([source], tmp_path / "bank")
+    assert [(item.source, item.reason) for item in report.rejected] == [
+        ("big cat/loop", "a link to a folder that is listed already")
+    ]
     bank = ObjectBank.open(tmp_path / "bank")
     assert [bank.info(i).class_name for i in range(3)] == ["zoo", "big cat/lion", "linked"]
     assert [bank.info(i).source for i in range(3)] == ["1.png", "big cat/lion/1.png", "linked/1.PNG"]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from smile_synth.errors import UserError
+from smile_synth.files import key_of
 from smile_synth.objects import _regions as regions
-from smile_synth.objects._files import key_of
 from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.pictures import Reject
 
