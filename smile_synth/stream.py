@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count, groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip
-from smile_synth.compositing import composite
+from smile_synth.compositing import (
+    NOT_NORMALISED,
+    STORED,
+    Normalise,
+    OutDtype,
+    Parameters,
+    Shown,
+    as_tensor,
+    check_output,
+    composite,
+    device_textures,
+    draw_frames,
+    fetch,
+    frames_shape,
+    lay_out,
+    num_texels,
+    render_parameters,
+)
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import sample_scenes
+from smile_synth.scene import Scene, Video, sample_scenes
+from smile_synth.workers import Place, Result, SharedBuffers, Workers, attach
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +112,25 @@ class StepBatches:
             yield list(batch_indices(step, batch_size, rank=rank, world_size=world_size))
 
 
+@dataclass(frozen=True)
+class StreamBatch:
+    """The clips of one step.
+
+    Attributes:
+        indices: of the clips.
+        frames: ``[B, T, 3, H, W]`` on the device; uint8 is a view of ``[B, T, H, W, 3]``.
+        segmentation: ``[B, T, H, W]`` int16, numbers of labelled objects from 1, 0 elsewhere; None if not
+            asked for.
+        coverage: ``[B, N]`` float32 0..1, the share of each token's pixels that labelled objects own; None
+            if not asked for.
+    """
+
+    indices: range
+    frames: torch.Tensor
+    segmentation: torch.Tensor | None = None
+    coverage: torch.Tensor | None = None
+
+
 def stream(
     recipe: Recipe,
     bank: ObjectBank,
@@ -97,14 +142,391 @@ def stream(
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
-) -> Iterator[torch.Tensor]:
-    """Yield batches ``[B, T, 3, H, W]`` uint8 on ``device`` for ever; step s is the same on any restart."""
+    workers: int = 2,
+    ahead: int = 2,
+    out_dtype: OutDtype = "uint8",
+    normalise: Normalise = NOT_NORMALISED,
+    segmentation: bool = False,
+    tokens: tuple[int, int] | None = None,
+    backend: str | None = None,
+    cache_bytes: int = 2 * 2**30,
+) -> Generator[StreamBatch, None, None]:
+    """Yield batches for ever; step s is the same on any restart and for any number of workers.
+
+    On the CPU the workers draw frames, into memory that they share with this process. On another device
+    they draw scenes and decode pictures and videos; frames are drawn there, on a CUDA device on a stream
+    of its own while the caller's work runs. Until the workers have started, batches are made here. A batch
+    is the caller's for as long as it is kept. Closing the generator ends the workers.
+
+    Args:
+        recipe, bank, backgrounds: what the clips are drawn from.
+        batch_size: clips of a step for this process, not over all of them.
+        seed: of the clips.
+        device: where the frames are wanted.
+        rank, world_size: this process among all.
+        start_step: the first step to yield.
+        workers: processes that work ahead; with 0 everything happens here, when it is asked for.
+        ahead: batches that are being made while one is used.
+        out_dtype: uint8, float32, float16 or bfloat16.
+        normalise: (mean, standard deviation) of each channel for a float type, see `render`.
+        segmentation: also give who owns each pixel.
+        tokens: (tubelet_size, patch_size); also give each token's coverage.
+        backend: cpu on the CPU, triton on CUDA and torch elsewhere, if None; see `render`.
+        cache_bytes: bound on background pictures that are kept on a device; those beyond are sent again.
+
+    Raises:
+        UserError: when a batch is asked for: the recipe does not fit its sources, or a worker was killed.
+        ValueError: an option is outside of what is allowed.
+    """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+        ("ahead", ahead, 1),
+        ("start_step", start_step, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    batch_indices(0, batch_size, rank=rank, world_size=world_size)
+    check_output(recipe.num_frames, recipe.size, out_dtype, tokens)
     import torch  # takes seconds to load, and nothing else here needs it
 
-    step = start_step
-    while True:
-        indices = batch_indices(step, batch_size, rank=rank, world_size=world_size)
-        scenes = sample_scenes(recipe, bank, backgrounds, seed=seed, indices=indices)
-        frames = [torch.from_numpy(composite(scene, bank, backgrounds)) for scene in scenes]
-        yield torch.stack(frames).permute(0, 1, 4, 2, 3).contiguous().to(device)
-        step += 1
+    place = torch.device(device)
+    backend = backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
+    if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and place.type != "cpu"):
+        raise ValueError(f"backend {backend} does not draw batches on {place}")
+    maker = _Maker(recipe, bank, backgrounds, seed, out_dtype, normalise, segmentation, tokens)
+    batches: _FramesHere | _FramesOnDevice = (
+        _FramesHere(maker, batch_size, workers)
+        if backend == "cpu"
+        else _FramesOnDevice(maker, backend, place, cache_bytes)
+    )
+    steps = (batch_indices(step, batch_size, rank=rank, world_size=world_size) for step in count(start_step))
+    return _run(maker, batches, steps, workers, ahead)
+
+
+def _run(
+    maker: _Maker, batches: _FramesHere | _FramesOnDevice, steps: Iterator[range], workers: int, ahead: int
+) -> Generator[StreamBatch, None, None]:
+    """Keep the workers busy up to a bound, and hand out what is done, in order."""
+    pool = _Pool(maker, workers)
+    begun: deque[Any] = deque()
+    drawn: deque[Any] = deque()
+    try:
+        while True:
+            while len(begun) + len(drawn) < (ahead + 1 if pool.ready() else 1):
+                begun.append(batches.begin(pool, next(steps)))
+            # What is ready is drawn at once; it is waited for only where nothing else could be handed out.
+            ready = [batches.is_ready(pool, batch) for batch in begun]
+            while begun and (not drawn or ready[0]):
+                drawn.append(batches.draw(pool, begun.popleft()))
+                del ready[0]
+            yield batches.hand_over(drawn.popleft())
+    finally:
+        pool.close()
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What is asked for; a copy of it works in every worker."""
+
+    recipe: Recipe
+    bank: ObjectBank
+    backgrounds: BackgroundFolder | None
+    seed: int
+    out_dtype: OutDtype
+    normalise: Normalise
+    segmentation: bool
+    tokens: tuple[int, int] | None
+
+    def scenes(self, indices: range) -> list[Scene]:
+        return sample_scenes(self.recipe, self.bank, self.backgrounds, seed=self.seed, indices=indices)
+
+    def parameters(self, indices: range) -> Parameters:
+        """Lay scenes out; pictures and videos are named, not decoded."""
+        return lay_out(self.scenes(indices), self.bank, range(self.recipe.num_frames))
+
+    def forms(self, clips: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Return shape and type of everything that is drawn for a number of clips."""
+        (height, width), frames = self.recipe.size, self.recipe.num_frames
+        forms: dict[str, tuple[tuple[int, ...], Any]] = {
+            "frames": (
+                (clips, *frames_shape(frames, (height, width), self.out_dtype)),
+                STORED[self.out_dtype],
+            )
+        }
+        if self.segmentation:
+            forms["segmentation"] = ((clips, frames, height, width), np.int16)
+        if self.tokens:
+            tubelet, patch = self.tokens
+            number = frames // tubelet * (height // patch) * (width // patch)
+            forms["coverage"] = ((clips, number), np.float32)
+        return forms
+
+    def split(self, memory: NDArray[np.uint8], clips: int) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a batch, one after another in its memory."""
+        arrays, start = {}, 0
+        for name, (shape, kind) in self.forms(clips).items():
+            end = start + math.prod(shape) * np.dtype(kind).itemsize
+            arrays[name] = memory[start:end].view(kind).reshape(shape)
+            start = -(-end // 8) * 8
+        return arrays
+
+    def draw(self, indices: range, arrays: dict[str, NDArray[Any]]) -> None:
+        """Draw clips and their labels into arrays."""
+        scenes = self.scenes(indices)
+        draw_frames(scenes, self.bank, self.backgrounds, arrays["frames"], normalise=self.normalise)
+        if not (self.segmentation or self.tokens):
+            return
+        for row, scene in enumerate(scenes):
+            owners = annotate(scene, self.bank, self.backgrounds).segmentation
+            if self.segmentation:
+                arrays["segmentation"][row] = owners
+            if self.tokens:
+                tubelet, patch = self.tokens
+                arrays["coverage"][row] = token_coverage(owners, patch, tubelet)
+
+    def fetch(self, textures: Sequence[Shown]) -> NDArray[np.uint32]:
+        return fetch(textures, self.bank, self.backgrounds)
+
+
+def token_coverage(
+    segmentation: NDArray[np.integer[Any]], patch_size: int, tubelet_size: int
+) -> NDArray[np.float32]:
+    """Return the mean coverage ``[N]`` of every token by the objects of a segmentation ``[T, H, W]``."""
+    frames, height, width = segmentation.shape
+    blocks = (segmentation > 0).reshape(
+        frames // tubelet_size,
+        tubelet_size,
+        height // patch_size,
+        patch_size,
+        width // patch_size,
+        patch_size,
+    )
+    return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
+
+
+_maker: _Maker | None = None
+
+
+def _start_worker(maker: _Maker) -> None:
+    global _maker
+    _maker = maker
+
+
+def _say_ready() -> None:
+    """Do nothing: a worker that has done so has loaded everything."""
+
+
+def _here() -> _Maker:
+    assert _maker is not None, "set when the worker starts"
+    return _maker
+
+
+def _parameters(indices: range) -> Parameters:
+    return _here().parameters(indices)
+
+
+def _draw_part(place: Place, clips: int, first: int, indices: range) -> None:
+    """Draw some clips of a batch where they stand in its memory."""
+    arrays = _here().split(attach(place), clips)
+    part = slice(first, first + len(indices))
+    _here().draw(indices, {name: array[part] for name, array in arrays.items()})
+
+
+def _fetch_into(place: Place, first: int, textures: Sequence[Shown]) -> None:
+    words = _here().fetch(textures)
+    attach(place).view(np.uint32)[first : first + len(words)] = words
+
+
+class _Pool:
+    """The workers of a stream, and whether they have started."""
+
+    def __init__(self, maker: _Maker, count: int) -> None:
+        self.buffers = SharedBuffers()
+        self._workers = Workers(count, start=_start_worker, arguments=[maker]) if count else None
+        self._started = [self._workers.submit(_say_ready) for _ in range(count)] if self._workers else []
+
+    def ready(self) -> bool:
+        """Return whether a worker has started. Raises UserError if one was killed instead."""
+        return self._workers is not None and self._started[0].done() and self.result(self._started[0]) is None
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        assert self._workers is not None, "asked for only after `ready`"
+        return self._workers.submit(work, *arguments)
+
+    def result(self, future: Future[Result]) -> Result:
+        assert self._workers is not None, "a future is from the workers"
+        return self._workers.result(future)
+
+    def close(self) -> None:
+        if self._workers is not None:
+            self._workers.close(at_once=True)
+
+
+class _FramesHere:
+    """Frames in main memory: a batch is drawn in parts, each worker in the place of its clips."""
+
+    def __init__(self, maker: _Maker, clips: int, workers: int) -> None:
+        self._maker, self._clips = maker, clips
+        forms = maker.forms(clips).values()
+        self._num_bytes = sum(-(-math.prod(s) * np.dtype(k).itemsize // 8) * 8 for s, k in forms)
+        self._edges = np.linspace(0, clips, min(max(workers, 1), clips) + 1).astype(int).tolist()
+
+    def begin(self, pool: _Pool, indices: range) -> _Begun:
+        if not pool.ready():
+            memory = np.empty(self._num_bytes, np.uint8)
+            self._maker.draw(indices, self._maker.split(memory, self._clips))
+            return _Begun(indices, memory, [])
+        buffer = pool.buffers.take(self._num_bytes)
+        parts = [
+            pool.submit(_draw_part, buffer.place, self._clips, first, indices[first:last])
+            for first, last in pairwise(self._edges)
+        ]
+        return _Begun(indices, pool.buffers.lend(buffer), parts)
+
+    def is_ready(self, pool: _Pool, begun: _Begun) -> bool:
+        return all(part.done() for part in begun.parts)
+
+    def draw(self, pool: _Pool, begun: _Begun) -> StreamBatch:
+        import torch
+
+        for part in begun.parts:
+            pool.result(part)
+        arrays = self._maker.split(begun.memory, self._clips)
+        frames = as_tensor(arrays.pop("frames"))
+        if self._maker.out_dtype == "uint8":
+            frames = frames.permute(0, 1, 4, 2, 3)
+        return StreamBatch(
+            begun.indices, frames, **{name: torch.from_numpy(array) for name, array in arrays.items()}
+        )
+
+    def hand_over(self, drawn: StreamBatch) -> StreamBatch:
+        return drawn
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch in main memory that ``parts`` are still drawn into."""
+
+    indices: range
+    memory: NDArray[np.uint8]
+    parts: list[Future[None]]
+
+
+@dataclass
+class _Sampled:
+    """A batch for a device on its way.
+
+    Attributes:
+        indices: of its clips.
+        parameters: of its scenes, or who lays them out.
+        resident: the texels on the device of those of its textures that are there.
+        missing: the other textures.
+        words: their texels, one after another, once they are asked for.
+        parts: who decodes them.
+    """
+
+    indices: range
+    parameters: Future[Parameters] | Parameters
+    resident: dict[Shown, torch.Tensor] = field(default_factory=dict)
+    missing: list[Shown] = field(default_factory=list)
+    words: NDArray[np.uint32] | None = None
+    parts: list[Future[None]] = field(default_factory=list)
+
+
+def _decoded_together(shown: Shown) -> Shown | Video:
+    return shown[0] if isinstance(shown[0], Video) else shown
+
+
+class _FramesOnDevice:
+    """Frames on a device: workers sample scenes and decode, the device draws on a stream of its own."""
+
+    def __init__(self, maker: _Maker, backend: str, device: torch.device, cache_bytes: int) -> None:
+        import torch
+
+        self._maker, self._backend, self._device = maker, backend, device
+        self._textures = device_textures(device, cache_bytes)
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def begin(self, pool: _Pool, indices: range) -> _Sampled:
+        if pool.ready():
+            return _Sampled(indices, pool.submit(_parameters, indices))
+        return _Sampled(indices, self._maker.parameters(indices))
+
+    def is_ready(self, pool: _Pool, sampled: _Sampled) -> bool:
+        """Return whether a batch can be drawn; what its scenes show is asked for once they are known."""
+        if isinstance(sampled.parameters, Future) and not sampled.parameters.done():
+            return False
+        self._ask_for_textures(pool, sampled)
+        return all(part.done() for part in sampled.parts)
+
+    def _ask_for_textures(self, pool: _Pool, sampled: _Sampled) -> Parameters:
+        """Have the workers decode what is not on the device yet, each in its place of one buffer."""
+        if isinstance(sampled.parameters, Future):
+            sampled.parameters = pool.result(sampled.parameters)
+        parameters = sampled.parameters
+        if sampled.words is not None:
+            return parameters
+        for shown in parameters.textures:
+            texels = self._textures.get(shown)
+            if texels is None:
+                sampled.missing.append(shown)
+            else:
+                sampled.resident[shown] = texels
+        if not (pool.ready() and sampled.missing):
+            sampled.words = self._maker.fetch(sampled.missing)
+            return parameters
+        number = sum(num_texels(surface) for surface, _ in sampled.missing)
+        buffer = pool.buffers.take(4 * number)
+        sampled.words = pool.buffers.lend(buffer).view(np.uint32)[:number]
+        first = 0
+        for _, group in groupby(sampled.missing, _decoded_together):
+            together = tuple(group)
+            sampled.parts.append(pool.submit(_fetch_into, buffer.place, first, together))
+            first += sum(num_texels(surface) for surface, _ in together)
+        return parameters
+
+    def draw(self, pool: _Pool, sampled: _Sampled) -> tuple[StreamBatch, Any]:
+        """Start to draw; returns the batch and what must happen before it may be used."""
+        import torch
+
+        parameters = self._ask_for_textures(pool, sampled)
+        for part in sampled.parts:
+            pool.result(part)
+        assert sampled.words is not None, "asked for above"
+        with torch.cuda.stream(self._side):  # nothing without one
+            sent = dict(
+                zip(sampled.missing, self._textures.send(sampled.missing, sampled.words), strict=True)
+            )
+            sent.update(sampled.resident)
+            texels = [torch.zeros(1, dtype=torch.int32, device=self._device)]  # kernels want one at least
+            texels[:0] = [sent[shown] for shown in parameters.textures]
+            rendered = render_parameters(
+                parameters,
+                self._maker.bank,
+                backend=self._backend,
+                device=self._device,
+                out_dtype=self._maker.out_dtype,
+                normalise=self._maker.normalise,
+                segmentation=self._maker.segmentation,
+                tokens=self._maker.tokens,
+                extra=torch.cat(texels),
+            )
+            event = None if self._side is None else self._side.record_event()
+        frames = rendered.frames
+        if self._maker.out_dtype == "uint8":
+            frames = frames.permute(0, 1, 4, 2, 3)
+        return StreamBatch(sampled.indices, frames, rendered.segmentation, rendered.coverage), event
+
+    def hand_over(self, drawn: tuple[StreamBatch, Any]) -> StreamBatch:
+        import torch
+
+        batch, event = drawn
+        if event is not None:
+            users = torch.cuda.current_stream(self._device)
+            users.wait_event(event)
+            for tensor in (batch.frames, batch.segmentation, batch.coverage):
+                if tensor is not None:
+                    # Memory of the side stream: not to be used again before the caller's work is done.
+                    tensor.record_stream(users)
+        return batch

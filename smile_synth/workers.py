@@ -1,18 +1,25 @@
-"""Work spread over processes, its results in order; nothing outlives the process that asked."""
+"""Work spread over processes, and memory shared with them; nothing outlives the process that asked."""
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from contextlib import closing, contextmanager
+from functools import lru_cache
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from smile_synth.errors import UserError
 
@@ -20,6 +27,78 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Results that wait for their turn, per process.
 AHEAD = 4
+
+
+class Workers:
+    """Processes of the caller, until it closes them."""
+
+    def __init__(
+        self, count: int, *, start: Callable[..., None] | None = None, arguments: Sequence[Any] = ()
+    ) -> None:
+        """Name ``count`` processes, each started when there is work for it.
+
+        Args:
+            count: processes.
+            start: called once in every process, with ``arguments``.
+            arguments: for ``start``.
+
+        Raises:
+            UserError: this process may not start others.
+        """
+        if multiprocessing.current_process().daemon:
+            raise UserError(
+                f"workers={count}: a DataLoader's worker cannot start processes of its own; ask for 0"
+            )
+        # Fork and the threads of decoders and parquet readers do not mix.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            count, context, initializer=_start, initargs=(start, tuple(arguments))
+        )
+        self._processes: list[BaseProcess] = []
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Have a process do ``work(*arguments)``; ``work`` is a function of a module."""
+        try:
+            with _interrupts_wait():
+                future = self._pool.submit(work, *arguments)
+        except BrokenProcessPool:
+            raise self._killed() from ChildProcessError()
+        # Executors name their processes in public from 3.14 on only.
+        self._processes = list(self._pool._processes.values())
+        return future
+
+    def result(self, future: Future[Result]) -> Result:
+        """Wait for what `submit` promised.
+
+        Raises:
+            UserError: a process was killed.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise self._killed() from ChildProcessError()
+
+    def _killed(self) -> UserError:
+        for process in self._processes:
+            process.join(5)
+        # The others were ended because of it.
+        codes = {process.exitcode for process in self._processes} - {None, 0}
+        guilty = codes - {-signal.SIGTERM} or codes
+        causes = [
+            f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            for code in sorted(code for code in guilty if code is not None)
+        ]
+        return UserError(
+            f"a worker process was killed {' and '.join(causes)}, perhaps for want of memory; what is done "
+            "is kept, the same command goes on, fewer workers need less"
+        )
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes, after what they are doing or at once."""
+        if at_once:
+            for process in self._processes:
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def in_order(
@@ -47,30 +126,27 @@ def in_order(
             start(*arguments)
         yield from map(work, items)
         return
-    # Fork and the threads of decoders and parquet readers do not mix.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(workers, len(items)), context, initializer=_start, initargs=(start, tuple(arguments))
-    )
-    try:
+    with closing(Workers(min(workers, len(items)), start=start, arguments=arguments)) as pool:
         ahead: deque[Future[Result]] = deque()
         for item in items:
             ahead.append(pool.submit(work, item))
             if len(ahead) > AHEAD * workers:
-                yield ahead.popleft().result()
+                yield pool.result(ahead.popleft())
         while ahead:
-            yield ahead.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps for want of memory; what is done is kept, the same command "
-            "goes on, fewer workers need less"
-        ) from ChildProcessError()
+            yield pool.result(ahead.popleft())
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked: it reaches all of a terminal's, and the parent decides to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     if start:
@@ -83,3 +159,77 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class Place(NamedTuple):
+    """Where a process finds the memory of another.
+
+    Attributes:
+        process: that it belongs to.
+        descriptor: its file there.
+        number: no two buffers of a process have the same.
+        num_bytes: of it.
+    """
+
+    process: int
+    descriptor: int
+    number: int
+    num_bytes: int
+
+
+class SharedBuffer:
+    """Memory that workers write into. It has no name that could be left behind: it goes with its last map.
+
+    Attributes:
+        place: for the workers' `attach`.
+    """
+
+    _count = 0
+
+    def __init__(self, num_bytes: int) -> None:
+        """Make it. Raises UserError where the system has no such memory (Linux has)."""
+        if not hasattr(os, "memfd_create"):
+            raise UserError("worker processes that share memory need Linux; ask for workers=0")
+        descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        os.ftruncate(descriptor, num_bytes)
+        self._map = mmap.mmap(descriptor, num_bytes)
+        SharedBuffer._count += 1
+        self.place = Place(os.getpid(), descriptor, SharedBuffer._count, num_bytes)
+
+    def array(self) -> NDArray[np.uint8]:
+        """Return all of it ``[num_bytes]``; views of this array keep it alive."""
+        return np.frombuffer(self._map, np.uint8)
+
+
+class SharedBuffers:
+    """Buffers that are used again when nobody looks at them any more."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._free: list[SharedBuffer] = []
+
+    def take(self, num_bytes: int) -> SharedBuffer:
+        """Return a buffer of at least ``num_bytes``."""
+        while self._free:
+            buffer = self._free.pop()
+            if buffer.place.num_bytes >= num_bytes:
+                return buffer
+        return SharedBuffer(max(num_bytes, 1))
+
+    def lend(self, buffer: SharedBuffer) -> NDArray[np.uint8]:
+        """Return a buffer's bytes; it is free again when the last view of them is gone."""
+        array = buffer.array()
+        weakref.finalize(array, self._free.append, buffer)
+        return array
+
+
+@lru_cache(maxsize=16)
+def attach(place: Place) -> NDArray[np.uint8]:
+    """Return the bytes of another process's buffer, in a worker of it."""
+    descriptor = os.open(f"/proc/{place.process}/fd/{place.descriptor}", os.O_RDWR)
+    try:
+        shared = mmap.mmap(descriptor, place.num_bytes)
+    finally:
+        os.close(descriptor)
+    return np.frombuffer(shared, np.uint8)

@@ -25,6 +25,7 @@ from smile_synth.errors import UserError
 from smile_synth.rng import generator
 from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
+from smile_synth.stream import token_coverage as token_coverage
 from smile_train.config import MixtureEntry, PretrainConfig, Stage
 from smile_train.masking import upright_boxes
 
@@ -277,22 +278,6 @@ def open_data(config: PretrainConfig, *, strict: bool = False) -> TrainingData:
         file, reason = unreadable[0]
         raise UserError(f"{len(unreadable)} files cannot be read, the first '{file}': {reason}")
     return TrainingData(tuple(stages), first.size_hw, first.num_frames, recipes, unreadable)
-
-
-def token_coverage(
-    segmentation: NDArray[np.uint16], patch_size: int, tubelet_size: int
-) -> NDArray[np.float32]:
-    """Return the mean coverage ``[N]`` of every token by the objects of a segmentation ``[T, H, W]``."""
-    frames, height, width = segmentation.shape
-    blocks = (segmentation > 0).reshape(
-        frames // tubelet_size,
-        tubelet_size,
-        height // patch_size,
-        patch_size,
-        width // patch_size,
-        patch_size,
-    )
-    return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
 
 
 Item = tuple[int, Tensor, Tensor, Tensor | None]

@@ -7,31 +7,68 @@ than 3/255, with up to four stacked translucent layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._cpu import composite_cpu
+from smile_synth.compositing._narrow import to_bfloat16
 from smile_synth.compositing._oracle import composite_oracle
-from smile_synth.compositing._parameters import prepare, words_of
+from smile_synth.compositing._parameters import (
+    Parameters,
+    Shown,
+    fetch,
+    lay_out,
+    num_texels,
+    prepare,
+    words_of,
+)
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Scene, check_sources
 
 if TYPE_CHECKING:
     import torch
 
-    from smile_synth.compositing._device import Rendered
+    from smile_synth.compositing._device import DeviceTextures, Rendered
 
-__all__ = ["BACKENDS", "OUT_DTYPES", "composite", "composite_chunks", "render"]
+__all__ = [
+    "BACKENDS",
+    "NOT_NORMALISED",
+    "OUT_DTYPES",
+    "STORED",
+    "Normalise",
+    "OutDtype",
+    "Parameters",
+    "Shown",
+    "as_tensor",
+    "check_output",
+    "composite",
+    "composite_chunks",
+    "device_textures",
+    "draw_frames",
+    "empty_frames",
+    "fetch",
+    "frames_shape",
+    "lay_out",
+    "num_texels",
+    "render",
+    "render_parameters",
+]
 
 BACKENDS = ("cpu", "oracle", "torch", "triton")
-OUT_DTYPES = ("uint8", "float32", "float16", "bfloat16")
 
 Triple = tuple[float, float, float]
 OutDtype = Literal["uint8", "float32", "float16", "bfloat16"]
-_NO_FLOATS, _ZERO = (0, 3, 1, 1), np.zeros(3, np.float32)
+STORED: dict[str, type] = {
+    "uint8": np.uint8, "float32": np.float32, "float16": np.float16, "bfloat16": np.uint16
+}  # fmt: skip
+OUT_DTYPES = tuple(STORED)
+# Mean and standard deviation of each channel.
+Normalise = tuple[Triple, Triple]
+NOT_NORMALISED: Normalise = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+_NO_FLOATS = (0, 3, 1, 1)
 
 
 def composite(
@@ -62,11 +99,10 @@ def composite(
     if backend == "oracle":
         return composite_oracle(scene, bank, backgrounds, chosen)
     if backend == "cpu":
-        parameters = prepare([scene], bank, backgrounds, chosen)
-        out = np.empty((len(chosen), *scene.size_hw, 3), np.uint8)
-        planes = np.empty(_NO_FLOATS, np.float32)
-        composite_cpu(parameters, words_of(bank.texels), out, planes, _ZERO, _ZERO, threads=threads)
-        return out
+        out = empty_frames(1, len(chosen), scene.size_hw, "uint8")
+        draw_frames([scene], bank, backgrounds, out, frames=chosen, threads=threads)
+        drawn: NDArray[np.uint8] = out[0]
+        return drawn
     rendered = render([scene], bank, backgrounds, backend=backend, device=device, frames=frames)
     clip: NDArray[np.uint8] = rendered.frames[0].cpu().numpy()
     return clip
@@ -103,7 +139,7 @@ def render(
     backend: str = "cpu",
     device: str | torch.device = "cpu",
     out_dtype: OutDtype = "uint8",
-    normalise: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    normalise: Normalise = NOT_NORMALISED,
     segmentation: bool = False,
     tokens: tuple[int, int] | None = None,
     frames: range | None = None,
@@ -130,42 +166,148 @@ def render(
     """
     import torch  # takes seconds to load
 
-    from smile_synth.compositing._device import Rendered, render_on_device
+    from smile_synth.compositing._device import Rendered
 
     chosen = _checked(scenes, bank, backgrounds, backend, frames)
-    if out_dtype not in OUT_DTYPES:
-        raise ValueError(f"unknown out_dtype '{out_dtype}', allowed are {', '.join(OUT_DTYPES)}")
-    dtype: torch.dtype = getattr(torch, out_dtype)
-    size_hw, place = scenes[0].size_hw, torch.device(device)
-    if tokens and (len(chosen) % tokens[0] or size_hw[0] % tokens[1] or size_hw[1] % tokens[1]):
-        raise ValueError(f"tokens {tokens} do not divide {len(chosen)} frames of {size_hw}")
-    mean, deviation = (np.array(values) for values in normalise)
-    scale, shift = 1 / (255 * deviation), -mean / deviation
-    parameters = prepare(scenes, bank, backgrounds, chosen)
-    if backend not in ("cpu", "oracle"):
-        return render_on_device(
-            parameters,
+    check_output(len(chosen), scenes[0].size_hw, out_dtype, tokens)
+    if backend in ("torch", "triton"):
+        return render_parameters(
+            prepare(scenes, bank, backgrounds, chosen),
             bank,
             backend=backend,
-            device=place,
-            dtype=dtype,
-            scale=scale,
-            shift=shift,
+            device=device,
+            out_dtype=out_dtype,
+            normalise=normalise,
             segmentation=segmentation,
             tokens=tokens,
         )
-    if backend == "oracle" or place.type != "cpu" or segmentation or tokens:
+    if backend == "oracle" or torch.device(device).type != "cpu" or segmentation or tokens:
         raise ValueError(
-            f"backend {backend} on {place}: the oracle draws single scenes, and cpu gives frames on the cpu; "
-            "for all else take torch or triton"
+            f"backend {backend} on {device}: the oracle draws single scenes, and cpu gives frames on the "
+            "cpu; for all else take torch or triton"
         )
-    count = len(scenes) * len(chosen)
-    pixels = np.empty((count if dtype == torch.uint8 else 0, *size_hw, 3), np.uint8)
-    planes = np.empty((0 if dtype == torch.uint8 else count, 3, *size_hw), np.float32)
-    factors = scale.astype(np.float32), shift.astype(np.float32)
-    composite_cpu(parameters, words_of(bank.texels), pixels, planes, *factors, threads=threads)
-    out = pixels if dtype == torch.uint8 else planes
-    return Rendered(torch.from_numpy(out).view(len(scenes), len(chosen), *out.shape[1:]).to(dtype))
+    out = empty_frames(len(scenes), len(chosen), scenes[0].size_hw, out_dtype)
+    draw_frames(scenes, bank, backgrounds, out, normalise=normalise, frames=chosen, threads=threads)
+    return Rendered(as_tensor(out))
+
+
+def render_parameters(
+    parameters: Parameters,
+    bank: ObjectBank,
+    *,
+    backend: str,
+    device: str | torch.device,
+    out_dtype: OutDtype = "uint8",
+    normalise: Normalise = NOT_NORMALISED,
+    segmentation: bool = False,
+    tokens: tuple[int, int] | None = None,
+    extra: torch.Tensor | None = None,
+) -> Rendered:
+    """Render scenes that are laid out already, with torch or triton; see `render`.
+
+    ``extra`` ``[X]`` int32 on the device holds the texels of ``parameters.textures``, if they were not
+    fetched.
+
+    Raises:
+        ValueError: unknown type, or tokens that do not divide the frames.
+    """
+    import torch
+
+    from smile_synth.compositing._device import render_on_device
+
+    check_output(parameters.num_frames, parameters.size_hw, out_dtype, tokens)
+    scale, shift = _scale_and_shift(normalise)
+    return render_on_device(
+        parameters,
+        bank,
+        backend=backend,
+        device=torch.device(device),
+        dtype=getattr(torch, out_dtype),
+        scale=scale,
+        shift=shift,
+        segmentation=segmentation,
+        tokens=tokens,
+        extra=extra,
+    )
+
+
+def device_textures(device: str | torch.device, num_bytes: int) -> DeviceTextures:
+    """Return a store of background textures on a device, those used last kept up to a bound."""
+    import torch
+
+    from smile_synth.compositing._device import DeviceTextures
+
+    return DeviceTextures(torch.device(device), num_bytes)
+
+
+def empty_frames(clips: int, num_frames: int, size_hw: tuple[int, int], out_dtype: OutDtype) -> NDArray[Any]:
+    """Return an array to draw into: uint8 ``[B, T, H, W, 3]`` or ``[B, T, 3, H, W]``, bfloat16 as uint16."""
+    return np.empty((clips, *frames_shape(num_frames, size_hw, out_dtype)), STORED[out_dtype])
+
+
+def frames_shape(num_frames: int, size_hw: tuple[int, int], out_dtype: OutDtype) -> tuple[int, ...]:
+    """Return the shape of a clip: interleaved for uint8, planes for a float type."""
+    return (num_frames, *size_hw, 3) if out_dtype == "uint8" else (num_frames, 3, *size_hw)
+
+
+def as_tensor(frames: NDArray[Any]) -> torch.Tensor:
+    """Return what `empty_frames` made as a tensor over the same memory."""
+    import torch
+
+    if frames.dtype == np.uint16:  # NumPy knows no bfloat16
+        return torch.from_numpy(frames.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(frames)
+
+
+def draw_frames(
+    scenes: Sequence[Scene],
+    bank: ObjectBank,
+    backgrounds: BackgroundFolder | None,
+    out: NDArray[Any],
+    *,
+    normalise: Normalise = NOT_NORMALISED,
+    frames: range | None = None,
+    threads: int = 1,
+) -> None:
+    """Render a batch on the CPU into an array as of `empty_frames`; needs no torch.
+
+    Raises:
+        UserError: bank or backgrounds are not those that a scene was drawn from.
+        ValueError: scenes of different sizes.
+    """
+    chosen = _checked(scenes, bank, backgrounds, "cpu", frames)
+    parameters = prepare(scenes, bank, backgrounds, chosen)
+    flat = out.reshape(-1, *out.shape[2:])
+    pixels, planes = np.empty((0, *scenes[0].size_hw, 3), np.uint8), np.empty(_NO_FLOATS, np.float32)
+    if out.dtype == np.uint8:
+        pixels = flat
+    else:
+        planes = flat if out.dtype == np.float32 else np.empty(flat.shape, np.float32)
+    scale, shift = (values.astype(np.float32) for values in _scale_and_shift(normalise))
+    composite_cpu(parameters, words_of(bank.texels), pixels, planes, scale, shift, threads=threads)
+    if out.dtype == np.uint16:
+        to_bfloat16(planes.reshape(-1).view(np.uint32), flat.reshape(-1))
+    elif out.dtype == np.float16:
+        flat[:] = planes
+
+
+def check_output(
+    num_frames: int, size_hw: tuple[int, int], out_dtype: str, tokens: tuple[int, int] | None
+) -> None:
+    """Refuse an unknown type, and tokens that do not divide the frames.
+
+    Raises:
+        ValueError: either of them.
+    """
+    if out_dtype not in OUT_DTYPES:
+        raise ValueError(f"unknown out_dtype '{out_dtype}', allowed are {', '.join(OUT_DTYPES)}")
+    if tokens and (num_frames % tokens[0] or size_hw[0] % tokens[1] or size_hw[1] % tokens[1]):
+        raise ValueError(f"tokens {tokens} do not divide {num_frames} frames of {size_hw}")
+
+
+def _scale_and_shift(normalise: Normalise) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, deviation = (np.array(values) for values in normalise)
+    return 1 / (255 * deviation), -mean / deviation
 
 
 def _checked(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -10,9 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth.compositing._parameters import Parameters, words_of
+from smile_synth.compositing._parameters import (
+    NUM_INTS,
+    NUM_REALS,
+    Parameters,
+    Shown,
+    num_texels,
+    words_of,
+)
 from smile_synth.compositing._torch import DeviceParameters, composite_torch
 from smile_synth.objects import ObjectBank
+from smile_synth.scene import Video
 
 _resident: WeakKeyDictionary[ObjectBank, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
@@ -48,14 +59,56 @@ def _sent(words: NDArray[np.uint32], device: torch.device) -> Tensor:
     return texels.to(device)
 
 
-def on_device(parameters: Parameters, bank: ObjectBank, device: torch.device) -> DeviceParameters:
-    """Send the parameters of a batch to a device."""
-    first, ints, reals = (
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (parameters.first, parameters.ints, parameters.reals)
+def _sent_together(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Send arrays of 8-byte numbers in one copy, which on a GPU is not waited for; returns flat tensors."""
+    numbers = [np.ascontiguousarray(array).reshape(-1).view(np.int64) for array in arrays]
+    packed = torch.empty(sum(map(len, numbers)), dtype=torch.int64, pin_memory=device.type == "cuda")
+    np.concatenate(numbers, out=packed.numpy())
+    return list(packed.to(device, non_blocking=True).split([len(part) for part in numbers]))
+
+
+class DeviceTextures:
+    """Textures of backgrounds in a device's memory, those used last kept up to a bound."""
+
+    def __init__(self, device: torch.device, num_bytes: int) -> None:
+        self._device, self._num_bytes = device, num_bytes
+        self._kept: OrderedDict[Shown, Tensor] = OrderedDict()
+
+    def get(self, shown: Shown) -> Tensor | None:
+        """Return a texture's texels ``[X]`` int32, if they are here."""
+        if shown in self._kept:
+            self._kept.move_to_end(shown)
+        return self._kept.get(shown)
+
+    def send(self, textures: Sequence[Shown], words: NDArray[np.uint32]) -> list[Tensor]:
+        """Send textures whose texels stand one after another; frames of videos are not kept."""
+        if not textures:
+            return []
+        packed = torch.empty(len(words), dtype=torch.int32, pin_memory=self._device.type == "cuda")
+        packed.numpy()[:] = words.view(np.int32)
+        counts = [num_texels(surface) for surface, _ in textures]
+        sent = packed.to(self._device, non_blocking=True).split(counts)
+        for shown, texels in zip(textures, sent, strict=True):
+            if not isinstance(shown[0], Video):
+                self._kept[shown] = texels.clone()  # of its own: the others of the copy may go sooner
+        while sum(4 * len(texels) for texels in self._kept.values()) > self._num_bytes:
+            self._kept.popitem(last=False)
+        return list(sent)
+
+
+def on_device(
+    parameters: Parameters, bank: ObjectBank, device: torch.device, extra: Tensor | None = None
+) -> DeviceParameters:
+    """Send the parameters of a batch to a device; ``extra`` ``[X]`` int32 stands for theirs, if given."""
+    first, ints, reals = _sent_together([parameters.first, parameters.ints, parameters.reals], device)
+    return DeviceParameters(
+        first,
+        ints.view(-1, NUM_INTS),
+        reals.view(torch.float64).view(-1, NUM_REALS),
+        resident_texels(bank, device),
+        _sent(parameters.extra, device) if extra is None else extra,
+        parameters.size_hw,
     )
-    bank_texels, extra = resident_texels(bank, device), _sent(parameters.extra, device)
-    return DeviceParameters(first, ints, reals, bank_texels, extra, parameters.size_hw)
 
 
 def render_on_device(
@@ -69,13 +122,14 @@ def render_on_device(
     shift: NDArray[np.float64],
     segmentation: bool,
     tokens: tuple[int, int] | None,
+    extra: Tensor | None = None,
 ) -> Rendered:
     """Draw prepared scenes with backend ``torch`` or ``triton``; see `smile_synth.compositing.render`."""
     clips, num_frames, (height, width) = parameters.num_clips, parameters.num_frames, parameters.size_hw
     count = clips * num_frames
     shape = (count, height, width, 3) if dtype == torch.uint8 else (count, 3, height, width)
     frames = torch.empty(shape, dtype=dtype, device=device)
-    sent = on_device(parameters, bank, device)
+    sent = on_device(parameters, bank, device, extra)
     labels = None
     if segmentation or (tokens and backend == "torch"):
         labels = torch.empty(count, height, width, dtype=torch.int16, device=device)

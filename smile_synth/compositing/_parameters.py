@@ -8,7 +8,7 @@ frame after frame, clip after clip. The entries of frame f (clip x frames + t) a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, Solid, Video, texture_of
+from smile_synth.scene import Noise, Picture, Scene, Solid, Textured, Video, texture_of
+from smile_synth.texture import level_sizes_hw
+
+# A texture as it is shown in a frame of the clip; only a video's depends on the frame.
+Shown = tuple[Textured, int]
 
 SOLID, NOISE, PICTURE = 0, 1, 2
 BORDERS = {"transparent": 0, "reflect": 1, "repeat": 2}
@@ -49,7 +53,8 @@ class Parameters:
         first: ``[num_clips * num_frames + 1]`` int64, where each frame's entries begin.
         ints: ``[N, NUM_INTS]`` int64.
         reals: ``[N, NUM_REALS]`` float64.
-        extra: ``[X]`` uint32, texels of the textures that are not in the bank.
+        textures: (surface, frame of the clip) of the textures that are not in the bank, one after another.
+        extra: ``[X]`` uint32, their texels; empty until they are fetched.
     """
 
     num_clips: int
@@ -58,7 +63,8 @@ class Parameters:
     first: NDArray[np.int64]
     ints: NDArray[np.int64]
     reals: NDArray[np.float64]
-    extra: NDArray[np.uint32]
+    textures: tuple[Shown, ...] = ()
+    extra: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
 
 def words_of(texels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -68,13 +74,42 @@ def words_of(texels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return words
 
 
+def num_texels(surface: Textured) -> int:
+    """Return the texels of a texture with all its mip levels."""
+    return sum(h * w for h, w in level_sizes_hw(surface.height, surface.width))
+
+
+def fetch(
+    textures: Sequence[Shown], bank: ObjectBank, backgrounds: BackgroundFolder | None
+) -> NDArray[np.uint32]:
+    """Return the texels of textures, one after another, read-only.
+
+    Raises:
+        UserError: background pictures are needed and none were given, or one cannot be read any more.
+    """
+    words = [words_of(texture_of(surface, bank, backgrounds, frame).texels) for surface, frame in textures]
+    texels = words[0] if len(words) == 1 else np.concatenate([np.empty(0, np.uint32), *words])
+    texels.flags.writeable = False
+    return texels
+
+
 def prepare(
     scenes: Sequence[Scene], bank: ObjectBank, backgrounds: BackgroundFolder | None, frames: range
 ) -> Parameters:
-    """Flatten ``frames`` of scenes of one size.
+    """Flatten ``frames`` of scenes of one size and fetch the textures that are not in the bank.
 
     Raises:
-        UserError: a scene needs background pictures and none were given.
+        UserError: as `fetch`.
+        ValueError: as `lay_out`.
+    """
+    parameters = lay_out(scenes, bank, frames)
+    return replace(parameters, extra=fetch(parameters.textures, bank, backgrounds))
+
+
+def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Parameters:
+    """Flatten ``frames`` of scenes of one size; textures that are not in the bank are named, not fetched.
+
+    Raises:
         ValueError: the scenes differ in size, lack a frame, or a pose squashes the plane to a line.
     """
     size_hw = scenes[0].size_hw
@@ -82,8 +117,7 @@ def prepare(
     ints = np.empty((entries, NUM_INTS), np.int64)
     reals = np.empty((entries, NUM_REALS))
     first = np.zeros(len(scenes) * len(frames) + 1, np.int64)
-    places: dict[object, int] = {}
-    extra: list[NDArray[np.uint32]] = []
+    places: dict[Shown, int] = {}
     extra_size = 0
     for b, scene in enumerate(scenes):
         if scene.size_hw != size_hw or scene.num_frames < frames.stop:
@@ -114,9 +148,8 @@ def prepare(
                 for t in frames:
                     shown = (surface, t if isinstance(surface, Video) else 0)
                     if shown not in places:
-                        extra.append(words_of(texture_of(surface, bank, backgrounds, t).texels))
                         places[shown] = extra_size
-                        extra_size += len(extra[-1])
+                        extra_size += num_texels(surface)
                     first_texel[k, t] = places[shown]
         _flatten(
             ints,
@@ -136,10 +169,8 @@ def prepare(
             size_hw[0],
             size_hw[1],
         )
-    texels = extra[0] if len(extra) == 1 else np.concatenate([np.empty(0, np.uint32), *extra])
-    texels.flags.writeable = False
     n = int(first[-1])
-    return Parameters(len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], texels)
+    return Parameters(len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places))
 
 
 def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,19 +1,35 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip, Flow, Labels, Tracks
-from smile_synth.compositing import composite
+from smile_synth.compositing import composite, device_textures, num_texels
+from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import sample_scene
-from smile_synth.stream import StepBatches, SyntheticClips, batch_indices, stream
+from smile_synth.scene import Picture, Video, sample_scene
+from smile_synth.stream import StepBatches, StreamBatch, SyntheticClips, batch_indices, stream
 from smile_synth.strict_yaml import parse
+from smile_synth.workers import SharedBuffer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import stream_cycles
 
 RECIPE = parse(
     Recipe,
@@ -95,20 +111,173 @@ def test_a_loader_gives_the_clips_of_a_step(clips: SyntheticClips) -> None:
     np.testing.assert_array_equal(batches[1][1], clips[5].frames)
 
 
+# --- streams
+
+
+def same(one: StreamBatch, other: StreamBatch) -> bool:
+    """Return whether two batches are equal to the bit."""
+    assert one.segmentation is not None and other.segmentation is not None
+    assert one.coverage is not None and other.coverage is not None
+    return (
+        one.indices == other.indices
+        and torch.equal(one.frames, other.frames)
+        and torch.equal(one.segmentation, other.segmentation)
+        and torch.equal(one.coverage, other.coverage)
+    )
+
+
+def from_workers(batches: Iterator[StreamBatch]) -> Iterator[StreamBatch]:
+    """Skip what is drawn before the workers have started."""
+    began = SharedBuffer._count
+    while SharedBuffer._count == began:
+        time.sleep(0.05)
+        next(batches)
+    return batches
+
+
 def test_a_stream_is_channels_first_and_the_same_on_any_restart(
     clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
-    batches = list(islice(stream(RECIPE, bank, pictures, batch_size=2, seed=3), 3))
-    assert batches[0].shape == (2, 3, 3, 20, 28) and batches[0].dtype == torch.uint8
-    assert batches[0].is_contiguous()
-    np.testing.assert_array_equal(batches[2][1].permute(0, 2, 3, 1), clips[5].frames)
-    resumed = next(stream(RECIPE, bank, pictures, batch_size=2, seed=3, start_step=2))
-    assert torch.equal(resumed, batches[2])
-    halves = [
-        next(stream(RECIPE, bank, pictures, batch_size=1, seed=3, rank=rank, world_size=2, start_step=2))
-        for rank in range(2)
-    ]
-    assert torch.equal(torch.cat(halves), batches[2])
+    here = partial(stream, RECIPE, bank, pictures, seed=3, workers=0)
+    batches = list(islice(here(batch_size=2), 3))
+    assert batches[0].frames.shape == (2, 3, 3, 20, 28) and batches[0].frames.dtype == torch.uint8
+    assert batches[2].indices == range(4, 6)
+    assert batches[0].segmentation is None and batches[0].coverage is None
+    np.testing.assert_array_equal(batches[2].frames[1].permute(0, 2, 3, 1), clips[5].frames)
+    resumed = next(here(batch_size=2, start_step=2))
+    assert torch.equal(resumed.frames, batches[2].frames)
+    halves = [next(here(batch_size=1, rank=rank, world_size=2, start_step=2)).frames for rank in range(2)]
+    assert torch.equal(torch.cat(halves), batches[2].frames)
+
+
+def test_a_stream_gives_labels_beside_normalised_frames(
+    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
+) -> None:
+    norm = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    for kind in ("float32", "float16", "bfloat16"):
+        batch = next(
+            stream(RECIPE, bank, pictures, batch_size=2, seed=3, workers=0, start_step=1, out_dtype=kind,
+                   normalise=norm, segmentation=True, tokens=(3, 4))
+        )  # fmt: skip
+        clip = clips[3]
+        plain = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).double() / 255
+        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in norm)
+        expected = ((plain - mean) / deviation).to(getattr(torch, kind))
+        assert batch.frames.dtype == expected.dtype
+        # Rounded from float32, which may stand on the other side of a tie.
+        step = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[kind]
+        torch.testing.assert_close(batch.frames[1], expected, rtol=step, atol=1e-6)
+        assert batch.segmentation is not None and batch.coverage is not None
+        np.testing.assert_array_equal(batch.segmentation[1], clip.labels.segmentation)
+        owned = clip.labels.segmentation > 0
+        # Token (0, 2, 3): all three frames, rows 8..11, columns 12..15.
+        assert batch.coverage[1, 2 * 7 + 3] == pytest.approx(owned[:, 8:12, 12:16].mean())
+
+
+def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
+    bank: ObjectBank, pictures: BackgroundFolder
+) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "seed": 3, "segmentation": True, "tokens": (1, 4)}
+    batches = from_workers(stream(RECIPE, bank, pictures, workers=2, **options))
+    kept = list(islice(batches, 6))  # more than are made ahead: none may be drawn over
+    here = stream(RECIPE, bank, pictures, workers=0, start_step=kept[0].indices[0] // 3, **options)
+    assert all(same(one, other) for one, other in zip(kept, here, strict=False))
+    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps for want of memory"):
+        for batch in batches:
+            if batch.indices[0] // 3 == 12 + kept[0].indices[0] // 3:
+                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    assert multiprocessing.active_children() == []
+    assert kept[-1].frames.sum() > 0
+
+
+def test_a_device_is_sent_scenes_and_decoded_pictures(
+    bank: ObjectBank, pictures: BackgroundFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "1.png").write_bytes(pictures.files[1].read_bytes())
+    (tmp_path / "2.png").write_bytes(pictures.files[2].read_bytes())
+    noise = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), np.uint8)
+    first, *rest = (Image.fromarray(frame) for frame in noise)
+    first.save(tmp_path / "3.gif", save_all=True, append_images=rest)
+    folder = BackgroundFolder(tmp_path)
+    kinds = "backgrounds=[{kind: image}, {kind: video}, {kind: dead-leaves}, {kind: noise}]"
+    recipe = parse(Recipe, RECIPE.to_yaml(), name="recipe.yaml", overrides=[kinds])
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3, "segmentation": True, "tokens": (1, 4)}
+    for bound in (0, 2**20):
+        own = stream(recipe, bank, folder, backend="torch", workers=1, cache_bytes=bound, **options)
+        with closing(own):
+            for batch in islice(from_workers(own), 4):
+                (expected,) = islice(
+                    stream(recipe, bank, folder, workers=0, start_step=batch.indices[0] // 4, **options), 1
+                )
+                assert (batch.frames.int() - expected.frames.int()).abs().max() <= 1
+                assert batch.segmentation is not None and expected.segmentation is not None
+                assert (batch.segmentation != expected.segmentation).float().mean() < 1e-3
+                assert batch.coverage is not None and expected.coverage is not None
+                torch.testing.assert_close(batch.coverage, expected.coverage, atol=0.07, rtol=0)
+    assert multiprocessing.active_children() == []
+
+
+def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
+    kept = device_textures("cpu", 4 * 100)
+    shown = [(Picture("backgrounds", number, 5, 7), 0) for number in range(4)]
+    each = num_texels(shown[0][0])
+    assert each == 35 + 12 + 4 + 1 and 100 // each == 1
+    first, second = kept.send(shown[:2], np.arange(2 * each, dtype=np.uint32))
+    assert first.tolist() == list(range(each)) and second[0] == each
+    assert kept.get(shown[0]) is None and torch.equal(kept.get(shown[1]), second)  # type: ignore[arg-type]
+    frame = (Video(0, (0, 1), 2, 2), 1)
+    kept.send([frame], np.zeros(5, np.uint32))
+    assert kept.get(frame) is None and kept.get(shown[1]) is not None
+
+
+def test_streams_that_stop_leave_nothing(bank: ObjectBank, pictures: BackgroundFolder) -> None:
+    found = stream_cycles.run(RECIPE, bank, pictures, cycles=4, full_every=4)
+    assert found["processes left"] == found["shared memory left"] == found["descriptors left"] == 0
+    assert found["ways"] == {"closed": 1, "an exception": 1, "Ctrl-C": 1, "a worker killed": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"ahead": 0}, "ahead must be at least 1, got 0"),
+        ({"rank": 1}, r"rank must be in 0\.\.0, got 1"),
+        ({"out_dtype": "int8"}, "unknown out_dtype 'int8', allowed are uint8, float32, float16, bfloat16"),
+        ({"tokens": (2, 4)}, r"tokens \(2, 4\) do not divide 3 frames of \(20, 28\)"),
+        ({"backend": "oracle"}, "backend oracle does not draw batches on cpu"),
+    ],
+)
+def test_options_outside_are_refused_before_anything_starts(
+    bank: ObjectBank, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        stream(RECIPE, bank, **{"batch_size": 2, "seed": 0, **options})
+
+
+# --- loaders
+
+
+def probe(clips: list[Clip]) -> tuple[int, torch.Tensor]:
+    """Return the private bytes of this process's map of the bank, and the frames."""
+    private, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            inside = line.endswith("texels.bin")
+        elif inside and line.startswith("Private_Dirty"):
+            private += int(line.split()[1]) * 1024
+    return private, torch.stack([torch.from_numpy(clip.frames) for clip in clips])
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_a_loaders_workers_share_the_bank(clips: SyntheticClips, method: str, workers: int) -> None:
+    assert len(pickle.dumps(clips)) < 10_000
+    loader = torch.utils.data.DataLoader(
+        clips, batch_size=4, num_workers=workers, multiprocessing_context=method, collate_fn=probe
+    )
+    private, frames = zip(*loader, strict=True)
+    assert private == (0, 0, 0)
+    np.testing.assert_array_equal(torch.cat(frames)[9], clips[9].frames)
 
 
 # --- containers check what they are given

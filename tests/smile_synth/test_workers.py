@@ -40,7 +40,7 @@ def test_results_come_in_order_from_several_processes() -> None:
 
 
 def test_a_killed_worker_is_told_and_the_rest_ends() -> None:
-    with pytest.raises(UserError, match="a worker process was killed, perhaps for want of memory"):
+    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps for want of memory"):
         list(in_order(die, range(9), workers=2))
 
 
