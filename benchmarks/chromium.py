@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its debugging pipe: for tests of pages, their pictures and timings."""
+"""Chromium without a window, driven over its debugging pipe: tests, pictures and timings of pages."""
 
 from __future__ import annotations
 

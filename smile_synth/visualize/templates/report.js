@@ -133,15 +133,19 @@ const OVERLAYS = [
   ["boxes", "b", "boxes"], ["amodal-boxes", "x", "amodal boxes"], ["modal", "m", "visible masks"], ["amodal", "a", "amodal masks"],
   ["tracks", "t", "tracks"], ["flow", "f", "flow colours"], ["arrows", "r", "flow arrows"], ["names", "n", "names"],
 ];
+const HINTS = {
+  boxes: "of what can be seen", "amodal-boxes": "of the whole extent, dashed", tracks: "points with the trail of their last frames; a ring is covered",
+  flow: "to the next frame: colour is direction, strength is speed; white stands still, grey is not known",
+};
 const on = new Set(["boxes", "names"]);
 const viewer = $("viewer"), canvas = $("canvas"), pen = canvas.getContext("2d");
-let shown = null, detail = null, pictures = [], masks = null, tracks = null, frame = 0, timer = 0, opened = 0;
+let shown = null, detail = null, pictures = [], masks = null, tracks = null, flows = null, frame = 0, timer = 0, opened = 0;
 
 for (const [name, key, title] of OVERLAYS) {
   const box = element("input", { type: "checkbox", id: "on-" + name });
   box.checked = on.has(name);
   box.addEventListener("change", () => { if (box.checked) on.add(name); else on.delete(name); draw(); });
-  $("toggles").append(element("label", {}, box, title + " ", element("kbd", {}, key)));
+  $("toggles").append(element("label", name in HINTS ? { title: HINTS[name] } : {}, box, title + " ", element("kbd", {}, key)));
 }
 
 // COCO's run lengths: columns first, five bits a character.
@@ -201,8 +205,8 @@ async function open(index) {
   const clip = byIndex.get(index), turn = ++opened;
   if (!clip) return;
   stop();
-  shown = clip; detail = null; pictures = []; masks = null; tracks = null; frame = 0;
-  $("viewer-title").textContent = "Clip " + clip.index + ": " + words(clip);
+  shown = clip; detail = null; pictures = []; masks = null; tracks = null; flows = null; frame = 0;
+  $("viewer-title").replaceChildren("Clip " + clip.index, element("span", { class: "soft" }, words(clip)));
   $("problem").textContent = clip.faults.map((fault) => fault[0] + ": " + fault[1]).join("; ");
   if (!viewer.open) {
     viewer.showModal();
@@ -239,7 +243,7 @@ function describe() {
     const row = element("div", { class: "object" }, element("i", { style: "background:" + color(k) }), (k + 1) + " " + item.class_name);
     const known = item.visibility.filter((value) => value !== null);
     const mean = known.length ? Math.round(100 * known.reduce((a, b) => a + b) / known.length) + " % on average" : "never in the frame";
-    row.insertAdjacentHTML("beforeend", `<svg viewBox="0 0 ${detail.num_frames} 1" preserveAspectRatio="none" role="img" aria-label="visible ${mean}">${bars}<path class="cursor"/></svg>`);
+    row.insertAdjacentHTML("beforeend", `<svg viewBox="0 0 ${detail.num_frames} 1" preserveAspectRatio="none" shape-rendering="crispEdges" role="img" aria-label="visible ${mean}">${bars}<path class="cursor"/></svg>`);
     row.lastElementChild.addEventListener("click", (event) => {
       const box = event.currentTarget.getBoundingClientRect();
       go(Math.floor(detail.num_frames * (event.clientX - box.left) / box.width));
@@ -276,6 +280,8 @@ function paint(colorAt) {
   pen.imageSmoothingEnabled = false;
   pen.drawImage(sheet, 0, 0, canvas.width, canvas.height);
 }
+// Canvas pixels in one of the screen: lines and text are as large on a telephone as on a desk.
+const unit = () => Math.max(1, canvas.width / Math.max(canvas.clientWidth, 1));
 const rgb = (k) => [1, 3, 5].map((at) => parseInt(color(k).slice(at, at + 2), 16));
 function put(pixels, p, [r, g, b], alpha) { pixels[4 * p] = r; pixels[4 * p + 1] = g; pixels[4 * p + 2] = b; pixels[4 * p + 3] = alpha; }
 function drawMasks(kind, fillAlpha) {
@@ -322,11 +328,18 @@ function hue(angle, strength) {
   const channel = (n) => { const k = (n + angle / 60) % 6; return 255 * (1 - strength * Math.max(0, Math.min(k, 4 - k, 1))); };
   return [channel(5), channel(3), channel(1)];
 }
+// All flows of the clip, and the longest vector: full colour is the same speed in every frame.
+function flowsOf() {
+  if (flows) return flows;
+  flows = { fields: Array.from({ length: detail.num_frames }, (_, t) => flowOf(t)), largest: 1e-6 };
+  for (const flow of flows.fields) {
+    for (let p = 0; flow && p < flow.length; p += 2) if (!isNaN(flow[p])) flows.largest = Math.max(flows.largest, Math.hypot(flow[p], flow[p + 1]));
+  }
+  return flows;
+}
 function drawFlow() {
-  const flow = flowOf(frame);
+  const { fields, largest } = flowsOf(), flow = fields[frame];
   if (!flow) return;
-  let largest = 1e-6;
-  for (let p = 0; p < flow.length; p += 2) if (!isNaN(flow[p])) largest = Math.max(largest, Math.hypot(flow[p], flow[p + 1]));
   paint((pixels) => {
     for (let p = 0; p < flow.length / 2; p++) {
       const dx = flow[2 * p], dy = flow[2 * p + 1];
@@ -335,12 +348,12 @@ function drawFlow() {
   });
 }
 function drawArrows() {
-  const flow = flowOf(frame);
+  const flow = flowsOf().fields[frame];
   if (!flow) return;
   const [height, width] = detail.mask_hw, gap = Math.max(3, Math.round(Math.max(height, width) / 18)), sx = canvas.width / width, sy = canvas.height / height;
   const scale = canvas.width / detail.size_hw[1];
   for (const [style, wide] of [["#000", 4], ["#fff", 1.6]]) {
-    pen.strokeStyle = style; pen.lineWidth = wide; pen.beginPath();
+    pen.strokeStyle = style; pen.lineWidth = wide * unit(); pen.beginPath();
     for (let y = gap >> 1; y < height; y += gap) for (let x = gap >> 1; x < width; x += gap) {
       const dx = flow[2 * (y * width + x)] * scale, dy = flow[2 * (y * width + x) + 1] * scale, length = Math.hypot(dx, dy);
       if (!(length > 0.5)) continue;
@@ -377,18 +390,18 @@ function tracksOf() {
 function drawTracks() {
   const scale = canvas.width / detail.size_hw[1];
   for (const [k, points] of tracksOf()) {
-    pen.strokeStyle = pen.fillStyle = color(k); pen.lineWidth = 2; pen.beginPath();
+    pen.strokeStyle = pen.fillStyle = color(k); pen.lineWidth = 2 * unit(); pen.beginPath();
     points.slice(Math.max(0, frame - 8), frame + 1).forEach(([x, y], n) => { if (n) pen.lineTo(x * scale, y * scale); else pen.moveTo(x * scale, y * scale); });
     pen.stroke();
     const [x, y, visible] = points[frame];
-    pen.beginPath(); pen.arc(x * scale, y * scale, 4, 0, 7);
-    if (visible) { pen.fill(); pen.strokeStyle = "#000"; pen.lineWidth = 1; }
+    pen.beginPath(); pen.arc(x * scale, y * scale, 4 * unit(), 0, 7);
+    if (visible) { pen.fill(); pen.strokeStyle = "#000"; pen.lineWidth = unit(); }
     pen.stroke();
   }
 }
 function drawBoxes(kind, dashes) {
   const scale = canvas.width / detail.size_hw[1];
-  pen.lineWidth = 2; pen.setLineDash(dashes);
+  pen.lineWidth = 2 * unit(); pen.setLineDash(dashes.map((length) => length * unit()));
   detail.objects.forEach((item, k) => {
     const box = item[kind][frame];
     if (!box) return;
@@ -398,15 +411,15 @@ function drawBoxes(kind, dashes) {
   pen.setLineDash([]);
 }
 function drawNames() {
-  const scale = canvas.width / detail.size_hw[1];
-  pen.font = "600 15px system-ui, sans-serif"; pen.textBaseline = "top";
+  const scale = canvas.width / detail.size_hw[1], u = unit(), high = 18 * u;
+  pen.font = "600 " + 13 * u + "px system-ui, sans-serif"; pen.textBaseline = "middle";
   detail.objects.forEach((item, k) => {
     const box = item.boxes[frame];
     if (!box) return;
-    const text = k + 1 + " " + item.class_name, wide = pen.measureText(text).width + 8;
-    const x = Math.max(0, Math.min(box[0] * scale, canvas.width - wide)), y = Math.max(0, box[1] * scale - 20), [r, g, b] = rgb(k);
-    pen.fillStyle = color(k); pen.fillRect(x, y, wide, 20);
-    pen.fillStyle = 0.299 * r + 0.587 * g + 0.114 * b > 110 ? "#000" : "#fff"; pen.fillText(text, x + 4, y + 3);
+    const text = k + 1 + " " + item.class_name, wide = pen.measureText(text).width + 8 * u;
+    const x = Math.max(0, Math.min(box[0] * scale, canvas.width - wide)), y = Math.max(0, box[1] * scale - high), [r, g, b] = rgb(k);
+    pen.fillStyle = color(k); pen.fillRect(x, y, wide, high);
+    pen.fillStyle = 0.299 * r + 0.587 * g + 0.114 * b > 110 ? "#000" : "#fff"; pen.fillText(text, x + 4 * u, y + high / 2 + u);
   });
 }
 function draw() {
@@ -486,4 +499,5 @@ function follow() {
   if (match) open(Number(match[1]));
 }
 addEventListener("hashchange", follow);
+new ResizeObserver(draw).observe(canvas);
 follow();
