@@ -81,7 +81,7 @@ def opencv(scene: Scene, bank: ObjectBank) -> np.ndarray:
             surface, pose, level = scene.layers[k].surface, scene.object_to_frame[k, t], scene.level[k, t]
             assert isinstance(surface, Picture)
             texture = bank.texture(surface.texture_id)
-            x0, y0, x1, y1 = window(pose, texture, level, (0, 0, width, height))
+            x0, y0, x1, y1 = window(pose, (surface.height, surface.width), level, (0, 0, width, height))
             if x1 <= x0 or y1 <= y0:
                 continue
             # From texels of the level, centres on whole numbers, to pixels of the part likewise.

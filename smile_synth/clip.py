@@ -18,14 +18,11 @@ def _check(name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Labels of N objects over T frames. The definitions stand in docs/labels.md.
+class Geometry:
+    """Labels of N objects over T frames but for their masks. The definitions stand in docs/labels.md.
 
     Attributes:
         class_names: N names.
-        segmentation: ``[T, H, W]`` uint16; 0 is the background, k + 1 is object k where it owns the pixel.
-        amodal_masks: ``[N, T, H, W]`` bool, the extent inside the frame, whatever lies in front.
-        modal_masks: ``[N, T, H, W]`` bool, the owned pixels; disjoint, each inside its amodal mask.
         amodal_boxes_xyxy: ``[N, T, 4]`` pixels, half-open, NOT cropped by the frame; NaN when empty.
         modal_boxes_xyxy: ``[N, T, 4]`` pixels, half-open; NaN when nothing is visible.
         oriented_boxes_xy: ``[N, T, 4, 2]`` pixels, the corners of the box that is tight in the object's own
@@ -37,9 +34,6 @@ class Labels:
     """
 
     class_names: tuple[str, ...]
-    segmentation: NDArray[np.uint16]
-    amodal_masks: Bool
-    modal_masks: Bool
     amodal_boxes_xyxy: Float
     modal_boxes_xyxy: Float
     oriented_boxes_xy: Float
@@ -50,10 +44,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         """Refuse arrays of another shape or type."""
-        n, (t, h, w) = len(self.class_names), self.segmentation.shape
-        _check("segmentation", self.segmentation, (t, h, w), np.uint16)
-        _check("amodal_masks", self.amodal_masks, (n, t, h, w), np.bool_)
-        _check("modal_masks", self.modal_masks, (n, t, h, w), np.bool_)
+        n, t = len(self.class_names), self.visibility.shape[-1]
         _check("amodal_boxes_xyxy", self.amodal_boxes_xyxy, (n, t, 4), np.float64)
         _check("modal_boxes_xyxy", self.modal_boxes_xyxy, (n, t, 4), np.float64)
         _check("oriented_boxes_xy", self.oriented_boxes_xy, (n, t, 4, 2), np.float64)
@@ -61,6 +52,29 @@ class Labels:
         _check("in_frame", self.in_frame, (n, t), np.float64)
         _check("depth_order", self.depth_order, (n, t), np.int64)
         _check("occluded_by", self.occluded_by, (n, n, t), np.int64)
+
+
+@dataclass(frozen=True)
+class Labels(Geometry):
+    """Labels of N objects over T frames, with their masks.
+
+    Attributes:
+        segmentation: ``[T, H, W]`` uint16; 0 is the background, k + 1 is object k where it owns the pixel.
+        amodal_masks: ``[N, T, H, W]`` bool, the extent inside the frame, whatever lies in front.
+        modal_masks: ``[N, T, H, W]`` bool, the owned pixels; disjoint, each inside its amodal mask.
+    """
+
+    segmentation: NDArray[np.uint16]
+    amodal_masks: Bool
+    modal_masks: Bool
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of another shape or type."""
+        super().__post_init__()
+        n, (t, h, w) = len(self.class_names), self.segmentation.shape
+        _check("segmentation", self.segmentation, (self.visibility.shape[-1], h, w), np.uint16)
+        _check("amodal_masks", self.amodal_masks, (n, t, h, w), np.bool_)
+        _check("modal_masks", self.modal_masks, (n, t, h, w), np.bool_)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ bilinear taps of neighbouring mip levels, mixed. ``alpha >= .5`` is an object's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numba
@@ -44,21 +43,15 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
 
 
-def window(object_to_frame: Float, texture: Texture, level: float, limit: Window | None) -> Window:
-    """Return the pixels (x0, y0, x1, y1), half-open, that a transparent-border texture can touch.
+def window(object_to_frame: Float, size_hw: tuple[int, int], level: float, limit: Window | None) -> Window:
+    """Return the pixels (x0, y0, x1, y1), half-open, that a transparent-border texture of a size can touch.
 
     ``limit`` crops it, for example to the frame; ``None`` leaves it whole. Empty windows have x1 <= x0
     or y1 <= y0. A pose with a horizon inside the texture may touch everything up to ``limit``.
     """
     reach = float(2 ** (int(level) + 1))  # half a texel of the coarser level, and its padding
-    box = np.array(
-        [
-            [-reach, -reach],
-            [texture.width + 2 * reach, -reach],
-            [texture.width + 2 * reach, texture.height + 2 * reach],
-            [-reach, texture.height + 2 * reach],
-        ]
-    )
+    height, width = size_hw
+    box = geometry.corners(width + 3 * reach, height + 3 * reach) - reach
     mapped = geometry.apply(object_to_frame, box)
     if not np.isfinite(mapped).all():
         if limit is None:
@@ -158,40 +151,3 @@ def pixel_centers(area: Window) -> Float:
     centers[..., 0] = np.arange(x0, x1) + 0.5
     centers[..., 1] = np.arange(y0, y1)[:, None] + 0.5
     return centers.reshape(-1, 2)
-
-
-@dataclass(frozen=True)
-class Extent:
-    """The extent of one layer in one frame.
-
-    Attributes:
-        area: window (x0, y0, x1, y1) that ``alpha`` covers; may reach beyond the frame.
-        alpha: ``[h, w]`` float64 0..1, without opacity.
-    """
-
-    area: Window
-    alpha: Float
-
-
-def whole_extent(texture: Texture, object_to_frame: Float, level: float, size_hw: tuple[int, int]) -> Extent:
-    """Return the layer's alpha over its WHOLE window, inside the frame and beyond.
-
-    Where a horizon makes the window endless, it is cropped to three frames' size.
-    """
-    h, w = size_hw
-    try:
-        area = window(object_to_frame, texture, level, None)
-    except ValueError:
-        area = (-w, -h, 2 * w, 2 * h)
-    x0, y0, x1, y1 = area
-    alpha = alpha_at(texture, object_to_frame, level, pixel_centers(area))
-    return Extent(area, alpha.reshape(y1 - y0, x1 - x0))
-
-
-def tight_box(mask: Bool, area: Window) -> Float:
-    """Return the tight half-open box ``[4]`` of a window's mask, NaN when it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return np.full(4, np.nan)
-    x0, y0 = area[:2]
-    return np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1], np.float64)

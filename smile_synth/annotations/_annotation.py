@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_synth import geometry
-from smile_synth.annotations._kernels import cover, follow, owners_at, summarise
+from smile_synth.annotations._kernels import (
+    back_to_front,
+    cover,
+    encode_runs,
+    fill_masks,
+    follow,
+    owners_at,
+    summarise,
+    texel_box,
+)
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Flow, Labels, Tracks
-from smile_synth.coverage import pixel_centers, tight_box, window
+from smile_synth.clip import Flow, Geometry, Labels, Tracks
+from smile_synth.coverage import pixel_centers, window
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Picture, Scene, check_sources, is_redrawn, texture_of
-from smile_synth.texture import Texture
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Masks ``[N, T, H, W]`` as the runs of their rows.
+
+    Attributes:
+        runs: ``[R, 2]`` int32, columns [x0, x1), row after row.
+        rows: ``[N, T, H + 1]`` int64, where in ``runs`` each row begins.
+        width: of the frame.
+    """
+
+    runs: NDArray[np.int32]
+    rows: Int
+    width: int
+
+    def masks(self) -> Bool:
+        """Return the masks as arrays."""
+        n, frames, height = self.rows.shape
+        out = np.zeros((n, frames, height - 1, self.width), bool)
+        fill_masks(self.runs, self.rows, out)
+        return out
+
+    def coco(self) -> list[list[dict[str, Any]]]:
+        """Return COCO's run lengths of every object and frame, as `pycocotools.mask.encode` has them."""
+        n, frames, height = self.rows.shape
+        ends = np.zeros((n, frames), np.int64)
+        text = encode_runs(self.runs, self.rows, self.width, ends).tobytes().decode()
+        flat = [0, *ends.ravel().tolist()]
+        size = [height - 1, self.width]
+        found = [{"size": size, "counts": text[a:b]} for a, b in pairwise(flat)]
+        return [found[i * frames : (i + 1) * frames] for i in range(n)]
 
 
 class Annotation:
@@ -28,103 +70,110 @@ class Annotation:
     def __init__(self, scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> None:
         check_sources(scene, bank, backgrounds)
         self.scene = scene
-        # A background covers everything whatever its alpha: only the layers in front need textures.
-        self._textures: list[Texture | None] = [
-            texture_of(layer.surface, bank, backgrounds)
-            if k > 0 and isinstance(layer.surface, Picture) and layer.border == "transparent"
-            else None
-            for k, layer in enumerate(scene.layers)
-        ]
+        self._sources = bank, backgrounds
         self._labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
-
-    def _texture(self, layer: int) -> Texture:
-        texture = self._textures[layer]
-        if texture is None:
-            raise ValueError(f"layer {layer}: labels know only cut-outs in front of the background")
-        return texture
 
     @cached_property
     def _stack(self) -> tuple[Any, ...]:
-        """Return what the kernels need of the layers: see `cover`, up to ``back_to_front``."""
-        scene = self.scene
-        textures = [self._texture(k) for k in range(1, len(scene.layers))]
-        sizes = np.array([(0, 0), *((texture.height, texture.width) for texture in textures)], np.int64)
-        texels = [texture.texels for texture in textures]
-        first = np.cumsum([0, 0, *map(len, texels)])[: len(scene.layers)]
-        order = [scene.front_to_back(t)[-2::-1] for t in range(scene.num_frames)]
+        """Return what the kernels need of the layers: see `cover`, up to ``order``."""
+        scene, (bank, backgrounds) = self.scene, self._sources
+        front: list[Picture] = []
+        for k, layer in enumerate(scene.layers[1:], 1):
+            if not isinstance(layer.surface, Picture) or layer.border != "transparent":
+                raise ValueError(f"layer {k}: labels know only cut-outs in front of the background")
+            front.append(layer.surface)
+        # A background covers everything whatever its alpha: only the layers in front need textures.
+        sizes = np.array([(0, 0), *((surface.height, surface.width) for surface in front)], np.int64)
+        if all(surface.source == "objects" for surface in front):
+            texels = bank.texels
+            first = bank.texel_offsets[[0, *(surface.texture_id for surface in front)]]
+        else:
+            parts = [texture_of(surface, bank, backgrounds).texels for surface in front]
+            texels, first = np.concatenate(parts), np.cumsum([0, 0, *map(len, parts)])[:-1]
+        order = np.empty((scene.num_frames, len(scene.layers) - 1), np.int64)
+        back_to_front(_frozen(scene.depth), order)
+        inverse = np.ascontiguousarray(geometry.invert(scene.object_to_frame))
         return (
-            np.concatenate([np.zeros((0, 4), np.uint8), *texels]),
-            first.astype(np.int64),
-            np.ascontiguousarray(sizes[:, 0]),
-            np.ascontiguousarray(sizes[:, 1]),
-            np.ascontiguousarray(geometry.invert(scene.object_to_frame)),
-            scene.level,
-            scene.opacity,
-            np.array(order, np.int64).reshape(scene.num_frames, len(textures)),
-        )
+            _frozen(texels), first.astype(np.int64), np.ascontiguousarray(sizes[:, 0]),
+            np.ascontiguousarray(sizes[:, 1]), inverse, _frozen(scene.level), _frozen(scene.opacity), order,
+        )  # fmt: skip
 
-    def _windows(self, *, whole: bool) -> Int:
-        """Return where each layer may be ``[L, T, 4]``: anywhere, or inside the frame."""
-        scene = self.scene
+    def _windows(self) -> Int:
+        """Return where each layer of a projective pose may be ``[L, T, 4]``."""
+        scene, stack = self.scene, self._stack
         height, width = scene.size_hw
-        frame = (0, 0, width, height)
         out = np.zeros((len(scene.layers), scene.num_frames, 4), np.int64)
-        for k in range(1, len(scene.layers)):
-            texture = self._texture(k)
-            for t in range(scene.num_frames):
-                pose, level = scene.object_to_frame[k, t], scene.level[k, t]
-                try:
-                    out[k, t] = window(pose, texture, level, None if whole else frame)
-                except ValueError:
-                    # Where a horizon makes the extent endless it is cropped to three frames' size.
-                    out[k, t] = -width, -height, 2 * width, 2 * height
+        for k, t in np.argwhere((stack[4][1:, :, 2] != [0.0, 0.0, 1.0]).any(axis=-1)) + [1, 0]:
+            size_hw = int(stack[2][k]), int(stack[3][k])
+            try:
+                out[k, t] = window(scene.object_to_frame[k, t], size_hw, scene.level[k, t], None)
+            except ValueError:
+                # Where a horizon makes the extent endless it is cropped to three frames' size.
+                out[k, t] = -width, -height, 2 * width, 2 * height
         return out
 
     @cached_property
-    def _extents(self) -> tuple[NDArray[np.int16], Bool, Int]:
-        """Return owner layer ``[T, H, W]``, amodal masks, and areas and boxes of the whole extents."""
-        return self._cover(self._labelled)
+    def _number(self) -> Int:
+        """The place of each layer among the labelled objects ``[L]``, else -1."""
+        number = np.full(len(self.scene.layers), -1)
+        number[self._labelled] = np.arange(len(self._labelled))
+        return number
 
-    def _cover(self, labelled: list[int]) -> tuple[NDArray[np.int16], Bool, Int]:
+    @cached_property
+    def _extents(self) -> tuple[NDArray[np.int16], Runs, Int]:
+        """Owner layer ``[T, H, W]``, amodal masks, and areas and boxes ``[N, T, 5]`` of the whole extents."""
+        return self._cover(len(self._labelled))
+
+    def _cover(self, objects: int) -> tuple[NDArray[np.int16], Runs, Int]:
         scene = self.scene
-        owner = np.zeros((scene.num_frames, *scene.size_hw), np.int16)
-        amodal = np.zeros((len(labelled), *owner.shape), bool)
-        extent = np.zeros((len(labelled), scene.num_frames, 5), np.int64)
-        number = np.full(len(scene.layers), -1)
-        number[labelled] = np.arange(len(labelled))
-        cover(*self._stack, self._windows(whole=bool(labelled)), number, owner, amodal, extent)  # type: ignore[call-arg]
-        return owner, amodal, extent
+        height, width = scene.size_hw
+        owner = np.zeros((scene.num_frames, height, width), np.int16)
+        rows = np.zeros((objects, scene.num_frames, height + 1), np.int64)
+        extent = np.zeros((objects, scene.num_frames, 5), np.int64)
+        runs = cover(*self._stack, self._windows(), self._number, owner, rows, extent)  # type: ignore[call-arg]
+        return owner, Runs(runs, rows, width), extent
 
     @cached_property
     def _owner(self) -> NDArray[np.int16]:
-        """Owner layer ``[T, H, W]``, alone for a fraction of the cost."""
-        return self._extents[0] if "_extents" in self.__dict__ else self._cover([])[0]
+        """Owner layer ``[T, H, W]``, alone for less."""
+        return self._extents[0] if "_extents" in self.__dict__ else self._cover(0)[0]
 
     @cached_property
     def segmentation(self) -> NDArray[np.uint16]:
-        """Who owns every pixel ``[T, H, W]``: `Labels.segmentation` alone, for a fraction of the cost."""
-        numbers = np.zeros(len(self.scene.layers), np.uint16)
-        numbers[self._labelled] = np.arange(1, len(self._labelled) + 1)
+        """Who owns every pixel ``[T, H, W]``: `Labels.segmentation` alone, for less."""
         if len(self._labelled) == len(self.scene.layers) - 1:
             return self._owner.view(np.uint16)
-        return numbers[self._owner]
+        return (self._number + 1).astype(np.uint16)[self._owner]
+
+    @property
+    def amodal_runs(self) -> Runs:
+        """`Labels.amodal_masks` as runs."""
+        return self._extents[1]
+
+    @property
+    def modal_runs(self) -> Runs:
+        """`Labels.modal_masks` as runs."""
+        return self._summary[0]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Boxes, visibility and depth of every labelled object: `Labels` without its masks, for less."""
+        return self._summary[1]
 
     @cached_property
-    def labels(self) -> Labels:
-        """Masks, boxes, visibility and depth of every labelled object, see `Labels`."""
+    def _summary(self) -> tuple[Runs, Geometry]:
         scene = self.scene
-        _, amodal, extent = self._extents
-        n, frames = amodal.shape[:2]
-        modal = np.zeros(amodal.shape, bool)
+        owner, amodal, extent = self._extents
+        n, frames = extent.shape[:2]
+        modal_rows = np.zeros(amodal.rows.shape, np.int64)
         modal_extent = np.zeros((n, frames, 5), np.int64)
         amodal_area = np.zeros((n, frames), np.int64)
         occluded_by = np.zeros((n, n, frames), np.int64)
-        summarise(self.segmentation, amodal, modal, modal_extent, amodal_area, occluded_by)
-        return Labels(
+        runs = summarise(
+            owner, self._number, amodal.runs, amodal.rows, modal_rows, modal_extent, amodal_area, occluded_by
+        )
+        return Runs(runs, modal_rows, amodal.width), Geometry(
             class_names=tuple(scene.layers[k].class_name for k in self._labelled),
-            segmentation=self.segmentation,
-            amodal_masks=amodal,
-            modal_masks=modal,
             amodal_boxes_xyxy=_boxes(extent),
             modal_boxes_xyxy=_boxes(modal_extent),
             oriented_boxes_xy=self._oriented_boxes(),
@@ -134,26 +183,37 @@ class Annotation:
             occluded_by=occluded_by,
         )
 
+    @cached_property
+    def labels(self) -> Labels:
+        """Masks, boxes, visibility and depth of every labelled object, see `Labels`."""
+        return Labels(
+            **vars(self.geometry),
+            segmentation=self.segmentation,
+            amodal_masks=self.amodal_runs.masks(),
+            modal_masks=self.modal_runs.masks(),
+        )
+
     def _oriented_boxes(self) -> Float:
+        texels, first, heights, widths = self._stack[:4]
         out = np.full((len(self._labelled), self.scene.num_frames, 4, 2), np.nan)
         for i, k in enumerate(self._labelled):
-            texture = self._texture(k)
             # Texels of half alpha or more, as in the extent.
-            x0, y0, x1, y1 = tight_box(texture.level(0)[..., 3] >= 128, (0, 0, texture.width, texture.height))
-            corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-            mapped = geometry.apply(self.scene.object_to_frame[k], corners)
-            # A box with one corner behind the horizon is no box.
-            whole = np.isfinite(mapped).all(axis=(1, 2))
-            out[i, whole] = mapped[whole]
+            x0, y0, x1, y1 = texel_box(texels, first[k], heights[k], widths[k])
+            if x1:
+                corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
+                mapped = geometry.apply(self.scene.object_to_frame[k], corners)
+                # A box with one corner behind the horizon is no box.
+                whole = np.isfinite(mapped).all(axis=(1, 2))
+                out[i, whole] = mapped[whole]
         return out
 
     def _depth_order(self) -> Int:
-        order = np.zeros((len(self._labelled), self.scene.num_frames), np.int64)
-        for t in range(self.scene.num_frames):
-            ranked = [k for k in self.scene.front_to_back(t) if k in self._labelled]
-            for i, k in enumerate(self._labelled):
-                order[i, t] = ranked.index(k)
-        return order
+        labelled = self._number[self._stack[-1][:, ::-1]]
+        out = np.zeros((len(self._labelled), len(labelled)), np.int64)
+        for t, front_to_back in enumerate(labelled):
+            seen = front_to_back[front_to_back >= 0]
+            out[seen, t] = np.arange(len(seen))
+        return out
 
     def flow(self, t0: int, t1: int) -> Flow:
         """Compute where the centre of every pixel of frame ``t0`` is in frame ``t1``.
@@ -215,7 +275,7 @@ class Annotation:
         hidden = np.zeros(len(points), bool)
         redrawn = np.array([is_redrawn(layer.surface) for layer in self.scene.layers])
         times = [np.ascontiguousarray(np.broadcast_to(t, len(points)), np.int64) for t in (begin, end)]
-        poses, layers = self.scene.object_to_frame, layers.astype(np.int64)
+        poses, layers = _frozen(self.scene.object_to_frame), layers.astype(np.int64)
         follow(*self._stack, poses, redrawn, points, layers, *times, targets, hidden)  # type: ignore[call-arg]
         return targets, hidden
 
@@ -227,6 +287,13 @@ def annotate(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | Non
         UserError: bank or backgrounds are not those that the scene was drawn from.
     """
     return Annotation(scene, bank, backgrounds)
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a contiguous read-only view: any other kind of array would compile the kernels anew."""
+    view = np.ascontiguousarray(array).view(np.ndarray)
+    view.flags.writeable = False
+    return view
 
 
 def _boxes(extent: Int) -> Float:

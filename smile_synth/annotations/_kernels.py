@@ -1,4 +1,8 @@
-"""Loops over pixels and points, by the sampling of `smile_synth.coverage`."""
+"""Loops over pixels, rows and points, by the sampling of `smile_synth.coverage`.
+
+A mask is kept as runs: ``runs [R, 2]`` int32, the columns [x0, x1) of one row after another, and ``rows
+[N, T, H + 1]`` int64, where in ``runs`` every row of object n in frame t begins.
+"""
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
@@ -9,157 +13,447 @@ import numpy as np
 from smile_synth.coverage import THRESHOLD, alpha_point, levels_at
 
 # What is known of all points between four neighbouring texels.
-_BELOW, _ABOVE, _MIXED = 0, 1, 2
+_MIXED, _BELOW, _ABOVE = 0, 1, 2
+_FIXED = 2.0**32
+_HALF_CELL = 1 << 31
+_ROUGH = 2.0**-12  # as near to one half as fixed point leaves in doubt
 
 
 @numba.njit(cache=True, nogil=True)
-def _cells(texels, start, h, w, cells):  # pragma: no cover
-    """Fill ``cells [(h + 1) * (w + 1)]``: whether alpha is below half, above or either between texels.
+def back_to_front(depth, order):  # pragma: no cover
+    """Fill ``order [T, L - 1]`` with the layers but for the background, the rearmost first."""
+    for t in range(order.shape[0]):
+        for new in range(order.shape[1]):
+            place = new
+            while place > 0 and depth[order[t, place - 1], t] < depth[new + 1, t]:
+                order[t, place] = order[t, place - 1]
+                place -= 1
+            order[t, place] = new + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def texel_box(texels, first, height, width):  # pragma: no cover
+    """Return (x0, y0, x1, y1) around the texels of half alpha or more; x1 is 0 where there are none."""
+    x0, y0, x1, y1 = width, height, 0, 0
+    for y in range(height):
+        row = first + y * width
+        low = 0
+        while low < width and texels[row + low, 3] < 128:
+            low += 1
+        if low == width:
+            continue
+        high = width
+        while texels[row + high - 1, 3] < 128:
+            high -= 1
+        x0, x1, y0, y1 = min(x0, low), max(x1, high), min(y0, y), y + 1
+    return x0, y0, x1, y1
+
+
+@numba.njit(cache=True, nogil=True)
+def _cells(texels, start, h, w):  # pragma: no cover
+    """Return ``[(h + 1) * (w + 1)]``: whether alpha is below half, above or either between texels.
 
     Cell (j, i) lies between the texels j - 1, j and i - 1, i; there is nothing outside of the texture.
     """
+    cells = np.empty((h + 1) * (w + 1), np.uint8)
+    above = np.zeros((2, w + 2), np.uint8)  # whether the texels of two rows are, with nothing on either side
     for j in range(h + 1):
+        here, before = above[j & 1], above[1 - (j & 1)]
+        if j < h:
+            for i in range(w):
+                here[i + 1] = texels[start + j * w + i, 3] >> 7
+        else:
+            here[:] = 0
         for i in range(w + 1):
-            above = 0
-            for dj in range(2):
-                for di in range(2):
-                    y, x = j - 1 + dj, i - 1 + di
-                    if 0 <= y < h and 0 <= x < w and texels[start + y * w + x, 3] >= 128:
-                        above += 1
-            cells[j * (w + 1) + i] = _ABOVE if above == 4 else (_BELOW if above == 0 else _MIXED)
+            count = here[i] + here[i + 1] + before[i] + before[i + 1]
+            cells[j * (w + 1) + i] = _ABOVE if count == 4 else (_BELOW if count == 0 else _MIXED)
+    return cells
 
 
 @numba.njit(cache=True, nogil=True)
-def _cell(cells, h, w, u, v):  # pragma: no cover
-    """Return what is known at (u, v) in texels of a level."""
-    u += 0.5
-    v += 0.5
-    if not (0.0 <= u < w + 1 and 0.0 <= v < h + 1):
-        return _BELOW
-    return cells[int(v) * (w + 1) + int(u)]
+def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
+    """Return the alpha 0..1, to 2^-15, at a place in fixed point whose four texels are all there."""
+    one, fu, fv = np.int64(1 << 16), (u >> 16) & 0xFFFF, (v >> 16) & 0xFFFF
+    p = np.uint64(start + ((v >> 32) - 1) * w + (u >> 32) - 1)
+    q = p + np.uint64(w)
+    upper = (one - fu) * texels[p, 3] + fu * texels[p + np.uint64(1), 3]
+    lower = (one - fu) * texels[q, 3] + fu * texels[q + np.uint64(1), 3]
+    return ((one - fv) * upper + fv * lower) * (2.0**-32 / 255)
+
+
+@numba.njit(cache=True, nogil=True)
+def _slab(at, step, size, low, high):  # pragma: no cover
+    """Narrow the columns [low, high) to those with 0 <= at + x step < size, all fixed point."""
+    if step == 0:
+        return (low, high) if 0 <= at < size else (low, low)
+    enter, leave = -at / step, (size - at) / step
+    if step < 0:
+        enter, leave = leave, enter
+    begin = max(low, int(np.floor(max(enter, low - 1.0))))
+    end = min(high, int(np.ceil(min(leave, high + 1.0))) + 1)
+    while begin < end and not 0 <= at + begin * step < size:
+        begin += 1
+    while begin < end and not 0 <= at + (end - 1) * step < size:
+        end -= 1
+    return begin, end
+
+
+@numba.njit(cache=True, nogil=True)
+def _affine_rows(m, height, width, level):  # pragma: no cover
+    """Return (x0, y0, x1, y1) around an affine texture, a texel wider than it is."""
+    reach = 2.0 ** (np.int64(level) + 1)
+    det = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
+    x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+    for corner in range(4):
+        u = (width + reach if corner & 1 else -reach) - m[0, 2]
+        v = (height + reach if corner & 2 else -reach) - m[1, 2]
+        x, y = (m[1, 1] * u - m[0, 1] * v) / det, (m[0, 0] * v - m[1, 0] * u) / det
+        x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+    return np.int64(np.floor(x0)), np.int64(np.floor(y0)), np.int64(np.ceil(x1)), np.int64(np.ceil(y1))
 
 
 @numba.njit(cache=True, nogil=True)
 def cover(
-    texels,
-    first,
-    heights,
-    widths,
-    inverse,
-    levels,
-    opacity,
-    back_to_front,
-    windows,
-    number,
-    owner,
-    amodal,
-    extent,
-):  # pragma: no cover
-    """Fill owners, amodal masks and the extents' areas and boxes.
+    texels, first, heights, widths, inverse, levels, opacity, order, windows, number, owner, rows, extent
+):  # fmt: skip  # pragma: no cover
+    """Fill owners and the rows and extents of amodal masks; returns their runs.
 
     Args:
-        texels: ``[n, 4]``, the textures of all layers one after another.
+        texels: ``[n, 4]``, the textures of all layers.
         first, heights, widths: ``[L]``, of each layer's texture in it.
         inverse: ``[L, T, 3, 3]`` frame to texture.
         levels, opacity: ``[L, T]``.
-        back_to_front: ``[T, L - 1]``, layers without the background.
-        windows: ``[L, T, 4]``, half-open, where a layer may be.
+        order: ``[T, L - 1]``, layers without the background, back to front.
+        windows: ``[L, T, 4]``, half-open, where a layer of a projective pose may be.
         number: ``[L]``, the labelled objects' place, else -1.
         owner: ``[T, H, W]``, filled: the layer that owns a pixel, 0 the background.
-        amodal: ``[N, T, H, W]`` bool, filled; no objects: not wanted.
-        extent: ``[N, T, 5]`` int64, filled: area, x0, y0, x1, y1 of the whole extent.
+        rows: ``[N, T, H + 1]``, filled; no objects: amodal masks are not wanted.
+        extent: ``[N, T, 5]`` int64, filled: area, x0, y0, x1, y1 of the WHOLE extents, beyond the frame, too.
     """
     frames, height, width = owner.shape
-    wanted = amodal.shape[0] > 0
+    runs = np.empty((4096 if rows.shape[0] else 0, 2), np.int32)
+    count = 0
     # Most pixels lie between texels that are all opaque, or all empty: one look tells.
     known = {(np.int64(0), np.int64(0)): np.zeros(1, np.uint8)}
     for t in range(frames):
-        for place in range(back_to_front.shape[1]):
-            k = back_to_front[t, place]
-            n = number[k] if wanted else -1
+        for place in range(order.shape[1]):
+            k = order[t, place]
+            n = number[k] if rows.shape[0] else -1
+            strength, m = opacity[k, t], inverse[k, t]
+            if n < 0 and strength < THRESHOLD:
+                continue
             area, left, top, right, bottom = 0, 1 << 40, 1 << 40, -(1 << 40), -(1 << 40)
-            x0, y0, x1, y1 = windows[k, t]
-            mips, m, strength = (
-                levels_at(first[k], heights[k], widths[k], levels[k, t]),
-                inverse[k, t],
-                opacity[k, t],
-            )
+            mips = levels_at(first[k], heights[k], widths[k], levels[k, t])
             mix, scale, start0, h0, w0, start1, h1, w1 = mips
-            low = np.int64(levels[k, t])
-            for level, start, h, w in ((low, start0, h0, w0), (low + 1, start1, h1, w1)):
-                if (k, level) not in known:
-                    cells = np.empty((h + 1) * (w + 1), np.uint8)
-                    _cells(texels, start, h, w, cells)
-                    known[(k, level)] = cells
-            cells0, cells1 = known[(k, low)], known[(k, low + 1)]
             affine = m[2, 0] == 0.0 and m[2, 1] == 0.0 and m[2, 2] == 1.0
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    cell = _MIXED
-                    if affine:
-                        u = m[0, 0] * (x + 0.5) + m[0, 1] * (y + 0.5) + m[0, 2]
-                        v = m[1, 0] * (x + 0.5) + m[1, 1] * (y + 0.5) + m[1, 2]
-                        cell = _cell(cells0, h0, w0, u * scale, v * scale)
-                        if mix > 0.0 and cell != _MIXED:
-                            other = _cell(cells1, h1, w1, u * (scale * 0.5), v * (scale * 0.5))
-                            cell = cell if other == cell else _MIXED
-                        if cell == _BELOW:
-                            continue
-                    inside = 0 <= x < width and 0 <= y < height
-                    if cell == _ABOVE and strength == 1.0:
-                        extends, owns = True, True
-                    else:
-                        alpha = alpha_point(texels, mips, m, x + 0.5, y + 0.5)
-                        extends, owns = alpha >= THRESHOLD, alpha * strength >= THRESHOLD
-                    if inside and owns:
-                        owner[t, y, x] = k
-                    if n >= 0 and extends:
-                        area += 1
-                        left, top = min(left, x), min(top, y)
-                        right, bottom = max(right, x), max(bottom, y)
-                        if inside:
-                            amodal[n, t, y, x] = True
+            if affine:
+                x0, y0, x1, y1 = _affine_rows(m, heights[k], widths[k], levels[k, t])
+                # Fixed point must hold every place from the frame's corner to the window's.
+                farthest = max(-x0, -y0, x1, y1, 1)
+                across, down = abs(m[0, 0]) + abs(m[0, 1]), abs(m[1, 0]) + abs(m[1, 1])
+                far = max(across * farthest + abs(m[0, 2]), down * farthest + abs(m[1, 2]))
+                affine = far * scale < 2.0**30
+            else:
+                x0, y0, x1, y1 = windows[k, t]
+            if n < 0:
+                x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+            low = np.int64(levels[k, t])
+            if affine:
+                for level, start, h, w in ((low, start0, h0, w0), (low + 1, start1, h1, w1)):
+                    if (k, level) not in known and (level == low or mix > 0.0):
+                        known[(k, level)] = _cells(texels, start, h, w)
+            cells0 = known[(k, low)] if affine else known[(np.int64(0), np.int64(0))]
+            cells1 = known[(k, low + 1)] if affine and mix > 0.0 else cells0
+            wide0, wide1, mixed = w0 + 1, w1 + 1, mix > 0.0
+            # Cells of the nearer level: where a row begins, and steps along it and down.
+            du, dv = np.int64(np.rint(m[0, 0] * scale * _FIXED)), np.int64(np.rint(m[1, 0] * scale * _FIXED))
             if n >= 0:
+                rows[n, t, : max(min(y0, height), 0) + 1] = count
+            for y in range(y0, y1):
+                a, b, u, v = x0, x1, np.int64(0), np.int64(0)
+                if affine:
+                    u = np.int64(((m[0, 0] * 0.5 + m[0, 1] * (y + 0.5) + m[0, 2]) * scale + 0.5) * _FIXED)
+                    v = np.int64(((m[1, 0] * 0.5 + m[1, 1] * (y + 0.5) + m[1, 2]) * scale + 0.5) * _FIXED)
+                    a, b = _slab(u, du, np.int64(w0 + 1) << 32, a, b)
+                    a, b = _slab(v, dv, np.int64(h0 + 1) << 32, a, b)
+                    u, v = u + a * du, v + a * dv
+                inside = 0 <= y < height
+                x = a
+                while x < b:
+                    # A run of pixels that extend, or do not.
+                    begin = x
+                    extends = False
+                    while x < b:
+                        cell = _MIXED
+                        if affine:
+                            # Half of the place from the texture's corner is that of the farther level.
+                            cell = cells0[np.uint64((v >> 32) * wide0 + (u >> 32))]
+                            if mixed:
+                                near = np.uint64(((v + _HALF_CELL) >> 33) * wide1 + ((u + _HALF_CELL) >> 33))
+                                cell &= cells1[near]
+                        if cell == _MIXED or (cell == _ABOVE and strength < 1.0):
+                            alpha, i, j = THRESHOLD, u >> 32, v >> 32
+                            if affine and 1 <= i < w0 and 1 <= j < h0:
+                                alpha = _rough_alpha(texels, start0, w0, u, v)
+                                if mixed:
+                                    u1, v1 = (u + _HALF_CELL) >> 1, (v + _HALF_CELL) >> 1
+                                    i, j = u1 >> 32, v1 >> 32
+                                    if 1 <= i < w1 and 1 <= j < h1:
+                                        alpha += mix * (_rough_alpha(texels, start1, w1, u1, v1) - alpha)
+                                    else:
+                                        alpha = THRESHOLD
+                            if min(abs(alpha - THRESHOLD), abs(alpha * strength - THRESHOLD)) < _ROUGH:
+                                alpha = alpha_point(texels, mips, m, x + 0.5, y + 0.5)
+                            here = alpha >= THRESHOLD
+                            if strength < 1.0 and alpha * strength >= THRESHOLD and inside and 0 <= x < width:
+                                owner[t, y, x] = k
+                        else:
+                            here = cell == _ABOVE
+                        if x == begin:
+                            extends = here
+                        elif here != extends:
+                            break
+                        x += 1
+                        u += du
+                        v += dv
+                    if not extends:
+                        continue
+                    area += x - begin
+                    left, right, top, bottom = min(left, begin), max(right, x), min(top, y), y + 1
+                    low_x, high_x = max(begin, 0), min(x, width)
+                    if not inside or low_x >= high_x:
+                        continue
+                    if strength == 1.0:
+                        owner[t, y, low_x:high_x] = k
+                    if n >= 0:
+                        if count == len(runs):
+                            grown = np.empty((2 * count, 2), np.int32)
+                            grown[:count] = runs
+                            runs = grown
+                        runs[count, 0], runs[count, 1] = low_x, high_x
+                        count += 1
+                if n >= 0 and inside:
+                    rows[n, t, y + 1] = count
+            if n >= 0:
+                rows[n, t, max(min(y1, height), 0) :] = count
                 extent[n, t, 0] = area
                 extent[n, t, 1], extent[n, t, 2] = left, top
-                extent[n, t, 3], extent[n, t, 4] = right + 1, bottom + 1
+                extent[n, t, 3], extent[n, t, 4] = right, bottom
+    return runs[:count]
 
 
 @numba.njit(cache=True, nogil=True)
-def summarise(owned, amodal, modal, modal_extent, amodal_area, occluded_by):  # pragma: no cover
-    """Fill what follows from who owns which pixel.
+def summarise(
+    owner, number, runs, rows, modal_rows, modal_extent, amodal_area, occluded_by
+):  # pragma: no cover
+    """Fill what follows from who owns which pixel of the amodal masks; returns the runs of the modal ones.
 
     Args:
-        owned: ``[T, H, W]``, place + 1 of the labelled object that owns a pixel, else 0.
-        amodal: ``[N, T, H, W]`` bool.
-        modal: ``[N, T, H, W]`` bool, filled.
+        owner: ``[T, H, W]``, the layer that owns a pixel.
+        number: ``[L]``, the labelled objects' place, else -1.
+        runs, rows: of the amodal masks.
+        modal_rows: ``[N, T, H + 1]``, filled.
         modal_extent: ``[N, T, 5]`` int64, filled: area, x0, y0, x1, y1 (0 where empty).
         amodal_area: ``[N, T]`` int64, filled.
         occluded_by: ``[N, N, T]`` int64, filled.
     """
-    objects, frames, height, width = amodal.shape
+    objects, frames, height = rows.shape[0], rows.shape[1], rows.shape[2] - 1
+    found = np.empty((len(runs) + 64, 2), np.int32)
+    count = 0
     for n in range(objects):
         for t in range(frames):
-            area, left, top, right, bottom = 0, width, height, -1, -1
+            area, left, top, right, bottom = 0, 1 << 40, 0, 0, 0
             inside = 0
+            modal_rows[n, t, 0] = count
             for y in range(height):
-                for x in range(width):
-                    if not amodal[n, t, y, x]:
-                        continue
-                    inside += 1
-                    other = owned[t, y, x] - 1
-                    if other == n:
-                        modal[n, t, y, x] = True
-                        area += 1
-                        left, top = min(left, x), min(top, y)
-                        right, bottom = max(right, x), max(bottom, y)
-                    elif other >= 0:
-                        occluded_by[n, other, t] += 1
+                for r in range(rows[n, t, y], rows[n, t, y + 1]):
+                    x, end = runs[r, 0], runs[r, 1]
+                    inside += end - x
+                    while x < end:
+                        layer = owner[t, y, x]
+                        begin = x
+                        while x < end and owner[t, y, x] == layer:
+                            x += 1
+                        other = number[layer]
+                        if other != n:
+                            if other >= 0:
+                                occluded_by[n, other, t] += x - begin
+                            continue
+                        if area == 0:
+                            top = y
+                        area += x - begin
+                        left, right, bottom = min(left, begin), max(right, x), y + 1
+                        if count == len(found):
+                            grown = np.empty((2 * count, 2), np.int32)
+                            grown[:count] = found
+                            found = grown
+                        found[count, 0], found[count, 1] = begin, x
+                        count += 1
+                modal_rows[n, t, y + 1] = count
             amodal_area[n, t] = inside
             if area:
                 modal_extent[n, t, 0] = area
                 modal_extent[n, t, 1], modal_extent[n, t, 2] = left, top
-                modal_extent[n, t, 3], modal_extent[n, t, 4] = right + 1, bottom + 1
+                modal_extent[n, t, 3], modal_extent[n, t, 4] = right, bottom
+    return found[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def fill_masks(runs, rows, masks):  # pragma: no cover
+    """Fill bool ``masks [N, T, H, W]``, all false, from their runs."""
+    for n in range(rows.shape[0]):
+        for t in range(rows.shape[1]):
+            for y in range(rows.shape[2] - 1):
+                for r in range(rows[n, t, y], rows[n, t, y + 1]):
+                    masks[n, t, y, runs[r, 0] : runs[r, 1]] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def _toggles(runs, rows, y, out):  # pragma: no cover
+    """Write the columns at which it changes whether row ``y`` of a mask differs from the row above.
+
+    ``rows [H + 1]`` is that of one mask; there is nothing above its first row and below its last. Returns
+    how many columns there are: between the first and the second all differ, and so on.
+    """
+    height = len(rows) - 1
+    a, a_end = (rows[y - 1], rows[y]) if y > 0 else (0, 0)
+    b, b_end = (rows[y], rows[y + 1]) if y < height else (0, 0)
+    i, j, i_end, j_end, count = 2 * a, 2 * b, 2 * a_end, 2 * b_end, 0
+    flat = runs.reshape(-1)
+    while i < i_end or j < j_end:
+        if j == j_end or (i < i_end and flat[i] <= flat[j]):
+            x = flat[i]
+            i += 1
+        else:
+            x = flat[j]
+            j += 1
+        if count and out[count - 1] == x:
+            count -= 1  # both rows change here
+        else:
+            out[count] = x
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _changes(runs, rows, width):  # pragma: no cover
+    """Return the places, counted down the columns, at which one mask changes, in order; it begins empty."""
+    height = len(rows) - 1
+    columns = np.empty(4 * width + 4, np.int32)
+    first = np.zeros(width + 1, np.int64)
+    # Above its first run and below its last a mask does not change.
+    low, high = 0, height
+    while low < height and rows[low + 1] == rows[0]:
+        low += 1
+    while high > low and rows[high - 1] == rows[height]:
+        high -= 1
+    for y in range(low, high + 1):
+        for c in range(0, _toggles(runs, rows, y, columns), 2):
+            for x in range(columns[c], columns[c + 1]):
+                first[x + 1] += 1
+    for x in range(width):
+        first[x + 1] += first[x]
+    where = np.empty(first[width], np.int64)
+    for y in range(low, high + 1):
+        for c in range(0, _toggles(runs, rows, y, columns), 2):
+            for x in range(columns[c], columns[c + 1]):
+                where[first[x]] = x * height + y
+                first[x] += 1
+    # The end of a column is the beginning of the next: what changes at both does not change.
+    count = 0
+    for at in where:
+        if count and where[count - 1] == at:
+            count -= 1
+        else:
+            where[count] = at
+            count += 1
+    return where[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_runs(runs, rows, width, ends):  # pragma: no cover
+    """Return the COCO run lengths of masks as text, one after another; ``ends [N, T]`` is filled.
+
+    Runs go down the columns and begin with zeros. From the fourth on a run is written as its difference
+    from the last but one; numbers in groups of five bits, the lowest first, a sixth bit where more follow.
+    """
+    text = np.empty(4096, np.uint8)
+    length, area = 0, (rows.shape[2] - 1) * width
+    for n in range(rows.shape[0]):
+        for t in range(rows.shape[1]):
+            where = _changes(runs, rows[n, t], width)
+            if len(text) < length + 7 * (len(where) + 1):
+                grown = np.empty(2 * length + 7 * (len(where) + 1), np.uint8)
+                grown[:length] = text[:length]
+                text = grown
+            begin, before, last = 0, 0, 0  # where a run begins, and the last two
+            for i in range(len(where) + 1):
+                end = where[i] if i < len(where) else area
+                if i == len(where) and i > 0 and begin == area:
+                    break
+                value = end - begin - (before if i > 2 else 0)
+                before, last, begin = last, end - begin, end
+                more = True
+                while more:
+                    bits = value & 31
+                    value >>= 5
+                    more = value != -1 if bits & 16 else value != 0
+                    text[length] = 48 + (bits | 32 if more else bits)
+                    length += 1
+            ends[n, t] = length
+    return text[:length]
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_edge(owned, t, y, x):  # pragma: no cover
+    """Return whether a pixel has a neighbour of another owner."""
+    owner = owned[t, y, x]
+    return (
+        (owned[t, max(y - 1, 0), x] != owner)
+        | (owned[t, min(y + 1, owned.shape[1] - 1), x] != owner)
+        | (owned[t, y, max(x - 1, 0)] != owner)
+        | (owned[t, y, min(x + 1, owned.shape[2] - 1)] != owner)
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def count_candidates(owned, runs, rows, edges, counts):  # pragma: no cover
+    """Add to ``counts [T, H]`` how many pixels of the modal masks each row has; edges: only those on one."""
+    height = owned.shape[1]
+    for n in range(rows.shape[0]):
+        for t in range(rows.shape[1]):
+            for y in range(height):
+                for r in range(rows[n, t, y], rows[n, t, y + 1]):
+                    begin, end = runs[r, 0], runs[r, 1]
+                    if not edges:
+                        counts[t, y] += end - begin
+                        continue
+                    # Within a run only what is above and below can differ.
+                    count = _is_edge(owned, t, y, begin) + (
+                        end - begin > 1 and _is_edge(owned, t, y, end - 1)
+                    )
+                    for x in range(begin + 1, end - 1):
+                        above, below = owned[t, max(y - 1, 0), x], owned[t, min(y + 1, height - 1), x]
+                        count += (above != n + 1) | (below != n + 1)
+                    counts[t, y] += count
+
+
+@numba.njit(cache=True, nogil=True)
+def find_candidates(owned, edges, rows, wanted, found):  # pragma: no cover
+    """Fill ``found [P, 3]`` (t, y, x) with the candidates that have the numbers ``wanted [P]`` in their rows.
+
+    ``rows [P]`` is the row in which each lies, counted through all frames.
+    """
+    height, width = owned.shape[1:]
+    for p in range(len(wanted)):
+        t, y = rows[p] // height, rows[p] % height
+        left = wanted[p]
+        for x in range(width):
+            if owned[t, y, x] > 0 and (not edges or _is_edge(owned, t, y, x)):
+                if left == 0:
+                    found[p, 0], found[p, 1], found[p, 2] = t, y, x
+                    break
+                left -= 1
 
 
 @numba.njit(cache=True, nogil=True)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.annotations._annotation import Annotation
+from smile_synth.annotations._kernels import count_candidates, find_candidates
 
 Float = NDArray[np.float64]
 QUERY_KINDS = ("grid", "objects", "edges")
@@ -35,19 +36,16 @@ def query_points(annotation: Annotation, kind: str, *, count: int, rng: np.rando
             (np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows
         )
         return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)
-    owners = annotation.segmentation
-    candidates = owners > 0
-    if kind == "edges":
-        edge = np.zeros_like(candidates)
-        down, right = owners[:, 1:] != owners[:, :-1], owners[:, :, 1:] != owners[:, :, :-1]
-        edge[:, 1:] |= down
-        edge[:, :-1] |= down
-        edge[:, :, 1:] |= right
-        edge[:, :, :-1] |= right
-        candidates &= edge
-    places = np.flatnonzero(candidates)
-    if not len(places):
+    owners, edges = annotation.segmentation, kind == "edges"
+    in_row = np.zeros(owners.shape[:2], np.int64)
+    modal = annotation.modal_runs
+    count_candidates(owners, modal.runs, modal.rows, edges, in_row)
+    total = np.cumsum(in_row.ravel())
+    if not total[-1]:
         return np.zeros((0, 3))
-    chosen = rng.choice(places, count)
-    frame, y, x = np.unravel_index(chosen, owners.shape)
+    chosen = rng.integers(0, total[-1], count)
+    rows = np.searchsorted(total, chosen, side="right")
+    found = np.empty((count, 3), np.int64)
+    find_candidates(owners, edges, rows, chosen - (total - in_row.ravel())[rows], found)
+    frame, y, x = found.T
     return np.stack([frame, x + rng.random(count), y + rng.random(count)], axis=1).astype(np.float64)

@@ -376,7 +376,7 @@ def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, byte
         if name == "scene":
             made[name] = scene.to_bytes()
         elif name == "json":
-            made[name] = labels_bytes(scene, annotation.labels)
+            made[name] = labels_bytes(annotation)
         elif kind in KINDS:
             made[name] = KINDS[kind](annotation)
     media = [name for name in names if name in media_names(header)]

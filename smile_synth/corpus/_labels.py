@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from smile_synth.annotations import Annotation, query_points
-from smile_synth.clip import Labels
 from smile_synth.corpus._media import npz_bytes
-from smile_synth.corpus._rle import run_lengths
 from smile_synth.errors import UserError, nearest
 from smile_synth.rng import generator
-from smile_synth.scene import Scene
 
 # Query points of the stored tracks, of each kind.
 POINTS = 64
@@ -79,13 +76,20 @@ def check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in kinds)
 
 
-def labels_to_json(scene: Scene, labels: Labels) -> dict[str, Any]:
+def labels_to_json(annotation: Annotation) -> dict[str, Any]:
     """Return the labels of a clip as plain data; masks are COCO run lengths, NaN becomes null.
 
     Every clip has the same keys and types, which readers that infer a schema from the first ones want:
     factors, whose names differ from family to family, are JSON text.
     """
+    scene, labels = annotation.scene, annotation.geometry
     labelled = [layer for layer in scene.layers if layer.labelled]
+    columns = zip(
+        labels.class_names, labelled, _plain(labels.visibility), _plain(labels.in_frame),
+        labels.depth_order.tolist(), labels.occluded_by.tolist(), _plain(labels.modal_boxes_xyxy),
+        _plain(labels.amodal_boxes_xyxy), _plain(labels.oriented_boxes_xy), annotation.modal_runs.coco(),
+        annotation.amodal_runs.coco(), strict=True,
+    )  # fmt: skip
     return {
         "index": scene.index,
         "scene_digest": scene.digest,
@@ -94,32 +98,38 @@ def labels_to_json(scene: Scene, labels: Labels) -> dict[str, Any]:
         "factors": json.dumps(scene.factors, sort_keys=True),
         "objects": [
             {
-                "id": i + 1,
-                "class_name": labels.class_names[i],
+                "id": number,
+                "class_name": class_name,
                 "family": str(layer.factors.get("family", "")),
                 "factors": json.dumps(layer.factors, sort_keys=True),
-                "visibility": _plain(labels.visibility[i]),
-                "in_frame": _plain(labels.in_frame[i]),
-                "depth_order": labels.depth_order[i].tolist(),
-                "occluded_by": labels.occluded_by[i].tolist(),
-                "modal_boxes_xyxy": _plain(labels.modal_boxes_xyxy[i]),
-                "amodal_boxes_xyxy": _plain(labels.amodal_boxes_xyxy[i]),
-                "oriented_boxes_xy": _plain(labels.oriented_boxes_xy[i]),
-                "modal_rle": run_lengths(labels.modal_masks[i], labels.modal_boxes_xyxy[i]),
-                "amodal_rle": run_lengths(labels.amodal_masks[i], labels.amodal_boxes_xyxy[i]),
+                "visibility": visibility,
+                "in_frame": in_frame,
+                "depth_order": depth_order,
+                "occluded_by": occluded_by,
+                "modal_boxes_xyxy": modal_boxes,
+                "amodal_boxes_xyxy": amodal_boxes,
+                "oriented_boxes_xy": oriented_boxes,
+                "modal_rle": modal_rle,
+                "amodal_rle": amodal_rle,
             }
-            for i, layer in enumerate(labelled)
+            for number, (
+                class_name, layer, visibility, in_frame, depth_order, occluded_by, modal_boxes, amodal_boxes,
+                oriented_boxes, modal_rle, amodal_rle,
+            ) in enumerate(columns, 1)
         ],
-    }
+    }  # fmt: skip
 
 
-def labels_bytes(scene: Scene, labels: Labels) -> bytes:
+def labels_bytes(annotation: Annotation) -> bytes:
     """Return the content of a clip's label file."""
-    return (json.dumps(labels_to_json(scene, labels), sort_keys=True) + "\n").encode()
+    return (json.dumps(labels_to_json(annotation), sort_keys=True) + "\n").encode()
 
 
 def _plain(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[Any]:
     """Return nested lists with None for NaN and four decimals, beyond which areas carry nothing."""
-    rounded = np.round(values, 4).astype(object)
-    rounded[np.isnan(values)] = None
+    rounded = np.round(values, 4)
+    missing = np.isnan(values)
+    if missing.any():
+        rounded = rounded.astype(object)
+        rounded[missing] = None
     return list(rounded.tolist())

@@ -123,7 +123,7 @@ class RecipeSource:
         scene = scene.scaled_to(self.size_hw or scene.size_hw)
         annotation = annotate(scene, self.bank, self.backgrounds)
         frames = composite(scene, self.bank, self.backgrounds)
-        stored = _with_factors(labels_to_json(scene, annotation.labels))
+        stored = _with_factors(labels_to_json(annotation))
         return Sample(index, frames, annotation, stored, scene, fps=scene.fps)
 
     def command(self, index: int) -> str:

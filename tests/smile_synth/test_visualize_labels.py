@@ -34,7 +34,7 @@ def scene(studio: Any) -> Scene:
 
 def stored_of(scene: Scene, studio: Any) -> tuple[StoredAnnotation, Any]:
     exact = annotate(scene, studio.bank, studio.pictures)
-    plain = json.loads(json.dumps(labels_to_json(scene, exact.labels)))
+    plain = json.loads(json.dumps(labels_to_json(exact)))
     return StoredAnnotation(plain, scene), exact
 
 
@@ -67,11 +67,11 @@ def test_stored_flow_and_tracks_follow_the_poses(scene: Scene, studio: Any) -> N
 
 def test_without_a_scene_there_is_no_flow(scene: Scene, studio: Any) -> None:
     exact = annotate(scene, studio.bank, studio.pictures)
-    stored = StoredAnnotation(labels_to_json(scene, exact.labels))
+    stored = StoredAnnotation(labels_to_json(exact))
     assert stored.labels.modal_masks.any()
     with pytest.raises(UserError, match="need the clip's scene"):
         stored.flow(0, 1)
-    shorter = labels_to_json(scene, exact.labels)
+    shorter = labels_to_json(exact)
     shorter["objects"].pop()
     with pytest.raises(ValueError, match="scene has 2 objects in 3 frames, the labels differ"):
         StoredAnnotation(shorter, scene)
