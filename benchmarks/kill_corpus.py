@@ -14,6 +14,7 @@ import multiprocessing
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -74,6 +75,16 @@ def finish(*arguments: object) -> None:
         raise SystemExit("continuing failed")
 
 
+def clips_standing(out: Path) -> int:
+    """Count the clips whose scene is there, in a folder, a shard or a piece of one."""
+    names: set[str] = set()
+    for path in out.glob("shards/**/*"):
+        if path.is_file() and path.suffix != ".part":
+            with tarfile.open(path) as tar:
+                names.update(name for name in tar.getnames() if name.endswith(".scene"))
+    return len(list(out.rglob("*.scene"))) + len(names)
+
+
 def kill_trials(
     work: Path, layout: str, clips: int, trials: int, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
@@ -91,8 +102,7 @@ def kill_trials(
         process.kill()
         process.join()
         killed = process.exitcode == -signal.SIGKILL
-        standing = len(list(out.rglob("*.scene"))) + len(list(out.glob("shards/*.parts/??????")))
-        standing += 20 * len(list(out.glob("shards/*.tar")))
+        standing = clips_standing(out)
         finish(work, out, layout, clips)
         same = digests(out) == whole
         results.append(

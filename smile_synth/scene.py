@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -219,7 +219,7 @@ class Scene:
         header: dict[str, Any] = {name: getattr(self, name) for name in plain}
         header["num_frames"] = self.num_frames
         header["layers"] = [
-            {**asdict(layer), "surface": {"kind": type(layer.surface).__name__, **asdict(layer.surface)}}
+            {**vars(layer), "surface": {"kind": type(layer.surface).__name__, **vars(layer.surface)}}
             for layer in self.layers
         ]
         text = json.dumps(header, sort_keys=True, allow_nan=False).encode()

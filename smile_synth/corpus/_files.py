@@ -87,8 +87,13 @@ def only_writer(folder: Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"out '{folder}': another process is writing this corpus") from None
         try:
-            for left in folder.rglob("*" + PART):
-                left.unlink()
+            _sweep(folder)
             yield
+            _sweep(folder)  # a worker elsewhere may have been killed and replaced
         finally:
             path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.rglob("*" + PART):
+        left.unlink(missing_ok=True)

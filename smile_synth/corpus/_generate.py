@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
@@ -21,30 +23,33 @@ from smile_synth.corpus._header import (
     recipe_values,
     versions,
 )
-from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes
+from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, labels_to_json
 from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
 from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium
 from smile_synth.corpus._store import (
     SHARDS,
+    Source,
+    Standing,
     assemble,
     clip_size,
-    in_shard,
     media_names,
     member_names,
     moved,
-    old_start,
     place_of,
+    shard_of,
     shard_size,
-    stored,
-    write_clip_files,
+    write_files,
+    write_piece,
 )
 from smile_synth.errors import UserError, nearest
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, sample_scene
+from smile_synth.scene import Scene, sample_scene, sample_scenes
 from smile_synth.workers import in_order
 
 _LARGEST_CLIP = 16 * 2**30  # bytes of frames, held in memory as a whole
+_TOGETHER = 2**24  # pixels of the clips that a process makes in one go, of 16x224x224 twenty
+_WRITERS = 4  # threads that wait for the disk, in every process
 # Called with (clips done, clips in all, bytes of their media).
 Progress = Callable[[int, int, int], None]
 
@@ -198,34 +203,44 @@ def _check_folder(out: Path) -> None:
         raise UserError(f"out '{out}': is not empty and holds no corpus of ours; give a new folder")
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A clip that stands.
+
+    Attributes:
+        row: of the manifest; in a shard, offsets are counted from the clip's own beginning.
+        made: whether anything of it was made now.
+        source: where it stands, if it is one of a shard's.
+    """
+
+    row: Row
+    made: bool
+    source: Source | None
+
+
 def complete(job: Job, *, workers: int, progress: Progress | None) -> CorpusSummary:
     """Make whatever a corpus lacks, then write its manifest. The caller holds the corpus's lock."""
     out, header = job.out, job.header
     indices = header.indices
-    todo = _unknown(job)
-    rows = _rows(job, todo, workers)
+    clips = _clips(job, _unknown(job), workers)
     written = done = num_bytes = 0
 
-    def count(row: Row, made: bool) -> Row:
+    def count(clip: _Done) -> _Done:
         nonlocal written, done, num_bytes
-        written += made
+        written += clip.made
         done += 1
-        num_bytes += row["bytes"]
+        num_bytes += clip.row["bytes"]
         if progress:
             progress(done, len(indices), num_bytes)
-        return row
+        return clip
 
     with ManifestWriter(out) as manifest:
         if header.layout == "folder":
-            for row, made in rows:
-                manifest.add(count(row, made))
+            for clip in clips:
+                manifest.add(count(clip).row)
         else:
-            for _, block in groupby(rows, key=lambda item: item[0]["index"] // header.clips_per_shard):
-                changed, of_shard = False, []
-                for row, made in block:
-                    changed |= made
-                    of_shard.append(count(row, made))
-                for row in _joined(job, of_shard, changed):
+            for _, block in groupby(clips, key=lambda clip: clip.row["index"] // header.clips_per_shard):
+                for row in _joined(job, [count(clip) for clip in block]):
                     manifest.add(row)
         # The manifest must not come to disk before the names of what it lists.
         for folder in {out, *(path for path in out.iterdir() if path.is_dir())}:
@@ -235,13 +250,19 @@ def complete(job: Job, *, workers: int, progress: Progress | None) -> CorpusSumm
     return CorpusSummary(len(indices), written, num_bytes)
 
 
-def _joined(job: Job, rows: list[Row], changed: bool) -> Iterator[Row]:
+def _joined(job: Job, clips: list[_Done]) -> Iterator[Row]:
     """Yield the rows of a shard where they come to stand, after it was put together if it has changed."""
-    out, header = job.out, job.header
-    indices = [] if job.anew else [row["index"] for row in rows]
-    standing = {i: old_start(out, header, i) for i in indices if in_shard(out, header, i)}
-    if changed or len(standing) < len(rows):
-        assemble(out, header, rows, standing)
+    rows = [clip.row for clip in clips]
+    sources = {clip.row["index"]: clip.source for clip in clips if clip.source}
+    shard = job.out / shard_of(job.header, rows[0]["index"])
+    if any(path != shard for path, _ in sources.values()) or _size(shard) != shard_size(rows):
+        standing = Standing(job.out, job.header)
+        for row in rows:
+            if row["index"] not in sources:
+                found = standing.source(row["index"])
+                assert found is not None
+                sources[row["index"]] = found
+        assemble(job.out, job.header, rows, sources)
     start = 0
     for row in rows:
         yield moved(row, start)
@@ -294,9 +315,17 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _rows(job: Job, todo: list[int], workers: int) -> Iterator[tuple[Row, bool]]:
-    """Yield every clip's row, in order, and whether anything of the clip was made."""
-    made = in_order(_work, todo, workers=workers, start=start_worker, arguments=(job,))
+def _clips(job: Job, todo: list[int], workers: int) -> Iterator[_Done]:
+    """Yield every clip, in order."""
+    standing = None if job.anew else Standing(job.out, job.header)
+    work = in_order(
+        _work,
+        _batches(job.header, todo, workers),
+        workers=workers,
+        start=start_worker,
+        arguments=(job, standing),
+    )
+    made = chain.from_iterable(work)
     missing = iter(todo)
     next_missing = next(missing, None)
     known = iter(()) if job.anew or len(todo) == len(job.header.indices) else _trusted(job)
@@ -305,41 +334,70 @@ def _rows(job: Job, todo: list[int], workers: int) -> Iterator[tuple[Row, bool]]
             yield next(made)
             next_missing = next(missing, None)
         else:
-            yield next(row for row in known if row["index"] == index), False
+            yield _Done(next(row for row in known if row["index"] == index), False, None)
 
 
-_job: Job | None = None
-_recorded: Corpus | None = None
+def _batches(header: CorpusHeader, todo: list[int], workers: int) -> list[list[int]]:
+    """Deal clips out in runs, of which none reaches from one shard into the next.
+
+    Scenes are drawn, and files brought to disk, together; but a run should not take much longer than a
+    second, and every process should have several.
+    """
+    pixels = header.num_frames * header.size_hw[0] * header.size_hw[1]
+    most = max(1, min(64, _TOGETHER // pixels, len(todo) // (4 * workers)))
+    batches: list[list[int]] = []
+    for _, block in groupby(todo, key=lambda index: index // header.clips_per_shard):
+        clips = list(block)
+        batches += [clips[i : i + most] for i in range(0, len(clips), most)]
+    return batches
 
 
-def start_worker(job: Job) -> None:
+_state: tuple[Job, Standing | None, Corpus | None] | None = None
+
+
+def start_worker(job: Job, standing: Standing | None) -> None:
     """Remember, once in every process, what all clips share."""
-    global _job, _recorded
-    _job = job
-    _recorded = None if job.anew else Corpus(job.out, unfinished=True)
+    global _state
+    _state = job, standing, None if job.anew else Corpus(job.out, unfinished=True)
 
 
-def _work(index: int) -> tuple[Row, bool]:
-    assert _job is not None
-    recorded = _recorded.row(index) if _recorded is not None and index in _recorded.indices else None
-    return _complete_clip(_job, index, recorded)
-
-
-def _complete_clip(job: Job, index: int, recorded: Row | None) -> tuple[Row, bool]:
-    """Make what a clip lacks; returns its row, offsets counted from its own beginning, and whether any."""
-    header = job.header
-    have = {} if job.anew else stored(job.out, header, index)
-    missing = [name for name in member_names(header) if name not in have]
-    members = have
-    if missing:
-        scene = Scene.from_bytes(have["scene"]) if "scene" in have else draw_scene(job, index)
-        have |= make_members(job, scene, missing)
-        members = {name: have[name] for name in member_names(header)}
-        write_clip_files(job.out, header, index, members, set(missing))
-    row = make_row(index, members, place_of(header, index, members), media_names(header))
-    if recorded:
-        _check_unchanged(recorded, row)
-    return row, bool(missing)
+def _work(indices: list[int]) -> list[_Done]:
+    """Make what clips lack."""
+    assert _state is not None
+    job, standing, recorded = _state
+    header, names = job.header, member_names(job.header)
+    have = {index: standing.members(index) if standing else {} for index in indices}
+    scenes = {i: Scene.from_bytes(members["scene"]) for i, members in have.items() if "scene" in members}
+    undrawn = [index for index in indices if index not in scenes]
+    scenes.update(zip(undrawn, draw_scenes(job, undrawn), strict=True))
+    made: dict[int, dict[str, bytes]] = {}
+    rows: list[Row] = []
+    # A disk takes its time for each file; it takes them while the next clip is made.
+    with ThreadPoolExecutor(_WRITERS) as disk:
+        writing: list[Future[None]] = []
+        for index in indices:
+            missing = [name for name in names if name not in have[index]]
+            members, labels = have[index], None
+            if missing:
+                new, labels = make_members(job, scenes[index], missing)
+                members = {name: new[name] if name in new else members[name] for name in names}
+                if header.layout == "folder":
+                    writing += [disk.submit(write_files, job.out, index, {name: new[name]}) for name in new]
+                made[index] = members
+            place = place_of(header, index, members)
+            row = make_row(index, members, place, media_names(header), labels)
+            if recorded is not None and index in recorded.indices:
+                _check_unchanged(recorded.row(index), row)
+            rows.append(row)
+        for written in writing:
+            written.result()
+    sources: dict[int, Source] = {}
+    if header.layout == "shards":
+        if made:
+            sources = write_piece(job.out, header, made)
+        if standing:
+            sources |= {i: found for i in indices if i not in made and (found := standing.source(i))}
+    return [_Done(row, row["index"] in made, sources.get(row["index"])) for row in rows]
 
 
 def _check_unchanged(recorded: Row, row: Row) -> None:
@@ -353,22 +411,29 @@ def _check_unchanged(recorded: Row, row: Row) -> None:
             )
 
 
-def draw_scene(job: Job, index: int) -> Scene:
-    """Draw the scene of a clip anew."""
+def draw_scenes(job: Job, indices: Sequence[int]) -> list[Scene]:
+    """Draw the scenes of clips anew."""
     header = job.header
+    if not indices:
+        return []
     assert job.bank is not None
-    scene = sample_scene(header.resolved_recipe, job.bank, job.backgrounds, seed=header.seed, index=index)
-    return scene.scaled_to(header.size_hw)
+    scenes = sample_scenes(
+        header.resolved_recipe, job.bank, job.backgrounds, seed=header.seed, indices=indices
+    )
+    return [scene.scaled_to(header.size_hw) for scene in scenes]
 
 
-def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, bytes]:
-    """Make files of a clip from its scene.
+def make_members(
+    job: Job, scene: Scene, names: Sequence[str]
+) -> tuple[dict[str, bytes], dict[str, Any] | None]:
+    """Make files of a clip from its scene; returns them and, if they are among them, the labels.
 
     Raises:
         UserError: the sources are not those of the scene.
     """
     header = job.header
     made: dict[str, bytes] = {}
+    labels: dict[str, Any] | None = None
     assert job.bank is not None
     annotation = annotate(scene, job.bank, job.backgrounds)
     for name in names:
@@ -376,7 +441,8 @@ def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, byte
         if name == "scene":
             made[name] = scene.to_bytes()
         elif name == "json":
-            made[name] = labels_bytes(annotation)
+            labels = labels_to_json(annotation)
+            made[name] = labels_bytes(labels)
         elif kind in KINDS:
             made[name] = KINDS[kind](annotation)
     media = [name for name in names if name in media_names(header)]
@@ -384,4 +450,4 @@ def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, byte
         frames = composite(scene, job.bank, job.backgrounds)
         encoded = MEDIA[header.media].encode(frames, header.fps, header.quality)
         made |= {name: encoded[name] for name in media}
-    return made
+    return made, labels

@@ -120,9 +120,9 @@ def labels_to_json(annotation: Annotation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def labels_bytes(annotation: Annotation) -> bytes:
-    """Return the content of a clip's label file."""
-    return (json.dumps(labels_to_json(annotation), sort_keys=True) + "\n").encode()
+def labels_bytes(labels: dict[str, Any]) -> bytes:
+    """Return plain labels as the content of a clip's label file."""
+    return (json.dumps(labels, sort_keys=True) + "\n").encode()
 
 
 def _plain(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[Any]:

@@ -53,7 +53,11 @@ _SCHEMA = pa.schema(
 
 
 def make_row(
-    index: int, members: Mapping[str, bytes], places: Mapping[str, tuple[str, int]], media: Iterable[str]
+    index: int,
+    members: Mapping[str, bytes],
+    places: Mapping[str, tuple[str, int]],
+    media: Iterable[str],
+    labels: Mapping[str, Any] | None = None,
 ) -> Row:
     """Describe a clip by its files.
 
@@ -62,13 +66,16 @@ def make_row(
         members: name -> content.
         places: name -> (file, offset of its first byte).
         media: the names among them that are media.
+        labels: what the label file says, if that is known.
 
     Raises:
         UserError: the labels cannot be read, or are of another scene.
     """
-    scene_digest = hashlib.sha256(members["scene"]).hexdigest()
+    media = list(media)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+    scene_digest = digests["scene"]
     try:
-        labels = json.loads(members["json"])
+        labels = json.loads(members["json"]) if labels is None else labels
         objects = labels["objects"]
         if (labels["index"], labels["scene_digest"]) != (index, scene_digest):
             raise ValueError("they are of another scene")
@@ -81,10 +88,9 @@ def make_row(
         families = [item["family"] for item in objects]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{places['json'][0]}': labels are damaged: {error}") from None
-    media = list(media)
-    content = hashlib.sha256()
-    for name in media:
-        content.update(members[name])
+    content = digests[media[0]]
+    if len(media) > 1:
+        content = hashlib.sha256(b"".join(members[name] for name in media)).hexdigest()
     return {
         "index": index,
         "scene_digest": scene_digest,
@@ -92,7 +98,7 @@ def make_row(
         "file": places[media[0]][0],
         "offset": places[media[0]][1],
         "bytes": sum(len(members[name]) for name in media),
-        "sha256": content.hexdigest(),
+        "sha256": content,
         "num_objects": len(objects),
         "classes": classes,
         "families": families,
@@ -104,7 +110,7 @@ def make_row(
                 "file": places[name][0],
                 "offset": places[name][1],
                 "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": digests[name],
             }
             for name, data in members.items()
         ],

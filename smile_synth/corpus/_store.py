@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from smile_synth.corpus._media import MEDIA
 
 SHARDS = "shards"
 _TAR_HEADER = 512
+# A tar, and the first byte of a clip in it.
+Source = tuple[Path, int]
 
 
 def media_names(header: CorpusHeader) -> tuple[str, ...]:
@@ -45,28 +47,45 @@ def shard_of(header: CorpusHeader, index: int) -> str:
     return f"{SHARDS}/{index // header.clips_per_shard:06d}.tar"
 
 
-def piece_of(header: CorpusHeader, index: int) -> str:
-    """Return where a clip waits until its shard is complete."""
-    return f"{SHARDS}/{index // header.clips_per_shard:06d}.parts/{index:06d}"
+def _parts_of(header: CorpusHeader, index: int) -> str:
+    """Return where the clips of a shard wait until it is complete, some in each file."""
+    return f"{SHARDS}/{index // header.clips_per_shard:06d}.parts"
 
 
-def stored(out: Path, header: CorpusHeader, index: int) -> dict[str, bytes]:
-    """Return the files of a clip that stand already."""
-    names = member_names(header)
-    if header.layout == "folder":
-        return {name: path.read_bytes() for name in names if (path := out / file_of(index, name)).exists()}
-    found: dict[str, bytes] = {}
-    for path in (out / shard_of(header, index), out / piece_of(header, index)):
-        if path.exists():
+class Standing:
+    """What stands of a corpus's clips."""
+
+    def __init__(self, out: Path, header: CorpusHeader) -> None:
+        """Look for pieces that a killed run left."""
+        self._out, self._header = out, header
+        self._names = member_names(header)
+        self._pieces: dict[int, list[Path]] = {}
+        if header.layout == "shards":
+            for piece in sorted(out.glob(f"{SHARDS}/*.parts/*")):
+                for index in _places(piece):
+                    self._pieces.setdefault(index, []).append(piece)
+
+    def members(self, index: int) -> dict[str, bytes]:
+        """Return the files of a clip that stand."""
+        if self._header.layout == "folder":
+            paths = {name: self._out / file_of(index, name) for name in self._names}
+            return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+        found: dict[str, bytes] = {}
+        for path in self._tars(index):
             for name, (offset, size) in _places(path).get(index, {}).items():
                 found[name] = read_at(path, offset, size)
-    return {name: found[name] for name in names if name in found}
+        return {name: found[name] for name in self._names if name in found}
 
+    def source(self, index: int) -> Source | None:
+        """Return the tar that holds a clip with all its files, the shard itself if that does."""
+        for path in self._tars(index):
+            if tuple(_places(path).get(index, {})) == self._names:
+                return path, _start_in(path, index)
+        return None
 
-def in_shard(out: Path, header: CorpusHeader, index: int) -> bool:
-    """Return whether a clip stands in its shard with all its files."""
-    path = out / shard_of(header, index)
-    return path.exists() and tuple(_places(path).get(index, {})) == member_names(header)
+    def _tars(self, index: int) -> list[Path]:
+        shard = self._out / shard_of(self._header, index)
+        return [path for path in (shard, *self._pieces.get(index, [])) if path.exists()]
 
 
 def _places(path: Path) -> dict[int, dict[str, tuple[int, int]]]:
@@ -74,7 +93,7 @@ def _places(path: Path) -> dict[int, dict[str, tuple[int, int]]]:
     return _scanned(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
 def _scanned(path: Path, *version: int) -> dict[int, dict[str, tuple[int, int]]]:
     places: dict[int, dict[str, tuple[int, int]]] = {}
     for entry in _tar.entries(path):
@@ -103,18 +122,27 @@ def place_of(header: CorpusHeader, index: int, members: Mapping[str, bytes]) -> 
     return places
 
 
-def write_clip_files(
-    out: Path, header: CorpusHeader, index: int, members: Mapping[str, bytes], made: set[str]
-) -> None:
-    """Write what was made of a clip; for a shard, all its files as one piece."""
-    if header.layout == "folder":
-        # A disk takes its time for each file; it takes them together.
-        with ThreadPoolExecutor(len(made)) as pool:
-            for _ in pool.map(lambda name: write_bytes(out / file_of(index, name), members[name]), made):
-                pass
-        return
-    content = b"".join(_tar.member(f"{index:06d}.{name}", data) for name, data in members.items())
-    write_bytes(out / piece_of(header, index), content + _tar.trailer(len(content)))
+def write_files(out: Path, index: int, members: Mapping[str, bytes]) -> None:
+    """Write files of a clip in the folder layout."""
+    for name, data in members.items():
+        write_bytes(out / file_of(index, name), data)
+
+
+def write_piece(
+    out: Path, header: CorpusHeader, clips: Mapping[int, Mapping[str, bytes]]
+) -> dict[int, Source]:
+    """Write clips of one shard, all their files, to a tar beside it; returns where they begin."""
+    first = next(iter(clips))
+    # A name of its own: a piece that stands may hold other clips, too.
+    path = out / _parts_of(header, first) / f"{first:06d}-{uuid.uuid4().hex[:8]}"
+    places: dict[int, Source] = {}
+    with appearing(path) as piece:
+        for index, members in clips.items():
+            places[index] = path, piece.tell()
+            for name, data in members.items():
+                piece.write(_tar.member(f"{index:06d}.{name}", data))
+        piece.write(_tar.trailer(piece.tell()))
+    return places
 
 
 def clip_size(row: Row) -> int:
@@ -135,29 +163,25 @@ def moved(row: Row, start: int) -> Row:
     return {**row, "offset": row["offset"] + change, "members": members}
 
 
-def assemble(out: Path, header: CorpusHeader, rows: list[Row], old_starts: Mapping[int, int]) -> None:
-    """Join the clips of a shard: each from its piece, or from where it starts in the shard that stands.
+def assemble(out: Path, header: CorpusHeader, rows: list[Row], sources: Mapping[int, Source]) -> None:
+    """Join the clips of a shard.
 
     Args:
         out: the corpus.
         header: its header.
         rows: of the shard's clips, in order.
-        old_starts: index -> first byte in the shard that stands, for clips that are taken from there.
+        sources: index -> where the clip stands: in a piece, or in the shard that is replaced.
     """
     path = out / shard_of(header, rows[0]["index"])
     with appearing(path) as shard:
         for row in rows:
-            index, size = row["index"], clip_size(row)
-            if index in old_starts:
-                shard.write(read_at(path, old_starts[index], size))
-            else:
-                shard.write(read_at(out / piece_of(header, index), 0, size))
+            source, start = sources[row["index"]]
+            shard.write(read_at(source, start, clip_size(row)))
         shard.write(_tar.trailer(shard.tell()))
     sync_folder(path.parent)
     shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
 
 
-def old_start(out: Path, header: CorpusHeader, index: int) -> int:
-    """Return the first byte of a clip in the shard that stands."""
-    places = _places(out / shard_of(header, index))[index]
-    return min(offset for offset, _ in places.values()) - _TAR_HEADER
+def _start_in(path: Path, index: int) -> int:
+    """Return the first byte of a clip in a tar."""
+    return min(offset for offset, _ in _places(path)[index].values()) - _TAR_HEADER

@@ -16,20 +16,22 @@ import numpy as np
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._files import LOCK, PART, only_writer, sync_folder, told, write_bytes
-from smile_synth.corpus._generate import CorpusSummary, Job, Progress, complete, draw_scene, make_members
+from smile_synth.corpus._generate import CorpusSummary, Job, Progress, complete, draw_scenes, make_members
 from smile_synth.corpus._header import HEADER, CorpusHeader, versions
 from smile_synth.corpus._labels import check_kinds
 from smile_synth.corpus._manifest import MANIFEST, ManifestWriter
 from smile_synth.corpus._media import MEDIA
 from smile_synth.corpus._store import (
+    Source,
+    Standing,
     assemble,
     file_of,
     media_names,
     member_names,
     read_at,
     shard_size,
-    stored,
-    write_clip_files,
+    write_files,
+    write_piece,
 )
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
@@ -192,7 +194,7 @@ def _examine(index: int) -> list[Fault]:
         return faults
     row, header = corpus.row(index), corpus.header
     files = {member["name"]: member["file"] for member in row["members"]}
-    made = make_members(examination.sources, Scene.from_bytes(members["scene"]), list(files))
+    made, _ = make_members(examination.sources, Scene.from_bytes(members["scene"]), list(files))
     other = [name for name, data in members.items() if data != made[name]]
     media = [name for name in media_names(header) if name in other]
     if media and all(name in members for name in media_names(header)):
@@ -279,11 +281,13 @@ def repair(
         mended: list[Fault] = []
         left: list[Fault] = []
         examination = _Examination(path, job, mend=True)
-        for done, (gone, stays) in enumerate(
+        sources: dict[int, Source] = {}
+        for done, (gone, stays, found) in enumerate(
             in_order(_mend, corpus.indices, workers=workers, start=_start, arguments=(examination,)), 1
         ):
             mended += gone
             left += stays
+            sources |= found
             if progress:
                 progress(done, len(corpus))
         if header.layout == "shards":
@@ -291,7 +295,7 @@ def repair(
             hopeless = {fault.file for fault in left}
             for file, indices in _blocks(corpus):
                 if file in touched and file not in hopeless:
-                    _rejoin(corpus, indices, {fault.index for fault in mended})
+                    _rejoin(corpus, indices, sources)
             listed = {fault.file for fault in (*mended, *left)}
             mended += [fault for fault in wrong_sizes if fault.file not in listed]
             for fault in [fault for fault in mended if fault.file in hopeless]:
@@ -313,34 +317,40 @@ def _clips(progress: Count | None) -> Progress | None:
     return None if progress is None else lambda done, total, num_bytes: progress(done, total)
 
 
-def _mend(index: int) -> tuple[list[Fault], list[Fault]]:
-    """Write the bad files of a clip anew (for a shard: the clip); returns what is mended and what is left."""
+def _mend(index: int) -> tuple[list[Fault], list[Fault], dict[int, Source]]:
+    """Write the bad files of a clip anew (for a shard: the clip).
+
+    Returns what is mended, what is left, and where the clip waits for its shard.
+    """
     assert _state is not None
     examination, corpus = _state
     job = examination.sources
     assert job is not None
     members, faults = _intact(corpus, index)
     if not faults:
-        return [], []
+        return [], [], {}
     row = corpus.row(index)
     bad = [member for member in row["members"] if member["name"] not in members]
-    scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scene(job, index)
-    made = make_members(job, scene, [member["name"] for member in bad])
+    scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
+    made, _ = make_members(job, scene, [member["name"] for member in bad])
     differ = [m["name"] for m in bad if hashlib.sha256(made[m["name"]]).hexdigest() != m["sha256"]]
     if differ:
         reason = f"; made again it has another sha256{_because(corpus.header)}"
-        return [], [replace(fault, what=fault.what + reason) for fault in faults]
+        return [], [replace(fault, what=fault.what + reason) for fault in faults], {}
     whole = {m["name"]: members.get(m["name"]) or made[m["name"]] for m in row["members"]}
-    write_clip_files(corpus.path, corpus.header, index, whole, set(made))
-    return faults, []
+    if corpus.header.layout == "shards":
+        return faults, [], write_piece(corpus.path, corpus.header, {index: whole})
+    write_files(corpus.path, index, made)
+    return faults, [], {}
 
 
-def _rejoin(corpus: Corpus, indices: list[int], mended: set[int | None]) -> None:
+def _rejoin(corpus: Corpus, indices: list[int], mended: dict[int, Source]) -> None:
     """Put a shard together again, mended clips from their pieces, the others from where they lie."""
     rows = [corpus.row(index) for index in indices]
-    intact = [row for row in rows if row["index"] not in mended]
-    starts = {row["index"]: row["members"][0]["offset"] - _TAR_HEADER for row in intact}
-    assemble(corpus.path, corpus.header, rows, starts)
+    lying = {
+        row["index"]: (corpus.path / row["file"], row["members"][0]["offset"] - _TAR_HEADER) for row in rows
+    }
+    assemble(corpus.path, corpus.header, rows, lying | mended)
 
 
 # --- one clip
@@ -366,10 +376,10 @@ def regenerate(
     _check_sources(corpus.header, bank, backgrounds)
     job = Job(corpus.header, bank, backgrounds, corpus.path)
     members, _ = _intact(corpus, index)
-    scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scene(job, index)
+    scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
     recorded = {member["name"]: member["sha256"] for member in row["members"]}
     same = {}
-    for name, data in make_members(job, scene, list(recorded)).items():
+    for name, data in make_members(job, scene, list(recorded))[0].items():
         file = file_of(index, name)
         write_bytes(Path(out) / file, data)
         same[file] = hashlib.sha256(data).hexdigest() == recorded[name]
@@ -483,11 +493,15 @@ def convert(
     _check_empty(out, header)
     with only_writer(out):
         header.write(out)
+        standing = Standing(out, header)
         for index in corpus:
             members = {name: corpus.read(index, name) for name in member_names(header)}
-            have = stored(out, header, index)
-            if have != members:
-                write_clip_files(out, header, index, members, set(members))
+            if standing.members(index) == members:
+                continue
+            if layout == "shards":
+                write_piece(out, header, {index: members})
+            else:
+                write_files(out, index, members)
         return complete(Job(header, None, None, out), workers=1, progress=_clips(progress))
 
 

@@ -145,7 +145,9 @@ def test_what_cannot_be_made_the_same_is_left(
     header["versions"]["av"] = "1.2.3"
     (corpus / "corpus.json").write_text(json.dumps(header))
     before["corpus.json"] = digests(corpus)["corpus.json"]
-    monkeypatch.setattr(verifying, "make_members", lambda job, scene, names: dict.fromkeys(names, b"other"))
+    monkeypatch.setattr(
+        verifying, "make_members", lambda job, scene, names: (dict.fromkeys(names, b"other"), None)
+    )
     report = repair(corpus, bank)
     assert not report.mended and {fault.file for fault in report.left} == {
         path.relative_to(corpus).as_posix()
