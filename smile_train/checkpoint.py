@@ -142,12 +142,16 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     paths = checkpoint_files(folder)
     if not paths:
         return None
+    before = f"; delete it to go on from '{paths[-2].name}'" if len(paths) > 1 else ""
+    return _read_state(paths[-1], before)
+
+
+def _read_state(path: Path, advice: str = "") -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        before = f"; delete it to go on from '{paths[-2].name}'" if len(paths) > 1 else ""
-        raise UserError(f"checkpoint '{paths[-1]}': damaged: {reason}{before}") from None
+        raise UserError(f"checkpoint '{path}': damaged: {reason}{advice}") from None
     return state
 
 
@@ -195,12 +199,18 @@ def _write_student(path: Path, tensors: Mapping[str, Tensor], form: StudentConfi
 
 
 def load_student(path: str | Path) -> Student:
-    """Load a student from its safetensors file or from a run's folder, in evaluation mode.
+    """Load a student from its safetensors file, from a run's folder or one of its checkpoints, to evaluate.
+
+    A checkpoint ``RUN/checkpoints/<steps>.pt`` holds weights alone; their form is that of the run's student.
 
     Raises:
-        UserError: no such file, or not one that `save_student` wrote.
+        UserError: no such file, or not one that `save_student` or a run wrote.
     """
     file = Path(path) / STUDENT if Path(path).is_dir() else Path(path)
+    if file.suffix == ".pt" and file.is_file():
+        student = load_student(file.parent.parent)
+        student.load_state_dict(_read_state(file)["model"])
+        return student
     if not file.is_file():
         raise UserError(f"checkpoint '{path}': no {STUDENT} there")
     try:
@@ -218,3 +228,12 @@ def load_student(path: str | Path) -> Student:
     student = Student(StudentConfig(**fields), generator=torch.Generator())
     student.load_state_dict(tensors)
     return student.eval()
+
+
+def steps_of(path: str | Path) -> int | None:
+    """Return after how many steps what `load_student` loads was written; None where nobody knows."""
+    given = Path(path)
+    if given.suffix == ".pt":
+        return int(given.stem) if given.stem.isdecimal() else None
+    files = checkpoint_files(given if given.is_dir() else given.parent)
+    return int(files[-1].stem) if files else None

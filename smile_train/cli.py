@@ -461,7 +461,10 @@ def export_command(
 @app.command("probe")
 def probe_command(
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", help="A run's folder or its student.safetensors.")
+        Path,
+        typer.Option(
+            "--checkpoint", help="A run's folder, its student.safetensors, or a file of its checkpoints/."
+        ),
     ],
     bank: Annotated[Path, typer.Option("--bank", help="Object bank with train and test splits.")],
     train_backgrounds: Annotated[
@@ -486,7 +489,7 @@ def probe_command(
     from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.corpus import write_bytes
     from smile_synth.objects import ObjectBank
-    from smile_train.checkpoint import load_student
+    from smile_train.checkpoint import load_student, steps_of
     from smile_train.evaluate import FACTORS, TASKS, examine_motion
 
     if out is not None and out.suffix != ".json":
@@ -500,7 +503,8 @@ def probe_command(
         )  # fmt: skip
     print_examination(examination)
     if out is not None:
-        write_bytes(out, (json.dumps(asdict(examination), indent=1) + "\n").encode())
+        scores = {"step": steps_of(checkpoint), **asdict(examination)}
+        write_bytes(out, (json.dumps(scores, indent=1) + "\n").encode())
 
 
 @app.command("report")

@@ -24,7 +24,7 @@ from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import token_coverage
 from smile_train.evaluate import MotionExamination, examine_motion, format_interval
-from smile_train.masking import Masker
+from smile_train.masking import Masker, seen_frames
 from smile_train.materials import Materials, build_materials
 from smile_train.pretrain import PretrainResult, pretrain
 from smile_train.runlog import read_log
@@ -119,11 +119,9 @@ def mask_pictures(config: PretrainConfig, clips: SyntheticClips, index: int) -> 
     for kind in ("tube", "trajectory"):
         options = config.mask.model_copy(update={"kind": kind, "object_tokens": "coverage"})
         masker = Masker(options, grid, patch_size=patch, tubelet_size=tubelet, seed=config.seed)
-        mask = masker(torch.tensor([index]), batch, coverage=coverage)[0].reshape(grid).numpy()
-        hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)
-        shown = clip.frames[::tubelet].copy()
-        seen = np.where(hidden[..., None], np.uint8(128), shown)
-        columns = [np.concatenate([a, b]) for a, b in zip(shown, seen, strict=True)]
+        mask = masker(torch.tensor([index]), batch, coverage=coverage)[0].numpy()
+        both = np.concatenate([clip.frames, seen_frames(clip.frames, mask, grid)], axis=1)
+        columns = list(both[::tubelet])
         pictures.append(
             (kind, contact_sheet([c.repeat(2, 0).repeat(2, 1) for c in columns], columns=len(columns)))
         )

@@ -207,6 +207,15 @@ def count_masked(grid_thw: Grid, ratio: float) -> int:
     return t * per_frame
 
 
+def seen_frames(frames: NDArray[np.uint8], mask: NDArray[np.bool_], grid_thw: Grid) -> NDArray[np.uint8]:
+    """Return frames ``[T, H, W, 3]`` with the tokens that a mask ``[N]`` hides in grey, to be looked at."""
+    t, h, w = grid_thw
+    hidden = mask.reshape(t, h, w)
+    for axis, length in enumerate(frames.shape[:3]):
+        hidden = hidden.repeat(length // grid_thw[axis], axis=axis)
+    return np.where(hidden[..., None], np.uint8(128), frames)
+
+
 def random_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
     """Mask tokens independently of each other.
 

@@ -322,6 +322,8 @@ def pretrain(
                     line["mfu"] = round(rate * cost.step_gflops / (1000 * peak), 4)
                 if log is not None:
                     log.write(**line)
+                    if step == first or done % config.checkpoint_every == 0 or done == config.total_steps:
+                        log.show(done, part.frames, mask, student.config.grid_thw)
                 if on_line and world.writes:
                     on_line(line)
                 if on_step and world.writes:

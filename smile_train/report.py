@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from smile_synth.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
 from smile_train.checkpoint import load_student
+from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
 from smile_train.data import normalise, open_data, training_batches
+from smile_train.masking import seen_frames
 from smile_train.models import Student, pick_tokens
 from smile_train.pretrain import build_teacher, make_masker, make_targets
 from smile_train.runlog import read_log
@@ -37,6 +39,7 @@ _CURVES = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "clips_per_second": "clips per second",
+    "data_wait": "share of time waiting",
 }
 
 
@@ -152,23 +155,9 @@ def last_attention(student: Student, inputs: torch.Tensor) -> Float:
     return np.asarray(scores.softmax(-1).mean(0).double().numpy())
 
 
-def effective_rank(features: Float) -> float:
-    """Return exp of the entropy of the spectrum of features ``[M, C]`` about their mean.
-
-    Roy and Vetterli, "The effective rank", EUSIPCO 2007, here of the squared singular values.
-    1 where all features lie on a line, at most min(M - 1, C).
-    """
-    spectrum = np.linalg.svd(features - features.mean(axis=0), compute_uv=False) ** 2
-    if spectrum.sum() <= 1e-12 * max(float((features**2).sum()), 1e-300):
-        return 1.0
-    shares = spectrum / spectrum.sum()
-    shares = shares[shares > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
 def find_collapse(tokens: Float, fresh: Float) -> list[Finding]:
     """Compare the rank of clip features ``[K, N, C]`` (mean over tokens) with an untrained encoder's."""
-    rank, before = (effective_rank(each.mean(axis=1)) for each in (tokens, fresh))
+    rank, before = (effective_rank(torch.from_numpy(each.mean(axis=1))) for each in (tokens, fresh))
     if rank >= LEAST_RANK and rank >= LEAST_SHARE * before:
         return []
     text = f"The clips' features have an effective rank of {rank:.1f}, before training it was {before:.1f}."
@@ -241,7 +230,7 @@ def token_statistics(inside: Inside) -> list[tuple[str, float, float, float, flo
         if tokens is not None:
             flat = tokens.reshape(-1, tokens.shape[-1])
             some = flat[:: max(1, len(flat) // 2000)]
-            rank, of_clips = effective_rank(some), effective_rank(tokens.mean(axis=1))
+            rank, of_clips = (effective_rank(torch.from_numpy(each)) for each in (some, tokens.mean(axis=1)))
             length = float(np.linalg.norm(flat, axis=1).mean())
             rows.append((name, length, float(flat.std(axis=0).mean()), rank, of_clips))
     return rows
@@ -283,7 +272,8 @@ def report_run(run: Path, *, num_clips: int = 32) -> tuple[str, list[Finding]]:
         facts=facts,
         findings=findings,
         curves=_curves(log),
-        probes=_probes(run),
+        probes=(probes := _probes(run)),
+        probe_curves=_probe_curves(probes),
         inside=None if inside is None else _pictures(inside),
     )  # fmt: skip
     return html, findings
@@ -312,16 +302,35 @@ def _curves(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _probes(run: Path) -> list[dict[str, Any]]:
-    """Read scores that `smile-train probe --out RUN/probe*.json` left in the run's folder."""
-    found = []
+    """Read scores that `smile-train probe --out RUN/probe*.json` left in the run's folder, by steps."""
+    found: list[dict[str, Any]] = []
     for path in sorted(run.glob("probe*.json")):
         try:
-            rows = json.loads(path.read_text())["rows"]
-            rows = [{k: row[k] for k in ("task", "features", "accuracy", "low", "high")} for row in rows]
-            found.append({"name": path.name, "rows": rows})
-        except (OSError, ValueError, KeyError, TypeError):
-            found.append({"name": f"{path.name} cannot be read", "rows": []})
-    return found
+            read = json.loads(path.read_text())
+            keys = ("task", "features", "accuracy", "low", "high")
+            rows = [{key: row[key] for key in keys} for row in read["rows"]]
+            step = None if read.get("step") is None else int(read["step"])
+            found.append({"name": path.name, "step": step, "rows": rows})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            found.append({"name": f"{path.name} cannot be read", "step": None, "rows": []})
+    return sorted(found, key=lambda probe: -1 if probe["step"] is None else probe["step"])
+
+
+def _probe_curves(probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Draw the scores of every task over the steps at which they were taken, where there are several."""
+    scores: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for probe in probes:
+        for row in probe["rows"] if probe["step"] is not None else ():
+            steps, values = scores.setdefault(row["task"], {}).setdefault(row["features"], ([], []))
+            steps.append(probe["step"])
+            values.append(100 * row["accuracy"])
+    charts = []
+    for task, lines in scores.items():
+        if max(len(set(steps)) for steps, _ in lines.values()) > 1:
+            title = f"{task} over steps"
+            svg = line_chart(lines, x_label="step", y_label="accuracy %", title=title)
+            charts.append({"title": title, "svg": Markup(svg)})
+    return charts
 
 
 def _pictures(inside: Inside) -> dict[str, Any]:
@@ -346,8 +355,7 @@ def _pictures(inside: Inside) -> dict[str, Any]:
         colors["teacher"] = pca_colors(inside.teacher)
     for k in crowded.tolist():
         shown = list(inside.frames[k, ::tubelet])
-        hidden = enlarged(inside.mask[..., None], k)
-        seen = [np.where(h, np.uint8(128), f) for h, f in zip(hidden, shown, strict=True)]
+        seen = list(seen_frames(inside.frames[k], inside.mask[k], inside.grid)[::tubelet])
         masks.append({"name": inside.names[k], "rows": [("clip", strip(shown)), ("seen", strip(seen))]})
         rows = [("clip", strip(shown)), *((name, strip(enlarged(c, k))) for name, c in colors.items())]
         components.append({"name": inside.names[k], "rows": rows})

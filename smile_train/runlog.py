@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import platform
 import subprocess
@@ -13,8 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
+from smile_train.masking import Grid, seen_frames
 
 LOG = "log.jsonl"
 RUN = "run.jsonl"
@@ -33,6 +40,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+SHOWN = 4  # clips of a batch that TensorBoard gets
 
 
 class RunLog:
@@ -67,6 +77,44 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def show(self, step: int, frames: Tensor, mask: Tensor, grid_thw: Grid) -> None:
+        """Give TensorBoard the first clips of a batch: as films, and a picture of every tubelet of one.
+
+        Above the clip, below what is left of it when the hidden tokens are grey.
+
+        Args:
+            step: steps done.
+            frames: ``[B, T, 3, H, W]`` uint8.
+            mask: bool ``[B, N]``, True = hidden.
+            grid_thw: tokens along time, height and width.
+        """
+        if self._board is None:
+            return
+        clips = frames[:SHOWN].permute(0, 1, 3, 4, 2).cpu().numpy()
+        masks = mask[:SHOWN].cpu().numpy()
+        pairs = [
+            np.concatenate([clip, seen_frames(clip, hidden, grid_thw)], axis=1)
+            for clip, hidden in zip(clips, masks, strict=True)
+        ]
+        film = np.concatenate(pairs, axis=2)
+        self._board.add_image(
+            "clip and what is seen", np.concatenate(pairs[0][:: len(film) // grid_thw[0]], axis=1), step,
+            dataformats="HWC",
+        )  # fmt: skip
+        self._board.file_writer.add_summary(_moving("clips and what is seen", film), step)
+
+
+def _moving(tag: str, film: NDArray[np.uint8]) -> Any:
+    """Return a film ``[T, H, W, 3]`` as the animated GIF that TensorBoard shows among its images."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    data = io.BytesIO()
+    pictures = [Image.fromarray(frame) for frame in film]
+    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=125, loop=0)
+    _, height, width, _ = film.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def describe_run(**more: Any) -> dict[str, Any]:

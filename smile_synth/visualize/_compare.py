@@ -135,13 +135,14 @@ def _films(source: Source) -> list[dict[str, Any]]:
 
 
 def _pairs(counts: Sequence[Counter[str]], most: int = 16) -> list[dict[str, Any]]:
-    """Return shares in percent of each side, the most frequent names first."""
+    """Return shares in percent of each side, the most frequent names first; the longest bar is full."""
     totals = [max(each.total(), 1) for each in counts]
-    top = (counts[0] + counts[1]).most_common(most)
+    names = [name for name, _ in (counts[0] + counts[1]).most_common(most)]
+    shares = [
+        [100 * each[name] / total for each, total in zip(counts, totals, strict=True)] for name in names
+    ]
+    largest = max((max(pair) for pair in shares), default=1.0)
     return [
-        {
-            "name": name,
-            "shares": [100 * each[name] / total for each, total in zip(counts, totals, strict=True)],
-        }
-        for name, _ in top
+        {"name": name, "shares": pair, "bars": [100 * share / largest for share in pair]}
+        for name, pair in zip(names, shares, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smile_synth import UserError
-from smile_train.checkpoint import load_student, save_student
+from smile_train.checkpoint import load_student, save_student, steps_of
 from smile_train.config import PretrainConfig
 from smile_train.pretrain import pretrain
 from smile_train.report import (
-    effective_rank,
     find_collapse,
     find_run_problems,
     last_attention,
@@ -28,14 +29,6 @@ from smile_train.report import (
 )
 
 RNG = np.random.default_rng
-
-
-def test_effective_rank_counts_the_directions_that_matter() -> None:
-    square = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
-    assert effective_rank(square) == pytest.approx(2)
-    assert effective_rank(square[:2] + 7) == pytest.approx(1)
-    assert effective_rank(np.ones((5, 3))) == 1
-    assert 17 < effective_rank(RNG(0).normal(size=(4000, 18))) <= 18
 
 
 def test_features_that_lose_rank_are_told() -> None:
@@ -74,10 +67,46 @@ def test_neighbours_and_colours() -> None:
     assert abs(np.corrcoef(colors[..., 0].ravel(), tokens[..., 0].ravel())[0, 1]) > 0.95
 
 
+@pytest.fixture(scope="module")
+def trained(shared_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    pretrain(PretrainConfig.load(shared_config_file), folder)
+    return folder
+
+
 @pytest.fixture
-def run(config_file: Path, tmp_path: Path) -> Path:
-    pretrain(PretrainConfig.load(config_file), tmp_path / "run")
-    return tmp_path / "run"
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_tensorboard_gets_pictures_and_films(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
+    board.Reload()
+    strips, films = (board.Images(name) for name in ("clip and what is seen", "clips and what is seen"))
+    assert [image.step for image in strips] == [image.step for image in films] == [1, 2, 4, 6]
+    with Image.open(io.BytesIO(films[-1].encoded_image_string)) as film:
+        assert (film.format, film.size, film.n_frames) == ("GIF", (4 * 32, 2 * 32), 4)
+    with Image.open(io.BytesIO(strips[-1].encoded_image_string)) as strip:
+        assert strip.size == (2 * 32, 2 * 32)
+        lower = np.asarray(strip)[32:].reshape(4, 8, 8, 8, 3)  # rows and columns of tokens, two tubelets
+        hidden = (lower == 128).all(axis=(1, 3, 4))
+    assert hidden.sum() == 2 * int(0.75 * 16)
+
+
+def test_a_checkpoint_is_a_student_too(trained: Path) -> None:
+    file = trained / "checkpoints" / "00000006.pt"
+    assert steps_of(file) == steps_of(trained) == steps_of(trained / "student.safetensors") == 6
+    assert steps_of(trained / "checkpoints" / "best.pt") is None
+    given, wanted = load_student(file).state_dict(), load_student(trained).state_dict()
+    assert given.keys() == wanted.keys() and all(torch.equal(given[name], wanted[name]) for name in wanted)
+    file_copy = trained / "checkpoints" / "00000007.pt"
+    file_copy.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"00000007\.pt': damaged"):
+        load_student(file_copy)
+    file_copy.unlink()
 
 
 def test_attention_is_that_of_the_last_block(run: Path) -> None:
@@ -134,11 +163,13 @@ def test_the_page_of_a_run(run: Path, browser: Any) -> None:
 
 def test_a_broken_run_still_has_a_page(run: Path, tmp_path: Path) -> None:
     score = {"task": "motion", "features": "encoder", "accuracy": 0.5, "low": 0.4, "high": 0.6}
-    (run / "probe.json").write_text(json.dumps({"rows": [score]}))
-    (run / "probe-2.json").write_text("{")
+    for step in (2, 10):
+        (run / f"probe-{step}.json").write_text(json.dumps({"step": step, "rows": [score]}))
+    (run / "probe-3.json").write_text("{")
     (run / "student.safetensors").unlink()
     page, findings = report_run(run)
-    assert "50.0" in page and "probe-2.json cannot be read" in page
+    assert "50.0" in page and "probe-3.json cannot be read" in page and "motion over steps" in page
+    assert page.index("after 2 steps") < page.index("after 10 steps")
     assert [f.kind for f in findings if f.severity == "error"] == ["no look inside"]
     (run / "log.jsonl").unlink()
     assert {f.kind for f in report_run(run)[1]} >= {"no log", "no look inside"}
