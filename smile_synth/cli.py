@@ -480,6 +480,12 @@ def generate_command(
         ),
     ] = None,
     workers: WorkersOption = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="auto|HOST:PORT", help="Work on a Ray cluster whose machines share the folders."
+        ),
+    ] = None,
 ) -> None:
     """Write a labelled corpus: media, labels, scenes and a manifest; run again, it continues."""
     from smile_synth.corpus import generate
@@ -500,7 +506,7 @@ def generate_command(
         summary = generate(
             loaded, opened, pictures, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
             media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,
-            labels=_names(labels) or (), part=part, workers=workers or cores(), progress=progress,
+            labels=_names(labels) or (), part=part, workers=workers or cores(), ray=ray, progress=progress,
         )  # fmt: skip
     console.print(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "

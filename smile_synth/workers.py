@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth.cluster import Cluster
 from smile_synth.errors import UserError
 
 Item = TypeVar("Item")
@@ -108,6 +109,7 @@ def in_order(
     workers: int,
     start: Callable[..., None] | None = None,
     arguments: Sequence[Any] = (),
+    cluster: Cluster | None = None,
 ) -> Iterator[Result]:
     """Yield ``work(item)`` for every item, in order; few results are kept waiting in memory.
 
@@ -117,23 +119,34 @@ def in_order(
         workers: processes; with 1 everything happens in this one.
         start: called once in every process, with ``arguments``.
         arguments: for ``start``.
+        cluster: whose processes work, instead of this machine's; the caller closes it.
 
     Raises:
         UserError: a process was killed.
     """
+    if cluster:
+        cluster.prepare(start, arguments)
+        yield from _ahead(cluster, work, items, AHEAD * cluster.count)
+        return
     if workers == 1 or len(items) < 2:
         if start:
             start(*arguments)
         yield from map(work, items)
         return
     with closing(Workers(min(workers, len(items)), start=start, arguments=arguments)) as pool:
-        ahead: deque[Future[Result]] = deque()
-        for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > AHEAD * workers:
-                yield pool.result(ahead.popleft())
-        while ahead:
+        yield from _ahead(pool, work, items, AHEAD * workers)
+
+
+def _ahead(
+    pool: Workers | Cluster, work: Callable[[Item], Result], items: Sequence[Item], most: int
+) -> Iterator[Result]:
+    ahead: deque[Any] = deque()
+    for item in items:
+        ahead.append(pool.submit(work, item))
+        if len(ahead) > most:
             yield pool.result(ahead.popleft())
+    while ahead:
+        yield pool.result(ahead.popleft())
 
 
 @contextmanager

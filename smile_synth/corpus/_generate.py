@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.cluster import Cluster
 from smile_synth.compositing import composite
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._files import only_writer, sync_folder, told
@@ -105,6 +107,7 @@ def generate(
     labels: Sequence[str] = (),
     part: tuple[int, int] | None = None,
     workers: int = 1,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> CorpusSummary:
     """Write clips 0 .. num_clips - 1 with their scenes and labels, then the manifest.
@@ -127,6 +130,8 @@ def generate(
         labels: kinds beside the objects': ``segmentation``, ``tracks``, ``flow``, ``backward-flow``.
         part: (i, n) writes the i-th of n parts, for `merge`.
         workers: processes; the bytes do not depend on it.
+        ray: ``auto`` or the address of a Ray cluster, whose machines see the same files at the same paths;
+            they work instead of ``workers`` processes here, and replace one another where one dies.
         progress: called with (clips done, clips in all, bytes of their media).
 
     Raises:
@@ -179,7 +184,10 @@ def generate(
                 header.write(out)
         else:
             header.write(out)
-        return complete(Job(header, bank, backgrounds, out), workers=workers, progress=progress)
+        cluster = Cluster(ray) if ray else None
+        with closing(cluster) if cluster else nullcontext():
+            job = Job(header, bank, backgrounds, out)
+            return complete(job, workers=workers, progress=progress, cluster=cluster)
 
 
 def _check_size(size_hw: tuple[int, int], num_frames: int) -> None:
@@ -218,11 +226,13 @@ class _Done:
     source: Source | None
 
 
-def complete(job: Job, *, workers: int, progress: Progress | None) -> CorpusSummary:
+def complete(
+    job: Job, *, workers: int, progress: Progress | None, cluster: Cluster | None = None
+) -> CorpusSummary:
     """Make whatever a corpus lacks, then write its manifest. The caller holds the corpus's lock."""
     out, header = job.out, job.header
     indices = header.indices
-    clips = _clips(job, _unknown(job), workers)
+    clips = _clips(job, _unknown(job), workers, cluster)
     written = done = num_bytes = 0
 
     def count(clip: _Done) -> _Done:
@@ -315,15 +325,12 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _clips(job: Job, todo: list[int], workers: int) -> Iterator[_Done]:
+def _clips(job: Job, todo: list[int], workers: int, cluster: Cluster | None) -> Iterator[_Done]:
     """Yield every clip, in order."""
     standing = None if job.anew else Standing(job.out, job.header)
+    batches = _batches(job.header, todo, cluster.count if cluster else workers)
     work = in_order(
-        _work,
-        _batches(job.header, todo, workers),
-        workers=workers,
-        start=start_worker,
-        arguments=(job, standing),
+        _work, batches, workers=workers, start=start_worker, arguments=(job, standing), cluster=cluster
     )
     made = chain.from_iterable(work)
     missing = iter(todo)

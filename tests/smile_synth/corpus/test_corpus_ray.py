@@ -1,0 +1,57 @@
+"""A corpus written on a Ray cluster; where one of its nodes dies is benchmarks/ray_corpus.py."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smile_synth import ObjectBank, Recipe, UserError, generate
+from smile_synth.cluster import Cluster
+from smile_synth.workers import in_order
+
+ray = pytest.importorskip("ray", reason="Ray is an extra")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One node with one processor."""
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield Cluster("auto")
+    ray.shutdown()
+
+
+def fail(item: int) -> int:
+    if item == 2:
+        raise UserError("two is too much")
+    return item
+
+
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_bytes_are_those_of_one_process(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, cluster: Cluster, layout: str
+) -> None:
+    settings: dict[str, Any] = {"num_clips": 9, "seed": 0, "layout": layout, "clips_per_shard": 4}
+    generate(recipe, bank, out=tmp_path / "alone", **settings)
+    assert generate(recipe, bank, out=tmp_path / "ray", ray="auto", **settings).written == 9
+    assert digests(tmp_path / "ray") == digests(tmp_path / "alone")
+    assert ray.is_initialized()  # who joined the cluster leaves it
+
+
+def test_a_mistake_found_there_is_told_here(cluster: Cluster) -> None:
+    done = in_order(fail, range(4), workers=1, cluster=cluster)
+    assert next(done) == 0
+    with pytest.raises(UserError, match="^two is too much$"):
+        list(done)
+
+
+def test_no_cluster_is_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    ray.shutdown()
+    with pytest.raises(
+        UserError, match=r"ray 'auto': no cluster answers \(.*; 'ray start --head' begins one"
+    ):
+        generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, ray="auto")
