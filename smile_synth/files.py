@@ -35,10 +35,7 @@ def walk(folder: Path) -> tuple[list[Path], list[Path]]:
             left_out += [path for path in own.values() if _identity(path) in seen]
             names[:] = [name for name, path in own.items() if _identity(path) not in seen]
 
-    def name(path: Path) -> str:
-        return path.relative_to(folder).as_posix()
-
-    return sorted(files, key=name), sorted(left_out, key=name)
+    return sorted(files, key=Path.as_posix), sorted(left_out, key=Path.as_posix)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
