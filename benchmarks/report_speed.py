@@ -1,7 +1,7 @@
-"""Time `smile-synth report` on corpora, and how soon its pages are open and play in Chromium.
+r"""Time `smile-synth report` on corpora, and how soon its pages are open and play in Chromium.
 
-uv run smile-synth generate smile-linear-image --bank objects.bank --backgrounds photos --out c500 --num-clips 500 --seed 0
-uv run smile-synth generate smile-gaussian-image "size=[64,64]" --bank objects.bank --backgrounds photos --out c2000 \
+smile-synth generate smile-linear-image --bank B --backgrounds P --out c500 --num-clips 500 --seed 0
+smile-synth generate smile-gaussian-image "size=[64,64]" --bank B --backgrounds P --out c2000 \
     --num-clips 2000 --seed 0
 uv run python benchmarks/report_speed.py c500 c2000 --out benchmarks/results/report_speed.json
 """
@@ -38,7 +38,7 @@ def make(corpus: Path, page: Path, num_clips: int) -> float:
 
 
 def opened(browser: Browser, page: Path) -> tuple[float, float]:
-    """Return ms from asking for the page to its load event, and from pointing at a clip to its first motion."""
+    """Return ms from asking for the page to its load event, and from pointing at a clip to its motion."""
     tab = browser.open(page.as_uri())
     tab.look(1280, 900)
     tab.wait("performance.timing.loadEventEnd > 0")

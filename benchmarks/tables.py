@@ -248,7 +248,34 @@ def evaluate_results() -> str:
     return "\n".join(lines)
 
 
+def report_results() -> str:
+    """Return how long reports take, how large they are and how soon they open."""
+    result = _load(RESULTS / "report_speed.json")
+    lines = [
+        "| clips | seconds | page, MB | clips that play | ms until loaded | ms until a clip moves |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        load, play = (
+            f"{row[key]['median']} ({row[key]['lowest']} .. {row[key]['highest']})"
+            for key in ("load_ms", "first_play_ms")
+        )
+        size = "x".join(map(str, row["frames_hw"]))
+        lines.append(
+            f"| {row['clips']:,} of {size} | {row['seconds']} | {row['page_mb']} | {row['films']:,} "
+            f"| {load} | {play} |"
+        )
+    lines += [
+        "",
+        f"{result['workers']} processes, the program's start included; medians (lowest .. highest) of "
+        f"{result['openings']} openings in Chromium. All clips are in the grid (`--num-clips`; 500 unless asked "
+        f"for). `benchmarks/report_speed.py`, {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
+    "report-results": (ROOT / "docs" / "looking.md", report_results),
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -800,14 +799,39 @@ def atlas_command(
 @recipes_app.command("list")
 def recipes_list() -> None:
     """List the presets with what they are."""
-    from smile_synth.resources import shipped
+    from smile_synth.recipe import presets
 
     table = Table("preset", "what it is", box=None, pad_edge=False)
-    for path in sorted((shipped("configs") / "synth").glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        comment = " ".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), lines))
-        table.add_row(path.stem, escape(comment))
+    for name, told in presets().items():
+        table.add_row(name, escape(told))
     console.print(table)
+
+
+@recipes_app.command("gallery")
+def recipes_gallery(
+    bank: BankOption,
+    out: Annotated[Path, typer.Option("--out", help="A .html file.")] = Path("gallery.html"),
+    backgrounds: BackgroundsOption = None,
+    strict: StrictOption = False,
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="Of each preset.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all cores.")] = None,
+) -> None:
+    """Lay out every preset as playing clips, on one page."""
+    from smile_synth.recipe import presets
+    from smile_synth.visualize import make_gallery
+
+    check_suffix(out, ".html")
+    opened, pictures = open_sources(bank, backgrounds, strict)
+    with progress_bar("drawing", "presets") as progress:
+        page, missing = make_gallery(
+            presets(), opened, pictures, num_clips=num_clips, seed=seed,
+            workers=workers or os.cpu_count() or 1, progress=progress,
+        )  # fmt: skip
+    save_text(out, page)
+    for name, why in missing.items():
+        errors.print(f"[yellow]not drawn[/yellow] {escape(name)}: {escape(why)}")
+    console.print(f"{len(presets()) - len(missing)} presets in {out} ({len(page) / 1e6:.1f} MB)")
 
 
 @recipes_app.command("show")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from smile_synth.errors import UserError
 from smile_synth.motion import AnyMotion, AnyRelation, CameraEntry, KeyTimesParameters, RangesModel
 from smile_synth.objects import ObjectBank
-from smile_synth.resources import find_config
+from smile_synth.resources import find_config, shipped
 from smile_synth.strict_yaml import StrictModel, dump, line_of, load
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -474,6 +475,16 @@ def check_classes(recipe: Recipe, bank: ObjectBank, name_or_path: str | Path) ->
                 mistakes.append(f"{path}:{line_of(path, key)}: {'.'.join(key)}: {error}")
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def presets() -> dict[str, str]:
+    """Return what every shipped recipe is, in the words of its file's first comment, by name."""
+    told = {}
+    for path in sorted((shipped("configs") / "synth").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = takewhile(lambda line: line.startswith("#"), lines)
+        told[path.stem] = " ".join(line[1:].strip() for line in comment)
+    return told
 
 
 def recipe_schema() -> dict[str, Any]:

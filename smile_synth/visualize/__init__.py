@@ -4,6 +4,7 @@ from smile_synth.visualize._atlas import atlas
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
 from smile_synth.visualize._compare import distribution_distance, make_comparison
 from smile_synth.visualize._curves import motion_curves
+from smile_synth.visualize._gallery import make_gallery
 from smile_synth.visualize._health import Finding, find_problems
 from smile_synth.visualize._media import mp4_bytes, mp4_uri, png_uri, save_clip
 from smile_synth.visualize._notebook import bank_html, clip_html, recipe_html, scene_html
@@ -43,6 +44,7 @@ __all__ = [
     "intentions",
     "line_chart",
     "make_comparison",
+    "make_gallery",
     "make_report",
     "measure",
     "measure_source",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ import pytest
 from smile_synth import Clip, ObjectBank, Recipe, SyntheticClips, generate, sample_scene
 from smile_synth.cli import main
 from smile_synth.strict_yaml import parse
-from smile_synth.visualize import RecipeSource, distribution_distance, make_comparison
+from smile_synth.visualize import (
+    RecipeSource,
+    distribution_distance,
+    make_comparison,
+    make_gallery,
+    page_environment,
+)
 
 RECIPE = """
 size: [24, 32]
@@ -46,6 +53,48 @@ def test_the_keys_that_differ_are_named_and_the_distributions_overlaid(bank: Obj
     assert first == "Speed" and page.count('class="area s1"') == 6
     assert page.count("data:video/mp4;base64,") == 8
     assert "equal in every key" in make_comparison(source(bank), source(bank))
+
+
+def test_recipes_are_a_gallery_of_clips_that_play(bank: ObjectBank, browser: Any, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(RECIPE)
+    bad.write_text(RECIPE.replace("disc", "dics"))
+    page, missing = make_gallery({str(good): "two <objects>", str(bad): "none"}, bank)
+    assert list(missing) == [str(bad)] and "did you mean 'disc'" in missing[str(bad)]
+    assert page.count("data:video/mp4") == 2 and "two &lt;objects&gt;" in page
+    (tmp_path / "gallery.html").write_text(page)
+    opened = browser.open(f"file://{tmp_path / 'gallery.html'}")
+    opened.look(390, 800)
+    opened.wait("document.querySelector('video').readyState >= 2")
+    opened.point("video")
+    opened.wait("document.querySelector('video').currentTime > 0")
+    opened.point("#all", click=True)
+    opened.wait("[...document.querySelectorAll('video')].every((film) => !film.paused)")
+    assert opened.run("document.documentElement.scrollWidth") <= 390 and not opened.complaints
+
+
+def test_colours_of_pages_can_be_read_in_light_and_dark() -> None:
+    css = page_environment().get_template("page.css").render()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in css.split("prefers-color-scheme: dark")
+    )
+
+    def luminance(color: str) -> float:
+        values = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    def contrast(a: str, b: str) -> float:
+        low, high = sorted((luminance(a), luminance(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    for scheme in (light, dark):
+        for paper in ("paper", "card"):
+            # WCAG 2: 4.5 for text, 3 for lines of a chart.
+            for ink in ("ink", "soft", "accent", "error", "warning", "note"):
+                assert contrast(scheme[ink], scheme[paper]) >= 4.5, (ink, paper)
+            for k in range(6):
+                assert contrast(scheme[f"s{k}"], scheme[paper]) >= 3, (k, paper)
 
 
 def test_what_notebooks_show(bank: ObjectBank) -> None:
