@@ -268,8 +268,8 @@ def report_results() -> str:
     lines += [
         "",
         f"{result['workers']} processes, the program's start included; medians (lowest .. highest) of "
-        f"{result['openings']} openings in Chromium. All clips are in the grid (`--num-clips`; 500 unless asked "
-        f"for). `benchmarks/report_speed.py`, {_where(result)}.",
+        f"{result['openings']} openings in Chromium. All clips are in the grid (`--num-clips`; 500 "
+        f"unless asked for). `benchmarks/report_speed.py`, {_where(result)}.",
     ]
     return "\n".join(lines)
 
