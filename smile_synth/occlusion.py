@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numba
@@ -381,7 +381,7 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tu
     labelled = np.flatnonzero(stage.actors.labelled)
     if not len(labelled):
         return _Reached(0), stage
-    inside = np.array([_inside(stage, row).mean() for row in labelled.tolist()])
+    inside = _inside(stage, labelled).mean(axis=1)
     # An object that is in the frame most of the time can be seen to go and to come back.
     chances = rng.permutation(labelled[inside >= min(0.75, inside.max())]).tolist()
     tries = 0
@@ -410,14 +410,14 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tu
     return _Reached(tries), stage
 
 
-def _inside(stage: _Stage, row: int) -> NDArray[np.bool_]:
-    """Return in which frames ``[T]`` the row's middle is in the frame and the row is there."""
+def _inside(stage: _Stage, rows: Int) -> NDArray[np.bool_]:
+    """Return in which frames ``[K, T]`` a row's middle is in the frame and the row is there."""
     actors = stage.actors
-    middle = np.array([[actors.width[row] / 2, actors.height[row] / 2]])
-    center = geometry.apply(stage.poses[row], middle)[:, 0]
+    middle = np.stack([actors.width[rows] / 2, actors.height[rows] / 2], axis=-1)
+    center = geometry.apply(stage.poses[rows], middle[:, None, None])[..., 0, :]
     with np.errstate(invalid="ignore"):
-        within = ((center >= 0) & (center < [stage.size_hw[1], stage.size_hw[0]])).all(axis=1)
-    return np.asarray(within & (actors.opacity[row] >= THRESHOLD))
+        within = ((center >= 0) & (center < [stage.size_hw[1], stage.size_hw[0]])).all(axis=-1)
+    return np.asarray(within & (actors.opacity[rows] >= THRESHOLD))
 
 
 def _proposals(
@@ -479,8 +479,8 @@ def _crossings(
     assert target.visibility is not None and target.frames is not None
     hidden = (free < target.visibility + 0.02).sum(axis=1)
     likely = np.flatnonzero((hidden >= target.frames[0]) & (hidden <= target.frames[1] + 1)).tolist()
-    fits = [n for n in likely if _estimate(target, free[n])]
-    for n in fits[: max(target.tries // 8, 1)]:
+    fits = (n for n in likely if _estimate(target, free[n]))
+    for n in islice(fits, max(target.tries // 8, 1)):
         yield int(other[n]), offset[n]
 
 
