@@ -170,9 +170,11 @@ def bank_results() -> str:
     result = _load(RESULTS / "bank.json")
     rows = result["rows"]
     columns: list[tuple[str, str, str]] = [
-        ("built, objects/s", "built_per_s", ",.0f"),
+        ("built, objects per second of one core", "built_per_processor_second", ",.0f"),
         ("size, GB", "gigabytes", ".2f"),
         ("opened in, ms", "open_seconds", ",.0f"),
+        ("the slowest time, ms", "slowest_open_seconds", ",.0f"),
+        ("imports before that, ms", "import_seconds", ",.0f"),
         ("a worker's own memory, MB", "own_mb", ",.0f"),
         ("of it imports, MB", "imports_mb", ",.0f"),
         ("textures read, /s", "copies_per_s", ",.0f"),
@@ -184,11 +186,13 @@ def bank_results() -> str:
         "|---|" + "---|" * len(rows),
     ]
     for title, key, form in columns:
-        values = [row[key] * (1000 if key == "open_seconds" else 1) for row in rows]
+        values = [row[key] * (1000 if title.endswith(", ms") else 1) for row in rows]
         lines.append(f"| {title} | " + " | ".join(format(value, form) for value in values) + " |")
     lines += [
         "",
-        f"Objects of {result['max_side']} pixels from PNG files, {result['workers']} processes building. "
+        f"Objects of {result['max_side']} pixels from PNG files, {result['workers']} processes building; "
+        f"medians of {result['repeats']} processes started anew that open and read, the files in the "
+        f"system's cache. "
         f"`benchmarks/bank.py`, {_where(result)}.",
     ]
     return "\n".join(lines)
