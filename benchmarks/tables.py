@@ -220,6 +220,19 @@ def sampling_results() -> str:
     return "\n".join(lines)
 
 
+def digest_results() -> str:
+    """Return between which Python versions the scenes were found equal."""
+    result = _load(RESULTS / "scene_digests.json")
+    versions = result["by_python"]
+    first = next(iter(versions.values()))
+    same = all(digests == first for digests in versions.values())
+    return (
+        f"The first {result['clips']} scenes of all {len(first)} presets have "
+        f"{'the same bytes' if same else 'DIFFERENT bytes'} on CPython {', '.join(versions)}. "
+        f"`benchmarks/scene_digests.py`, {_where(result)}."
+    )
+
+
 def occlusion_results() -> str:
     """Return how often occlusion targets are reached."""
     result = _load(RESULTS / "occlusion_targets.json")
@@ -283,6 +296,7 @@ BLOCKS = {
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
+    "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
     "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
