@@ -75,6 +75,12 @@ def finish(*arguments: object) -> None:
         raise SystemExit("continuing failed")
 
 
+def wait_for(out: Path) -> None:
+    """Return when a corpus is begun."""
+    while not out.exists():
+        time.sleep(0.001)
+
+
 def clips_standing(out: Path) -> int:
     """Count the clips whose scene is there, in a folder, a shard or a piece of one."""
     names: set[str] = set()
@@ -90,14 +96,17 @@ def kill_trials(
 ) -> list[dict[str, Any]]:
     finish(work, work / layout, layout, clips)  # loads and compiles what is needed
     shutil.rmtree(work / layout)
+    process = start(work, work / layout, layout, clips)
+    wait_for(work / layout)
     began = time.perf_counter()
-    finish(work, work / layout, layout, clips)
+    process.join()
     whole, seconds = digests(work / layout), time.perf_counter() - began
     results = []
     for trial in range(trials):
         out = work / f"{layout}{trial}"
-        after = float(rng.uniform(0.1, 1.0) * seconds)
+        after = float(rng.uniform(0.0, 0.95) * seconds)
         process = start(work, out, layout, clips)
+        wait_for(out)
         process.join(after)
         process.kill()
         process.join()

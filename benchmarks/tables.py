@@ -97,26 +97,83 @@ def render_results() -> str:
 def corpus_results() -> str:
     """Return the benchmark of writing corpora."""
     result = _load(RESULTS / "corpus_speed.json")
-    encoder = result["results"]["encoder alone (H.264)"]["clips_per_second"]
-    lines = [
-        "| 16x224x224, two objects, one process | clips/s (median) | lowest | highest | of the encoder's |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in result["results"].items():
-        share = f"{row['clips_per_second'] / encoder:.2f}" if name.startswith("corpus") else ""
-        values = " | ".join(str(row[key]) for key in ("clips_per_second", "lowest", "highest"))
-        lines.append(f"| {name} | {values} | {share} |")
+    lines = []
+    for recipe, rows in result["results"].items():
+        lines += [
+            f"| `{recipe}`, 16x224x224, two objects, one process | clips/s (median) | lowest | highest | "
+            "of the encoder's |",
+            "|---|---|---|---|---|",
+        ]
+        for name, row in rows.items():
+            encoder = rows["encoder alone (H.264)" + ", all cores" * name.endswith("all cores")]
+            share = (
+                row["clips_per_second"] / encoder["clips_per_second"] if name.startswith("corpus") else None
+            )
+            values = " | ".join(str(row[key]) for key in ("clips_per_second", "lowest", "highest"))
+            lines.append(f"| {name} | {values} | {'' if share is None else f'{share:.2f}'} |")
+        frames = 16 * rows["render alone"]["clips_per_second"]
+        lines += ["", f"Rendering alone, without encoding: {frames:.0f} frames/s on one core.", ""]
     lines += [
-        "",
         "| tiny clips in shards | ms per clip | ms per clip, nothing to do | peak memory, MB |",
         "|---|---|---|---|",
     ]
-    for row in result["flat"]:
+    flat = _load(RESULTS / "corpus_flat.json")
+    for row in flat["rows"]:
         lines.append(
             f"| {row['clips']} | {row['milliseconds_per_clip']} | {row['continue_milliseconds_per_clip']} | "
             f"{row['peak_memory_mb']} |"
         )
-    lines += ["", f"{result['repeats']} repeats of {result['clips']} clips. {_where(result)}."]
+    lines += [
+        "",
+        f"{result['repeats']} repeats of {result['clips']} clips; {_where(result)}. Tiny clips: {_where(flat)}.",
+    ]
+    return "\n".join(lines)
+
+
+def kill_results() -> str:
+    """Return what became of corpora whose writing was killed."""
+    result = _load(RESULTS / "kill_corpus.json")
+    lines = [
+        "| layout | killed at random moments | clips standing then | continued: byte-identical | "
+        "faults, `verify --deep` |",
+        "|---|---|---|---|---|",
+    ]
+    for layout in ("folder", "shards"):
+        kills = [kill for kill in result["kills"] if kill["layout"] == layout]
+        standing = sorted(kill["clips_standing"] for kill in kills)
+        lines.append(
+            f"| {layout} | {sum(kill['killed'] for kill in kills)} of {len(kills)} runs | {standing[0]} to "
+            f"{standing[-1]} of {result['clips']} | "
+            f"{sum(kill['byte_identical'] for kill in kills)} of {len(kills)} | "
+            f"{sum(kill['faults'] for kill in kills)} |"
+        )
+    lines += [
+        "",
+        "| full disk, then room for it | exit code | lines told | says why | continued: byte-identical |",
+    ]
+    lines += ["|---|---|---|---|---|"]
+    for disk in result["full_disk"]:
+        told, same = ("yes" if disk[key] else "NO" for key in ("told_no_space", "byte_identical"))
+        lines.append(f"| {disk['layout']} | {disk['exit_code']} | {disk['lines']} | {told} | {same} |")
+    lines += ["", f"{_where(result)}."]
+    return "\n".join(lines)
+
+
+def ray_results() -> str:
+    """Return what became of corpora of a Ray cluster of which a node was killed."""
+    result = _load(RESULTS / "ray_corpus.json")
+    lines = [
+        "| layout | clips | processes killed after a quarter | node killed after | nodes left | s | "
+        "s, one process | byte-identical | faults |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["trials"]:
+        lines.append(
+            f"| {row['layout']} | {row['clips']} | {row['processes_killed']} | "
+            f"{row['node_killed_after_clips']} clips | {row['nodes_left']} | {row['seconds']} | {row['seconds_of_one_process']} | "
+            f"{'yes' if row['byte_identical'] else 'NO'} | {row['faults']} |"
+        )
+    lines += ["", f"Ray {result['ray']}, both nodes on one machine. {_where(result)}."]
     return "\n".join(lines)
 
 
@@ -299,6 +356,8 @@ BLOCKS = {
     "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
     "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
+    "kill-results": (ROOT / "docs" / "labels.md", kill_results),
+    "ray-results": (ROOT / "docs" / "labels.md", ray_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
     "demo-results": (ROOT / "README.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),
