@@ -2,7 +2,8 @@
 
     uv run python benchmarks/corpus_speed.py --out benchmarks/results/corpus_speed.json
 
-Clips of 16x224x224 with two objects, in one process and on all cores, where time counts from the first clip to the last: processes load before.
+Clips of 16x224x224 with two objects, in one process and on all cores, where time counts from the first
+clip to the last: processes load before.
 """
 
 from __future__ import annotations

@@ -72,16 +72,25 @@ def boxes(annotation: Annotation, frame: np.ndarray) -> np.ndarray:
 
 
 def numbers(annotation: Annotation, frame: np.ndarray) -> np.ndarray:
-    labels, image = annotation.labels, Image.fromarray(enlarge(frame) // 2)
+    labels, image = annotation.labels, Image.fromarray(enlarge(frame) // 3)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=17)
-    for k, color in zip(range(len(labels.class_names)), COLORS, strict=False):
-        corners = [tuple(ZOOM * point) for point in labels.oriented_boxes_xy[k, FRAME]]
-        draw.line([*corners, corners[0]], color, 2)
-        text = (
-            f"depth {labels.depth_order[k, FRAME]}   visible {labels.visibility[k, FRAME]:.2f}   "
-            f"in frame {labels.in_frame[k, FRAME]:.2f}"
-        )
-        draw.text((10, 8 + 22 * k), text, color, font, stroke_width=2, stroke_fill=(0, 0, 0))
+    names, y = labels.class_names, 10
+    labelled = [layer for layer in annotation.scene.layers if layer.labelled]
+    for k, (name, layer) in enumerate(zip(names, labelled, strict=True)):
+        hiders = np.flatnonzero(labels.occluded_by[k, :, FRAME])
+        hidden = [f"{labels.occluded_by[k, j, FRAME]} pixels behind {names[j]}" for j in hiders]
+        factors = [f"{key} {value:.1f}" for key, value in layer.factors.items() if "mean_speed" in key]
+        lines = [
+            f"{name}: depth {labels.depth_order[k, FRAME]}, visible {labels.visibility[k, FRAME]:.2f}, "
+            f"in frame {labels.in_frame[k, FRAME]:.2f}",
+            "   occluded by: " + (", ".join(hidden) or "nothing"),
+            f"   motion: {layer.factors['family']}, {', '.join(factors)}",
+        ]
+        draw.rectangle([10, y + 3, 22, y + 15], COLORS[k])
+        for line in lines:
+            draw.text((30, y), line, (235, 235, 235), font)
+            y += 23
+        y += 12
     return np.asarray(image)
 
 
@@ -108,22 +117,23 @@ def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
         flow_colors(forward.flow_xy, largest),
         flow_colors(backward.flow_xy, largest),
     )
-    blend(forward_colors, forward.occluded, (0, 0, 0), 0.8)
-    blend(forward_colors, forward.leaves, (110, 110, 110), 0.8)
+    for colors, flow in ((forward_colors, forward), (backward_colors, backward)):
+        blend(colors, flow.occluded, (0, 0, 0), 0.8)
+        blend(colors, flow.leaves, (110, 110, 110), 0.8)
     palette = np.array([(30, 30, 30), *COLORS], np.uint8)
     panels = [
-        ("frame 4 of 9", enlarge(frame)),
+        (f"frame {FRAME}", enlarge(frame)),
         ("segmentation", enlarge(palette[annotation.segmentation[FRAME]])),
         ("modal masks", enlarge(masks(annotation, frame, amodal=False))),
         ("amodal masks; striped: what is hidden", enlarge(masks(annotation, frame, amodal=True))),
         ("boxes: modal (thick), amodal, oriented", boxes(annotation, frame)),
-        ("depth order, visibility, in_frame", numbers(annotation, frame)),
+        ("depth, visibility, in_frame, occluders, motion factors", numbers(annotation, frame)),
         ("flow 4 -> 6; black: occluded, grey: leaves", enlarge(forward_colors)),
-        ("flow 6 -> 4", enlarge(backward_colors)),
+        ("flow 6 -> 4, likewise", enlarge(backward_colors)),
         ("tracks of a grid; hollow: not visible", tracks(annotation, frame, "grid", 150)),
         ("tracks of points on objects", tracks(annotation, frame, "objects", 80)),
         ("tracks of points on edges", tracks(annotation, frame, "edges", 120)),
-        ("frame 6", enlarge(frames[NEXT])),
+        (f"frame {NEXT}", enlarge(frames[NEXT])),
     ]
     height, width = panels[0][1].shape[:2]
     gap, columns = 8, 3

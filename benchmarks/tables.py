@@ -125,7 +125,8 @@ def corpus_results() -> str:
         )
     lines += [
         "",
-        f"{result['repeats']} repeats of {result['clips']} clips; {_where(result)}. Tiny clips: {_where(flat)}.",
+        f"{result['repeats']} repeats of {result['clips']} clips; {_where(result)}.",
+        f"Tiny clips: {_where(flat)}.",
     ]
     return "\n".join(lines)
 
@@ -170,7 +171,8 @@ def ray_results() -> str:
     for row in result["trials"]:
         lines.append(
             f"| {row['layout']} | {row['clips']} | {row['processes_killed']} | "
-            f"{row['node_killed_after_clips']} clips | {row['nodes_left']} | {row['seconds']} | {row['seconds_of_one_process']} | "
+            f"{row['node_killed_after_clips']} clips | {row['nodes_left']} | {row['seconds']} | "
+            f"{row['seconds_of_one_process']} | "
             f"{'yes' if row['byte_identical'] else 'NO'} | {row['faults']} |"
         )
     lines += ["", f"Ray {result['ray']}, both nodes on one machine. {_where(result)}."]

@@ -124,6 +124,8 @@ def in_order(
     Raises:
         UserError: a process was killed.
     """
+    if not items:
+        return
     if cluster:
         cluster.prepare(start, arguments)
         yield from _ahead(cluster, work, items, AHEAD * cluster.count)

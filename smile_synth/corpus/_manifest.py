@@ -155,14 +155,18 @@ def read_manifest(folder: Path) -> pa.Table:
     Raises:
         UserError: damaged.
     """
+    return pa.Table.from_batches(_batches(folder), _SCHEMA)
+
+
+def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
     path = folder / MANIFEST
     if not path.exists():
-        return _SCHEMA.empty_table()
+        return
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
-        if not table.schema.equals(_SCHEMA):
-            raise pa.ArrowInvalid("other columns than expected")
-        return table
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise pa.ArrowInvalid("other columns than expected")
+            yield from file.iter_batches(_ROWS, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"'{path}': is damaged ({reason}); 'smile-synth corpus repair' mends it") from None
@@ -174,5 +178,5 @@ def read_rows(folder: Path) -> Iterator[Row]:
     Raises:
         UserError: damaged.
     """
-    for batch in read_manifest(folder).to_batches(_ROWS):
+    for batch in _batches(folder):
         yield from batch.to_pylist()
