@@ -130,7 +130,7 @@ class CorpusHeader:
         """Tell in which values another corpus differs, one line each, nested keys by their path."""
         mine, its = _flat(asdict(self)), _flat(asdict(other))
         return [
-            f"{key} is {mine.get(key)!r} there and {its.get(key)!r} now"
+            f"{key} is {_short(mine.get(key))} there and {_short(its.get(key))} now"
             for key in sorted(mine.keys() | its.keys())
             if mine.get(key) != its.get(key)
         ]
@@ -179,6 +179,12 @@ def licences(bank: ObjectBank, backgrounds: BackgroundFolder | None) -> dict[str
     if backgrounds is not None:
         summary["backgrounds"] = {"not recorded": len(backgrounds)}
     return summary
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{', '.join(map(repr, value[:3]))}, ... {len(value)} in all]"
+    return repr(value)
 
 
 def _flat(values: Any, path: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, composite, generate
-from smile_synth.corpus import Corpus
+from smile_synth.corpus import Corpus, CorpusHeader
 from smile_synth.strict_yaml import parse
 
 
@@ -140,6 +141,15 @@ def test_refuses_another_corpus(
     with pytest.raises(UserError, match=message):
         generate(recipe, bank, **{**settings, **change})  # type: ignore[arg-type]
     assert digests(tmp_path / "c") == before
+
+
+def test_a_long_list_that_differs_is_told_short(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    generate(recipe, bank, out=tmp_path, num_clips=1, seed=0)
+    header = CorpusHeader.read(tmp_path)
+    other = replace(header, classes=tuple(f"c{i}" for i in range(70)))
+    assert header.differences(other) == [
+        "classes is ['class0', 'class1'] there and ['c0', 'c1', 'c2', ... 70 in all] now"
+    ]
 
 
 def test_refuses_foreign_folder_odd_size_and_second_writer(
