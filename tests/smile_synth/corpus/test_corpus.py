@@ -63,7 +63,7 @@ def test_killed_run_ends_byte_identical(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, recipe_text: str, digests: Any, layout: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe_text)
-    out, num_clips = tmp_path / "killed", 200
+    out, num_clips = tmp_path / "killed", 120
     command = [
         sys.executable, "-m", "smile_synth.cli", "generate", str(tmp_path / "recipe.yaml"), "--bank", str(bank.path),
         "--out", str(out), "--num-clips", str(num_clips), "--seed", "0", "--layout", layout, "--clips-per-shard", "7",
