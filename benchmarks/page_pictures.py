@@ -22,7 +22,7 @@ from smile_train.materials import build_materials
 from smile_train.pretrain import pretrain
 from smile_train.report import report_run
 
-STEPS, CLIP = 240, 6
+STEPS, CLIP = 80, 6
 
 
 def make_pages(work: Path) -> None:
@@ -47,7 +47,12 @@ def make_pages(work: Path) -> None:
     shutil.copytree(pictures.path, both, dirs_exist_ok=True)
     shutil.copytree(work / "smile-linear-image" / "clips", both / "films", dirs_exist_ok=True)
     corpora = [open_corpus(work / name) for name in ("smile-linear-image", "tracking-hard")]
-    overrides = [f"bank={work / 'objects.bank'}", f"steps={STEPS}", "optimiser.warmup_steps=20"]
+    overrides = [
+        f"bank={work / 'objects.bank'}",
+        f"steps={STEPS}",
+        "batch_size=8",
+        "optimiser.warmup_steps=10",
+    ]
     pretrain(PretrainConfig.load("tiny-cpu", overrides), work / "run")
     pages = {
         "gallery": make_gallery(presets(), bank, BackgroundFolder(both), workers=2)[0],
