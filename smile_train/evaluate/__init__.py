@@ -34,6 +34,7 @@ from smile_train.evaluate._finetune import FinetuneOptions, finetune
 from smile_train.evaluate._motion import (
     FACTORS,
     TASKS,
+    MotionExam,
     MotionExamination,
     ProbeRow,
     Task,
@@ -60,6 +61,7 @@ __all__ = [
     "FrameEncoder",
     "FrozenEncoder",
     "LabelledVideo",
+    "MotionExam",
     "MotionExamination",
     "ProbeRow",
     "ProbeScore",

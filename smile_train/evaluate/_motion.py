@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,10 +16,12 @@ from smile_synth.errors import UserError
 from smile_synth.scene import Scene
 from smile_train.evaluate._features import color_statistics, encode_tokens, frame_means, tokens_in_place
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
-from smile_train.models import Student
+from smile_train.models import Student, StudentConfig
 
 Labels = NDArray[np.str_]
+Float = NDArray[np.float64]
 NUM_RANDOM = 3
+PLAIN_FEATURES = {"colour over time": color_statistics, "pixels per frame": frame_means}
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 
 
@@ -146,6 +147,117 @@ def _render(
     return torch.stack(frames).permute(0, 1, 4, 2, 3).contiguous(), scenes
 
 
+class MotionExam:
+    """Questions about synthetic clips, the same for every student of one form.
+
+    Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
+    objects of its test split over ``test_backgrounds``. A student that reads another size or length than
+    the recipes are written for gets the same scenes at its size, as many frames as it reads.
+    """
+
+    def __init__(
+        self,
+        form: StudentConfig,
+        bank: ObjectBank,
+        train_backgrounds: BackgroundFolder | None,
+        test_backgrounds: BackgroundFolder | None,
+        *,
+        seed: int = 0,
+        num_train: int = 1200,
+        num_test: int = 800,
+        tasks: Mapping[str, Task] = TASKS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Render the clips and score the controls: random encoders of this form, and plain features.
+
+        Args:
+            form: of the students that will be asked.
+            bank, train_backgrounds, test_backgrounds: see above.
+            seed: of clips, random encoders and the bootstrap.
+            num_train, num_test: clips of each question.
+            tasks: the questions.
+            progress: called with (features scored, features in all), one student included.
+
+        Raises:
+            UserError: the form's frames have another aspect than the recipes'.
+        """
+        self.form, self.seed, self.tasks = form, seed, dict(tasks)
+        self.num_train, self.num_test = num_train, num_test
+        self._progress, self._done = progress, 0
+        self._clips: dict[str, tuple[Tensor, Tensor]] = {}
+        self._answers: dict[str, tuple[Labels, Labels]] = {}
+        scenes: dict[str, tuple[list[Scene], list[Scene]]] = {}
+        for task, (name, label, _) in self.tasks.items():
+            if name not in self._clips:
+                recipe = Recipe.load(name, [f"num_frames={form.num_frames}"])
+                (train_clips, train_scenes), (test_clips, test_scenes) = (
+                    _render(_split(recipe, split, bank), bank, backgrounds, size_hw=form.size_hw,
+                            seed=place + seed, num_clips=count)
+                    for split, backgrounds, place, count in (
+                        ("train", train_backgrounds, 1_000, num_train),
+                        ("test", test_backgrounds, 2_000, num_test),
+                    )
+                )  # fmt: skip
+                self._clips[name], scenes[name] = (train_clips, test_clips), (train_scenes, test_scenes)
+            train_y, test_y = (np.array([label(scene) for scene in side]) for side in scenes[name])
+            self._answers[task] = train_y, test_y
+        self._controls: dict[str, dict[str, ProbeScore]] = {task: {} for task in self.tasks}
+        for k in range(NUM_RANDOM):
+            generator = torch.Generator().manual_seed(10_000 + seed + k)
+            for task, score in self._ask(Student(form, generator=generator)).items():
+                self._controls[task][f"random {k}"] = score
+        for task in self.tasks:
+            clips = self._clips[self.tasks[task].recipe]
+            for name, feature in PLAIN_FEATURES.items():
+                self._controls[task][name] = self._probe(task, *(feature(side) for side in clips))
+
+    def examine(self, student: Student) -> MotionExamination:
+        """Probe a student's frozen features, beside the controls on the same split.
+
+        Raises:
+            ValueError: a student of another form.
+        """
+        if student.config != self.form:
+            raise ValueError(f"exam of {self.form}, got a student of {student.config}")
+        rows = []
+        for task, score in self._ask(student).items():
+            rows += _rows(task, {"encoder": score, **self._controls[task]})
+        answers = self._answers.items()
+        return MotionExamination(
+            rows=rows,
+            num_train=self.num_train,
+            num_test=self.num_test,
+            num_classes={task: len(set(train_y)) for task, (train_y, _) in answers},
+            most_frequent={
+                task: max(float((test_y == name).mean()) for name in set(test_y))
+                for task, (_, test_y) in answers
+            },
+        )
+
+    def _ask(self, student: Student) -> dict[str, ProbeScore]:
+        tokens: dict[str, list[NDArray[np.float32]]] = {}
+        scores = {}
+        for task, (name, _, readout) in self.tasks.items():
+            if name not in tokens:
+                tokens[name] = [encode_tokens(student, side) for side in self._clips[name]]
+            train, test = tokens[name]
+            if readout == "mean":
+                sides = (train.mean(1, dtype=np.float64), test.mean(1, dtype=np.float64))
+            else:
+                sides = tokens_in_place(train, test)
+            scores[task] = self._probe(task, *sides)
+        return scores
+
+    def _probe(self, task: str, train_x: Float, test_x: Float) -> ProbeScore:
+        train_y, test_y = self._answers[task]
+        score = linear_probe(train_x, train_y, test_x, test_y, seed=self.seed)
+        self._done += 1
+        total = len(self.tasks) * (1 + NUM_RANDOM + len(PLAIN_FEATURES))
+        if self._progress and self._done <= total:
+            self._progress(self._done, total)
+        return score
+
+
 def examine_motion(
     student: Student,
     bank: ObjectBank,
@@ -158,65 +270,12 @@ def examine_motion(
     tasks: Mapping[str, Task] = TASKS,
     progress: Callable[[int, int], None] | None = None,
 ) -> MotionExamination:
-    """Probe frozen features on questions about synthetic clips, beside their controls on the same split.
-
-    Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
-    objects of its test split over ``test_backgrounds``. A student that reads another size or length than
-    the recipes are written for gets the same scenes at its size, as many frames as it reads.
-
-    Raises:
-        UserError: the student's frames have another aspect than the recipes'.
-    """
-    randoms = [
-        Student(student.config, generator=torch.Generator().manual_seed(10_000 + seed + k))
-        for k in range(NUM_RANDOM)
-    ]
-    rows: list[ProbeRow] = []
-    num_classes: dict[str, int] = {}
-    most_frequent: dict[str, float] = {}
-    rendered: dict[str, tuple[Tensor, list[Scene], Tensor, list[Scene]]] = {}
-    tokens: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-    students = {"encoder": student, **{f"random {k}": other for k, other in enumerate(randoms)}}
-    plain = {"colour over time": color_statistics, "pixels per frame": frame_means}
-    done, total = 0, len(tasks) * (len(students) + len(plain))
-    for task, (recipe_name, label, readout) in tasks.items():
-        if recipe_name not in rendered:
-            form = student.config
-            recipe = Recipe.load(recipe_name, [f"num_frames={form.num_frames}"])
-            size_hw = form.size_hw
-            train = _split(recipe, "train", bank)
-            test = _split(recipe, "test", bank)
-            rendered[recipe_name] = (
-                *_render(
-                    train, bank, train_backgrounds, size_hw=size_hw, seed=1_000 + seed, num_clips=num_train
-                ),
-                *_render(
-                    test, bank, test_backgrounds, size_hw=size_hw, seed=2_000 + seed, num_clips=num_test
-                ),
-            )
-        train_frames, train_scenes, test_frames, test_scenes = rendered[recipe_name]
-        train_y, test_y = (np.array([label(scene) for scene in s]) for s in (train_scenes, test_scenes))
-        num_classes[task] = len(set(train_y))
-        most_frequent[task] = max(float((test_y == name).mean()) for name in set(test_y))
-        scores: dict[str, ProbeScore] = {}
-        for name in (*students, *plain):
-            if name in plain:
-                train_x, test_x = plain[name](train_frames), plain[name](test_frames)
-            else:
-                key = (recipe_name, name)
-                if key not in tokens:
-                    encode = partial(encode_tokens, students[name])
-                    tokens[key] = encode(train_frames), encode(test_frames)
-                if readout == "mean":
-                    train_x, test_x = (part.mean(1, dtype=np.float64) for part in tokens[key])
-                else:
-                    train_x, test_x = tokens_in_place(*tokens[key])
-            scores[name] = linear_probe(train_x, train_y, test_x, test_y, seed=seed)
-            done += 1
-            if progress:
-                progress(done, total)
-        rows += _rows(task, scores)
-    return MotionExamination(rows, num_train, num_test, num_classes, most_frequent)
+    """Probe one student; see `MotionExam`."""
+    exam = MotionExam(
+        student.config, bank, train_backgrounds, test_backgrounds, seed=seed, num_train=num_train,
+        num_test=num_test, tasks=tasks, progress=progress,
+    )  # fmt: skip
+    return exam.examine(student)
 
 
 def _split(recipe: Recipe, split: str, bank: ObjectBank) -> Recipe:
@@ -245,7 +304,7 @@ def _rows(task: str, scores: dict[str, ProbeScore]) -> list[ProbeRow]:
         ProbeRow(task, "encoder", encoder.accuracy, encoder.low, encoder.high, margin),
         ProbeRow(task, f"random encoders ({len(randoms)})", float(right.mean()), low, high),
     ]
-    for name in ("colour over time", "pixels per frame"):
+    for name in PLAIN_FEATURES:
         rows.append(ProbeRow(task, name, scores[name].accuracy, scores[name].low, scores[name].high))
     return rows
 
