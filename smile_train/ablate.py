@@ -67,8 +67,8 @@ class Study(StrictModel):
     reference: str | None = None
     seeds: Annotated[list[Whole], Field(min_length=1)] = [0, 1, 2]
     tasks: Annotated[list[str], Field(min_length=1)] = ["motion family", "direction"]
-    num_train: Count = 600
-    num_test: Count = 400
+    num_train: Count = 1200
+    num_test: Count = 800
     bank: str | None = None
     train_backgrounds: str | None = None
     test_backgrounds: str | None = None
