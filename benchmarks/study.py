@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def main() -> None:
         "settings": dump(run.study),
         "predicted_minutes": round(predicted / 60, 1),
         "minutes": round((time.perf_counter() - began) / 60, 1),
+        # of this process and its workers; on a machine that is shared it says more than the clock
+        "cpu_minutes": round(sum(os.times()[:4]) / 60, 1),
         **summary,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
