@@ -119,7 +119,8 @@ def pretrain_command(
     from smile_train.config import PretrainConfig
     from smile_train.pretrain import plan, pretrain
 
-    if int(os.environ.get("RANK", "0")) > 0:
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
         console.quiet = errors.quiet = True  # the first process tells it all
     loaded = PretrainConfig.load(config, overrides or [])
     if dry_run:
@@ -128,13 +129,19 @@ def pretrain_command(
     if out is None:
         raise UserError("--out is missing: the folder of the run")
     total = loaded.total_steps
-    with progress_bar("pretraining", "steps") as progress:
-        result = pretrain(
-            loaded,
-            out,
-            strict=strict,
-            on_line=lambda line: progress(line["step"], total, remark=_remark(line)),
-        )
+    try:
+        with progress_bar("pretraining", "steps") as progress:
+            result = pretrain(
+                loaded,
+                out,
+                strict=strict,
+                on_line=lambda line: progress(line["step"], total, remark=_remark(line)),
+            )
+    except UserError as error:
+        if rank == 0:
+            raise
+        errors.quiet = False  # it may be this process alone that cannot read a clip, or has too little memory
+        raise UserError(f"process {rank}: {error}") from None
     print_unreadable(result.unreadable)
     console.print(
         f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, "

@@ -261,6 +261,7 @@ class PretrainConfig(SourceOptions):
         checkpoint_every: steps.
         keep_checkpoints: the last so many, beside the best.
         peak_tflops: of the device at this precision, for the MFU; known for some GPUs.
+        wandb: a project of Weights & Biases that is told the log, too; needs the extra wandb.
         student, teacher, target, mask, optimiser: see there.
     """
 
@@ -282,6 +283,7 @@ class PretrainConfig(SourceOptions):
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 2
     peak_tflops: Positive | None = None
+    wandb: str | None = None
     student: StudentOptions
     teacher: TeacherOptions = TeacherOptions()
     target: TargetOptions = TargetOptions()

@@ -44,14 +44,14 @@ from smile_train.distributed import choose_device as choose_device
 from smile_train.masking import Masker
 from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
 from smile_train.optim import WeightAverage, lr_at, make_adamw, set_lr
-from smile_train.runlog import RunLog, describe_run, note_start, only_run
+from smile_train.runlog import RunLog, describe_run, load_wandb, note_start, only_run
 from smile_train.targets import Targets
 
 CONFIG = "config.yaml"
 # A run may go on with other values of these: what is learned does not depend on them.
 FREE = {
     "accumulate", "parallel", "workers", "threads", "device", "compile", "checkpoint_every",
-    "keep_checkpoints", "peak_tflops",
+    "keep_checkpoints", "peak_tflops", "wandb",
 }  # fmt: skip
 FREE_WITHIN = {"student.checkpointing", "student.decoder_chunk", "teacher.compile", "teacher.cache"}
 # Told stage by stage.
@@ -186,6 +186,7 @@ def pretrain(
                 f"batch_size {config.batch_size}: must be a multiple of {world.size} processes x accumulate "
                 f"{config.accumulate}"
             )
+        wandb = load_wandb(config.wandb)
         data = open_data(config, strict=strict)
         teacher = build_teacher(config, data.size_hw)
         targets = make_targets(config, teacher)
@@ -209,7 +210,11 @@ def pretrain(
         writer: CheckpointWriter | None = None
         if world.writes:
             _describe(out, config, data, world, start)
-            log = stack.enter_context(RunLog(out, keep_steps=start, tensorboard=True))
+            tracker = wandb and wandb.init(
+                project=config.wandb, dir=str(out), name=out.name, resume="auto",
+                config=config.model_dump(mode="json"),
+            )  # fmt: skip
+            log = stack.enter_context(RunLog(out, keep_steps=start, tensorboard=True, tracker=tracker))
             best = state["best_loss"] if state else math.inf
             writer = stack.enter_context(CheckpointWriter(out, keep=config.keep_checkpoints, best=best))
 
@@ -289,15 +294,17 @@ def pretrain(
                         sums += torch.stack([loss.detach(), targets.loss_of_mean(values, wanted)])
                 scaler.unscale_(optimiser)
                 limit = options.clip_norm or math.inf
-                norm = whole(torch.nn.utils.clip_grad_norm_(student.parameters(), limit))
+                norm = float(whole(torch.nn.utils.clip_grad_norm_(student.parameters(), limit)))
                 value, value_of_mean = (world.mean(sums) / (config.accumulate * passes)).tolist()
-                if not math.isfinite(value):
-                    clip = step * config.batch_size
-                    raise UserError(
-                        f"the loss is {value} at step {step} (seed {config.seed}, clips {clip}.."
-                        f"{clip + config.batch_size - 1}); the checkpoint before it is kept; lower "
-                        "optimiser.lr_per_256, or set optimiser.clip_norm"
-                    )
+                # With fp16 gradients overflow now and then: the scaler skips such a step by itself.
+                for what, number in {"loss": value, "gradient": 0.0 if scaler.is_enabled() else norm}.items():
+                    if not math.isfinite(number):
+                        clip = step * config.batch_size
+                        raise UserError(
+                            f"the {what} is {number} at step {step} (seed {config.seed}, clips {clip}.."
+                            f"{clip + config.batch_size - 1}); the checkpoint before it is kept; lower "
+                            "optimiser.lr_per_256, or set optimiser.clip_norm"
+                        )
                 # --- step
                 scaler.step(optimiser)
                 scaler.update()
@@ -313,13 +320,15 @@ def pretrain(
                 seconds = sum(total for total, _ in recent)
                 line = {
                     "step": done, "loss": value, "loss_of_mean": value_of_mean, "lr": lr,
-                    "grad_norm": float(norm),
+                    "grad_norm": norm,
                     "clips_per_second": round(len(recent) * config.batch_size / seconds, 1),
                     "data_wait": round(sum(wait for _, wait in recent) / seconds, 4),
                 }  # fmt: skip
                 if cost and peak:
                     rate = len(recent) * config.batch_size / seconds / world.size
                     line["mfu"] = round(rate * cost.step_gflops / (1000 * peak), 4)
+                if device.type == "cuda":
+                    line["memory_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
                 if log is not None:
                     log.write(**line)
                     if step == first or done % config.checkpoint_every == 0 or done == config.total_steps:
@@ -330,7 +339,8 @@ def pretrain(
                     on_step(done, config.total_steps, value)
                 if done % config.checkpoint_every == 0 or done == config.total_steps:
                     saved = _state(student, optimiser, scaler, average, identity)
-                    if writer is not None:
+                    if writer is not None and log is not None:
+                        log.sync()  # a checkpoint never stands without the lines that lead to it
                         students = {STUDENT: saved["model"]}
                         if average is not None:
                             students[STUDENT_AVERAGE] = saved["average"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from smile_train.masking import Grid, seen_frames
 
 LOG = "log.jsonl"
 RUN = "run.jsonl"
+SHOWN = 4  # clips of a batch that TensorBoard gets
 _PACKAGES = (
     "smile-video", "torch", "numpy", "numba", "opencv-python-headless", "av", "open_clip_torch", "timm",
 )  # fmt: skip
@@ -42,15 +44,39 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-SHOWN = 4  # clips of a batch that TensorBoard gets
+def load_wandb(project: str | None) -> Any:
+    """Return the module of Weights & Biases, or None where no project is given.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if project is None:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f"wandb '{project}': the package wandb is not installed; pip install 'smile-video[wandb]', or "
+            "leave wandb out"
+        ) from None
+    return wandb
 
 
 class RunLog:
-    """Appends lines; each is on its way to disk when `write` returns. The same goes to TensorBoard."""
+    """Appends lines, which outlive this process when `write` returns. The same goes to TensorBoard."""
 
-    def __init__(self, folder: Path, *, keep_steps: int, tensorboard: bool = False) -> None:
-        """Drop what stands after step ``keep_steps``: it will be done again."""
-        self._path = folder / LOG
+    def __init__(
+        self, folder: Path, *, keep_steps: int, tensorboard: bool = False, tracker: Any = None
+    ) -> None:
+        """Drop what stands after step ``keep_steps``: it will be done again.
+
+        Args:
+            folder: of the run.
+            keep_steps: steps that are not done again.
+            tensorboard: write for TensorBoard, too.
+            tracker: a run of Weights & Biases that is told the same.
+        """
+        self._path, self._tracker = folder / LOG, tracker
         kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= keep_steps]
         write_bytes(self._path, "".join(kept).encode())
         self._board: Any = None
@@ -66,9 +92,11 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Bring TensorBoard's file to its end."""
+        """Bring TensorBoard's file and the tracker's run to their end."""
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish(exit_code=0 if kind is None else 1)
 
     def write(self, *, step: int, **values: Any) -> None:
         """Append one line."""
@@ -77,6 +105,13 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(values, step=step)
+
+    def sync(self) -> None:
+        """Return when the lines so far are on the disk, whatever happens to the machine."""
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
 
     def show(self, step: int, frames: Tensor, mask: Tensor, grid_thw: Grid) -> None:
         """Give TensorBoard the first clips of a batch: as films, and a picture of every tubelet of one.
