@@ -4,13 +4,15 @@
 
 Objects of the test clips are those of the bank's test split, which no training clip showed. The loss
 stands beside that of predicting each clip's mean target; the effective rank of the clips' features beside
-that of the encoder with its first weights. Killed, it goes on where it stopped.
+that of the encoder with its first weights. Seconds are those of the clock, and those that the training
+process had a processor: what the clock would say if nothing else ran, as another process renders ahead.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +73,12 @@ def main() -> None:
     materials = build_materials(arguments.run / "materials")
     config = PretrainConfig.load("tiny-cpu", [f"bank={materials.bank.path}", *arguments.overrides])
     run = arguments.run / f"seed{config.seed}-{config.total_steps}"
+    began, began_processor = time.perf_counter(), time.process_time()
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("tiny-cpu", total=config.total_steps)
         pretrain(config, run, on_step=lambda done, total, loss: progress.update(task, completed=done))
+    seconds, processor_seconds = time.perf_counter() - began, time.process_time() - began_processor
     log = read_log(run)
-    seconds = sum(config.batch_size / line["clips_per_second"] for line in log)
     student = load_student(run)
     data = open_data(config)
     first = build_student(config, data.size_hw, data.num_frames, student.config.target_dim)
@@ -85,6 +88,7 @@ def main() -> None:
         "steps": config.total_steps,
         "clips": config.total_steps * config.batch_size,
         "seconds": round(seconds),
+        "processor_seconds": round(processor_seconds),
         "test_clips": arguments.clips,
         "trained": trained,
         "untrained": untrained,
