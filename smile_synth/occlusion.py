@@ -59,16 +59,15 @@ def reach_targets(
     """
     generators = Generators(seed)
     counts = np.bincount(actors.clip, minlength=len(indices))
-    stops = np.cumsum(counts)
     parts = []
-    for clip, index in enumerate(indices.tolist()):
+    ordered = take(actors, order)
+    whole = _Stage.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
+    for clip, (index, stage) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
         rng = generators(index, "occlusion")
-        own = take(actors, order[stops[clip] - counts[clip] : stops[clip]])
         weights = np.array([target.weight for target in recipe.occlusion])
         target = recipe.occlusion[int(rng.choice(len(weights), p=weights / weights.sum()))]
-        stage = _Stage.of(own, bank, recipe.size, None if camera is None else camera[clip])
         search = _run if target.overlap is None else _overlap
-        reached, stage = search(target, stage, rng) if len(own) else (_Reached(0), stage)
+        reached, stage = search(target, stage, rng) if len(stage.actors) else (_Reached(0), stage)
         factors[clip].update(reached.factors())
         stage.actors.clip[:] = clip
         parts.append(stage.actors)
@@ -129,8 +128,20 @@ class _Stage:
         if camera is not None:
             poses = geometry.product(camera, poses)
         level = level_of_detail(poses, actors.height[:, None], actors.width[:, None])
-        windows = _windows(actors, poses, level, size_hw)
+        windows = np.empty((*level.shape, 4), np.int64)
+        sides = float(size_hw[0]), float(size_hw[1])
+        _windows(np.ascontiguousarray(poses), level, actors.height, actors.width, *sides, windows)
         return cls(actors, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
+
+    def clips(self, counts: Int) -> Iterator[_Stage]:
+        """Yield the clips that stand one after another with so many objects each, their camera per object."""
+        for start, stop in zip(np.cumsum(counts) - counts, np.cumsum(counts), strict=True):
+            own = slice(int(start), int(stop))
+            camera = None if self.camera is None or start == stop else self.camera[start]
+            yield replace(
+                self, actors=take(self.actors, np.arange(start, stop)), camera=camera, poses=self.poses[own],
+                inverses=self.inverses[own], level=self.level[own], windows=self.windows[own],
+            )  # fmt: skip
 
     def _with(self, actors: Actors, *parts: _Stage, order: Int | None = None) -> _Stage:
         """Return the clip with other actors, whose measures stand in ``parts`` one after another."""
@@ -211,19 +222,49 @@ class _Stage:
         return self._with(join([self.actors, new]), self, added)
 
 
-def _windows(actors: Actors, poses: Float, level: Float, size_hw: tuple[int, int]) -> Int:
-    """Return ``[L, T, 4]`` pixels (x0, y0, x1, y1) of the frame that each row can touch."""
-    reach = 2.0 ** (np.floor(level) + 1)
-    x = np.stack([-reach, actors.width[:, None] + 2 * reach], axis=-1)[..., [0, 1, 1, 0]]
-    y = np.stack([-reach, actors.height[:, None] + 2 * reach], axis=-1)[..., [0, 0, 1, 1]]
-    mapped = geometry.apply(poses, np.stack([x, y], axis=-1))
-    with np.errstate(invalid="ignore"):
-        low, high = np.floor(mapped.min(axis=-2)), np.ceil(mapped.max(axis=-2))
-    endless = np.logical_not(np.isfinite(low) & np.isfinite(high))  # a horizon inside: anywhere
-    limit = np.array(size_hw[::-1])
-    low = np.clip(np.where(endless, 0, low), 0, limit)
-    high = np.clip(np.where(endless, limit, high), 0, limit)
-    return np.concatenate([low, high], axis=-1).astype(np.int64)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _margin(level):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return how far beyond its texture, in texels, an object can extend.
+
+    Half alpha stands where the texture ends; only a coarse texel that is partly padding can carry it farther,
+    by at most 1.5 - sqrt(2) of its side.
+    """
+    return 0.125 * float(2 << int(level))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _narrowed(at, step, margin, size, x0, x1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Narrow the columns [x0, x1) to those with -margin <= at + (x + .5) step <= size + margin."""
+    if step == 0.0:
+        return (x0, x1) if -margin <= at <= size + margin else (x0, x0)
+    enter, leave = (-margin - at) / step - 0.5, (size + margin - at) / step - 0.5
+    if step < 0.0:
+        enter, leave = leave, enter
+    low, high = float(x0), float(x1)
+    return int(min(max(np.floor(enter), low), high)), int(min(max(np.ceil(leave) + 1.0, low), high))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _windows(poses, level, heights, widths, frame_height, frame_width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill ``out [L, T, 4]``: pixels (x0, y0, x1, y1) of the frame that each row can touch."""
+    for k in range(poses.shape[0]):
+        for t in range(poses.shape[1]):
+            m, reach = poses[k, t], float(2 << int(level[k, t]))
+            x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+            for corner in range(4):
+                u = widths[k] + 2 * reach if corner & 1 else -reach
+                v = heights[k] + 2 * reach if corner & 2 else -reach
+                depth = m[2, 0] * u + m[2, 1] * v + m[2, 2]
+                if not depth > 0.0:  # a horizon inside: anywhere
+                    x0, y0, x1, y1 = 0.0, 0.0, frame_width, frame_height
+                    break
+                x = (m[0, 0] * u + m[0, 1] * v + m[0, 2]) / depth
+                y = (m[1, 0] * u + m[1, 1] * v + m[1, 2]) / depth
+                x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+            out[k, t, 0] = int(np.floor(min(max(x0, 0.0), frame_width)))
+            out[k, t, 1] = int(np.floor(min(max(y0, 0.0), frame_height)))
+            out[k, t, 2] = int(np.ceil(min(max(x1, 0.0), frame_width)))
+            out[k, t, 3] = int(np.ceil(min(max(y1, 0.0), frame_height)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -238,15 +279,32 @@ def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # ty
         u /= depth
         v /= depth
     low = int(levels[k, t])
-    reach = float(2 << low)
-    if u < -reach or v < -reach or u > sizes[k, 1] + 2 * reach or v > sizes[k, 0] + 2 * reach:
-        return False  # farther out than any tap reaches
+    margin = _margin(levels[k, t])
+    if u < -margin or v < -margin or u > sizes[k, 1] + margin or v > sizes[k, 0] + margin:
+        return False
     mix = levels[k, t] - low
     scale = 0.5**low
     half = 0.5 * scale
     # The level with more weight often decides, the other adds 0 .. 255; a hair aside from the threshold.
     coarse = mix > 0.5
     heavy = mix if coarse else 1.0 - mix
+    # Four texels that are all opaque, or all empty, need no weights.
+    base = 3 if coarse else 0
+    fine = half if coarse else scale
+    start, h, w = starts[k, base], starts[k, base + 1], starts[k, base + 2]
+    at_u, at_v = u * fine - 0.5, v * fine - 0.5
+    if 0.0 <= at_u < w - 1 and 0.0 <= at_v < h - 1:
+        upper = np.uint64(start + int(at_v) * w + int(at_u))
+        lower = upper + np.uint64(w)
+        one = np.uint64(1)
+        four = (
+            np.int32(texels[upper, 3]) + np.int32(texels[upper + one, 3])
+            + np.int32(texels[lower, 3]) + np.int32(texels[lower + one, 3])
+        )  # fmt: skip
+        if four == 1020 and opacity == 1.0 and heavy > 0.501:
+            return True
+        if four == 0 and heavy > 0.501:
+            return False
     if coarse:
         first = mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * half, v * half)
     else:
@@ -317,8 +375,17 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
                     num_front += 1
             one_is_enough = hidden or (num_front == 0 and opacity[k, t] == 1.0 and not full)
             extent = owned = 0
+            m, margin = inverses[k, t], _margin(levels[k, t])
+            affine = m[2, 0] == 0.0 and m[2, 1] == 0.0 and m[2, 2] == 1.0
+            first = x0 + (step - 1) // 2
             for y in range(y0 + (step - 1) // 2, y1, step):
-                for x in range(x0 + (step - 1) // 2, x1, step):
+                begin, end = first, x1
+                if affine:
+                    u, v = m[0, 1] * (y + 0.5) + m[0, 2], m[1, 1] * (y + 0.5) + m[1, 2]
+                    begin, end = _narrowed(u, m[0, 0], margin, sizes[k, 1], begin, end)
+                    begin, end = _narrowed(v, m[1, 0], margin, sizes[k, 0], begin, end)
+                    begin = first + (begin - first + step - 1) // step * step
+                for x in range(begin, end, step):
                     if not _covers(texels, starts, levels, inverses, sizes, 1.0, k, t, x + 0.5, y + 0.5):
                         continue
                     extent += 1
