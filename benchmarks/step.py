@@ -63,6 +63,87 @@ def published_forward(student: Student, clips: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
+class Steps:
+    """A student and a frozen teacher of CLIP ViT-B/16's shape, with first weights, and the steps they take.
+
+    Attributes:
+        cost: of our step.
+        student, teacher: what learns, and what teaches in bf16.
+        masker: draws the masks.
+    """
+
+    def __init__(self, size: str, *, frames: int, side: int, masks: int, device: torch.device) -> None:
+        logging.getLogger().setLevel(logging.ERROR)  # the weights are meant to be random
+        self.device, self.masks = device, masks
+        clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
+        exact = Teacher(clip.visual, TeacherOptions(), frame_stride=TUBELET).to(device)
+        # Kept in bf16: under autocast frozen weights are cast anew in every pass.
+        bf16 = TeacherOptions(precision="bf16")
+        self.teacher = Teacher(copy.deepcopy(clip.visual), bf16, frame_stride=TUBELET).to(device)
+        self._targets, self._quick_targets = (
+            Targets(TargetOptions(), patch_size=PATCH, tubelet_size=TUBELET, teacher=one)
+            for one in (exact, self.teacher)
+        )
+        form = StudentConfig.of_size(
+            size, target_dim=self._targets.width, num_frames=frames, size_hw=(side, side)
+        )
+        self.student = Student(form, generator=torch.Generator().manual_seed(0)).to(device).train()
+        self._optimiser = make_adamw(self.student, lr=1e-4)
+        self.masker = Masker(
+            MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
+        )
+        config = PretrainConfig.load("smile-vitb-stage1", [f"masks_per_clip={masks}"])
+        self.cost = cost_of(config, self.student, exact, num_masked=self.masker.num_masked, bf16=True)
+        self.peak_tflops = peak_tflops(config, device)
+
+    def compile(self) -> None:
+        """Have our step compiled."""
+        self.student.compile()
+        self.teacher.compile()
+
+    def _autocast(self, dtype: torch.dtype) -> Any:
+        return torch.autocast(self.device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    def ours(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """Take our step with frames ``[B, T, 3, H, W]`` uint8; returns the loss of the last mask."""
+        self._optimiser.zero_grad(set_to_none=True)
+        indices = torch.arange(len(frames))
+        values = (self._targets if dtype == torch.float32 else self._quick_targets)(frames)
+        inputs = normalise(frames)
+        for sample in range(self.masks):
+            mask = self.masker(indices, frames, sample=sample)
+            with self._autocast(dtype):
+                predicted = self.student(inputs, mask, self.masker.num_masked)
+                picked = self._targets.pick(values, mask, self.masker.num_masked)
+                loss = self._targets.loss(predicted, picked)
+            (loss / self.masks).backward()
+        self._optimiser.step()
+        return loss.detach()
+
+    def published(self, frames: Tensor) -> Tensor:
+        """Take the published step, likewise."""
+        self._optimiser.zero_grad(set_to_none=True)
+        indices = torch.arange(len(frames))
+        with sdpa_kernel(SDPBackend.MATH):
+            values, inputs = self._targets(frames), normalise(frames)
+            for sample in range(self.masks):
+                mask = self.masker(indices, frames, sample=sample)
+                with self._autocast(torch.bfloat16 if self.device.type == "cuda" else torch.float32):
+                    predicted = published_forward(self.student, inputs, mask)
+                    wanted = values[mask].reshape(len(frames), -1, values.shape[-1])
+                    loss = F.mse_loss(predicted.float(), wanted)
+                (loss / self.masks).backward()
+        self._optimiser.step()
+        return loss.detach()
+
+    def difference(self, frames: Tensor) -> float:
+        """Return the largest difference of what both predict with the same weights."""
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            mask, inputs = self.masker(torch.arange(len(frames)), frames), normalise(frames)
+            own = self.student(inputs, mask, self.masker.num_masked)
+            return float((published_forward(self.student, inputs, mask) - own).abs().max())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -78,90 +159,32 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device, side = torch.device(arguments.device), arguments.side
-    logging.getLogger().setLevel(logging.ERROR)  # the weights are meant to be random
-    clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
-    teacher = Teacher(clip.visual, TeacherOptions(), frame_stride=TUBELET).to(device)
-    # Kept in bf16: under autocast frozen weights are cast anew in every pass.
-    quick = Teacher(copy.deepcopy(clip.visual), TeacherOptions(precision="bf16"), frame_stride=TUBELET).to(
-        device
-    )
-    targets, quick_targets = (
-        Targets(TargetOptions(), patch_size=PATCH, tubelet_size=TUBELET, teacher=one)
-        for one in (teacher, quick)
-    )
-    form = StudentConfig.of_size(
-        arguments.size, target_dim=targets.width, num_frames=arguments.frames, size_hw=(side, side)
-    )
-    student = Student(form, generator=torch.Generator().manual_seed(0)).to(device).train()
-    optimiser = make_adamw(student, lr=1e-4)
-    masker = Masker(
-        MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
-    )
+    steps = Steps(
+        arguments.size, frames=arguments.frames, side=side, masks=arguments.masks, device=device
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     shape = (arguments.batch, arguments.frames, 3, side, side)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    indices = torch.arange(arguments.batch)
-
-    def autocast(dtype: torch.dtype) -> Any:
-        return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
-
-    def ours(dtype: torch.dtype) -> float:
-        optimiser.zero_grad(set_to_none=True)
-        values = (targets if dtype == torch.float32 else quick_targets)(frames)
-        inputs = normalise(frames)
-        for sample in range(arguments.masks):
-            mask = masker(indices, frames, sample=sample)
-            with autocast(dtype):
-                predicted = student(inputs, mask, masker.num_masked)
-                loss = targets.loss(predicted, targets.pick(values, mask, masker.num_masked))
-            (loss / arguments.masks).backward()
-        optimiser.step()
-        return float(loss.detach())
-
-    def published() -> float:
-        optimiser.zero_grad(set_to_none=True)
-        with sdpa_kernel(SDPBackend.MATH):
-            values, inputs = targets(frames), normalise(frames)
-            for sample in range(arguments.masks):
-                mask = masker(indices, frames, sample=sample)
-                with autocast(torch.bfloat16 if device.type == "cuda" else torch.float32):
-                    predicted = published_forward(student, inputs, mask)
-                    wanted = values[mask].reshape(arguments.batch, -1, values.shape[-1])
-                    loss = F.mse_loss(predicted.float(), wanted)
-                (loss / arguments.masks).backward()
-        optimiser.step()
-        return float(loss.detach())
-
-    cases: dict[str, Callable[[], float]] = {
-        "published step": published,
-        "ours, fp32": lambda: ours(torch.float32),
-        "ours, bf16": lambda: ours(torch.bfloat16),
+    cases: dict[str, Callable[[], Tensor]] = {
+        "published step": lambda: steps.published(frames),
+        "ours, fp32": lambda: steps.ours(frames, torch.float32),
+        "ours, bf16": lambda: steps.ours(frames, torch.bfloat16),
     }
     # Beside the speed: the same step. Without an optimiser step in between, losses agree.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        mask = masker(indices, frames)
-        inputs = normalise(frames)
-        difference = (
-            published_forward(student, inputs, mask) - student(inputs, mask, masker.num_masked)
-        ).abs()
+    difference = steps.difference(frames)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     losses: dict[str, float] = {}
-    config = PretrainConfig.load("smile-vitb-stage1", [f"masks_per_clip={arguments.masks}"])
-    cost = cost_of(config, student, teacher, num_masked=masker.num_masked, bf16=True)
     if arguments.compile:
-        student.compile()
-        quick.compile()
+        steps.compile()
     clock = time.perf_counter if device.type == "cuda" or arguments.threads > 1 else time.process_time
     for repeat in range(arguments.repeats + 1):  # the first is to warm up
         for name, step in cases.items():
             began = clock()
-            losses[name] = round(step(), 4)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            losses[name] = round(float(step()), 4)
             if repeat:
                 seconds[name].append(clock() - began)
     base = statistics.median(seconds["published step"])
-    peak = peak_tflops(config, device)
+    peak, cost = steps.peak_tflops, steps.cost
     rows: dict[str, dict[str, float]] = {}
     table = Table("step", "clips/s (median)", "slowest", "fastest", "times published", "MFU %")
     for name, taken in seconds.items():
@@ -185,7 +208,7 @@ def main() -> None:
         {
             "settings": settings,
             "step_gflops_per_clip": round(cost.step_gflops, 1),
-            "largest_difference": float(difference.max()),
+            "largest_difference": difference,
             "results": rows,
             **memory,
         },
