@@ -35,6 +35,8 @@ Factor = str | float
 # A tilted object is seen from this many times the frame's longer side away.
 VIEWING_DISTANCE = 2.0
 LAYOUT_TRIES = 64
+# Curves whose arrays stand only where an object has them.
+SELDOM = ("shear", "tilt", "bias", "gamma")
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Actors:
         box_wh: ``[N, T, 2]`` pixels.
         rotation: ``[N, T]`` degrees.
         shear, tilt: ``[N, T, 2]`` slopes and degrees.
+        bias: ``[N, T, 3]``.
+        gamma: ``[N, T, 1]``.
         opacity: ``[N, T]``.
         gain: ``[N, T, 3]``.
         depth: ``[N, T]`` ranks relative to the depth order.
@@ -71,6 +75,8 @@ class Actors:
     depth: Float
     shear: Float | None = None
     tilt: Float | None = None
+    bias: Float | None = None
+    gamma: Float | None = None
     factors: list[dict[str, Factor]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -270,14 +276,20 @@ def _move(recipe: Recipe, parameters: Any, rows: _Rows, actors: Actors, chosen: 
     gain = curve("gain", 1 if parameters.gain_isotropic else None)
     if gain is not None:
         actors.gain[chosen] = gain.values
-    for name in ("shear", "tilt"):
-        drawn = curve(name)
+    for name in SELDOM:
+        drawn = curve(name, 1 if name == "bias" and parameters.bias_isotropic else None)
         if drawn is not None:
             whole = getattr(actors, name)
             if whole is None:
-                whole = np.zeros((len(actors), frames, 2))
+                whole = _neutral(name, (len(actors), frames))
                 setattr(actors, name, whole)
             whole[chosen] = drawn.values
+
+
+def _neutral(name: str, leading: tuple[int, ...]) -> Float:
+    """Return an array ``[N, T, D]`` of a curve that changes nothing."""
+    kind = OBJECT_CURVES[name]
+    return np.full((*leading, kind.dims), kind.neutral)
 
 
 def _note(actors: Actors, rows: Int, factors: dict[str, Float], prefix: str = "") -> None:
@@ -394,9 +406,8 @@ def join(parts: Sequence[Actors]) -> Actors:
     for name in (each.name for each in fields(Actors) if each.name != "factors"):
         columns = [getattr(part, name) for part in parts]
         if any(column is not None for column in columns):
-            # Shear and tilt stand only where an object has them.
             columns = [
-                np.zeros_like(part.center_xy) if column is None else column
+                _neutral(name, part.center_xy.shape[:2]) if column is None else column
                 for part, column in zip(parts, columns, strict=True)
             ]
             arrays[name] = np.concatenate(columns)

@@ -25,6 +25,8 @@ Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Degrees = Annotated[float, Field(ge=0, le=360)]
+Crf = Annotated[int, Field(ge=0, le=51)]
 
 MOTION_KEYS = ("drift", "zoom_rate", "roll_rate")
 
@@ -262,6 +264,54 @@ class Objects(RangesModel):
         return self
 
 
+class Shadows(RangesModel):
+    """Soft shadows that every object casts on all that lies behind it; the light is the clip's.
+
+    Attributes:
+        strength: [low, high] 0..1, how dark it is where it is darkest.
+        distance: [low, high] pixels from an object to its shadow.
+        direction: [low, high] degrees that it falls to, clockwise from the right; 90 is straight down.
+        blur: [low, high] pixels, half the width of its edge.
+    """
+
+    strength: Annotated[tuple[Share, Share], BeforeValidator(_pair)]
+    distance: Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_pair)]
+    direction: Annotated[tuple[float, float], BeforeValidator(_pair)] = (30.0, 150.0)
+    blur: Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_pair)]
+
+
+class LookParameters(RangesModel):
+    """How clips are exposed and what keeps their objects from looking pasted; each drawn once per clip.
+
+    Attributes:
+        shutter: [low, high] degrees 0..360 that the shutter is open, 360 all the time; blurs what moves.
+            None: an instant.
+        shutter_samples: moments of that time that are averaged, odd.
+        soft_edges: [low, high] pixels over which objects fade in from their edges; None: as in the bank.
+        shadows: of the objects; None: none.
+        linear_light: filter and blend light instead of sRGB values.
+        grain: [low, high] standard deviation of noise on every pixel and channel, as a share of full scale.
+        compression: [low, high] H.264 quality, 0 (best) to 51, whose damage written clips carry, whatever
+            their medium; clips that are made on the fly cannot have it.
+    """
+
+    shutter: Annotated[tuple[Degrees, Degrees], BeforeValidator(_pair)] | None = None
+    shutter_samples: Annotated[int, Field(ge=3, le=63)] = 9
+    soft_edges: Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_pair)] | None = None
+    shadows: Shadows | None = None
+    linear_light: bool = False
+    grain: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
+    compression: Annotated[tuple[Crf, Crf], BeforeValidator(_pair)] | None = None
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> LookParameters:
+        if self.shutter_samples % 2 == 0:
+            raise ValueError(
+                f"shutter_samples is odd, the middle one is the frame; got {self.shutter_samples}"
+            )
+        return self
+
+
 class OcclusionTarget(RangesModel):
     """What is wanted of who covers whom; the labels' own definition measures it.
 
@@ -367,6 +417,7 @@ class Recipe(StrictModel):
         relations: one entry is drawn per clip, by weight; the first objects of the clip are its group.
         camera: one entry is drawn per clip, by weight; it moves every layer. Empty: it stands still.
         occlusion: one target is drawn per clip, by weight. Empty: as it comes.
+        looks: shutter, light, edges, shadows, grain; as it stands, none of them.
         mixture: one recipe is drawn per clip, by weight. Empty: this one alone.
     """
 
@@ -380,6 +431,7 @@ class Recipe(StrictModel):
     relations: list[AnyRelation] = []
     camera: list[CameraEntry] = []
     occlusion: list[OcclusionTarget] = []
+    looks: LookParameters = LookParameters()
     mixture: list[MixtureEntry] = []
 
     @model_validator(mode="after")
@@ -396,6 +448,10 @@ class Recipe(StrictModel):
                     f"occlusion.{number}: is out of reach, objects.count allows no object that another "
                     f"could cover"
                 )
+        if self.occlusion and self.looks.soft_edges is not None:
+            raise ValueError(
+                "looks.soft_edges: occlusion targets are measured on unsoftened edges; drop one of them"
+            )
         for number, entry in enumerate(self.mixture):
             other = entry.recipe
             if other is None:
@@ -421,10 +477,29 @@ class Recipe(StrictModel):
         """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
         return dump(self)
 
+    @property
+    def compresses(self) -> bool:
+        """Whether clips carry compression's damage, which only a written corpus can have."""
+        parts = (self, *(entry.recipe for entry in self.mixture if entry.recipe))
+        return any(part.looks.compression is not None for part in parts)
+
+    def values(self) -> dict[str, Any]:
+        """Return the recipe as plain data, with looks only where there are any: as before there were."""
+        data: dict[str, Any] = self.model_dump(mode="json")
+        for each in (data, *(entry["recipe"] for entry in data["mixture"] if entry["recipe"])):
+            if each["looks"] == LookParameters().model_dump(mode="json"):
+                del each["looks"]
+            for entry in each["motion"]:
+                for keys in (("bias", "bias_isotropic"), ("gamma",)):
+                    if entry[keys[0]] is None:
+                        for key in keys:
+                            del entry[key]
+        return data
+
     @cached_property
     def digest(self) -> str:
         """sha256 of every value: equal digests draw equal scenes from equal sources."""
-        data = json.loads(self.model_dump_json())
+        data = self.values()
         for entry in data["backgrounds"]:
             # Left out, a key that came later leaves the digests of older recipes as they were.
             for key in MOTION_KEYS:

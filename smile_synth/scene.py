@@ -18,6 +18,7 @@ from smile_synth.actors import VIEWING_DISTANCE, Actors, Factor, cast
 from smile_synth.backgrounds import BackgroundFolder, drawn_texture
 from smile_synth.coverage import Border, level_of_detail
 from smile_synth.errors import UserError
+from smile_synth.looks import NO_LOOKS, Looks, Shadow, feathered
 from smile_synth.motion import draw_camera_curves, draw_key_times, draw_recursion
 from smile_synth.objects import ObjectBank
 from smile_synth.occlusion import reach_targets
@@ -26,6 +27,7 @@ from smile_synth.recipe import (
     AnyBackground,
     GradientBackground,
     ImageBackground,
+    LookParameters,
     MovingBackground,
     NoiseBackground,
     OneOverFBackground,
@@ -39,7 +41,8 @@ from smile_synth.texture import Texture
 Float = NDArray[np.float64]
 # Gives the random stream of a purpose, for one clip.
 Stream = Callable[[str], np.random.Generator]
-_MAGIC = b"SMILESCENE1\n"
+# Scenes without looks have the first magic line, so that they are the same bytes as ever.
+_MAGIC, _MAGIC_WITH_LOOKS = b"SMILESCENE1\n", b"SMILESCENE2\n"
 _DECODED_TOGETHER = 16  # frames of a video, to bound the memory of long clips
 
 
@@ -122,6 +125,8 @@ class Layer:
         labelled: whether labels are made of it; unlabelled layers still occlude.
         class_name: class of a labelled layer.
         factors: drawn values a probe could predict; names end in their unit.
+        feather: texels over which a cut-out fades in from its edge, see `smile_synth.looks.feathered`.
+        shadow: that a cut-out casts; None: none.
     """
 
     surface: Surface
@@ -129,6 +134,8 @@ class Layer:
     labelled: bool = False
     class_name: str = ""
     factors: dict[str, Factor] = field(default_factory=dict)
+    feather: float = 0.0
+    shadow: Shadow | None = None
 
 
 # name -> trailing shape of the per-layer, per-frame arrays [L, T, ...]
@@ -160,6 +167,8 @@ class Scene:
         gain, bias: ``[L, T, 3]``, colour becomes gain x colour + bias (1 is full scale), premultiplied.
         level: ``[L, T]`` mip level, see `smile_synth.coverage.level_of_detail`.
         factors: drawn values of the clip as a whole.
+        looks: how it is exposed.
+        gamma: ``[L, T]`` exponent of the colour after gain and bias, on straight values; None: 1 everywhere.
     """
 
     size_hw: tuple[int, int]
@@ -178,15 +187,20 @@ class Scene:
     bias: Float
     level: Float
     factors: dict[str, Factor] = field(default_factory=dict)
+    looks: Looks = NO_LOOKS
+    gamma: Float | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays of another shape or type, and freeze them."""
-        for name, trailing in _ARRAYS.items():
+        for name, trailing in self._arrays().items():
             array = getattr(self, name)
             expected = (len(self.layers), self.num_frames, *trailing)
             if array.shape != expected or array.dtype != np.float64:
                 raise ValueError(f"{name}: expected float64 {expected}, got {array.dtype} {array.shape}")
             array.flags.writeable = False
+
+    def _arrays(self) -> dict[str, tuple[int, ...]]:
+        return _ARRAYS if self.gamma is None else {**_ARRAYS, "gamma": ()}
 
     @property
     def num_frames(self) -> int:
@@ -215,16 +229,18 @@ class Scene:
 
     def to_bytes(self) -> bytes:
         """Serialise: a magic line, a length, JSON, then the arrays as little-endian float64."""
-        plain = [f.name for f in fields(self) if f.name not in _ARRAYS and f.name != "layers"]
+        arrays = self._arrays()
+        other = ("layers", "looks", "gamma")
+        plain = [f.name for f in fields(self) if f.name not in _ARRAYS and f.name not in other]
         header: dict[str, Any] = {name: getattr(self, name) for name in plain}
         header["num_frames"] = self.num_frames
-        header["layers"] = [
-            {**vars(layer), "surface": {"kind": type(layer.surface).__name__, **vars(layer.surface)}}
-            for layer in self.layers
-        ]
+        header["layers"] = [_layer_values(layer) for layer in self.layers]
+        looked = self.gamma is not None or self.looks != NO_LOOKS or any(map(_has_looks, self.layers))
+        if looked:
+            header["looks"], header["has_gamma"] = vars(self.looks), self.gamma is not None
         text = json.dumps(header, sort_keys=True, allow_nan=False).encode()
-        arrays = b"".join(np.ascontiguousarray(getattr(self, name), "<f8").tobytes() for name in _ARRAYS)
-        return _MAGIC + struct.pack("<I", len(text)) + text + arrays
+        packed = b"".join(np.ascontiguousarray(getattr(self, name), "<f8").tobytes() for name in arrays)
+        return (_MAGIC_WITH_LOOKS if looked else _MAGIC) + struct.pack("<I", len(text)) + text + packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Scene:
@@ -234,7 +250,7 @@ class Scene:
             UserError: not a scene, or cut short.
         """
         start = len(_MAGIC) + 4
-        if not data.startswith(_MAGIC) or len(data) < start:
+        if not data.startswith((_MAGIC, _MAGIC_WITH_LOOKS)) or len(data) < start:
             raise UserError("not a scene file of this version")
         (length,) = struct.unpack("<I", data[len(_MAGIC) : start])
         try:
@@ -242,7 +258,11 @@ class Scene:
             layers = tuple(_layer(entry) for entry in values.pop("layers"))
             leading = (len(layers), values.pop("num_frames"))
             offset = start + length
-            for name, trailing in _ARRAYS.items():
+            if data.startswith(_MAGIC_WITH_LOOKS):
+                looks = values.pop("looks")
+                values["looks"] = Looks(**{**looks, "grain_key": tuple(looks["grain_key"])})
+            has_gamma = bool(values.pop("has_gamma", False))
+            for name, trailing in {**_ARRAYS, **({"gamma": ()} if has_gamma else {})}.items():
                 count = int(np.prod((*leading, *trailing)))
                 array = np.frombuffer(data, "<f8", count, offset).astype(np.float64)
                 values[name] = array.reshape(*leading, *trailing)
@@ -261,8 +281,27 @@ class Scene:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
+def _has_looks(layer: Layer) -> bool:
+    return layer.feather != 0.0 or layer.shadow is not None
+
+
+def _layer_values(layer: Layer) -> dict[str, Any]:
+    """Return a layer as plain data; looks stand only where there are any."""
+    surface = {"kind": type(layer.surface).__name__, **vars(layer.surface)}
+    values = {**vars(layer), "surface": surface}
+    del values["feather"], values["shadow"]
+    if layer.feather:
+        values["feather"] = layer.feather
+    if layer.shadow is not None:
+        values["shadow"] = vars(layer.shadow)
+    return values
+
+
 def _layer(entry: dict[str, Any]) -> Layer:
     """Build a layer from the plain data that `Scene.to_bytes` wrote."""
+    shadow = entry.pop("shadow", None)
+    if shadow is not None:
+        entry["shadow"] = Shadow(**{**shadow, "offset_xy": tuple(shadow["offset_xy"])})
     kinds: dict[str, Any] = {kind.__name__: kind for kind in (Solid, Noise, Picture, Drawn, Video)}
     surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
     return Layer(surface=kinds[str(surface.pop("kind"))](**surface), **entry)
@@ -287,6 +326,14 @@ def texture_of(
     place = frame % _DECODED_TOGETHER
     together = surface.numbers[frame - place : frame - place + _DECODED_TOGETHER]
     return Texture.opaque(backgrounds.frames(surface.video_id, together)[place])
+
+
+def cut_out_of(layer: Layer, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> Texture:
+    """Return the texture of a layer in front, with the edges that it is shown with."""
+    if not isinstance(layer.surface, Picture):
+        raise ValueError(f"a cut-out is a picture, not {type(layer.surface).__name__}")
+    texture = texture_of(layer.surface, bank, backgrounds)
+    return feathered(texture, layer.feather) if layer.feather else texture
 
 
 def is_redrawn(surface: Surface) -> bool:
@@ -397,12 +444,22 @@ def _scenes(
     poses[slots] = actors.poses(recipe.size)[order]
     opacity, gain, depth = np.ones((total, frames)), np.ones((total, frames, 3)), np.empty((total, frames))
     opacity[slots], gain[slots] = actors.opacity[order], actors.gain[order]
+    bias, gamma = np.zeros((total, frames, 3)), None
+    if actors.bias is not None:
+        bias[slots] = actors.bias[order]
+    if actors.gamma is not None:
+        gamma = np.ones((total, frames))
+        gamma[slots] = actors.gamma[order, :, 0]
     # As deep as there are layers in front, and one.
     rank = np.repeat(counts + 1, counts + 1) - (np.arange(total) - np.repeat(first, counts + 1))
     depth[:] = rank[:, None]
     depth[slots] += actors.depth[order]
     class_ids = bank.class_ids[actors.object_id].tolist()
     sizes = list(zip(actors.object_id.tolist(), actors.height.tolist(), actors.width.tolist(), strict=True))
+    looks, shadows, edges = _drawn_looks(recipe.looks, seed, indices, factors)
+    texels_per_pixel = np.sqrt(
+        actors.height * actors.width / actors.box_wh.prod(axis=2).mean(axis=1)
+    ).tolist()
     layers: list[Layer] = []
     places = order.tolist()
     for clip, index in enumerate(indices.tolist()):
@@ -414,13 +471,13 @@ def _scenes(
             surface = Picture("objects", *sizes[i])
             labelled = bool(actors.labelled[i])
             class_name = bank.class_names[class_ids[i]] if labelled else ""
-            layers.append(Layer(surface, "transparent", labelled, class_name, actors.factors[i]))
+            layer = Layer(surface, "transparent", labelled, class_name, actors.factors[i])
+            layers.append(_with_looks(layer, edges[clip], shadows[clip], texels_per_pixel[i]))
     if camera is not None:
         clip_of_slot = np.repeat(np.arange(len(indices)), counts + 1)
         poses = geometry.product(camera.pose[clip_of_slot], poses)
         gain *= camera.gain[clip_of_slot]
     level = _levels(layers, poses)
-    bias = np.zeros((total, frames, 3))
     background_digest = backgrounds.digest if backgrounds and _uses_pictures(whole) else ""
     labelled_counts = np.bincount(actors.clip[actors.labelled], minlength=len(indices)).tolist()
     scenes = []
@@ -444,9 +501,75 @@ def _scenes(
                 bias=bias[part],
                 level=level[part],
                 factors={"num_objects": float(labelled_counts[clip]), **factors[clip]},
+                looks=looks[clip],
+                gamma=None if gamma is None else gamma[part],
             )
         )
     return scenes
+
+
+def _drawn_looks(
+    parameters: LookParameters, seed: int, indices: NDArray[np.int64], factors: list[dict[str, Factor]]
+) -> tuple[list[Looks], list[Shadow | None], list[float]]:
+    """Draw the looks of clips, their shadows with a blur in pixels, and widths of soft edges in pixels."""
+    count = len(indices)
+    if parameters == LookParameters():
+        return [NO_LOOKS] * count, [None] * count, [0.0] * count
+
+    def drawn(name: str, bounds: tuple[float, float] | None, purpose: str) -> list[float]:
+        """Draw one value of every clip and note it; 0 where the recipe wants none."""
+        if bounds is None:
+            return [0.0] * count
+        values: list[float] = Draws(seed, indices, purpose).uniform(*bounds).tolist()
+        for found, value in zip(factors, values, strict=True):
+            found[f"looks.{name}"] = value
+        return values
+
+    shutter = drawn("shutter_degrees", parameters.shutter, "shutter")
+    grain = drawn("grain_share", parameters.grain, "grain")
+    edges = drawn("soft_edges_px", parameters.soft_edges, "soft edges")
+    keys = [(0, 0)] * count
+    if parameters.grain is not None:
+        words = Draws(seed, indices, "grain key").random(2) * 2.0**32
+        keys = [(int(a), int(b)) for a, b in words.tolist()]
+    crf: list[int | None] = [None] * count
+    if parameters.compression is not None:
+        low, high = parameters.compression
+        crf = [low + int(k) for k in Draws(seed, indices, "compression").below(high + 1 - low)]
+        for found, value in zip(factors, crf, strict=True):
+            found["looks.compression_crf"] = float(value or 0)
+    looks = [
+        Looks(
+            shutter=shutter[i] / 360,
+            shutter_samples=parameters.shutter_samples if shutter[i] else 1,
+            linear_light=parameters.linear_light,
+            grain=grain[i],
+            grain_key=keys[i],
+            compression=crf[i],
+        )
+        for i in range(count)
+    ]
+    shadows: list[Shadow | None] = [None] * count
+    if parameters.shadows is not None:
+        light = parameters.shadows
+        strength = drawn("shadow_strength_share", light.strength, "shadow strength")
+        distance = drawn("shadow_distance_px", light.distance, "shadow distance")
+        direction = drawn("shadow_direction_degrees", light.direction, "shadow direction")
+        blur = drawn("shadow_blur_px", light.blur, "shadow blur")
+        for i in range(count):
+            toward = np.deg2rad(direction[i])
+            offset = float(distance[i] * np.cos(toward)), float(distance[i] * np.sin(toward))
+            shadows[i] = Shadow(strength[i], offset, blur[i])
+    return looks, shadows, edges
+
+
+def _with_looks(layer: Layer, edge: float, shadow: Shadow | None, texels_per_pixel: float) -> Layer:
+    """Give an object its clip's soft edge and shadow, whose widths in pixels become its own texels."""
+    if edge:
+        layer = replace(layer, feather=edge * texels_per_pixel)
+    if shadow is not None:
+        layer = replace(layer, shadow=replace(shadow, blur=shadow.blur * texels_per_pixel))
+    return layer
 
 
 def _depth_orders(recipe: Recipe, actors: Actors, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:

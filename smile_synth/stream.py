@@ -34,6 +34,7 @@ from smile_synth.compositing import (
     num_texels,
     render_parameters,
 )
+from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, Video, sample_scenes
@@ -41,6 +42,11 @@ from smile_synth.workers import Place, Result, SharedBuffers, Workers, attach
 
 if TYPE_CHECKING:
     import torch
+
+
+def _check_looks(recipe: Recipe) -> None:
+    if recipe.compresses:
+        raise UserError("looks.compression: only written corpora have it; generate one, or leave it out")
 
 
 class SyntheticClips:
@@ -55,7 +61,12 @@ class SyntheticClips:
         seed: int,
         num_clips: int,
     ) -> None:
-        """Describe clips 0 .. num_clips - 1 of (recipe, sources, seed); nothing is drawn yet."""
+        """Describe clips 0 .. num_clips - 1 of (recipe, sources, seed); nothing is drawn yet.
+
+        Raises:
+            UserError: the recipe wants compression's damage.
+        """
+        _check_looks(recipe)
         self.recipe, self.bank, self.backgrounds = recipe, bank, backgrounds
         self.seed, self.num_clips = seed, num_clips
 
@@ -188,6 +199,7 @@ def stream(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     batch_indices(0, batch_size, rank=rank, world_size=world_size)
     check_output(recipe.num_frames, recipe.size, out_dtype, tokens)
+    _check_looks(recipe)
     import torch  # takes seconds to load, and nothing else here needs it
 
     place = torch.device(device)
@@ -435,7 +447,7 @@ class _Sampled:
 
 
 def _decoded_together(shown: Shown) -> Shown | Video:
-    return shown[0] if isinstance(shown[0], Video) else shown
+    return shown.surface if isinstance(shown.surface, Video) else shown
 
 
 class _FramesOnDevice:
@@ -476,14 +488,14 @@ class _FramesOnDevice:
         if not (pool.ready() and sampled.missing):
             sampled.words = self._maker.fetch(sampled.missing)
             return parameters
-        number = sum(num_texels(surface) for surface, _ in sampled.missing)
+        number = sum(map(num_texels, sampled.missing))
         buffer = pool.buffers.take(4 * number)
         sampled.words = pool.buffers.lend(buffer).view(np.uint32)[:number]
         first = 0
         for _, group in groupby(sampled.missing, _decoded_together):
             together = tuple(group)
             sampled.parts.append(pool.submit(_fetch_into, buffer.place, first, together))
-            first += sum(num_texels(surface) for surface, _ in together)
+            first += sum(map(num_texels, together))
         return parameters
 
     def draw(self, pool: _Pool, sampled: _Sampled) -> tuple[StreamBatch, Any]:

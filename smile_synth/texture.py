@@ -91,17 +91,25 @@ def _fill_levels(rgba: UInt8, repeat_edge: bool, texels: UInt8) -> None:  # prag
             for c in range(3):
                 level[y, x, c] = rgba[y, x, c] * alpha
             level[y, x, 3] = rgba[y, x, 3]
+    fill_levels(level, repeat_edge, texels, 0.5)
+
+
+@njit(cache=True)
+def fill_levels(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    level, repeat_edge, texels, rounding
+):
+    """Write premultiplied values ``[H, W, 4]`` float64, plus ``rounding``, and all mip levels of them."""
     start = 0
     while True:
         h, w = level.shape[:2]
         for y in range(h):
             for x in range(w):
                 for c in range(4):
-                    texels[start + y * w + x, c] = np.uint8(level[y, x, c] + 0.5)
+                    # Rounded only when stored: each level is made from the exact one before it.
+                    texels[start + y * w + x, c] = level[y, x, c] + rounding
         start += h * w
         if h == 1 and w == 1:
             return
-        # Rounded only when stored: each level is made from the exact one before it.
         half = np.zeros(((h + 1) // 2, (w + 1) // 2, 4), np.float64)
         for y in range(half.shape[0]):
             for x in range(half.shape[1]):

@@ -25,7 +25,7 @@ from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Flow, Geometry, Labels, Tracks
 from smile_synth.coverage import pixel_centers, window
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Picture, Scene, check_sources, is_redrawn, texture_of
+from smile_synth.scene import Picture, Scene, check_sources, cut_out_of, is_redrawn
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -77,18 +77,19 @@ class Annotation:
     def _stack(self) -> tuple[Any, ...]:
         """Return what the kernels need of the layers: see `cover`, up to ``order``."""
         scene, (bank, backgrounds) = self.scene, self._sources
-        front: list[Picture] = []
+        front, plain = list[Picture](), True
         for k, layer in enumerate(scene.layers[1:], 1):
             if not isinstance(layer.surface, Picture) or layer.border != "transparent":
                 raise ValueError(f"layer {k}: labels know only cut-outs in front of the background")
             front.append(layer.surface)
+            plain = plain and layer.surface.source == "objects" and not layer.feather
         # A background covers everything whatever its alpha: only the layers in front need textures.
         sizes = np.array([(0, 0), *((surface.height, surface.width) for surface in front)], np.int64)
-        if all(surface.source == "objects" for surface in front):
+        if plain:
             texels = bank.texels
             first = bank.texel_offsets[[0, *(surface.texture_id for surface in front)]]
         else:
-            parts = [texture_of(surface, bank, backgrounds).texels for surface in front]
+            parts = [cut_out_of(layer, bank, backgrounds).texels for layer in scene.layers[1:]]
             texels, first = np.concatenate(parts), np.cumsum([0, 0, *map(len, parts)])[:-1]
         order = np.empty((scene.num_frames, len(scene.layers) - 1), np.int64)
         back_to_front(_frozen(scene.depth), order)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._cpu import composite_cpu
+from smile_synth.compositing._film import composite_film
 from smile_synth.compositing._narrow import to_bfloat16
 from smile_synth.compositing._oracle import composite_oracle
 from smile_synth.compositing._parameters import (
@@ -284,7 +285,14 @@ def draw_frames(
     else:
         planes = flat if out.dtype == np.float32 else np.empty(flat.shape, np.float32)
     scale, shift = (values.astype(np.float32) for values in _scale_and_shift(normalise))
-    composite_cpu(parameters, words_of(bank.texels), pixels, planes, scale, shift, threads=threads)
+    if len(parameters.film):
+        exposed = pixels if len(pixels) else np.empty((len(planes), *scenes[0].size_hw, 3), np.uint8)
+        composite_film(parameters, words_of(bank.texels), exposed, threads=threads)
+        if len(planes):
+            values = exposed.transpose(0, 3, 1, 2)
+            np.add(values * scale[:, None, None], shift[:, None, None], out=planes)
+    else:
+        composite_cpu(parameters, words_of(bank.texels), pixels, planes, scale, shift, threads=threads)
     if out.dtype == np.uint16:
         to_bfloat16(planes.reshape(-1).view(np.uint32), flat.reshape(-1))
     elif out.dtype == np.float16:

@@ -24,6 +24,7 @@ from smile_synth.compositing._parameters import (
     FAR,
     FROM_BANK,
     GAIN,
+    GAMMA,
     HEIGHT,
     INVERSE,
     KIND,
@@ -62,6 +63,8 @@ _FIXED_ONE = 1 << 32
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
 _FINE = np.float32(2.0**-16)
 _BYTE = np.uint32(255)
+NO_LIGHT = np.empty(0, np.float32)
+NO_LIGHT.flags.writeable = False
 
 
 def composite_cpu(
@@ -141,7 +144,9 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
                         acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
                 for e in range(a - fresh, b):
                     if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                        _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y)
+                        _layer(
+                            acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, NO_LIGHT
+                        )
                     if e < a:
                         for c in range(3):
                             ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
@@ -170,8 +175,10 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
 def _color(whole, real, rgb):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Set ``rgb`` to a solid's colour after gain, bias and opacity."""
     for c in range(3):
-        value = real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0
-        rgb[c] = min(max(value, 0.0), 255.0) * real[OPACITY]
+        value = min(max(real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0, 0.0), 255.0)
+        if real[GAMMA] != 1.0:
+            value = 255.0 * (value / 255.0) ** real[GAMMA]
+        rgb[c] = value * real[OPACITY]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -207,8 +214,11 @@ def _store_plane(row, acc, scale, shift):  # type: ignore[no-untyped-def]  # pra
 
 
 @numba.njit(cache=True, nogil=True)
-def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``."""
+def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``.
+
+    ``light`` ``[256]`` holds what every byte of a colour means, or nothing: itself.
+    """
     low, high = max(ints[e, AREA], left), min(ints[e, AREA + 2], right)
     kind = ints[e, KIND]
     mix = np.float32(reals[e, LEVEL] - np.floor(reals[e, LEVEL]))
@@ -222,18 +232,29 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
         texels = bank if ints[e, FROM_BANK] else extra
         for number in range(1 + (mix > 0)):
             _gather(words, pairs, texels, ints, reals, e, FAR if number else NEAR, low, high, y)
-            _mix(sample, words, mix if number else _ONE - mix, number > 0, whole)
+            share = mix if number else _ONE - mix
+            if len(light):
+                _mix_light(sample, words, share, number > 0, whole, light)
+            else:
+                _mix(sample, words, share, number > 0, whole)
     elif kind == NOISE:
         _noise(sample, pairs, ints, reals, e, low, high, y)
+        if len(light):
+            for c in range(3):
+                for k in range(c * _PLANE, c * _PLANE + n):
+                    sample[k] = light[int(sample[k])]
     else:
         for c in range(3):
-            sample[c * _PLANE : c * _PLANE + n] = ints[e, COLOR + c]
+            color = ints[e, COLOR + c]
+            sample[c * _PLANE : c * _PLANE + n] = light[color] if len(light) else color
         sample[3 * _PLANE : 3 * _PLANE + n] = _TOP
     for c in range(4):
         sample[c * _PLANE + n : c * _PLANE + whole] = _ZERO
     if not ints[e, PLAIN]:
         for c in range(3):
             _tint(sample, c * _PLANE, np.float32(reals[e, GAIN + c]), np.float32(reals[e, BIAS + c]), whole)
+            if reals[e, GAMMA] != 1.0:
+                _bend(sample, c * _PLANE, np.float32(reals[e, GAMMA]), n)
     _over(acc[low - left :], sample, np.float32(reals[e, OPACITY]), whole)
 
 
@@ -406,6 +427,24 @@ def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragm
 
 
 @numba.njit(cache=True, nogil=True)
+def _mix_light(sample, words, share, add, n, light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Weigh the gathered texels as `_mix` does, their colours by what their bytes mean."""
+    for k in range(n):
+        fraction = words[_FRACTION + k]
+        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
+        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
+        for c in range(4):
+            total = _ZERO
+            for corner in range(4):
+                word = words[(_LOWER if corner & 2 else _UPPER) + 2 * k + (corner & 1)]
+                byte = (word >> np.uint32(8 * c)) & _BYTE
+                value = light[byte] if c < 3 else np.float32(byte)
+                weight = (fu if corner & 1 else _ONE - fu) * (fv if corner & 2 else _ONE - fv)
+                total += value * weight
+            sample[c * _PLANE + k] = share * total + (sample[c * _PLANE + k] if add else _ZERO)
+
+
+@numba.njit(cache=True, nogil=True)
 def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Draw uniform noise: Philox by rounds, so that each round runs over many pixels at a time."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -442,6 +481,15 @@ def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # prag
     for k in range(n):
         alpha = sample[3 * _PLANE + k]
         sample[plane + k] = min(max(sample[plane + k] * gain + alpha * bias, _ZERO), alpha)
+
+
+@numba.njit(cache=True, nogil=True)
+def _bend(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Raise the straight colours of one plane to a power."""
+    for k in range(n):
+        alpha = sample[3 * _PLANE + k]
+        if alpha > 0:
+            sample[plane + k] = alpha * (sample[plane + k] / alpha) ** gamma
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_synth.compositing._parameters import (
+    NUM_FILM,
     NUM_INTS,
     NUM_REALS,
     Parameters,
@@ -86,10 +87,10 @@ class DeviceTextures:
             return []
         packed = torch.empty(len(words), dtype=torch.int32, pin_memory=self._device.type == "cuda")
         packed.numpy()[:] = words.view(np.int32)
-        counts = [num_texels(surface) for surface, _ in textures]
+        counts = [num_texels(shown) for shown in textures]
         sent = packed.to(self._device, non_blocking=True).split(counts)
         for shown, texels in zip(textures, sent, strict=True):
-            if not isinstance(shown[0], Video):
+            if not isinstance(shown.surface, Video):
                 self._kept[shown] = texels.clone()  # of its own: the others of the copy may go sooner
         while sum(4 * len(texels) for texels in self._kept.values()) > self._num_bytes:
             self._kept.popitem(last=False)
@@ -100,7 +101,10 @@ def on_device(
     parameters: Parameters, bank: ObjectBank, device: torch.device, extra: Tensor | None = None
 ) -> DeviceParameters:
     """Send the parameters of a batch to a device; ``extra`` ``[X]`` int32 stands for theirs, if given."""
-    first, ints, reals = _sent_together([parameters.first, parameters.ints, parameters.reals], device)
+    arrays: list[NDArray[Any]] = [parameters.first, parameters.ints, parameters.reals]
+    if len(parameters.film):
+        arrays += [parameters.moments, parameters.film]
+    first, ints, reals, *exposure = _sent_together(arrays, device)
     return DeviceParameters(
         first,
         ints.view(-1, NUM_INTS),
@@ -108,6 +112,7 @@ def on_device(
         resident_texels(bank, device),
         _sent(parameters.extra, device) if extra is None else extra,
         parameters.size_hw,
+        *([exposure[0], exposure[1].view(torch.float64).view(-1, NUM_FILM)] if exposure else []),
     )
 
 

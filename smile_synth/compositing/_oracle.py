@@ -7,9 +7,19 @@ from numpy.typing import NDArray
 
 from smile_synth import geometry
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.compositing._philox import philox_word_numpy
+from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, philox_word_numpy
+from smile_synth.looks import (
+    feathered,
+    in_light,
+    poses_between,
+    shadow_margin,
+    shadow_of,
+    shutter_times,
+    to_linear,
+    to_srgb,
+)
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Scene, Solid, texture_of
+from smile_synth.scene import Noise, Picture, Scene, Solid, texture_of
 from smile_synth.texture import Texture
 
 Float = NDArray[np.float64]
@@ -22,48 +32,120 @@ def composite_oracle(
     height, width = scene.size_hw
     rows, columns = np.mgrid[0:height, 0:width]
     centers = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=-1)
+    poses = poses_between(scene.object_to_frame, shutter_times(scene.looks))
     frames = np.empty((len(chosen), height, width, 3), np.uint8)
     for place, t in enumerate(chosen):
-        picture = np.zeros((height * width, 3))
-        for layer in reversed(scene.front_to_back(t)):
-            color, alpha = _sample_layer(scene, layer, t, centers, bank, backgrounds)
-            color = scene.gain[layer, t] * color + scene.bias[layer, t] * 255 * alpha
-            color = np.clip(color, 0, 255 * alpha) * scene.opacity[layer, t]
-            alpha = alpha * scene.opacity[layer, t]
-            picture = color + picture * (1 - alpha)
+        moments = [
+            _moment(scene, t, poses[:, t, s], centers, bank, backgrounds) for s in range(poses.shape[2])
+        ]
+        picture = np.mean(moments, axis=0)
+        if scene.looks.linear_light:
+            picture = 255 * to_srgb(np.clip(picture / 255, 0, 1))
+        if scene.looks.grain:
+            picture = np.clip(picture + 255 * scene.looks.grain * _grain(scene, t, centers), 0, 255)
         frames[place] = np.floor(picture + 0.5).astype(np.uint8).reshape(height, width, 3)
     return frames
 
 
+def _moment(
+    scene: Scene, t: int, poses: Float, centers: Float, bank: ObjectBank, backgrounds: BackgroundFolder | None
+) -> Float:
+    """Return the colours ``[P, 3]`` 0..255 at points ``[P, 2]`` while the layers have poses ``[L, 3, 3]``."""
+    picture = np.zeros((len(centers), 3))
+    for layer in reversed(scene.front_to_back(t)):
+        opacity, shadow = scene.opacity[layer, t], scene.layers[layer].shadow
+        if shadow is not None:
+            alpha = _shadow(scene, layer, t, poses[layer], centers, bank)
+            picture = picture * (1 - shadow.strength * opacity * alpha)
+        color, alpha = _sample_layer(scene, layer, t, poses[layer], centers, bank, backgrounds)
+        color = scene.gain[layer, t] * color + scene.bias[layer, t] * 255 * alpha
+        color = np.clip(color, 0, 255 * alpha)
+        if scene.gamma is not None:
+            full = 255 * np.where(alpha > 0, alpha, 1)
+            color = (color / full) ** scene.gamma[layer, t] * full
+        picture = color * opacity + picture * (1 - alpha * opacity)
+    return picture
+
+
+def _shadow(scene: Scene, layer: int, t: int, pose: Float, centers: Float, bank: ObjectBank) -> Float:
+    """Return the alpha 0..1 ``[P, 1]`` of a layer's shadow."""
+    cut_out, shadow = scene.layers[layer], scene.layers[layer].shadow
+    assert shadow is not None and isinstance(cut_out.surface, Picture)
+    texture = texture_of(cut_out.surface, bank, None)
+    if cut_out.feather:
+        texture = feathered(texture, cut_out.feather)
+    scale = np.array(scene.size_hw[::-1]) / np.array(scene.recipe_size_hw[::-1])
+    margin = shadow_margin(shadow.blur)
+    pose = geometry.compose(
+        geometry.translation(np.array(shadow.offset_xy) * scale),
+        pose,
+        geometry.translation([-margin, -margin]),
+    )
+    points = geometry.apply(geometry.invert(pose), centers)
+    return (
+        _mixed(shadow_of(texture, shadow.blur), scene.level[layer, t], points, "transparent", False)[:, 3:]
+        / 255
+    )
+
+
+def _grain(scene: Scene, t: int, centers: Float) -> Float:
+    """Return noise ``[P, 3]`` of mean 0 and deviation 1: the sum of a word's four bytes."""
+    cells = np.floor(centers * (np.array(scene.recipe_size_hw[::-1]) / np.array(scene.size_hw[::-1])))
+    column, row = cells.astype(np.int64).astype(np.uint64).T
+    words = [philox_word_numpy((column, row, t, c), scene.looks.grain_key) for c in range(3)]
+    total = sum((np.stack(words, axis=-1) >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16, 24))
+    return np.asarray((total - GRAIN_MEAN) / GRAIN_DEVIATION)
+
+
 def _sample_layer(
-    scene: Scene, layer: int, t: int, centers: Float, bank: ObjectBank, backgrounds: BackgroundFolder | None
+    scene: Scene,
+    layer: int,
+    t: int,
+    pose: Float,
+    centers: Float,
+    bank: ObjectBank,
+    backgrounds: BackgroundFolder | None,
 ) -> tuple[Float, Float]:
     """Return premultiplied colour ``[P, 3]`` (0..255) and alpha ``[P, 1]`` (0..1) at points ``[P, 2]``."""
-    surface = scene.layers[layer].surface
+    surface, linear_light = scene.layers[layer].surface, scene.looks.linear_light
     opaque = np.ones((len(centers), 1))
     if isinstance(surface, Solid):
-        return np.array(surface.rgb, np.float64) * opaque, opaque
-    inverse = geometry.invert(scene.object_to_frame[layer, t])
-    points = geometry.apply(inverse, centers)
+        return _light(np.array(surface.rgb, np.float64) * opaque, linear_light), opaque
+    points = geometry.apply(geometry.invert(pose), centers)
     if isinstance(surface, Noise):
         cells = np.floor(points).astype(np.int64).astype(np.uint64) & np.uint64(0xFFFFFFFF)
         frame = t if surface.redrawn else 0
         words = [philox_word_numpy((cells[:, 0], cells[:, 1], frame, c), surface.key) for c in range(3)]
-        return (np.stack(words, axis=-1) >> np.uint64(24)).astype(np.float64), opaque
+        return _light((np.stack(words, axis=-1) >> np.uint64(24)).astype(np.float64), linear_light), opaque
     texture = texture_of(surface, bank, backgrounds, t)
-    border = scene.layers[layer].border
-    low = int(scene.level[layer, t])
-    mix = scene.level[layer, t] - low
-    rgba = (1 - mix) * _bilinear(texture, low, points, border)
-    if mix > 0:
-        rgba += mix * _bilinear(texture, low + 1, points, border)
-    rgba[np.isnan(points).any(axis=1)] = 0  # behind the horizon there is nothing
+    if scene.layers[layer].feather:
+        texture = feathered(texture, scene.layers[layer].feather)
+    if linear_light:
+        texture = in_light(texture)
+    rgba = _mixed(texture, scene.level[layer, t], points, scene.layers[layer].border, linear_light)
     return rgba[:, :3], rgba[:, 3:] / 255
 
 
-def _bilinear(texture: Texture, level: int, points: Float, border: str) -> Float:
+def _light(values: Float, linear_light: bool) -> Float:
+    """Return sRGB values 0..255 as they are, or as light 0..255."""
+    return 255 * to_linear(values / 255) if linear_light else values
+
+
+def _mixed(texture: Texture, level: float, points: Float, border: str, linear_light: bool) -> Float:
+    """Sample two neighbouring mip levels at points in level-0 texels; returns ``[P, 4]`` (0..255)."""
+    low = int(level)
+    mix = level - low
+    rgba = (1 - mix) * _bilinear(texture, low, points, border, linear_light)
+    if mix > 0:
+        rgba += mix * _bilinear(texture, low + 1, points, border, linear_light)
+    rgba[np.isnan(points).any(axis=1)] = 0  # behind the horizon there is nothing
+    return rgba
+
+
+def _bilinear(texture: Texture, level: int, points: Float, border: str, linear_light: bool) -> Float:
     """Sample one mip level at points in level-0 texels; returns ``[P, 4]`` (0..255)."""
     texels = texture.level(level).astype(np.float64)
+    texels[..., :3] = _light(texels[..., :3], linear_light)
     h, w = texels.shape[:2]
     u, v = np.nan_to_num(points[:, 0]), np.nan_to_num(points[:, 1])
     if border == "reflect":

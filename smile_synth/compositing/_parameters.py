@@ -1,26 +1,74 @@
 """Render parameters: what all backends but the oracle draw from, as flat arrays.
 
-A batch of scenes becomes a list of entries, one per layer that can be seen in a frame, back to front,
-frame after frame, clip after clip. The entries of frame f (clip x frames + t) are ``first[f]`` to
-``first[f + 1]``. All arithmetic on poses happens here, once, in float64.
+A batch of scenes becomes a list of entries, one per layer that can be seen in a moment, back to front,
+moment after moment, frame after frame, clip after clip. A frame f (clip x frames + t) is one moment, or the
+mean of the moments ``moments[f]`` to ``moments[f + 1]`` while its shutter is open, of which the middle one
+says who owns a pixel. The entries of moment m are ``first[m]`` to ``first[m + 1]``. A shadow is an entry of
+its own right before its object's. All arithmetic on poses happens here, once, in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth import geometry
 from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.looks import (
+    NO_LOOKS,
+    Shadow,
+    feathered,
+    in_light,
+    poses_between,
+    shadow_margin,
+    shadow_of,
+    shutter_times,
+)
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, Solid, Textured, Video, texture_of
-from smile_synth.texture import level_sizes_hw
+from smile_synth.scene import Layer, Noise, Picture, Scene, Solid, Textured, Video, texture_of
+from smile_synth.texture import Texture, level_sizes_hw
 
-# A texture as it is shown in a frame of the clip; only a video's depends on the frame.
-Shown = tuple[Textured, int]
+
+class Shown(NamedTuple):
+    """A texture as it is shown.
+
+    Attributes:
+        surface: where it comes from.
+        frame: of the clip; only a video's texture depends on it.
+        feather: texels over which it fades in from its edge.
+        shadow_blur: texels; the texture's shadow instead of itself. None: itself.
+        linear_light: see `smile_synth.looks.in_light`.
+    """
+
+    surface: Textured
+    frame: int = 0
+    feather: float = 0.0
+    shadow_blur: float | None = None
+    linear_light: bool = False
+
+    def size_hw(self) -> tuple[int, int]:
+        """Return the texture's size, of which a shadow has more."""
+        margin = 0 if self.shadow_blur is None else shadow_margin(self.shadow_blur)
+        return self.surface.height + 2 * margin, self.surface.width + 2 * margin
+
+    def texture(self, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> Texture:
+        """Make the texture.
+
+        Raises:
+            UserError: a background picture is needed and none were given, or it cannot be read any more.
+        """
+        texture = texture_of(self.surface, bank, backgrounds, self.frame)
+        if self.feather:
+            texture = feathered(texture, self.feather)
+        if self.shadow_blur is not None:
+            return shadow_of(texture, self.shadow_blur)
+        return in_light(texture) if self.linear_light else texture
+
 
 SOLID, NOISE, PICTURE = 0, 1, 2
 BORDERS = {"transparent": 0, "reflect": 1, "repeat": 2}
@@ -29,6 +77,7 @@ TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 # Columns of the whole numbers of an entry. FROM_BANK: 1 for texels of the bank, 0 for `extra`.
 # COLOR is RGB of a solid, or key, key and frame of a noise. AREA is x0, y0, x1, y1, half-open.
 # NEAR and FAR are the two mip levels, at the places below.
+# LABEL: of a labelled object from 1, else 0; SHADOW owns no pixels, whatever its alpha.
 # AFFINE: 1 where the 32.32 map below holds. FOLDED: 1 where a picture without end is seen beyond its edge.
 KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, FOLDED, NEAR, FAR = (
     0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 17, 26,
@@ -38,9 +87,14 @@ NUM_INTS = 35
 # of the first pixel's centre, and their steps along a row and down a column, in 32.32 fixed point.
 START, ROWS, COLUMNS, U, U_X, U_Y, V, V_X, V_Y = range(9)
 FIXED = 2.0**32
-# Columns of the real numbers: frame-to-texture map, mip level, opacity, gain, bias.
-INVERSE, LEVEL, OPACITY, GAIN, BIAS = 0, 9, 10, 11, 14
-NUM_REALS = 17
+# Columns of the real numbers: frame-to-texture map, mip level, opacity, gain, bias, gamma.
+INVERSE, LEVEL, OPACITY, GAIN, BIAS, GAMMA = 0, 9, 10, 11, 14, 17
+NUM_REALS = 18
+SHADOW = -1
+# Columns of a frame's film: 1 for linear light, the grain's two key words, the frame of the clip, the grain's
+# standard deviation 0..255, recipe pixels per pixel along x and y.
+LINEAR, GRAIN_KEY, GRAIN_FRAME, GRAIN, CELLS = 0, 1, 3, 4, 5
+NUM_FILM = 7
 
 
 @dataclass(frozen=True)
@@ -48,12 +102,14 @@ class Parameters:
     """A batch ready to be drawn.
 
     Attributes:
-        num_clips, num_frames: clips, and frames of each.
+        num_clips, num_frames: clips, and frames of each: F frames in all.
         size_hw: of every frame.
-        first: ``[num_clips * num_frames + 1]`` int64, where each frame's entries begin.
+        first: ``[M + 1]`` int64, where each moment's entries begin; without ``film``, M is F.
         ints: ``[N, NUM_INTS]`` int64.
         reals: ``[N, NUM_REALS]`` float64.
-        textures: (surface, frame of the clip) of the textures that are not in the bank, one after another.
+        textures: the textures that are not in the bank, one after another.
+        moments: ``[F + 1]`` int64, where each frame's moments begin; empty without ``film``.
+        film: ``[F, NUM_FILM]`` float64; empty where no clip has a shutter, linear light or grain.
         extra: ``[X]`` uint32, their texels; empty until they are fetched.
     """
 
@@ -64,6 +120,8 @@ class Parameters:
     ints: NDArray[np.int64]
     reals: NDArray[np.float64]
     textures: tuple[Shown, ...] = ()
+    moments: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    film: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, NUM_FILM)))
     extra: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
 
@@ -74,9 +132,9 @@ def words_of(texels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return words
 
 
-def num_texels(surface: Textured) -> int:
+def num_texels(shown: Shown) -> int:
     """Return the texels of a texture with all its mip levels."""
-    return sum(h * w for h, w in level_sizes_hw(surface.height, surface.width))
+    return sum(h * w for h, w in level_sizes_hw(*shown.size_hw()))
 
 
 def fetch(
@@ -87,7 +145,7 @@ def fetch(
     Raises:
         UserError: background pictures are needed and none were given, or one cannot be read any more.
     """
-    words = [words_of(texture_of(surface, bank, backgrounds, frame).texels) for surface, frame in textures]
+    words = [words_of(shown.texture(bank, backgrounds).texels) for shown in textures]
     texels = words[0] if len(words) == 1 else np.concatenate([np.empty(0, np.uint32), *words])
     texels.flags.writeable = False
     return texels
@@ -113,24 +171,39 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
         ValueError: the scenes differ in size, lack a frame, or a pose squashes the plane to a line.
     """
     size_hw = scenes[0].size_hw
-    entries = sum(len(scene.layers) for scene in scenes) * len(frames)
+    samples = [scene.looks.shutter_samples for scene in scenes]
+    entries = sum(
+        count * sum(1 + (layer.shadow is not None) for layer in scene.layers)
+        for count, scene in zip(samples, scenes, strict=True)
+    ) * len(frames)
     ints = np.empty((entries, NUM_INTS), np.int64)
     reals = np.empty((entries, NUM_REALS))
-    first = np.zeros(len(scenes) * len(frames) + 1, np.int64)
+    first = np.zeros(sum(samples) * len(frames) + 1, np.int64)
     places: dict[Shown, int] = {}
-    extra_size = 0
-    for b, scene in enumerate(scenes):
+    extra_size = moment = 0
+    for scene, count in zip(scenes, samples, strict=True):
         if scene.size_hw != size_hw or scene.num_frames < frames.stop:
             raise ValueError(
                 f"scenes of one batch: expected {size_hw} and {frames.stop} frames, "
                 f"got {scene.size_hw} and {scene.num_frames}"
             )
-        table = np.zeros((len(scene.layers), AREA), np.int64)
-        first_texel = np.zeros((len(scene.layers), frames.stop), np.int64)
+        sheets = _sheets(scene)
+        linear_light = scene.looks.linear_light
+        table = np.zeros((len(sheets), AREA), np.int64)
+        first_texel = np.zeros((len(sheets), frames.stop), np.int64)
         label = 0
-        for k, layer in enumerate(scene.layers):
+        for k, (_, layer, shadow) in enumerate(sheets):
             row, surface = table[k], layer.surface
             row[BORDER] = BORDERS[layer.border]
+            if shadow is not None:
+                assert isinstance(surface, Picture), "only cut-outs cast shadows"
+                shown = Shown(surface, 0, layer.feather, shadow.blur)
+                row[KIND], row[LABEL], (row[HEIGHT], row[WIDTH]) = PICTURE, SHADOW, shown.size_hw()
+                if shown not in places:
+                    places[shown] = extra_size
+                    extra_size += num_texels(shown)
+                first_texel[k] = places[shown]
+                continue
             if layer.labelled:
                 label += 1
                 row[LABEL] = label
@@ -142,35 +215,97 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
                 row[COLOR : COLOR + 3] = *surface.key, surface.redrawn
             else:
                 row[KIND], row[HEIGHT], row[WIDTH] = PICTURE, surface.height, surface.width
-                if isinstance(surface, Picture) and surface.source == "objects":
+                plain = not (layer.feather or linear_light)
+                if plain and isinstance(surface, Picture) and surface.source == "objects":
                     row[FROM_BANK], first_texel[k] = 1, bank.texel_offsets[surface.texture_id]
                     continue
                 for t in frames:
-                    shown = (surface, t if isinstance(surface, Video) else 0)
+                    frame = t if isinstance(surface, Video) else 0
+                    shown = Shown(surface, frame, layer.feather, None, linear_light)
                     if shown not in places:
                         places[shown] = extra_size
-                        extra_size += num_texels(surface)
+                        extra_size += num_texels(shown)
                     first_texel[k, t] = places[shown]
+        poses, opacity, rows = _moments(scene, sheets)
+        gamma = np.ones(scene.opacity.shape) if scene.gamma is None else scene.gamma
         _flatten(
             ints,
             reals,
             first,
-            b * len(frames),
+            moment,
             table,
             first_texel,
-            _frozen(scene.object_to_frame),
-            _frozen(scene.opacity),
-            _frozen(scene.depth),
-            _frozen(scene.gain),
-            _frozen(scene.bias),
-            _frozen(scene.level),
+            _frozen(poses),
+            _frozen(opacity),
+            _frozen(scene.depth[rows]),
+            _frozen(scene.gain[rows]),
+            _frozen(scene.bias[rows]),
+            _frozen(gamma[rows]),
+            _frozen(scene.level[rows]),
+            count,
             frames.start,
             frames.stop,
             size_hw[0],
             size_hw[1],
         )
+        moment += count * len(frames)
     n = int(first[-1])
-    return Parameters(len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places))
+    moments, film = _film(scenes, frames)
+    return Parameters(
+        len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places), moments, film
+    )
+
+
+# A layer's place in the scene, the layer, and the shadow if it stands for that.
+_Sheet = tuple[int, Layer, Shadow | None]
+
+
+def _sheets(scene: Scene) -> list[_Sheet]:
+    """Return what is drawn: every layer, and before it its shadow."""
+    sheets: list[_Sheet] = []
+    for k, layer in enumerate(scene.layers):
+        if layer.shadow is not None:
+            sheets.append((k, layer, layer.shadow))
+        sheets.append((k, layer, None))
+    return sheets
+
+
+def _moments(
+    scene: Scene, sheets: Sequence[_Sheet]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], slice | list[int]]:
+    """Return poses ``[K, T * S, 3, 3]`` and opacities ``[K, T]`` of sheets, and the layers they are."""
+    poses, opacity = scene.object_to_frame, scene.opacity
+    if scene.looks.shutter_samples > 1:
+        moved = poses_between(poses, shutter_times(scene.looks))
+        poses = moved.reshape(len(moved), -1, 3, 3)
+    if len(sheets) == len(scene.layers):
+        return poses, opacity, slice(None)
+    rows = [k for k, _, _ in sheets]
+    poses, opacity = poses[rows], opacity[rows]
+    scale = np.divide(scene.size_hw[::-1], scene.recipe_size_hw[::-1])
+    for place, (_, _, shadow) in enumerate(sheets):
+        if shadow is not None:
+            back = -float(shadow_margin(shadow.blur))
+            offset = geometry.translation(np.array(shadow.offset_xy) * scale)
+            poses[place] = geometry.product(
+                geometry.product(offset, poses[place]), geometry.translation([back, back])
+            )
+            opacity[place] *= shadow.strength
+    return poses, opacity, rows
+
+
+def _film(scenes: Sequence[Scene], frames: range) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return `Parameters.moments` and `Parameters.film`."""
+    looks = [replace(scene.looks, compression=None) for scene in scenes]
+    if all(look == NO_LOOKS for look in looks):
+        return np.empty(0, np.int64), np.empty((0, NUM_FILM))
+    samples = np.repeat([look.shutter_samples for look in looks], len(frames))
+    film = np.zeros((len(scenes), len(frames), NUM_FILM))
+    for row, scene, look in zip(film, scenes, looks, strict=True):
+        row[:, LINEAR], row[:, GRAIN] = look.linear_light, 255 * look.grain
+        row[:, GRAIN_KEY : GRAIN_KEY + 2], row[:, GRAIN_FRAME] = look.grain_key, frames
+        row[:, CELLS : CELLS + 2] = np.divide(scene.recipe_size_hw[::-1], scene.size_hw[::-1])
+    return np.append(0, np.cumsum(samples)), film.reshape(-1, NUM_FILM)
 
 
 def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,7 +320,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     ints,
     reals,
     first,
-    frame,
+    moment,
     table,
     first_texel,
     poses,
@@ -193,16 +328,19 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     depth,
     gain,
     bias,
+    gamma,
     level,
+    samples,
     start,
     stop,
     height,
     width,
 ):
-    """Append the entries of one scene's frames, and drop those that cannot be seen."""
+    """Append the entries of one scene's moments, and drop those that cannot be seen."""
     layers = len(table)
     order = np.empty(layers, np.int64)
-    for t in range(start, stop):
+    for step in range(start * samples, stop * samples):
+        t = step // samples
         # Farthest first; equal depths: the earlier layer lies behind. Layer 0 is always the rearmost.
         for new in range(layers):
             place = new
@@ -210,7 +348,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                 order[place] = order[place - 1]
                 place -= 1
             order[place] = new
-        n = first[frame]
+        n = first[moment]
         for k in order:
             if opacity[k, t] == 0.0:
                 continue
@@ -219,16 +357,20 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
             ints[n, AREA], ints[n, AREA + 1], ints[n, AREA + 2], ints[n, AREA + 3] = 0, 0, width, height
             if table[k, KIND] == NOISE and table[k, COLOR + 2]:
                 ints[n, COLOR + 2] = t
-            pose = poses[k, t]
+            pose = poses[k, step]
             affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
             ints[n, AFFINE] = affine
             ints[n, FOLDED:] = 0
             reals[n, LEVEL], reals[n, OPACITY] = level[k, t], opacity[k, t]
+            # A shadow is black whatever the colours of its object.
             plain = True
-            for c in range(3):
-                reals[n, GAIN + c], reals[n, BIAS + c] = gain[k, t, c], bias[k, t, c]
-                plain = plain and gain[k, t, c] == 1.0 and bias[k, t, c] == 0.0
-            ints[n, PLAIN] = plain
+            reals[n, GAIN : GAIN + 3], reals[n, BIAS : BIAS + 3], reals[n, GAMMA] = 1.0, 0.0, 1.0
+            if table[k, LABEL] != SHADOW:
+                for c in range(3):
+                    reals[n, GAIN + c], reals[n, BIAS + c] = gain[k, t, c], bias[k, t, c]
+                    plain = plain and gain[k, t, c] == 1.0 and bias[k, t, c] == 0.0
+                reals[n, GAMMA] = gamma[k, t]
+            ints[n, PLAIN] = plain and reals[n, GAMMA] == 1.0
             if table[k, KIND] == SOLID:
                 reals[n, INVERSE : INVERSE + 9] = 0.0
             else:
@@ -244,8 +386,8 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                 if table[k, BORDER] != TRANSPARENT:
                     ints[n, FOLDED] = _leaves(ints[n], reals[n])
             n += 1
-        frame += 1
-        first[frame] = n
+        moment += 1
+        first[moment] = n
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+# Of the sum of four bytes, each uniform 0..255: mean, and the square root of four variances (256^2 - 1) / 12.
+GRAIN_MEAN, GRAIN_DEVIATION = 510.0, ((256**2 - 1) / 3) ** 0.5
 _MASK = 0xFFFFFFFF
 
 

@@ -16,17 +16,23 @@ from smile_synth.compositing._parameters import (
     AREA,
     BIAS,
     BORDER,
+    CELLS,
     COLOR,
     COLUMNS,
     FAR,
     FOLDED,
     FROM_BANK,
     GAIN,
+    GAMMA,
+    GRAIN,
+    GRAIN_FRAME,
+    GRAIN_KEY,
     HEIGHT,
     INVERSE,
     KIND,
     LABEL,
     LEVEL,
+    LINEAR,
     NEAR,
     NOISE,
     OPACITY,
@@ -34,6 +40,7 @@ from smile_synth.compositing._parameters import (
     REFLECT,
     REPEAT,
     ROWS,
+    SHADOW,
     SOLID,
     START,
     TRANSPARENT,
@@ -45,7 +52,8 @@ from smile_synth.compositing._parameters import (
     U,
     V,
 )
-from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
+from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, MULTIPLIERS, ROUNDS, WEYL
+from smile_synth.looks import LIGHT
 
 # Frames are drawn in groups of at most this many pixels: about 1 GiB of intermediate values.
 _PIXELS = 2**22
@@ -58,11 +66,13 @@ class DeviceParameters:
     """Render parameters on a device; texels are int32 words.
 
     Attributes:
-        first: ``[F + 1]`` int64.
+        first: ``[M + 1]`` int64.
         ints: ``[N, NUM_INTS]`` int64.
         reals: ``[N, NUM_REALS]`` float64.
         bank, extra: ``[X]`` int32.
         size_hw: of a frame.
+        moments: ``[F + 1]`` int64, None without film.
+        film: ``[F, NUM_FILM]`` float64, None without.
     """
 
     first: Tensor
@@ -71,6 +81,8 @@ class DeviceParameters:
     bank: Tensor
     extra: Tensor
     size_hw: tuple[int, int]
+    moments: Tensor | None = None
+    film: Tensor | None = None
 
 
 def composite_torch(
@@ -84,7 +96,7 @@ def composite_torch(
     per_group = max(_PIXELS // (height * width), 1)
     for begin in range(0, len(frames), per_group):
         end = min(begin + per_group, len(frames))
-        picture, owner = _draw(parameters, begin, end)
+        picture, owner = _exposed(parameters, begin, end)
         values = torch.floor(picture + 0.5)
         if frames.dtype == torch.uint8:
             frames[begin:end] = values.permute(0, 2, 3, 1).to(torch.uint8)
@@ -94,30 +106,74 @@ def composite_torch(
             labels[begin:end] = owner.to(torch.int16)
 
 
-def _draw(parameters: DeviceParameters, begin: int, end: int) -> tuple[Tensor, Tensor]:
+def _exposed(parameters: DeviceParameters, begin: int, end: int) -> tuple[Tensor, Tensor]:
     """Return colours ``[f, 3, H, W]`` float32 0..255 and owners ``[f, H, W]`` int64 of a run of frames."""
+    device = parameters.ints.device
+    if parameters.moments is None or parameters.film is None:
+        return _draw(parameters, torch.arange(begin, end, device=device), None)
+    film = parameters.film[begin:end]
+    start, stop = parameters.moments[begin:end], parameters.moments[begin + 1 : end + 1]
+    linear = film[:, LINEAR] > 0
+    # The middle moment is the frame itself: it tells the owners.
+    _, owner = _draw(parameters, (start + stop) // 2, linear)
+    mean = torch.zeros(end - begin, 3, *parameters.size_hw, device=device)
+    for place in range(int((stop - start).max())):
+        at = torch.nonzero(start + place < stop).flatten()
+        mean[at] += _draw(parameters, start[at] + place, linear[at])[0]
+    mean /= (stop - start)[:, None, None, None]
+    share = (mean / 255).clamp(0, 1)
+    bright = 255 * 1.055 * share.clamp_min(0.0031308).pow(1 / 2.4) - 255 * 0.055
+    encoded = torch.where(share <= 0.0031308, mean * 12.92, bright)
+    picture = torch.where(linear[:, None, None, None], encoded, mean)
+    if bool((film[:, GRAIN] > 0).any()):
+        picture += (film[:, GRAIN, None, None, None] * _grain(parameters, film)).float()
+    return picture.clamp(0, 255), owner
+
+
+def _grain(parameters: DeviceParameters, film: Tensor) -> Tensor:
+    """Return noise ``[f, 3, H, W]`` float64 of mean 0 and deviation 1: the sum of a word's four bytes."""
+    x, y = (axis + 0.5 for axis in _centers(parameters))
+    columns, rows = (x * film[:, CELLS, None, None]).long(), (y * film[:, CELLS + 1, None, None]).long()
+    key = film[:, GRAIN_KEY : GRAIN_KEY + 2, None, None, None].long().unbind(1)
+    frame = film[:, GRAIN_FRAME, None, None, None].long()
+    word = _philox_word(columns[:, None], rows[:, None], frame, *key)
+    total = torch.stack([(word >> shift) & 255 for shift in (0, 8, 16, 24)]).sum(dim=0)
+    noise: Tensor = (total.double() - GRAIN_MEAN) / GRAIN_DEVIATION
+    return noise
+
+
+def _draw(parameters: DeviceParameters, chosen: Tensor, linear: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return colours ``[m, 3, H, W]`` float32 0..255 and owners ``[m, H, W]`` int64 of moments ``[m]``.
+
+    ``linear`` ``[m]`` says whose colours are light; None: none.
+    """
     height, width = parameters.size_hw
     device = parameters.ints.device
-    first = parameters.first[begin : end + 1]
-    picture = torch.zeros(end - begin, 3, height, width, device=device)
-    owner = torch.zeros(end - begin, height, width, dtype=torch.int64, device=device)
-    for place in range(int((first[1:] - first[:-1]).max())):
-        at = torch.nonzero(first[:-1] + place < first[1:]).flatten()
-        entries = first[at] + place
-        rgba = _sample(parameters, entries)
+    start, stop = parameters.first[chosen], parameters.first[chosen + 1]
+    picture = torch.zeros(len(chosen), 3, height, width, device=device)
+    owner = torch.zeros(len(chosen), height, width, dtype=torch.int64, device=device)
+    for place in range(int((stop - start).max())):
+        at = torch.nonzero(start + place < stop).flatten()
+        entries = start[at] + place
+        rgba = _sample(parameters, entries, None if linear is None else linear[at])
         ints, reals = parameters.ints[entries], parameters.reals[entries].float()
         alpha = rgba[:, 3:]
         gain, bias = (reals[:, c : c + 3, None, None] for c in (GAIN, BIAS))
         color = torch.minimum((rgba[:, :3] * gain + alpha * bias).clamp_min(0.0), alpha)
+        gamma = reals[:, GAMMA, None, None, None]
+        if bool((gamma != 1).any()):
+            full = torch.where(alpha > 0, alpha, 1.0)
+            color = torch.where(gamma != 1, (color / full).pow(gamma) * full, color)
         opacity = reals[:, OPACITY, None, None, None]
         picture[at] = color * opacity + picture[at] * (1 - alpha * opacity / 255)
-        owns = (alpha * opacity / 255)[:, 0] >= OWNS
-        owner[at] = torch.where(owns, ints[:, LABEL, None, None], owner[at])
+        label = ints[:, LABEL, None, None]
+        owns = ((alpha * opacity / 255)[:, 0] >= OWNS) & (label != SHADOW)
+        owner[at] = torch.where(owns, label, owner[at])
     return picture, owner
 
 
-def _sample(parameters: DeviceParameters, entries: Tensor) -> Tensor:
-    """Return premultiplied RGBA ``[n, 4, H, W]`` float32 0..255 of entries ``[n]``, one per frame."""
+def _sample(parameters: DeviceParameters, entries: Tensor, linear: Tensor | None) -> Tensor:
+    """Return premultiplied RGBA ``[n, 4, H, W]`` float32 0..255 of entries ``[n]``, one per moment."""
     ints = parameters.ints[entries]
     height, width = parameters.size_hw
     rgba = torch.zeros(len(entries), 4, height, width, device=ints.device)
@@ -132,8 +188,17 @@ def _sample(parameters: DeviceParameters, entries: Tensor) -> Tensor:
         for fixed in (False, True):
             chosen = (kind == PICTURE) & (ints[:, FROM_BANK] == source) & (stepped == fixed)
             if chosen.any():
-                rgba[chosen] = _picture(parameters, entries[chosen], texels, fixed)
+                light = None if linear is None else linear[chosen]
+                rgba[chosen] = _picture(parameters, entries[chosen], texels, fixed, light)
+    if linear is not None:
+        flat = linear & ~(kind == PICTURE)
+        rgba[flat, :3] = _light(rgba.device)[rgba[flat, :3].long()]
     return rgba
+
+
+def _light(device: torch.device) -> Tensor:
+    """Return the light 0..255 of every sRGB byte."""
+    return torch.from_numpy(LIGHT).float().to(device)
 
 
 def _centers(parameters: DeviceParameters) -> tuple[Tensor, Tensor]:
@@ -151,13 +216,15 @@ def _positions(parameters: DeviceParameters, entries: Tensor) -> tuple[Tensor, T
     return (m[0] * x + m[1] * y + m[2]) / safe, (m[3] * x + m[4] * y + m[5]) / safe, depth > 0
 
 
-def _picture(parameters: DeviceParameters, entries: Tensor, texels: Tensor, fixed: bool) -> Tensor:
+def _picture(
+    parameters: DeviceParameters, entries: Tensor, texels: Tensor, fixed: bool, linear: Tensor | None
+) -> Tensor:
     ints, level = parameters.ints[entries], parameters.reals[entries, LEVEL]
     mix = (level - level.floor()).float()[:, None, None, None]
-    near = _level(parameters, entries, ints, texels, fixed, NEAR)
+    near = _level(parameters, entries, ints, texels, fixed, NEAR, linear)
     mixed = near
     if bool((mix > 0).any()):
-        far = _level(parameters, entries, ints, texels, fixed, FAR)
+        far = _level(parameters, entries, ints, texels, fixed, FAR, linear)
         mixed = torch.where(mix > 0, (1 - mix) * near + mix * far, near)
     x, y = _centers(parameters)
     x0, y0, x1, y1 = ints[:, AREA : AREA + 4, None, None].unbind(1)
@@ -166,7 +233,13 @@ def _picture(parameters: DeviceParameters, entries: Tensor, texels: Tensor, fixe
 
 
 def _level(
-    parameters: DeviceParameters, entries: Tensor, ints: Tensor, texels: Tensor, fixed: bool, at: int
+    parameters: DeviceParameters,
+    entries: Tensor,
+    ints: Tensor,
+    texels: Tensor,
+    fixed: bool,
+    at: int,
+    linear: Tensor | None,
 ) -> Tensor:
     """Sample one mip level bilinearly: ``[n, 4, H, W]`` float32."""
     border = ints[:, BORDER, None, None]
@@ -207,7 +280,11 @@ def _level(
             weight = (fu if di else 1 - fu) * (fv if dj else 1 - fv)
             weight = torch.where(inside, weight, 0.0)
             for c in range(4):
-                out[:, c] += ((word >> (8 * c)) & 255).float() * weight
+                byte = (word >> (8 * c)) & 255
+                value = byte.float()
+                if linear is not None and c < 3:
+                    value = torch.where(linear[:, None, None], _light(byte.device)[byte.long()], value)
+                out[:, c] += value * weight
     return out
 
 
@@ -219,18 +296,23 @@ def _wrap(u: Tensor, border: Tensor, size: Tensor) -> Tensor:
 
 
 def _noise(parameters: DeviceParameters, entries: Tensor) -> Tensor:
-    """Return uniform noise ``[n, 3, H, W]`` float32 0..255, by Philox in 64-bit words."""
-    mask = 0xFFFFFFFF
+    """Return uniform noise ``[n, 3, H, W]`` float32 0..255."""
     u, v, _ = _positions(parameters, entries)
     key0, key1, frame = parameters.ints[entries, COLOR : COLOR + 3, None, None, None].unbind(1)
-    channel = torch.arange(3, device=u.device).view(3, 1, 1)
-    c0, c1 = (axis.floor().long()[:, None] & mask for axis in (u, v))
-    c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1, frame, channel)
+    column, row = (axis.floor().long()[:, None] for axis in (u, v))
+    return (_philox_word(column, row, frame, key0, key1) >> 24).float()
+
+
+def _philox_word(column: Tensor, row: Tensor, frame: Tensor, key0: Tensor, key1: Tensor) -> Tensor:
+    """Return the first word of Philox for three channels ``[n, 3, H, W]``, in 64 bits."""
+    mask = 0xFFFFFFFF
+    channel = torch.arange(3, device=column.device).view(3, 1, 1)
+    c0, c1, c2, c3 = torch.broadcast_tensors(column & mask, row & mask, frame, channel)
     for _ in range(ROUNDS):
         # Products wrap to 64 bits with a sign; the mask takes it off again.
         p0, p1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         c0, c1 = (p1 >> 32) & mask ^ c1 ^ key0, p1 & mask
         c2, c3 = (p0 >> 32) & mask ^ c3 ^ key1, p0 & mask
         key0, key1 = (key0 + WEYL[0]) & mask, (key1 + WEYL[1]) & mask
-    words: Tensor = c0 >> 24
-    return words.float()
+    word: Tensor = c0
+    return word

@@ -1,7 +1,8 @@
 """The Triton backend: one kernel draws a whole batch.
 
 A program owns a tile of a frame. It walks the frame's entries back to front, skips those whose area misses
-the tile, samples the two mip levels from the resident texels, blends in registers and writes once.
+the tile, samples the two mip levels from the resident texels, blends in registers and writes once. Where
+clips have film it does so for every moment of the frame; without, that is not compiled.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_synth.compositing import _parameters as p
+from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN
 from smile_synth.compositing._torch import OWNS, DeviceParameters
+from smile_synth.looks import LIGHT
 
 TILE_ROWS, TILE_COLUMNS = 16, 32
 
@@ -26,7 +29,15 @@ _U, _U_X, _U_Y = tl.constexpr(p.U), tl.constexpr(p.U_X), tl.constexpr(p.U_Y)
 _V, _V_X, _V_Y = tl.constexpr(p.V), tl.constexpr(p.V_X), tl.constexpr(p.V_Y)
 _NUM_INTS, _NUM_REALS = tl.constexpr(p.NUM_INTS), tl.constexpr(p.NUM_REALS)
 _LEVEL, _OPACITY = tl.constexpr(p.LEVEL), tl.constexpr(p.OPACITY)
-_GAIN, _BIAS = tl.constexpr(p.GAIN), tl.constexpr(p.BIAS)
+_GAIN, _BIAS, _GAMMA = tl.constexpr(p.GAIN), tl.constexpr(p.BIAS), tl.constexpr(p.GAMMA)
+_NUM_FILM, _LINEAR, _GRAIN = tl.constexpr(p.NUM_FILM), tl.constexpr(p.LINEAR), tl.constexpr(p.GRAIN)
+_GRAIN_KEY, _GRAIN_FRAME, _CELLS = (
+    tl.constexpr(p.GRAIN_KEY),
+    tl.constexpr(p.GRAIN_FRAME),
+    tl.constexpr(p.CELLS),
+)
+_GRAIN_MEAN, _GRAIN_DEVIATION = tl.constexpr(GRAIN_MEAN), tl.constexpr(GRAIN_DEVIATION)
+_SHADOW = tl.constexpr(p.SHADOW)
 _SOLID, _NOISE = tl.constexpr(p.SOLID), tl.constexpr(p.NOISE)
 _TRANSPARENT, _REFLECT, _REPEAT = (
     tl.constexpr(p.TRANSPARENT),
@@ -58,6 +69,11 @@ def composite_triton(
         num_frames: frames of each clip.
     """
     height, width = parameters.size_hw
+    film, moments = parameters.film, parameters.moments
+    # What every byte of a colour means: itself, or light.
+    meaning = None
+    if film is not None:
+        meaning = torch.stack([torch.arange(256.0), torch.from_numpy(LIGHT).float()]).to(film.device)
     grid = (triton.cdiv(width, TILE_COLUMNS), triton.cdiv(height, TILE_ROWS), len(frames))
     _kernel[grid](
         frames,
@@ -68,6 +84,9 @@ def composite_triton(
         parameters.reals,
         parameters.bank,
         parameters.extra,
+        parameters.first if moments is None else moments,
+        parameters.reals if film is None else film,
+        parameters.reals if meaning is None else meaning,
         height,
         width,
         num_frames,
@@ -78,6 +97,7 @@ def composite_triton(
         INTERLEAVED=frames.dtype == torch.uint8,
         WITH_LABELS=labels is not None,
         WITH_COUNTS=counts is not None,
+        WITH_FILM=film is not None,
         TILE_ROWS=TILE_ROWS,
         TILE_COLUMNS=TILE_COLUMNS,
         enable_fp_fusion=True,
@@ -85,12 +105,17 @@ def composite_triton(
 
 
 @triton.jit
-def _unpack(word, weight, c: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return ((word >> (8 * c)) & 255).to(tl.float32) * weight
+def _unpack(word, weight, c: tl.constexpr, table, FILM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    byte = (word >> (8 * c)) & 255
+    if FILM and c < 3:  # noqa: SIM108 - known when compiled
+        value = tl.load(table + byte)
+    else:
+        value = byte.to(tl.float32)
+    return value * weight
 
 
 @triton.jit
-def _tap(texels, entry, at: tl.constexpr, row, column, weight, mask, r, g, b, a):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _tap(texels, entry, at: tl.constexpr, row, column, weight, mask, r, g, b, a, table, FILM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Add one weighted texel per pixel."""
     h, w = tl.load(entry + at + _ROWS), tl.load(entry + at + _COLUMNS)
     border = tl.load(entry + _BORDER)
@@ -105,20 +130,22 @@ def _tap(texels, entry, at: tl.constexpr, row, column, weight, mask, r, g, b, a)
         column = tl.where(column < 0, column + w, tl.where(column >= w, column - w, column))
     word = tl.load(texels + tl.load(entry + at + _START) + row * w + column, mask=mask, other=0)
     return (
-        r + _unpack(word, weight, 0),
-        g + _unpack(word, weight, 1),
-        b + _unpack(word, weight, 2),
-        a + _unpack(word, weight, 3),
+        r + _unpack(word, weight, 0, table, FILM),
+        g + _unpack(word, weight, 1, table, FILM),
+        b + _unpack(word, weight, 2, table, FILM),
+        a + _unpack(word, weight, 3, table, FILM),
     )
 
 
 @triton.jit
-def _bilinear(texels, entry, at: tl.constexpr, i, j, fu, fv, share, mask, r, g, b, a):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _bilinear(  # type: ignore[no-untyped-def]  # pragma: no cover
+    texels, entry, at: tl.constexpr, i, j, fu, fv, share, mask, r, g, b, a, table, FILM: tl.constexpr
+):
     """Add one mip level's four taps, weighed by its share."""
-    r, g, b, a = _tap(texels, entry, at, j, i, (1 - fu) * (1 - fv) * share, mask, r, g, b, a)
-    r, g, b, a = _tap(texels, entry, at, j, i + 1, fu * (1 - fv) * share, mask, r, g, b, a)
-    r, g, b, a = _tap(texels, entry, at, j + 1, i, (1 - fu) * fv * share, mask, r, g, b, a)
-    r, g, b, a = _tap(texels, entry, at, j + 1, i + 1, fu * fv * share, mask, r, g, b, a)
+    r, g, b, a = _tap(texels, entry, at, j, i, (1 - fu) * (1 - fv) * share, mask, r, g, b, a, table, FILM)
+    r, g, b, a = _tap(texels, entry, at, j, i + 1, fu * (1 - fv) * share, mask, r, g, b, a, table, FILM)
+    r, g, b, a = _tap(texels, entry, at, j + 1, i, (1 - fu) * fv * share, mask, r, g, b, a, table, FILM)
+    r, g, b, a = _tap(texels, entry, at, j + 1, i + 1, fu * fv * share, mask, r, g, b, a, table, FILM)
     return r, g, b, a
 
 
@@ -147,7 +174,9 @@ def _wrap(u, size, border):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @triton.jit
-def _level(texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g, b, a):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _level(  # type: ignore[no-untyped-def]  # pragma: no cover
+    texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g, b, a, table, FILM: tl.constexpr
+):
     """Add one mip level of a picture."""
     if (tl.load(entry + _AFFINE) == 1) & (tl.load(entry + _FOLDED) == 0):
         u = tl.load(entry + at + _U) + x * tl.load(entry + at + _U_X) + y * tl.load(entry + at + _U_Y)
@@ -155,7 +184,9 @@ def _level(texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g
         # 24 bits of the fraction are what float32 holds exactly.
         fu = ((u >> 8) & 0xFFFFFF).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0)
         fv = ((v >> 8) & 0xFFFFFF).to(tl.int32).to(tl.float32) * (1.0 / 16777216.0)
-        r, g, b, a = _bilinear(texels, entry, at, u >> 32, v >> 32, fu, fv, share, mask, r, g, b, a)
+        r, g, b, a = _bilinear(
+            texels, entry, at, u >> 32, v >> 32, fu, fv, share, mask, r, g, b, a, table, FILM
+        )
     else:
         # Names of their own: Triton wants a name of both branches to have one type.
         pu, pv, known = _project(real, x, y)
@@ -171,19 +202,21 @@ def _level(texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g
         iu, iv = tl.floor(pu), tl.floor(pv)
         fu, fv = (pu - iu).to(tl.float32), (pv - iv).to(tl.float32)
         i, j = iu.to(tl.int64), iv.to(tl.int64)
-        r, g, b, a = _bilinear(texels, entry, at, i, j, fu, fv, share, mask & known, r, g, b, a)
+        r, g, b, a = _bilinear(texels, entry, at, i, j, fu, fv, share, mask & known, r, g, b, a, table, FILM)
     return r, g, b, a
 
 
 @triton.jit
-def _picture(texels, entry, real, x, y, mask, zero):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _picture(texels, entry, real, x, y, mask, zero, table, FILM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     level = tl.load(real + _LEVEL)
     low = tl.floor(level)
     mix = (level - low).to(tl.float32)
     low = low.to(tl.float32)
-    r, g, b, a = _level(texels, entry, real, _NEAR, low, 1 - mix, x, y, mask, zero, zero, zero, zero)
+    r, g, b, a = _level(
+        texels, entry, real, _NEAR, low, 1 - mix, x, y, mask, zero, zero, zero, zero, table, FILM
+    )
     if mix > 0:
-        r, g, b, a = _level(texels, entry, real, _FAR, low + 1, mix, x, y, mask, r, g, b, a)
+        r, g, b, a = _level(texels, entry, real, _FAR, low + 1, mix, x, y, mask, r, g, b, a, table, FILM)
     return r, g, b, a
 
 
@@ -192,7 +225,105 @@ def _blend(below, color, alpha, real, c: tl.constexpr, opacity, plain):  # type:
     if plain == 0:
         gain, bias = tl.load(real + _GAIN + c).to(tl.float32), tl.load(real + _BIAS + c).to(tl.float32)
         color = tl.minimum(tl.maximum(color * gain + alpha * bias, 0.0), alpha)
+        gamma = tl.load(real + _GAMMA).to(tl.float32)
+        if gamma != 1.0:
+            full = tl.where(alpha > 0, alpha, 1.0)
+            share = tl.where(color > 0, color / full, 1.0)
+            color = tl.where(color > 0, tl.exp2(tl.log2(share) * gamma) * full, 0.0)
     return color * opacity + below * (1 - alpha * opacity * (1.0 / 255.0))
+
+
+@triton.jit
+def _moment(  # type: ignore[no-untyped-def]  # pragma: no cover
+    m,
+    first,
+    ints,
+    reals,
+    bank,
+    extra,
+    table,
+    left,
+    top,
+    x,
+    y,
+    inside,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    OWNERS: tl.constexpr,
+    FILM: tl.constexpr,
+):
+    """Return colours 0..255 and owners of a tile at one moment."""
+    zero = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.float32)
+    red, green, blue = zero, zero, zero
+    owner = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.int32)
+    for e in range(tl.load(first + m), tl.load(first + m + 1)):
+        entry, real = ints + e * _NUM_INTS, reals + e * _NUM_REALS
+        x0, y0 = tl.load(entry + _AREA), tl.load(entry + _AREA + 1)
+        x1, y1 = tl.load(entry + _AREA + 2), tl.load(entry + _AREA + 3)
+        if (x0 < left + TILE_COLUMNS) & (x1 > left) & (y0 < top + TILE_ROWS) & (y1 > top):
+            kind = tl.load(entry + _KIND)
+            c0, c1, c2 = (
+                tl.load(entry + _COLOR),
+                tl.load(entry + _COLOR + 1),
+                tl.load(entry + _COLOR + 2),
+            )
+            if kind == _SOLID:
+                r, g, b = zero + c0.to(tl.float32), zero + c1.to(tl.float32), zero + c2.to(tl.float32)
+                if FILM:
+                    r, g, b = (
+                        zero + tl.load(table + c0),
+                        zero + tl.load(table + c1),
+                        zero + tl.load(table + c2),
+                    )
+                a = zero + 255.0
+            elif kind == _NOISE:
+                u, v, known = _project(real, x, y)
+                u, v = tl.floor(u).to(tl.int64).to(tl.uint32), tl.floor(v).to(tl.int64).to(tl.uint32)
+                seed = (c0 | (c1 << 32)).to(tl.uint64)
+                none = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.uint32)
+                frame = none + c2.to(tl.uint32)
+                w0, _, _, _ = tl.philox(seed, u, v, frame, none)
+                w1, _, _, _ = tl.philox(seed, u, v, frame, none + 1)
+                w2, _, _, _ = tl.philox(seed, u, v, frame, none + 2)
+                r = (w0 >> 24).to(tl.float32)
+                g = (w1 >> 24).to(tl.float32)
+                b = (w2 >> 24).to(tl.float32)
+                if FILM:
+                    r = tl.load(table + (w0 >> 24).to(tl.int32))
+                    g = tl.load(table + (w1 >> 24).to(tl.int32))
+                    b = tl.load(table + (w2 >> 24).to(tl.int32))
+                a = zero + 255.0
+            else:
+                seen = inside & (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+                texels = extra
+                if tl.load(entry + _FROM_BANK) == 1:
+                    texels = bank
+                r, g, b, a = _picture(texels, entry, real, x, y, seen, zero, table, FILM)
+            opacity, plain = tl.load(real + _OPACITY).to(tl.float32), tl.load(entry + _PLAIN)
+            red = _blend(red, r, a, real, 0, opacity, plain)
+            green = _blend(green, g, a, real, 1, opacity, plain)
+            blue = _blend(blue, b, a, real, 2, opacity, plain)
+            if OWNERS:
+                owns = a * opacity * (1.0 / 255.0) >= _OWNS
+                label = tl.load(entry + _LABEL).to(tl.int32)
+                owner = tl.where(owns & (label != _SHADOW), label, owner)
+    return red, green, blue, owner
+
+
+@triton.jit
+def _to_srgb(light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the sRGB values 0..255 of light 0..255."""
+    share = tl.minimum(tl.maximum(light * (1.0 / 255.0), 0.0), 1.0)
+    bright = (255 * 1.055) * tl.exp2(tl.log2(tl.maximum(share, 0.0031308)) * (1 / 2.4)) - 255 * 0.055
+    return tl.where(share <= 0.0031308, light * 12.92, bright)
+
+
+@triton.jit
+def _grained(value, seed, u, v, frame, none, c: tl.constexpr, deviation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Add to a channel the sum of a word's four bytes, less its mean, times a deviation."""
+    word, _, _, _ = tl.philox(seed, u, v, frame, none + c)
+    total = (word & 255) + ((word >> 8) & 255) + ((word >> 16) & 255) + (word >> 24)
+    return value + (total.to(tl.float32) - _GRAIN_MEAN) * deviation
 
 
 @triton.jit
@@ -205,6 +336,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     reals,
     bank,
     extra,
+    moments,
+    film,
+    meaning,
     height,
     width,
     num_frames,
@@ -219,6 +353,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     INTERLEAVED: tl.constexpr,
     WITH_LABELS: tl.constexpr,
     WITH_COUNTS: tl.constexpr,
+    WITH_FILM: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
 ):
@@ -226,49 +361,47 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     x = (left + tl.arange(0, TILE_COLUMNS)[None, :]).to(tl.int64)
     y = (top + tl.arange(0, TILE_ROWS)[:, None]).to(tl.int64)
     inside = (x < width) & (y < height)
-    zero = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.float32)
-    red, green, blue = zero, zero, zero
-    owner = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.int32)
-    for e in range(tl.load(first + f), tl.load(first + f + 1)):
-        entry, real = ints + e * _NUM_INTS, reals + e * _NUM_REALS
-        x0, y0 = tl.load(entry + _AREA), tl.load(entry + _AREA + 1)
-        x1, y1 = tl.load(entry + _AREA + 2), tl.load(entry + _AREA + 3)
-        if (x0 < left + TILE_COLUMNS) & (x1 > left) & (y0 < top + TILE_ROWS) & (y1 > top):
-            kind = tl.load(entry + _KIND)
-            c0, c1, c2 = (
-                tl.load(entry + _COLOR),
-                tl.load(entry + _COLOR + 1),
-                tl.load(entry + _COLOR + 2),
-            )
-            if kind == _SOLID:
-                r, g, b = zero + c0.to(tl.float32), zero + c1.to(tl.float32), zero + c2.to(tl.float32)
-                a = zero + 255.0
-            elif kind == _NOISE:
-                u, v, known = _project(real, x, y)
-                u, v = tl.floor(u).to(tl.int64).to(tl.uint32), tl.floor(v).to(tl.int64).to(tl.uint32)
-                seed = (c0 | (c1 << 32)).to(tl.uint64)
-                none = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.uint32)
-                frame = none + c2.to(tl.uint32)
-                w0, _, _, _ = tl.philox(seed, u, v, frame, none)
-                w1, _, _, _ = tl.philox(seed, u, v, frame, none + 1)
-                w2, _, _, _ = tl.philox(seed, u, v, frame, none + 2)
-                r = (w0 >> 24).to(tl.float32)
-                g = (w1 >> 24).to(tl.float32)
-                b = (w2 >> 24).to(tl.float32)
-                a = zero + 255.0
-            else:
-                seen = inside & (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-                texels = extra
-                if tl.load(entry + _FROM_BANK) == 1:
-                    texels = bank
-                r, g, b, a = _picture(texels, entry, real, x, y, seen, zero)
-            opacity, plain = tl.load(real + _OPACITY).to(tl.float32), tl.load(entry + _PLAIN)
-            red = _blend(red, r, a, real, 0, opacity, plain)
-            green = _blend(green, g, a, real, 1, opacity, plain)
-            blue = _blend(blue, b, a, real, 2, opacity, plain)
-            if WITH_LABELS or WITH_COUNTS:
-                owns = a * opacity * (1.0 / 255.0) >= _OWNS
-                owner = tl.where(owns, tl.load(entry + _LABEL).to(tl.int32), owner)
+    OWNERS: tl.constexpr = WITH_LABELS or WITH_COUNTS
+    if WITH_FILM:
+        zero = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.float32)
+        red, green, blue = zero, zero, zero
+        owner = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.int32)
+        exposure = film + f * _NUM_FILM
+        linear = tl.load(exposure + _LINEAR) > 0
+        table = meaning + tl.where(linear, 256, 0)
+        begin, end = tl.load(moments + f), tl.load(moments + f + 1)
+        for m in range(begin, end):
+            r, g, b, o = _moment(
+                m, first, ints, reals, bank, extra, table, left, top, x, y, inside, TILE_ROWS, TILE_COLUMNS,
+                OWNERS, True,
+            )  # fmt: skip
+            red, green, blue = red + r, green + g, blue + b
+            # The middle moment is the frame itself.
+            owner = tl.where(m == (begin + end) // 2, o, owner)
+        count = (end - begin).to(tl.float32)
+        red, green, blue = red / count, green / count, blue / count
+        if linear:
+            red, green, blue = _to_srgb(red), _to_srgb(green), _to_srgb(blue)
+        deviation = (tl.load(exposure + _GRAIN) / _GRAIN_DEVIATION).to(tl.float32)
+        if deviation > 0:
+            none = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.uint32)
+            u = none + ((x.to(tl.float64) + 0.5) * tl.load(exposure + _CELLS)).to(tl.int64).to(tl.uint32)
+            v = none + ((y.to(tl.float64) + 0.5) * tl.load(exposure + _CELLS + 1)).to(tl.int64).to(tl.uint32)
+            key0 = tl.load(exposure + _GRAIN_KEY).to(tl.int64)
+            key1 = tl.load(exposure + _GRAIN_KEY + 1).to(tl.int64)
+            seed = (key0 | (key1 << 32)).to(tl.uint64)
+            frame = none + tl.load(exposure + _GRAIN_FRAME).to(tl.int64).to(tl.uint32)
+            red = _grained(red, seed, u, v, frame, none, 0, deviation)
+            green = _grained(green, seed, u, v, frame, none, 1, deviation)
+            blue = _grained(blue, seed, u, v, frame, none, 2, deviation)
+        red = tl.minimum(tl.maximum(red, 0.0), 255.0)
+        green = tl.minimum(tl.maximum(green, 0.0), 255.0)
+        blue = tl.minimum(tl.maximum(blue, 0.0), 255.0)
+    else:
+        red, green, blue, owner = _moment(
+            f, first, ints, reals, bank, extra, meaning, left, top, x, y, inside, TILE_ROWS, TILE_COLUMNS,
+            OWNERS, False,
+        )  # fmt: skip
     red, green, blue = tl.floor(red + 0.5), tl.floor(green + 0.5), tl.floor(blue + 0.5)
     size = height * width
     f = f.to(tl.int64)

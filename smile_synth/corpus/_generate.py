@@ -22,12 +22,11 @@ from smile_synth.corpus._header import (
     LAYOUTS,
     CorpusHeader,
     licences,
-    recipe_values,
     versions,
 )
 from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, labels_to_json
 from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium, damaged
 from smile_synth.corpus._store import (
     SHARDS,
     Source,
@@ -148,13 +147,13 @@ def generate(
         raise UserError(f"layout '{layout}': allowed are {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"shard-index must be in 0..{part[1] - 1}, got {part[0]}")
-    check_medium(media, quality, size_hw)
+    check_medium(media, quality, size_hw, compresses=recipe.compresses)
     _check_size(size_hw, recipe.num_frames)
     kinds = check_kinds(tuple(labels))
     # Draw one scene before anything is written: a recipe that asks for what is not there fails here.
     scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=0).scaled_to(size_hw)
     wanted = CorpusHeader(
-        recipe=recipe_values(recipe),
+        recipe=recipe.values(),
         recipe_digest=recipe.digest,
         bank_digest=bank.digest,
         background_digest=scene.background_digest,
@@ -455,6 +454,8 @@ def make_members(
     media = [name for name in names if name in media_names(header)]
     if media:
         frames = composite(scene, job.bank, job.backgrounds)
+        if scene.looks.compression is not None:
+            frames = damaged(frames, scene.fps, scene.looks.compression)
         encoded = MEDIA[header.media].encode(frames, header.fps, header.quality)
         made |= {name: encoded[name] for name in media}
     return made, labels

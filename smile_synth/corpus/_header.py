@@ -166,12 +166,6 @@ def versions() -> dict[str, str]:
     return {**{name: version(name) for name in _PACKAGES}, "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain data."""
-    values: dict[str, Any] = recipe.model_dump(mode="json")
-    return values
-
-
 def licences(bank: ObjectBank, backgrounds: BackgroundFolder | None) -> dict[str, Any]:
     """Sum up under which licences a corpus's sources are."""
     names = Counter(name or "not recorded" for name in bank.index["licence"].to_pylist())

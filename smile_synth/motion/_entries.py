@@ -37,6 +37,8 @@ OBJECT_CURVES: dict[str, Curve] = {
     "tilt": Curve(2, 0.0, -80.0, 80.0, "degrees"),
     "opacity": Curve(1, 1.0, 0.0, 1.0, "share"),
     "gain": Curve(3, 1.0, 0.0, 4.0, "gain"),
+    "bias": Curve(3, 0.0, -1.0, 1.0, "bias"),
+    "gamma": Curve(1, 1.0, 0.1, 10.0, "gamma"),
     "depth": Curve(1, 0.0, -_INFINITE, _INFINITE, "ranks"),
 }
 CAMERA_CURVES: dict[str, Curve] = {
@@ -130,6 +132,9 @@ class MotionKeys(RangesModel):
         opacity: 0..1.
         gain: factor on each colour channel, 0..4.
         gain_isotropic: draw one gain for all channels.
+        bias: added to each colour channel after gain, -1..1 (1 is full scale).
+        bias_isotropic: draw one bias for all channels.
+        gamma: exponent of the colours after gain and bias, .1..10; above 1 is darker.
         depth: ranks to the back (positive) or to the front; objects pass each other where orders change.
     """
 
@@ -143,6 +148,9 @@ class MotionKeys(RangesModel):
     opacity: AnyCurve | None = None
     gain: AnyCurve | None = None
     gain_isotropic: bool = False
+    bias: AnyCurve | None = None
+    bias_isotropic: bool = False
+    gamma: AnyCurve | None = None
     depth: AnyCurve | None = None
 
     @model_validator(mode="after")

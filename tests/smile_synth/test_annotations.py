@@ -24,7 +24,8 @@ HALF = 0.5 - 1e-9
 
 def alpha_of(studio: Any, scene: Scene, layer: int, t: int, points: np.ndarray) -> np.ndarray:
     """Return a layer's alpha ``[P]`` at points, without opacity, as the oracle samples it."""
-    return _sample_layer(scene, layer, t, points, studio.bank, studio.pictures)[1][:, 0]
+    pose = scene.object_to_frame[layer, t]
+    return _sample_layer(scene, layer, t, pose, points, studio.bank, studio.pictures)[1][:, 0]
 
 
 def centers_of(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

@@ -297,7 +297,7 @@ def test_damaged_bytes_are_refused(sample: Sampler) -> None:
     for wrong in damaged(data):
         with pytest.raises(UserError, match="cut short or damaged"):
             Scene.from_bytes(wrong)
-    for wrong in (b"", b"SMILE", data[:14], b"SMILESCENE2\n" + data[12:]):
+    for wrong in (b"", b"SMILE", data[:14], b"SMILESCENE3\n" + data[12:]):
         with pytest.raises(UserError, match="not a scene file of this version"):
             Scene.from_bytes(wrong)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Clip, Flow, Labels, Tracks
-from smile_synth.compositing import composite, device_textures, num_texels
+from smile_synth.compositing import Shown, composite, device_textures, num_texels
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
@@ -219,13 +219,13 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
 
 def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
     kept = device_textures("cpu", 4 * 100)
-    shown = [(Picture("backgrounds", number, 5, 7), 0) for number in range(4)]
-    each = num_texels(shown[0][0])
+    shown = [Shown(Picture("backgrounds", number, 5, 7)) for number in range(4)]
+    each = num_texels(shown[0])
     assert each == 35 + 12 + 4 + 1 and 100 // each == 1
     first, second = kept.send(shown[:2], np.arange(2 * each, dtype=np.uint32))
     assert first.tolist() == list(range(each)) and second[0] == each
     assert kept.get(shown[0]) is None and torch.equal(kept.get(shown[1]), second)  # type: ignore[arg-type]
-    frame = (Video(0, (0, 1), 2, 2), 1)
+    frame = Shown(Video(0, (0, 1), 2, 2), 1)
     kept.send([frame], np.zeros(5, np.uint32))
     assert kept.get(frame) is None and kept.get(shown[1]) is not None
 

@@ -1,0 +1,158 @@
+"""Looks by hand, in recipes, scenes, labels and corpora; that backends agree is in test_compositing.py."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smile_synth import geometry
+from smile_synth.annotations import annotate
+from smile_synth.compositing import composite
+from smile_synth.corpus import Corpus, generate
+from smile_synth.errors import UserError
+from smile_synth.looks import Looks, Shadow
+from smile_synth.objects import ObjectBank
+from smile_synth.recipe import Recipe
+from smile_synth.scene import Scene, Solid, sample_scene
+from smile_synth.stream import SyntheticClips, stream
+from smile_synth.strict_yaml import parse
+
+TEXT = """
+size: [20, 28]
+num_frames: 3
+fps: 5
+backgrounds: [{kind: noise}]
+objects: {count: 2, side: [8, 12]}
+motion: [{family: constant-velocity, speed: [1, 3]}]
+"""
+ALL = (
+    "looks.shutter=[90,270]",
+    "looks.shutter_samples=3",
+    "looks.soft_edges=[0.5,1]",
+    "looks.shadows={strength: [0.2, 0.6], distance: 3, blur: [1, 2]}",
+    "looks.linear_light=true",
+    "looks.grain=0.02",
+    "motion.0.bias={family: key-values, start: 0.1, amount: 0.1}",
+    "motion.0.gamma={family: key-values, low: 0.8, high: 1.2, amount: 0.1}",
+)
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return parse(Recipe, TEXT, name="recipe.yaml", overrides=overrides)
+
+
+def oracle(studio: Any, scene: Scene) -> np.ndarray:
+    return composite(scene, studio.bank, studio.pictures, backend="oracle")
+
+
+@pytest.fixture
+def moving(studio: Any) -> Scene:
+    """An object that moves two pixels a frame over a ground."""
+    poses = geometry.translation(np.array([[1.0, 1.0], [3.0, 1.0], [5.0, 1.0]]))
+    scene: Scene = studio.scene(Solid((40, 80, 120)), studio.sheet(studio.object("tiny"), poses))
+    return scene
+
+
+def test_a_shutter_averages_the_moments_it_is_open(studio: Any, moving: Scene) -> None:
+    plain = oracle(studio, moving)[1].astype(float)
+    steps = [geometry.compose(geometry.translation([dx, 0]), moving.object_to_frame[1, 1]) for dx in (-1, 1)]
+    poses = [np.stack([moving.object_to_frame[0], np.stack([step] * 3)]) for step in steps]
+    before, after = (oracle(studio, replace(moving, object_to_frame=pose))[1] for pose in poses)
+    # Three moments, half a frame apart: one pixel.
+    blurred = oracle(studio, replace(moving, looks=Looks(shutter=1.5, shutter_samples=3)))[1]
+    np.testing.assert_array_equal(blurred, np.floor((before + plain + after) / 3 + 0.5))
+
+
+def test_light_is_averaged_as_light(studio: Any) -> None:
+    white = studio.sheet(studio.object("tiny"), geometry.translation([2, 1]), opacity=0.5)
+    white.gain, white.bias = (0.0,) * 3, (1.0,) * 3
+    scene = replace(studio.scene(Solid((0, 0, 0)), white), looks=Looks(linear_light=True))
+    assert oracle(studio, scene)[0, 1, 2].tolist() == [188, 188, 188]  # half the light of white
+
+
+def test_gamma_bends_straight_colours(studio: Any, moving: Scene) -> None:
+    gamma = np.array([[1.0] * 3, [2.0] * 3])
+    red = oracle(studio, replace(moving, gamma=gamma))[0, 1, 1:4, 0]
+    np.testing.assert_array_equal(red, [int(255 * (v / 255) ** 2 + 0.5) for v in (10, 50, 90)])
+
+
+def test_a_shadow_darkens_what_lies_behind_and_owns_nothing(studio: Any, moving: Scene) -> None:
+    cast = replace(moving.layers[1], shadow=Shadow(0.5, (0.0, 2.0), 0.0))
+    scene = replace(moving, layers=(moving.layers[0], cast))
+    frame = oracle(studio, scene)[0]
+    assert frame[3, 1].tolist() == [20, 40, 60] and frame[4, 6].tolist() == [40, 80, 120]
+    np.testing.assert_array_equal(frame[1:3], oracle(studio, moving)[0][1:3])
+    expected = annotate(moving, studio.bank, studio.pictures).labels
+    found = annotate(scene, studio.bank, studio.pictures).labels
+    np.testing.assert_array_equal(found.segmentation, expected.segmentation)
+
+
+def test_grain_has_its_deviation_and_is_new_in_every_frame(studio: Any) -> None:
+    scene = studio.scene(Solid((128, 128, 128)), size_hw=(64, 96), frames=2)
+    frames = oracle(studio, replace(scene, looks=Looks(grain=0.05, grain_key=(3, 4)))) / 255
+    assert abs(frames.std() - 0.05) < 0.001 and abs(frames.mean() - 128 / 255) < 0.001
+    assert abs(np.corrcoef(frames[0].ravel(), frames[1].ravel())[0, 1]) < 0.05
+
+
+def test_soft_edges_move_extents_inwards_as_they_are_drawn(studio: Any) -> None:
+    name = max(studio.bank.class_names, key=lambda name: studio.object(name).height)
+    sheet = studio.sheet(studio.object(name), studio.placed(name, [20.3, 15.1]))
+    scene = studio.scene(Solid((0, 0, 0)), sheet, size_hw=(30, 40), frames=1)
+    soft = replace(scene, layers=(scene.layers[0], replace(scene.layers[1], feather=6.0)))
+    hard_mask, soft_mask = (
+        annotate(each, studio.bank, studio.pictures).labels.amodal_masks[0, 0] for each in (scene, soft)
+    )
+    assert soft_mask.sum() < hard_mask.sum() and not (soft_mask & ~hard_mask).any()
+    assert (oracle(studio, soft) <= oracle(studio, scene).astype(int) + 1).all()
+
+
+def test_looks_change_no_other_draw_and_outlive_their_bytes(bank: ObjectBank) -> None:
+    plain = sample_scene(recipe_of(), bank, seed=1, index=4)
+    scene = sample_scene(recipe_of(*ALL, "looks.compression=30"), bank, seed=1, index=4)
+    np.testing.assert_array_equal(scene.object_to_frame, plain.object_to_frame)
+    again = Scene.from_bytes(scene.to_bytes())
+    assert again.looks == scene.looks and again.layers == scene.layers and again.digest == scene.digest
+    np.testing.assert_array_equal(again.gamma, scene.gamma)
+    assert scene.looks.compression == 30 and 0.25 <= scene.looks.shutter <= 0.75
+    assert scene.factors["looks.grain_share"] == 0.02
+    assert "looks" not in recipe_of().values() and plain.to_bytes().startswith(b"SMILESCENE1\n")
+
+
+@pytest.mark.parametrize("out_dtype", ["uint8", "float32"])
+def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
+    recipe = recipe_of(*ALL)
+    batches = stream(recipe, bank, batch_size=2, device="cpu", seed=1, out_dtype=out_dtype)
+    with closing(batches):
+        found = next(batches).frames[1].numpy()
+    expected = composite(sample_scene(recipe, bank, seed=1, index=1), bank)
+    scale = 255 if out_dtype == "float32" else 1
+    np.testing.assert_array_equal(np.round(found.transpose(0, 2, 3, 1) * scale), expected)
+
+
+def test_compression_damages_written_clips_alone(bank: ObjectBank, tmp_path: Path) -> None:
+    recipe = recipe_of("looks.compression=45")
+    generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, media="npz")
+    stored = Corpus(tmp_path / "c").frames(0).astype(int)
+    difference = np.abs(stored - composite(sample_scene(recipe, bank, seed=0, index=0), bank))
+    assert 1 < difference.mean() < 60
+    with pytest.raises(UserError, match=r"looks.compression: only written corpora"):
+        SyntheticClips(recipe, bank, seed=0, num_clips=1)
+    with pytest.raises(UserError, match=r"size 21x28: looks.compression needs even sides"):
+        generate(recipe_of("looks.compression=45", "size=[21,28]"), bank, out=tmp_path / "d", num_clips=1, seed=0,
+                 media="npz")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("looks.shutter_samples=4", "shutter_samples is odd"),
+        ("looks.shutter=400", "less than or equal to 360"),
+        ("looks.grane=0.1", "grain"),
+    ],
+)
+def test_wrong_looks_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_of(override)
