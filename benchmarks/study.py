@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # overrides may stand after the options
     console = Console()
     run = StudyRun(Study.load(arguments.study, arguments.overrides), arguments.work)
     environment = record.environment()

@@ -489,7 +489,9 @@ def _read_saved(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise KeyError
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise UserError(f"'{path}': cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"'{path}': not a file of smile-train evaluate") from None
     return content
 

@@ -243,6 +243,8 @@ def test_every_protocol_with_its_controls(moving: Path, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(UserError, match="b.json': not a file of smile-train evaluate"):
         compare_evaluations(tmp_path / "a.json", tmp_path / "b.json")
+    with pytest.raises(UserError, match="none.json': cannot be read: No such file"):
+        compare_evaluations(tmp_path / "none.json", tmp_path / "b.json")
 
 
 def test_attentive_probe_reads_all_tokens(moving: Path) -> None:
