@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,6 +280,26 @@ def sampling_results() -> str:
     return "\n".join(lines)
 
 
+def stream_results() -> str:
+    """Return how fast streams are on the CPU, and how soon they begin."""
+    result = _load(RESULTS / "stream_cpu.json")
+    lines = [
+        "| 16x224x224, two objects | clips/s (median) | lowest | highest |",
+        "|---|---|---|---|",
+    ]
+    for name, row in result["results"].items():
+        lines.append(f"| {name} | {row['clips_per_second']} | {row['lowest']} | {row['highest']} |")
+    lines += ["", "| first batch of 16, from opening the bank on | s (median) | highest |", "|---|---|---|"]
+    for name, values in result["first_batch_seconds"].items():
+        lines.append(f"| {name} | {median(values):.2f} | {max(values):.2f} |")
+    lines += [
+        "",
+        f"{result['repeats']} repeats of {result['seconds']:g} s, batches of {result['batch']}. "
+        f"{_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 def digest_results() -> str:
     """Return between which Python versions the scenes were found equal."""
     result = _load(RESULTS / "scene_digests.json")
@@ -355,6 +376,7 @@ BLOCKS = {
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
+    "stream-results": (ROOT / "docs" / "performance.md", stream_results),
     "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
     "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
