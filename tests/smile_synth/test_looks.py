@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from smile_synth import geometry
 from smile_synth.annotations import annotate
-from smile_synth.compositing import composite
+from smile_synth.compositing import composite, render
 from smile_synth.corpus import Corpus, generate
 from smile_synth.errors import UserError
 from smile_synth.looks import Looks, Shadow
@@ -20,6 +21,7 @@ from smile_synth.scene import Scene, Solid, sample_scene
 from smile_synth.stream import SyntheticClips, stream
 from smile_synth.strict_yaml import parse
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TEXT = """
 size: [20, 28]
 num_frames: 3
@@ -88,6 +90,17 @@ def test_a_shadow_darkens_what_lies_behind_and_owns_nothing(studio: Any, moving:
     expected = annotate(moving, studio.bank, studio.pictures).labels
     found = annotate(scene, studio.bank, studio.pictures).labels
     np.testing.assert_array_equal(found.segmentation, expected.segmentation)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_devices_own_pixels_as_labels_say(studio: Any, moving: Scene, backend: str) -> None:
+    pytest.importorskip(backend)
+    layer = replace(moving.layers[1], shadow=Shadow(0.9, (2.0, 1.0), 2.0))
+    scene = replace(moving, layers=(moving.layers[0], layer), looks=Looks(shutter=1.0, shutter_samples=3))
+    drawn = render([scene], studio.bank, studio.pictures, backend=backend, device=DEVICE, segmentation=True)
+    expected = annotate(moving, studio.bank, studio.pictures).segmentation
+    assert drawn.segmentation is not None and expected.any()
+    np.testing.assert_array_equal(drawn.segmentation[0].cpu().numpy(), expected)
 
 
 def test_grain_has_its_deviation_and_is_new_in_every_frame(studio: Any) -> None:
