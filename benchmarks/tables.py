@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -345,6 +347,35 @@ def evaluate_results() -> str:
     return "\n".join(lines)
 
 
+def study_results() -> str:
+    """Return what the arms of the study that was run scored."""
+    result = _load(RESULTS / "study_motion_pattern.json")
+    settings = yaml.safe_load(result["settings"])
+    lines = [
+        "| probe | arm | accuracy %, mean | 95 % interval | by seed | random encoders | "
+        "above the reference: 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        seeds = ", ".join(f"{100 * value:.1f}" for value in row["by_seed"])
+        margin = "reference"
+        if row["difference"] is not None:
+            between = _percent(row["difference_low"], row["difference_high"], signed=True)
+            margin = f"{100 * row['difference']:+.1f}: {between}"
+        lines.append(
+            f"| {row['task']} | {row['arm']} | {100 * row['mean']:.1f} | {_percent(row['low'], row['high'])} "
+            f"| {seeds} | {100 * row['random']:.1f} | {margin} |"
+        )
+    lines += [
+        "",
+        f"Seeds {', '.join(map(str, result['seeds']))}; {settings['num_train']} training and "
+        f"{settings['num_test']} test clips a probe; `{settings['base']}` with "
+        f"`{', '.join(settings['overrides'])}`; {result['cpu_minutes']} minutes of processor time in all. "
+        f"`benchmarks/study.py {result['study']}`, {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 def report_results() -> str:
     """Return how long reports take, how large they are and how soon they open."""
     result = _load(RESULTS / "report_speed.json")
@@ -373,6 +404,7 @@ def report_results() -> str:
 
 BLOCKS = {
     "report-results": (ROOT / "docs" / "looking.md", report_results),
+    "study-results": (ROOT / "docs" / "ablations.md", study_results),
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
