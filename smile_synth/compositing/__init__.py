@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.compositing._cpu import composite_cpu
+from smile_synth.compositing._cpu import composite_cpu, write_normalised
 from smile_synth.compositing._film import composite_film
-from smile_synth.compositing._narrow import to_bfloat16
 from smile_synth.compositing._oracle import composite_oracle
 from smile_synth.compositing._parameters import (
     Parameters,
@@ -69,7 +68,6 @@ OUT_DTYPES = tuple(STORED)
 # Mean and standard deviation of each channel.
 Normalise = tuple[Triple, Triple]
 NOT_NORMALISED: Normalise = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-_NO_FLOATS = (0, 3, 1, 1)
 
 
 def composite(
@@ -279,24 +277,18 @@ def draw_frames(
     chosen = _checked(scenes, bank, backgrounds, "cpu", frames)
     parameters = prepare(scenes, bank, backgrounds, chosen)
     flat = out.reshape(-1, *out.shape[2:])
-    pixels, planes = np.empty((0, *scenes[0].size_hw, 3), np.uint8), np.empty(_NO_FLOATS, np.float32)
-    if out.dtype == np.uint8:
-        pixels = flat
-    else:
-        planes = flat if out.dtype == np.float32 else np.empty(flat.shape, np.float32)
+    drawn: NDArray[Any] = np.empty(flat.shape, np.float32) if out.dtype == np.float16 else flat
     scale, shift = (values.astype(np.float32) for values in _scale_and_shift(normalise))
     if len(parameters.film):
-        exposed = pixels if len(pixels) else np.empty((len(planes), *scenes[0].size_hw, 3), np.uint8)
+        size_hw = scenes[0].size_hw
+        exposed = drawn if drawn.dtype == np.uint8 else np.empty((len(flat), *size_hw, 3), np.uint8)
         composite_film(parameters, words_of(bank.texels), exposed, threads=threads)
-        if len(planes):
-            values = exposed.transpose(0, 3, 1, 2)
-            np.add(values * scale[:, None, None], shift[:, None, None], out=planes)
+        if exposed is not drawn:
+            write_normalised(exposed, drawn, scale, shift)
     else:
-        composite_cpu(parameters, words_of(bank.texels), pixels, planes, scale, shift, threads=threads)
-    if out.dtype == np.uint16:
-        to_bfloat16(planes.reshape(-1).view(np.uint32), flat.reshape(-1))
-    elif out.dtype == np.float16:
-        flat[:] = planes
+        composite_cpu(parameters, words_of(bank.texels), drawn, scale, shift, threads=threads)
+    if drawn is not flat:
+        flat[:] = drawn
 
 
 def check_output(

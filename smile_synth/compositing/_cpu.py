@@ -1,19 +1,25 @@
-"""The CPU backend: every row of a frame is gathered, mixed and blended in a scratch that stays in cache.
+"""The CPU backend: a frame's ground in bytes, kept while it stands still, and what lies over it.
 
-Positions along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie
-inside the texture is solved for a whole row at once, and only the rest asks for borders. Gathering only
-copies 8-bit texels, two neighbours per 64-bit word. Mixing and blending run over sixteen and more pixels at
-a time in float32, of which no operation is fused or reordered: the same bits on every processor.
+Pictures that end at their edges, moved by affine maps and shown as they are, go through `_fused`. All else is
+drawn here: every row of a frame is gathered, mixed and blended in a scratch that stays in cache. Positions
+along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie inside the
+texture is solved for a whole row at once, and only the rest asks for borders. Gathering only copies 8-bit
+texels, two neighbours per 64-bit word. Mixing and blending run over sixteen and more pixels at a time in
+float32, of which no operation is fused or reordered: the same bits on every processor.
+
+numba's cache follows changes of this file alone: after a change of `_fused` touch this one.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth.compositing._fused import blend_common, is_common
 from smile_synth.compositing._parameters import (
     AFFINE,
     AREA,
@@ -58,32 +64,37 @@ _GROUP = 16
 _PLANE = _SEGMENT + _GROUP
 # Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
 _UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
-_WORDS = 12 * _PLANE  # noise needs six planes of 64 bits
+_WORDS = 5 * _PLANE  # noise needs but four
 _FIXED_ONE = 1 << 32
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
 _FINE = np.float32(2.0**-16)
 _BYTE = np.uint32(255)
 NO_LIGHT = np.empty(0, np.float32)
 NO_LIGHT.flags.writeable = False
+_MASK, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+# What may be drawn into; the compiled kernel takes one of each and leaves alone those that are empty.
+_NOWHERE: dict[type, NDArray[Any]] = {
+    kind: np.empty((0, 1, 1, 1), kind) for kind in (np.uint8, np.float32, np.uint16)
+}
 
 
 def composite_cpu(
     parameters: Parameters,
     bank: NDArray[np.uint32],
-    frames: NDArray[np.uint8],
-    planes: NDArray[np.float32],
+    out: NDArray[Any],
     scale: NDArray[np.float32],
     shift: NDArray[np.float32],
     *,
     threads: int = 1,
 ) -> None:
-    """Draw all frames into ``frames`` or ``planes``; the other one is empty.
+    """Draw all frames; F counts those of all clips. Several threads draw a run of frames each.
 
-    F counts the frames of all clips. ``frames`` is ``[F, H, W, 3]`` uint8; ``planes`` is ``[F, 3, H, W]``
-    float32 and gets the same values times ``scale`` plus ``shift`` (``[3]`` each). Several threads draw a
-    run of frames each.
+    ``out`` is ``[F, H, W, 3]`` uint8, or ``[F, 3, H, W]`` float32 for the same values times ``scale`` plus
+    ``shift`` (``[3]`` each), or uint16 for the bits of the nearest bfloat16, ties to even.
     """
-    common = (frames, planes, scale, shift, parameters.size_hw[1])
+    frames, floats, halves = (out if out.dtype == kind else none for kind, none in _NOWHERE.items())
+    common = (frames, floats, halves, scale, shift, *parameters.size_hw)
     sources = (parameters.first, parameters.ints, parameters.reals, bank, parameters.extra)
     edges = np.linspace(0, parameters.num_clips * parameters.num_frames, threads + 1).astype(int).tolist()
     if threads == 1:
@@ -95,69 +106,91 @@ def composite_cpu(
 
 @numba.njit(cache=True, nogil=True)
 def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
-    begin, end, frames, planes, scale, shift, width, first, ints, reals, bank, extra
+    begin, end, frames, floats, halves, scale, shift, height, width, first, ints, reals, bank, extra
 ):
-    height = max(frames.shape[1], planes.shape[2])
     words = np.zeros(_WORDS, np.uint32)
-    pairs = words.view(np.uint64)
-    values = frames.reshape(-1)
     sample = np.zeros(4 * _PLANE, np.float32)
     acc = np.zeros(3 * _PLANE, np.float32)
-    rgb = np.empty(3, np.float32)
+    # What is normalised is drawn here first, and stays in cache.
+    frame = np.empty((height, width, 3), np.uint8)
+    rows = np.empty(3 * width, np.float32)
     # A ground other than one colour is kept from frame to frame while it stands still.
-    ground = np.empty((0, 3, width), np.float32)
-    ground_entry = -1
+    ground = np.empty((0, width, 3), np.uint8)
+    kept = -1
     for f in range(begin, end):
+        if len(frames):
+            frame = frames[f]
         a, b = first[f], first[f + 1]
-        flat = a == b or ints[a, KIND] == SOLID or ints[a, BORDER] == TRANSPARENT and ints[a, KIND] == PICTURE
-        fresh = False
-        if flat:
-            rgb[:] = 0.0
-            if a < b and ints[a, KIND] == SOLID:
-                _color(ints[a], reals[a], rgb)
-                a += 1
-            _fill(frames, planes, f, rgb, scale, shift)
+        if a == b or (ints[a, KIND] == PICTURE and ints[a, BORDER] == TRANSPARENT):
+            _set(frame.reshape(-1), 0)
         else:
-            fresh = ground_entry < 0 or not _equal(ints, reals, ground_entry, a)
-            ground_entry = a
+            if ints[a, KIND] == SOLID:
+                _fill(frame, ints[a], reals[a])
+            else:
+                if kept < 0 or not _equal(ints, reals, kept, a):
+                    if len(ground) == 0:
+                        ground = np.empty((height, width, 3), np.uint8)
+                    _set(ground.reshape(-1), 0)
+                    _blend_any(ground, acc, sample, words, ints, reals, a, a + 1, bank, extra)
+                    kept = a
+                _copy(frame.reshape(-1), ground.reshape(-1))
             a += 1
-            if len(ground) == 0:
-                ground = np.empty((height, 3, width), np.float32)
-        for y in range(height):
-            for left in range(0, width, _SEGMENT):
-                right = min(left + _SEGMENT, width)
-                low, high = left, right
-                if flat:
-                    low, high = right, left
-                    for e in range(a, b):
-                        if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                            low = min(low, max(ints[e, AREA], left))
-                            high = max(high, min(ints[e, AREA + 2], right))
-                    if low >= high:
-                        continue
-                    for c in range(3):
-                        acc[c * _PLANE + low - left : c * _PLANE + high - left] = rgb[c]
-                elif fresh:
-                    acc[:] = _ZERO
-                else:
-                    for c in range(3):
-                        acc[c * _PLANE : c * _PLANE + right - left] = ground[y, c, left:right]
-                for e in range(a - fresh, b):
-                    if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                        _layer(
-                            acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, NO_LIGHT
-                        )
-                    if e < a:
-                        for c in range(3):
-                            ground[y, c, left:right] = acc[c * _PLANE : c * _PLANE + right - left]
-                if len(planes):
-                    for c in range(3):
-                        _store_plane(
-                            planes[f, c, y, low:high], acc[c * _PLANE + low - left :], scale[c], shift[c]
-                        )
-                else:
-                    row = (f * height + y) * width
-                    _store_pixels(values[3 * (row + low) : 3 * (row + high)], acc[low - left :])
+        if is_common(ints, a, b):
+            blend_common(frame, ints, reals, a, b, bank, extra)
+        else:
+            _blend_any(frame, acc, sample, words, ints, reals, a, b, bank, extra)
+        if len(frames) == 0:
+            _write_floats(frame, f, floats, halves, rows, scale, shift)
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_floats(frame, f, floats, halves, rows, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write a frame ``[H, W, 3]`` times scale plus shift as planes of a float type."""
+    height, width = frame.shape[:2]
+    for y in range(height):
+        _normalise(rows, frame.reshape(-1), 3 * width * y, width, scale, shift)
+        for c in range(3):
+            if len(floats):
+                _copy(floats[f, c, y], rows[c * width :])
+            else:
+                _to_bfloat16(halves[f, c, y], rows.view(np.uint32)[c * width :])
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_all(frames, floats, halves, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    rows = np.empty(3 * frames.shape[2], np.float32)
+    for f in range(len(frames)):
+        _write_floats(frames[f], f, floats, halves, rows, scale, shift)
+
+
+def write_normalised(
+    frames: NDArray[np.uint8], out: NDArray[Any], scale: NDArray[np.float32], shift: NDArray[np.float32]
+) -> None:
+    """Write frames ``[F, H, W, 3]`` into ``out``, float32 or bfloat16 as of `composite_cpu`."""
+    floats, halves = (out if out.dtype == kind else _NOWHERE[kind] for kind in (np.float32, np.uint16))
+    _write_all(frames, floats, halves, scale, shift)
+
+
+@numba.njit(cache=True, nogil=True)
+def _blend_any(frame, acc, sample, words, ints, reals, first, last, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend entries of all kinds over a frame ``[H, W, 3]``, in float32."""
+    height, width = frame.shape[:2]
+    pairs = words.view(np.uint64)
+    for y in range(height):
+        for left in range(0, width, _SEGMENT):
+            right = min(left + _SEGMENT, width)
+            low, high = right, left
+            for e in range(first, last):
+                if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                    low = min(low, max(ints[e, AREA], left))
+                    high = max(high, min(ints[e, AREA + 2], right))
+            if low >= high:
+                continue
+            _load(acc[low - left :], frame[y, low:high])
+            for e in range(first, last):
+                if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
+                    _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, NO_LIGHT)
+            _store(frame[y, low:high], acc[low - left :])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -172,45 +205,76 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 
 @numba.njit(cache=True, nogil=True)
-def _color(whole, real, rgb):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Set ``rgb`` to a solid's colour after gain, bias and opacity."""
+def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill a frame with a solid's colour after gain, bias and opacity, rounded half up."""
+    row = frame[0]
     for c in range(3):
         value = min(max(real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0, 0.0), 255.0)
         if real[GAMMA] != 1.0:
             value = 255.0 * (value / 255.0) ** real[GAMMA]
-        rgb[c] = value * real[OPACITY]
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill(frames, planes, f, rgb, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    if len(planes):
-        for c in range(3):
-            planes[f, c] = np.floor(rgb[c] + _HALF) * scale[c] + shift[c]
+        row[:, c] = np.uint8(np.int32(value * real[OPACITY] + 0.5))
+    if row[0, 0] == row[0, 1] == row[0, 2]:
+        _set(frame.reshape(-1), row[0, 0])
     else:
-        row = frames[f, 0]
-        for c in range(3):
-            row[:, c] = np.uint8(np.int32(rgb[c] + _HALF))
-        if row[0, 0] == row[0, 1] == row[0, 2]:
-            frames[f].reshape(-1)[:] = row[0, 0]
-        else:
-            for y in range(1, frames.shape[1]):
-                frames[f, y] = row
+        for y in range(1, len(frame)):
+            _copy(frame[y].reshape(-1), row.reshape(-1))
 
 
 @numba.njit(cache=True, nogil=True)
-def _store_pixels(pixels, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Round half up."""
-    for k in range(len(pixels) // 3):
-        pixels[3 * k] = np.uint8(np.int32(acc[k] + _HALF))
-        pixels[3 * k + 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
-        pixels[3 * k + 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
+def _set(out, value):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(out)):
+        out[k] = value
 
 
 @numba.njit(cache=True, nogil=True)
-def _store_plane(row, acc, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Round half up, then normalise."""
+def _copy(out, values):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy as many values as there is room for; an assignment of slices goes one by one."""
+    for k in range(len(out)):
+        out[k] = values[k]
+
+
+@numba.njit(cache=True, nogil=True)
+def _load(acc, row):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(len(row)):
-        row[k] = np.floor(acc[k] + _HALF) * scale + shift
+        acc[k] = row[k, 0]
+        acc[k + _PLANE] = row[k, 1]
+        acc[k + 2 * _PLANE] = row[k, 2]
+
+
+@numba.njit(cache=True, nogil=True)
+def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up."""
+    for k in range(len(row)):
+        row[k, 0] = np.uint8(np.int32(acc[k] + _HALF))
+        row[k, 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
+        row[k, 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
+
+
+@numba.njit(cache=True, nogil=True)
+def _normalise(rows, pixels, first, width, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write a row of pixels as three rows of planes."""
+    first, width, one, two, three = (
+        np.uint64(first),
+        np.uint64(width),
+        np.uint64(1),
+        np.uint64(2),
+        np.uint64(3),
+    )
+    a, b, c = scale[0], scale[1], scale[2]
+    d, e, f = shift[0], shift[1], shift[2]
+    for k in range(width):
+        at = first + k * three
+        rows[k] = np.float32(np.int32(pixels[at])) * a + d
+        rows[k + width] = np.float32(np.int32(pixels[at + one])) * b + e
+        rows[k + two * width] = np.float32(np.int32(pixels[at + two])) * c + f
+
+
+@numba.njit(cache=True, nogil=True)
+def _to_bfloat16(out, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round finite float32 values, given by their bits, to the nearest, ties to even."""
+    for k in range(len(out)):
+        even = np.uint32(0x7FFF) + ((bits[k] >> np.uint32(16)) & np.uint32(1))
+        out[k] = np.uint16(np.uint32(bits[k] + even) >> np.uint32(16))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -446,33 +510,34 @@ def _mix_light(sample, words, share, add, n, light):  # type: ignore[no-untyped-
 
 @numba.njit(cache=True, nogil=True)
 def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Draw uniform noise: Philox by rounds, so that each round runs over many pixels at a time."""
-    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    """Draw uniform noise."""
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
         depth = reals[e, INVERSE + 6] * px + reals[e, INVERSE + 7] * py + reals[e, INVERSE + 8]
         u = (reals[e, INVERSE] * px + reals[e, INVERSE + 1] * py + reals[e, INVERSE + 2]) / depth
         v = (reals[e, INVERSE + 3] * px + reals[e, INVERSE + 4] * py + reals[e, INVERSE + 5]) / depth
-        pairs[4 * _PLANE + k] = np.uint64(int(np.floor(u))) & mask
-        pairs[5 * _PLANE + k] = np.uint64(int(np.floor(v))) & mask
+        pairs[k] = np.uint64(int(np.floor(u))) & _MASK
+        pairs[_PLANE + k] = np.uint64(int(np.floor(v))) & _MASK
+    key0, key1 = np.uint64(ints[e, COLOR]), np.uint64(ints[e, COLOR + 1])
     for c in range(3):
-        for k in range(high - low):
-            pairs[k], pairs[_PLANE + k] = pairs[4 * _PLANE + k], pairs[5 * _PLANE + k]
-            pairs[2 * _PLANE + k], pairs[3 * _PLANE + k] = ints[e, COLOR + 2], c
-        key0, key1 = np.uint64(ints[e, COLOR]), np.uint64(ints[e, COLOR + 1])
-        for _ in range(ROUNDS):
-            for k in range(high - low):
-                a = np.uint64(MULTIPLIERS[0]) * pairs[k]
-                b = np.uint64(MULTIPLIERS[1]) * pairs[2 * _PLANE + k]
-                pairs[k] = (b >> half) ^ pairs[_PLANE + k] ^ key0
-                pairs[_PLANE + k] = b & mask
-                pairs[2 * _PLANE + k] = (a >> half) ^ pairs[3 * _PLANE + k] ^ key1
-                pairs[3 * _PLANE + k] = a & mask
-            key0 = (key0 + np.uint64(WEYL[0])) & mask
-            key1 = (key1 + np.uint64(WEYL[1])) & mask
-        for k in range(high - low):
-            sample[c * _PLANE + k] = np.float32(np.int32(pairs[k] >> np.uint64(24)))
+        _philox(
+            sample[c * _PLANE :], pairs, high - low, np.uint64(ints[e, COLOR + 2]), np.uint64(c), key0, key1
+        )
     sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
+
+
+@numba.njit(cache=True, nogil=True)
+def _philox(out, cells, n, frame, channel, key0, key1):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write the high byte of a channel's first word; vectors run over the pixels, in all rounds at once."""
+    for k in range(n):
+        c0, c1, c2, c3 = cells[k], cells[_PLANE + k], frame, channel
+        k0, k1 = key0, key1
+        for _ in range(ROUNDS):
+            a, b = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
+            c0, c1 = (b >> _32) ^ c1 ^ k0, b & _MASK
+            c2, c3 = (a >> _32) ^ c3 ^ k1, a & _MASK
+            k0, k1 = (k0 + np.uint64(WEYL[0])) & _MASK, (k1 + np.uint64(WEYL[1])) & _MASK
+        out[k] = np.float32(np.int32(c0 >> np.uint64(24)))
 
 
 @numba.njit(cache=True, nogil=True)

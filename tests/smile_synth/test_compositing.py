@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.compositing import composite, composite_chunks, render
+from smile_synth.compositing._fused import is_common
+from smile_synth.compositing._parameters import prepare
 from smile_synth.compositing._philox import philox_word_numpy
 from smile_synth.errors import UserError
 from smile_synth.looks import Looks, Shadow
@@ -243,7 +245,9 @@ def test_minified_noise_does_not_shimmer_as_it_moves(studio: Any, scale: float) 
 
 
 @st.composite
-def poses(draw: st.DrawFn, height: int, width: int, frames: int, size_hw: tuple[int, int]) -> np.ndarray:
+def poses(
+    draw: st.DrawFn, height: int, width: int, frames: int, size_hw: tuple[int, int], *, affine: bool = False
+) -> np.ndarray:
     """Draw affine and projective poses of a texture: 1/20 to 8 times its size, in the frame or out of it."""
     frame_h, frame_w = size_hw
     scale = [2.0 ** draw(st.floats(-np.log2(20), 3)) for _ in range(2)]
@@ -252,9 +256,9 @@ def poses(draw: st.DrawFn, height: int, width: int, frames: int, size_hw: tuple[
     degrees, turn = draw(st.floats(-180, 180)), draw(st.floats(-20, 20))
     shear, tilt = np.eye(3), np.eye(3)
     shear[0, 1] = draw(st.floats(-1, 1))
-    # Up to a horizon inside the texture, seen from its middle.
-    tilt[2, 0] = draw(st.sampled_from([0.0, 0.0, 0.5, -1.2, 3.0])) / width
-    tilt[2, 1] = draw(st.sampled_from([0.0, 0.0, -0.5, 1.2])) / height
+    if not affine:  # up to a horizon inside the texture, seen from its middle
+        tilt[2, 0] = draw(st.sampled_from([0.0, 0.0, 0.5, -1.2, 3.0])) / width
+        tilt[2, 1] = draw(st.sampled_from([0.0, 0.0, -0.5, 1.2])) / height
     return np.stack(
         [
             geometry.compose(
@@ -271,12 +275,13 @@ def poses(draw: st.DrawFn, height: int, width: int, frames: int, size_hw: tuple[
 
 
 @st.composite
-def scenes(draw: st.DrawFn, studio: Any) -> Scene:
+def scenes(draw: st.DrawFn, studio: Any, *, common: bool = False) -> Scene:
+    """Draw scenes; of common ones the objects are only moved, scaled, turned, sheared and faded."""
     size_hw = draw(st.integers(5, 24)), draw(st.integers(7, 31))
     frames = draw(st.integers(1, 2))
 
-    def colors() -> dict[str, Any]:
-        if draw(st.booleans()):
+    def colors(plain: bool = False) -> dict[str, Any]:
+        if plain or draw(st.booleans()):
             return {}
         return {
             "gain": [draw(st.floats(0, 2)) for _ in range(3)],
@@ -303,10 +308,10 @@ def scenes(draw: st.DrawFn, studio: Any) -> Scene:
         sheets.append(
             studio.sheet(
                 surface,
-                draw(poses(surface.height, surface.width, frames, size_hw)),
+                draw(poses(surface.height, surface.width, frames, size_hw, affine=common)),
                 opacity=draw(st.sampled_from([0.0, 1.0, 0.3, 0.5, 0.77])),
                 depth=draw(st.sampled_from([1.0, 2.0, 3.0])),
-                **colors(),
+                **colors(plain=common),
             )
         )
     return studio.scene(background, *sheets, size_hw=size_hw, frames=frames)
@@ -358,10 +363,31 @@ def test_scenes_with_looks_are_those_of_the_oracle(studio: Any, backend: str, ex
     assert (distances(studio, backend, looked(studio), examples) > 1).mean() <= 0.001
 
 
-@pytest.mark.parametrize(("backend", "examples"), [("cpu", 300), ("torch", 60), ("triton", 25)])
-def test_drawn_scenes_are_those_of_the_oracle(studio: Any, backend: str, examples: int) -> None:
+@pytest.mark.parametrize(
+    ("backend", "examples", "common"),
+    [("cpu", 200, False), ("cpu", 200, True), ("torch", 60, False), ("triton", 25, False)],
+)
+def test_drawn_scenes_are_those_of_the_oracle(studio: Any, backend: str, examples: int, common: bool) -> None:
     """At most 3/255 on any pixel, at most 1/255 on all but a thousandth."""
-    assert (distances(studio, backend, scenes(studio), examples) > 1).mean() <= 0.001
+    found = distances(studio, backend, scenes(studio, common=common), examples)
+    assert (found > 1).mean() <= 0.001
+
+
+def test_only_plain_affine_objects_take_the_common_way(studio: Any) -> None:
+    pose = geometry.translation([2, 1])
+    tilted = geometry.translation([2, 1]) @ np.array([[1, 0, 0], [0, 1, 0], [0.1, 0, 1]])
+    sheets = [
+        studio.sheet(studio.object("tiny"), pose, opacity=0.5),
+        studio.sheet(studio.object("tiny"), pose, gain=(1, 1, 0.5)),
+        studio.sheet(studio.object("tiny"), pose, bias=(0, 0.1, 0)),
+        studio.sheet(studio.object("tiny"), tilted),
+    ]
+    scene = studio.scene(studio.sheet(studio.picture(0), border="repeat"), *sheets)
+    ints = prepare([scene], studio.bank, studio.pictures, range(1)).ints
+    assert [bool(is_common(ints, e, e + 1)) for e in range(5)] == [False, True, False, False, False]
+    assert is_common(ints, 1, 2) and not is_common(ints, 1, 3) and is_common(ints, 2, 2)
+    bent = replace(scene, gamma=np.full((5, 3), 2.0))
+    assert not is_common(prepare([bent], studio.bank, studio.pictures, range(1)).ints, 1, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
@@ -443,6 +469,15 @@ def test_normalised_batches_are_channels_first(
     assert frames.dtype == getattr(torch, out_dtype) and frames.shape == (3, 2, 3, 16, 24)
     error = (frames.double().cpu() - expected.cpu().permute(0, 1, 4, 2, 3)).abs().max()
     assert error <= {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}[out_dtype]
+
+
+def test_bfloat16_is_the_nearest_to_float32(studio: Any, batch: list[Scene]) -> None:
+    options: Any = {"normalise": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+    fine, coarse = (
+        render(batch, studio.bank, studio.pictures, out_dtype=kind, **options).frames
+        for kind in ("float32", "bfloat16")
+    )
+    assert torch.equal(coarse, fine.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

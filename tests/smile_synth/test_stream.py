@@ -209,7 +209,8 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
                 (expected,) = islice(
                     stream(recipe, bank, folder, workers=0, start_step=batch.indices[0] // 4, **options), 1
                 )
-                assert (batch.frames.int() - expected.frames.int()).abs().max() <= 1
+                difference = (batch.frames.int() - expected.frames.int()).abs()
+                assert difference.max() <= 3 and (difference > 1).float().mean() <= 1e-3
                 assert batch.segmentation is not None and expected.segmentation is not None
                 assert (batch.segmentation != expected.segmentation).float().mean() < 1e-3
                 assert batch.coverage is not None and expected.coverage is not None
