@@ -423,7 +423,7 @@ def draw_plot(summary: Sequence[Summary]) -> str:
         panel.set_xlabel("accuracy %", fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(arms)), arms)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(arms) - 0.5, -0.5)  # the first on top, room for markers at both ends
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "smile-video"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
