@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from smile_synth.corpus import write_bytes
+from smile_synth.corpus import held, sweep, write_bytes
 from smile_synth.errors import UserError
+from smile_train.checkpoint import CHECKPOINTS
 from smile_train.masking import Grid, seen_frames
 
 LOG = "log.jsonl"
@@ -194,22 +194,12 @@ def _git_state() -> dict[str, Any] | None:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made where there is none, for this process alone.
+    """Hold a run's folder, which is made where there is none; what a killed run left half is removed.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"out '{folder}': cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"out '{folder}': another run is writing there; give another folder") from None
-        try:
-            yield
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
+    with held(folder, "another run is writing there; give another folder"):
+        sweep(folder)
+        sweep(folder / CHECKPOINTS)
+        yield

@@ -1,7 +1,7 @@
 """Corpora on disk: writing, resuming, reading, checking and mending."""
 
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._files import write_bytes
+from smile_synth.corpus._files import held, sweep, write_bytes
 from smile_synth.corpus._generate import CorpusSummary, Progress, generate
 from smile_synth.corpus._header import LAYOUTS, CorpusHeader
 from smile_synth.corpus._labels import KINDS, labels_to_json
@@ -31,12 +31,14 @@ __all__ = [
     "convert",
     "extend",
     "generate",
+    "held",
     "labels_to_json",
     "merge",
     "npz_bytes",
     "picture_bytes",
     "regenerate",
     "repair",
+    "sweep",
     "verify",
     "write_bytes",
     "write_mp4",

@@ -68,11 +68,11 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep every other writer out of a corpus; what a killed one left half is removed.
+def held(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a folder, which is made where there is none, for this process alone.
 
     Raises:
-        UserError: another process is writing there, or nothing can be written there.
+        UserError: another process holds it (``taken`` says so), or nothing can be written there.
     """
     path = folder / LOCK
     with told(folder):
@@ -85,15 +85,27 @@ def only_writer(folder: Path) -> Iterator[None]:
             if os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError
         except OSError:
-            raise UserError(f"out '{folder}': another process is writing this corpus") from None
+            raise UserError(f"out '{folder}': {taken}") from None
         try:
-            _sweep(folder)
             yield
-            _sweep(folder)  # a worker elsewhere may have been killed and replaced
         finally:
             path.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    for left in folder.rglob("*" + PART):
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep every other writer out of a corpus; what a killed one left half is removed.
+
+    Raises:
+        UserError: another process is writing there, or nothing can be written there.
+    """
+    with held(folder, "another process is writing this corpus"):
+        sweep(folder, "**/*")
+        yield
+        sweep(folder, "**/*")  # a worker elsewhere may have been killed and replaced
+
+
+def sweep(folder: Path, pattern: str = "*") -> None:
+    """Remove what dead writers left half, of the files that fit the pattern."""
+    for left in folder.glob(pattern + PART):
         left.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""Frozen teachers: image transformers of open_clip and timm; a clip in, patch tokens out."""
+"""Frozen teachers: image transformers of open_clip and timm; a clip in, patch tokens out.
+
+Both libraries are imported where they are used: they take seconds to load, and many runs need no teacher.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import timm
 import torch
 import torch.nn.functional as F
-from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import resize_pos_embed
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from smile_synth.errors import UserError, nearest
@@ -72,6 +69,9 @@ class Teacher(nn.Module):
         Raises:
             UserError: it is no vision transformer, or has not what the options ask for.
         """
+        from open_clip.timm_model import TimmModel
+        from open_clip.transformer import VisionTransformer
+
         super().__init__()
         self.options = options = options or TeacherOptions()
         trunk = visual.trunk if isinstance(visual, TimmModel) else visual
@@ -198,6 +198,8 @@ def _finish(trunk: Any, options: TeacherOptions, own: bool) -> tuple[nn.Module |
 
 
 def _statistics(visual: Any, wanted: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
     if wanted == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD
     if wanted == "clip":
@@ -214,6 +216,9 @@ def load_teacher(options: TeacherOptions, *, size_hw: Size, patch_size: int, tub
         UserError: unknown model, weights that cannot be had or do not fit, layers or a norm that it has not,
             or patches that are not the student's and are not to be interpolated.
     """
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
     model, grid = options.model, (size_hw[0] // patch_size, size_hw[1] // patch_size)
     input_hw = options.input_size or size_hw
     if model.startswith(TIMM):
@@ -258,6 +263,9 @@ def load_clip(
     Raises:
         UserError: unknown model, weights that cannot be had, or OpenAI's without QuickGELU.
     """
+    import open_clip
+    from open_clip.transformer import VisionTransformer
+
     name = f"{LOCAL}{shipped('assets') / TINY_CLIP}" if model == TINY_CLIP else model
     local = name.startswith(LOCAL)
     if local and not (Path(name.removeprefix(LOCAL)) / "open_clip_config.json").is_file():
@@ -314,6 +322,9 @@ def load_clip(
 
 def _resized(model: Any, name: str, size_hw: Size, force_quick_gelu: bool) -> Any:
     """Return the model for another input size, positions interpolated in float32, whatever is stored."""
+    import open_clip
+    from open_clip.model import resize_pos_embed
+
     other = open_clip.create_model(
         name, force_quick_gelu=force_quick_gelu, force_image_size=tuple(size_hw), load_weights=False
     )
@@ -326,6 +337,8 @@ def _resized(model: Any, name: str, size_hw: Size, force_quick_gelu: bool) -> An
 
 def _set_statistics(visual: Any, name: str) -> None:
     """Give a model read from a file the pixel statistics of its published weights, where these agree."""
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(name)
     published = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
     if len({(tuple(one["mean"]), tuple(one["std"])) for one in published}) == 1:
@@ -357,6 +370,8 @@ def _read_openai(path: Path) -> dict[str, Tensor] | None:
 
 
 def _load_timm(model: str, pretrained: str | None) -> Any:
+    import timm
+
     name = model.removeprefix(TIMM)
     known = timm.list_models()
     if name.split(".")[0] not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,26 +21,6 @@ from smile_train.runlog import read_log
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["steps=4", "masks_per_clip=2", "accumulate=2", "ema_decay=0.5", "batch_size=8"]
-# One start of Python and torch for all that needs two processes.
-SCRIPT = """
-import sys
-from smile_synth.errors import UserError
-from smile_train.config import PretrainConfig
-from smile_train.distributed import join_world
-from smile_train.pretrain import pretrain
-
-config, out, *overrides = sys.argv[1:]
-with join_world("cpu") as world:
-    for parallel in ("ddp", "fsdp"):
-        loaded = PretrainConfig.load(config, [*overrides, f"parallel={parallel}"])
-        pretrain(loaded, f"{out}/{parallel}")
-    loaded = PretrainConfig.load(config, [*overrides, "parallel=fsdp", "checkpoint_every=1"])
-    pretrain(loaded, f"{out}/one")  # begun by one process: continued by two
-    try:
-        pretrain(PretrainConfig.load(config, [*overrides, "accumulate=8"]), f"{out}/never")
-    except UserError as error:
-        print(error)
-"""
 
 
 def losses(folder: Path) -> list[float]:
@@ -63,14 +44,42 @@ def runs(shared_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     with pytest.raises(Stop):
         pretrain(config.model_copy(update={"checkpoint_every": 1}), out / "one", on_step=stop)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    (out / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [*launcher, str(out / "script.py"), str(shared_config_file), str(out), *OVERRIDES],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, done.stdout
+    # This process is the first of two, as torchrun would start them; the second is this file as a script.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, **world, "RANK": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, str(shared_config_file), str(out)]
+    with (
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            for name, value in {**world, "RANK": "0"}.items():
+                patch.setenv(name, value)
+            told = two_processes(shared_config_file, out)
+        finally:
+            if sys.exc_info()[0] is not None:
+                second.kill()
+            complaint = second.communicate()[1]
+    assert second.returncode == 0, complaint
+    return out, told + complaint
+
+
+def two_processes(config: Path, out: Path) -> str:
+    """Do what both of two processes do; returns the mistake that both are told."""
+    with join_world("cpu"):
+        for parallel in ("ddp", "fsdp"):
+            loaded = PretrainConfig.load(config, [*OVERRIDES, f"parallel={parallel}"])
+            pretrain(loaded, out / parallel)
+        loaded = PretrainConfig.load(config, [*OVERRIDES, "parallel=fsdp", "checkpoint_every=1"])
+        pretrain(loaded, out / "one")  # begun by one process: continued by two
+        try:
+            pretrain(PretrainConfig.load(config, [*OVERRIDES, "accumulate=8"]), out / "never")
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -129,3 +138,7 @@ def test_cuda_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="device 'cuda': there is none on this machine"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+
+
+if __name__ == "__main__":
+    print(two_processes(Path(sys.argv[1]), Path(sys.argv[2])), file=sys.stderr)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from smile_train.masking import Masker
 from smile_train.models import Student, StudentConfig, Teacher
 from smile_train.optim import WeightAverage, layer_of, make_adamw, parameter_groups, set_lr
 from smile_train.pretrain import plan, pretrain
-from smile_train.runlog import only_run, read_log
+from smile_train.runlog import RunLog, only_run, read_log
 
 
 def losses(folder: Path) -> list[float]:
@@ -210,6 +213,46 @@ def test_the_log_goes_to_tensorboard_too(config_file: Path, tmp_path: Path) -> N
     # One clip's operations times the rate, over the peak.
     _, cost = plan(config)
     assert lines[-1]["mfu"] == pytest.approx(lines[-1]["clips_per_second"] * cost.step_gflops / 100, rel=0.02)
+
+
+def test_the_log_goes_to_wandb_too(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tracker:
+        def __init__(self, **how: Any) -> None:
+            self.how, self.lines, self.ended = how, {}, None
+
+        def log(self, values: dict[str, float], *, step: int) -> None:
+            self.lines[step] = values
+
+        def finish(self, *, exit_code: int) -> None:
+            self.ended = exit_code
+
+    begun: list[Tracker] = []
+    stub = SimpleNamespace(init=lambda **how: begun.append(Tracker(**how)) or begun[-1])
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    pretrain(PretrainConfig.load(config_file, ["steps=3", "wandb=moving"]), tmp_path / "run")
+    (tracker,) = begun
+    assert (tracker.how["project"], tracker.how["dir"]) == ("moving", str(tmp_path / "run"))
+    assert tracker.how["config"]["steps"] == 3 and tracker.ended == 0
+    assert [{"step": step, **values} for step, values in tracker.lines.items()] == read_log(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb 'moving': .* not installed; pip install 'smile-video\[wandb"):
+        pretrain(PretrainConfig.load(config_file, ["wandb=moving"]), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_the_log_is_on_the_disk_before_its_checkpoint(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, save = RunLog.sync, CheckpointWriter.save
+    monkeypatch.setattr(RunLog, "sync", lambda self: (order.append("log"), sync(self)))
+    monkeypatch.setattr(
+        CheckpointWriter, "save", lambda self, *a, **k: (order.append("checkpoint"), save(self, *a, **k))
+    )
+    pretrain(PretrainConfig.load(config_file, ["steps=4"]), tmp_path / "run")
+    assert order == ["log", "checkpoint"] * 2
 
 
 def test_costs_are_those_of_the_published_step() -> None:

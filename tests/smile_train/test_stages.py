@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from smile_synth import BackgroundFolder, ObjectBank, Recipe, UserError, generat
 from smile_synth.corpus import write_mp4
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
-from smile_train.data import CorpusSource, open_data, training_batches
+from smile_train.data import Batch, CorpusSource, open_data, training_batches
 from smile_train.pretrain import pretrain
 from smile_train.runlog import read_log
 
@@ -214,21 +215,28 @@ def test_natural_video_with_objects_pasted_in(videos: Path, config_file: Path, t
     assert len(BackgroundFolder(tmp_path / "list.txt").videos) == 2
 
 
-def test_a_mistake_in_a_worker_is_one_line(corpus: Path, config_file: Path, tmp_path: Path) -> None:
+def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
+    corpus: Path, config_file: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(corpus, copy)
-    config = PretrainConfig.load(
-        config_file, [f"corpus={copy}", "recipe=null", "bank=null", "steps=2", "workers=1"]
-    )
+    config = PretrainConfig.load(config_file, [f"corpus={copy}", "recipe=null", "bank=null", "steps=4"])
     (stage,) = open_data(config).stages
-    for path in (copy / "clips").glob("*.mp4"):
-        path.write_bytes(b"x")
-    with pytest.raises(UserError, match="ends inside clip") as told:
-        next(
-            training_batches(
-                stage, seed=0, batch_size=4, start_step=0, patch_size=8, tubelet_size=2, workers=1
-            )
+
+    def batches(workers: int) -> Iterator[Batch]:
+        return training_batches(
+            stage, seed=0, batch_size=1, start_step=1, patch_size=8, tubelet_size=2, workers=workers
         )
+
+    here = list(batches(0))
+    last = stage.sources[0].clip(3).scene.index
+    (copy / "clips" / f"{last:06d}.mp4").write_bytes(b"x")
+    there = batches(1)
+    for own, made in zip(here[:2], there, strict=False):
+        assert torch.equal(own.frames, made.frames) and torch.equal(own.coverage, made.coverage)
+        assert own.indices.tolist() == made.indices.tolist()
+    with pytest.raises(UserError, match=f"ends inside clip {last}") as told:
+        next(there)
     assert "\n" not in str(told.value)
 
 
