@@ -23,6 +23,9 @@ if shutil.which("nvidia-smi") is None:
     # Kernels are tested in Triton's interpreter; read when Triton is first imported, by whichever library.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Tests run in several processes; threads of each on top of that would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples on every machine and in every run; no time limit, the first example compiles kernels.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
