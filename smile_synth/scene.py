@@ -502,7 +502,8 @@ def _scenes(
                 level=level[part],
                 factors={"num_objects": float(labelled_counts[clip]), **factors[clip]},
                 looks=looks[clip],
-                gamma=None if gamma is None else gamma[part],
+                # By the clip's own values: other clips of the batch change nothing.
+                gamma=None if gamma is None or (gamma[part] == 1).all() else gamma[part],
             )
         )
     return scenes

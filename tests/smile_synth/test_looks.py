@@ -17,7 +17,7 @@ from smile_synth.errors import UserError
 from smile_synth.looks import Looks, Shadow
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, Solid, sample_scene
+from smile_synth.scene import Scene, Solid, sample_scene, sample_scenes
 from smile_synth.stream import SyntheticClips, stream
 from smile_synth.strict_yaml import parse
 
@@ -132,6 +132,15 @@ def test_looks_change_no_other_draw_and_outlive_their_bytes(bank: ObjectBank) ->
     assert scene.looks.compression == 30 and 0.25 <= scene.looks.shutter <= 0.75
     assert scene.factors["looks.grain_share"] == 0.02
     assert "looks" not in recipe_of().values() and plain.to_bytes().startswith(b"SMILESCENE1\n")
+
+
+def test_gamma_of_one_clip_is_none_of_its_batch(bank: ObjectBank) -> None:
+    motion = "motion=[{family: still}, {family: still, gamma: {family: key-values, start: 2, amount: 0.1}}]"
+    recipe = recipe_of("objects.count=1", motion)
+    batch = sample_scenes(recipe, bank, seed=0, indices=range(8))
+    alone = [sample_scene(recipe, bank, seed=0, index=index) for index in range(8)]
+    assert [scene.digest for scene in batch] == [scene.digest for scene in alone]
+    assert {scene.gamma is None for scene in batch} == {True, False}
 
 
 @pytest.mark.parametrize("out_dtype", ["uint8", "float32"])
