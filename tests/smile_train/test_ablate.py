@@ -54,7 +54,7 @@ def test_a_study_is_done_once_and_told_whole(study: Study, tmp_path: Path) -> No
     ]
     assert run.config(run.cells[2]).seed == 3
     estimate = run.estimate()
-    assert estimate.cells == 4 and 0 < estimate.seconds_each < 60
+    assert estimate.cells == 4 and estimate.seconds_each > 0
     with pytest.raises(UserError, match="no seed is done for every arm yet"):
         run.report()
     run.run(shard=(0, 2))
