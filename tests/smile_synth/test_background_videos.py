@@ -264,7 +264,8 @@ def test_a_scene_with_video_is_read_back_as_written(bank: ObjectBank, videos: Ba
 def test_backends_agree_on_video(bank: ObjectBank, videos: BackgroundFolder, index: int) -> None:
     scene = draw(bank, videos, index)
     cpu, oracle = (composite(scene, bank, videos, backend=b).astype(int) for b in ("cpu", "oracle"))
-    assert np.abs(cpu - oracle).max() <= 1
+    difference = np.abs(cpu - oracle).max(axis=-1)
+    assert difference.max() <= 3 and (difference > 1).mean() <= 0.001
     assert len({frame.tobytes() for frame in cpu}) > 1
 
 
