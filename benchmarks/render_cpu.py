@@ -31,7 +31,16 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from smile_synth import ObjectBank, Recipe, Scene, annotate, build_bank, composite, sample_scene
+from smile_synth import (
+    ObjectBank,
+    Recipe,
+    Scene,
+    annotate,
+    build_bank,
+    composite,
+    sample_scene,
+    sample_scenes,
+)
 from smile_synth.compositing import render
 from smile_synth.coverage import window
 from smile_synth.objects import CutOutOptions
@@ -189,6 +198,15 @@ def main() -> None:
             return [sample_scene(Recipe.load(name), bank, seed=0, index=i) for i in range(count)]
 
         recipe = Recipe.load("smile-gaussian")
+        ahead: dict[int, Scene] = {}
+
+        def batched(i: int) -> object:
+            """Render a clip; the first of a batch draws the scenes of all, as streams do."""
+            if i % arguments.clips == 0:
+                indices = range(i, i + arguments.clips)
+                ahead.update(zip(indices, sample_scenes(recipe, bank, seed=0, indices=indices), strict=True))
+            return composite(ahead[i], bank)
+
         total = arguments.clips * arguments.repeats
         black, noise = scenes("smile-gaussian", total), scenes("smile-gaussian-noise", total)
         # More than the last cache holds: what is written must reach the memory.
@@ -203,9 +221,10 @@ def main() -> None:
                 [black[i]], bank, out_dtype="bfloat16", normalise=(MEAN, DEVIATION)
             ),
             "sample a scene": lambda i: sample_scene(recipe, bank, seed=0, index=i),
-            "sample and render, black": lambda i: composite(
+            "sample one by one and render, black": lambda i: composite(
                 sample_scene(recipe, bank, seed=0, index=i), bank
             ),
+            "sample in batches and render, black": batched,
             "labels (masks, boxes, visibility)": lambda i: annotate(black[i], bank).labels,
             "plain pipeline, black": lambda i: plain_pipeline(black[i], files),
             "plain pipeline, black, normalised float32": lambda i: normalised(
