@@ -159,8 +159,8 @@ class _Stage:
         in which nothing can cover the row, and if only ``hidden`` matters, for one in which it is seen.
         """
         actors, bank = self.actors, self.bank
-        behind = np.zeros_like(actors.depth) - np.arange(len(actors))[:, None]
-        order = np.lexsort((behind, self._depth()), axis=0)
+        # Depths of one frame: of equal ones the later row stands in front.
+        order = len(actors) - 1 - np.argsort(self._depth()[::-1, frames], axis=0, kind="stable")
         sizes = np.stack([actors.height, actors.width], axis=-1)
         out = np.zeros((len(rows), len(frames), 2))
         _count(
@@ -361,7 +361,7 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
             x1, y1 = windows[k, t, 2], windows[k, t, 3]
             num_front = 0
             for place in range(num_layers):
-                j = order[place, t]
+                j = order[place, f]
                 if j == k:
                     break
                 if (
@@ -415,12 +415,22 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
             out[r, f, 0], out[r, f, 1] = extent, owned
 
 
-def _runs(below: NDArray[np.bool_], above: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield (first frame, length) of the runs of ``below`` that have ``above`` on both sides."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], below.astype(np.int8), [0]])))
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if start > 0 and stop < len(below) and above[start - 1] and above[stop]:
-            yield start, stop - start
+@numba.njit(cache=True, nogil=True)
+def _first_run(below, above, least, most):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return (first frame, length) of the first run of ``below`` that has ``above`` on both sides.
+
+    Only runs of ``least`` to ``most`` frames count; without one the length is 0.
+    """
+    start = -1
+    for t in range(len(below)):
+        if below[t]:
+            if start < 0:
+                start = t
+        elif start >= 0:
+            if start > 0 and above[start - 1] and above[t] and least <= t - start <= most:
+                return start, t - start
+            start = -1
+    return 0, 0
 
 
 def _hidden(visibility: Float, limit: float) -> NDArray[np.bool_]:
@@ -432,10 +442,8 @@ def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None
     """Return (first frame, length) of a run that is as wanted, if there is one."""
     assert target.visibility is not None and target.frames is not None
     below = _hidden(visibility, target.visibility)
-    for start, length in _runs(below, ~below & np.isfinite(visibility)):
-        if target.frames[0] <= length <= target.frames[1]:
-            return start, length
-    return None
+    start, length = _first_run(below, ~below & np.isfinite(visibility), *target.frames)
+    return (start, length) if length else None
 
 
 def _step(stage: _Stage, row: int) -> int:
@@ -527,8 +535,7 @@ def _estimate(target: OcclusionTarget, free: Float) -> bool:
     """Tell whether the run may be as wanted, by boxes, which are somewhat larger than objects."""
     assert target.visibility is not None and target.frames is not None
     below = free < target.visibility + 0.02
-    runs = [length for _, length in _runs(below, ~below)]
-    return any(target.frames[0] <= length <= target.frames[1] + 1 for length in runs)
+    return bool(_first_run(below, ~below, target.frames[0], target.frames[1] + 1)[1])
 
 
 def _crossings(
@@ -551,15 +558,29 @@ def _crossings(
         yield int(other[n]), offset[n]
 
 
+@numba.njit(cache=True, nogil=True)
+def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the mean alpha of objects ``[K]``, from a level of some eight texels."""
+    fill = np.zeros(len(ids))
+    for k in range(len(ids)):
+        height, width = heights[ids[k]], widths[ids[k]]
+        level = 0
+        while max(height, width) >> (level + 4):
+            level += 1
+        start, h, w = level_start(height, width, level)
+        start += offsets[ids[k]]
+        total = 0
+        for texel in range(start, start + h * w):
+            total += texels[texel, 3]
+        fill[k] = total / (h * w)
+    return fill
+
+
 def _solid(stage: _Stage, rng: np.random.Generator) -> int:
     """Draw the most solid of a few objects: the one whose texture is covered best."""
-    ids = rng.integers(len(stage.bank), size=6)
-    fill = []
-    for object_id in ids.tolist():
-        texture = stage.bank.texture(object_id)
-        level = max(int(np.log2(max(texture.height, texture.width))) - 3, 0)
-        fill.append(float(texture.level(level)[..., 3].mean()))
-    return int(ids[int(np.argmax(fill))])
+    bank = stage.bank
+    ids = rng.integers(len(bank), size=6)
+    return int(ids[int(np.argmax(_fill(bank.texels, bank.texel_offsets, bank.heights, bank.widths, ids)))])
 
 
 def _occluders(
