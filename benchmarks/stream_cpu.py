@@ -33,6 +33,7 @@ from smile_synth.objects import CutOutOptions
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
+WARM_UP = 12.0  # seconds
 FIRST = """
 import sys, time
 {before}
@@ -76,9 +77,12 @@ def streamed(bank: ObjectBank, kind: Any, workers: int) -> Iterator[torch.Tensor
 
 
 def rates(batches: Any, seconds: float, repeats: int) -> list[float]:
-    """Return clips/s of each repeat, after the workers have started and what they made ahead is used up."""
+    """Return clips/s of each repeat, after the workers have started and what they made ahead is used up.
+
+    A worker imports this file and torch before it does anything: several seconds, longer for two at a time.
+    """
     began, out = time.perf_counter(), []
-    while time.perf_counter() - began < 2 * seconds:
+    while time.perf_counter() - began < WARM_UP:
         next(batches)
     for _ in range(repeats):
         began, count = time.perf_counter(), 0
