@@ -134,12 +134,14 @@ class StreamBatch:
             asked for.
         coverage: ``[B, N]`` float32 0..1, the share of each token's pixels that labelled objects own; None
             if not asked for.
+        scenes: of the clips, from which `annotate` tells every label; None if not asked for.
     """
 
     indices: range
     frames: torch.Tensor
     segmentation: torch.Tensor | None = None
     coverage: torch.Tensor | None = None
+    scenes: tuple[Scene, ...] | None = None
 
 
 def stream(
@@ -159,6 +161,7 @@ def stream(
     normalise: Normalise = NOT_NORMALISED,
     segmentation: bool = False,
     tokens: tuple[int, int] | None = None,
+    scenes: bool = False,
     backend: str | None = None,
     cache_bytes: int = 2 * 2**30,
 ) -> Generator[StreamBatch, None, None]:
@@ -182,6 +185,7 @@ def stream(
         normalise: (mean, standard deviation) of each channel for a float type, see `render`.
         segmentation: also give who owns each pixel.
         tokens: (tubelet_size, patch_size); also give each token's coverage.
+        scenes: also give the scenes.
         backend: cpu on the CPU, triton on CUDA and torch elsewhere, if None; see `render`.
         cache_bytes: bound on background pictures that are kept on a device; those beyond are sent again.
 
@@ -206,7 +210,7 @@ def stream(
     backend = backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
     if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and place.type != "cpu"):
         raise ValueError(f"backend {backend} does not draw batches on {place}")
-    maker = _Maker(recipe, bank, backgrounds, seed, out_dtype, normalise, segmentation, tokens)
+    maker = _Maker(recipe, bank, backgrounds, seed, out_dtype, normalise, segmentation, tokens, scenes)
     batches: _FramesHere | _FramesOnDevice = (
         _FramesHere(maker, batch_size, workers)
         if backend == "cpu"
@@ -237,6 +241,10 @@ def _run(
         pool.close()
 
 
+# Parameters of a batch, and its scenes if they are asked for.
+_LaidOut = tuple[Parameters, list[Scene]]
+
+
 @dataclass(frozen=True)
 class _Maker:
     """What is asked for; a copy of it works in every worker."""
@@ -249,13 +257,20 @@ class _Maker:
     normalise: Normalise
     segmentation: bool
     tokens: tuple[int, int] | None
+    scenes: bool
 
-    def scenes(self, indices: range) -> list[Scene]:
+    def sample(self, indices: range) -> list[Scene]:
         return sample_scenes(self.recipe, self.bank, self.backgrounds, seed=self.seed, indices=indices)
 
-    def parameters(self, indices: range) -> Parameters:
+    def given(self, scenes: list[Scene]) -> list[Scene]:
+        """Return those that the caller is given."""
+        return scenes if self.scenes else []
+
+    def parameters(self, indices: range) -> _LaidOut:
         """Lay scenes out; pictures and videos are named, not decoded."""
-        return lay_out(self.scenes(indices), self.bank, range(self.recipe.num_frames))
+        scenes = self.sample(indices)
+        parameters = lay_out(scenes, self.bank, range(self.recipe.num_frames))
+        return parameters, self.given(scenes)
 
     def forms(self, clips: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Return shape and type of everything that is drawn for a number of clips."""
@@ -283,19 +298,18 @@ class _Maker:
             start = -(-end // 8) * 8
         return arrays
 
-    def draw(self, indices: range, arrays: dict[str, NDArray[Any]]) -> None:
+    def draw(self, indices: range, arrays: dict[str, NDArray[Any]]) -> list[Scene]:
         """Draw clips and their labels into arrays."""
-        scenes = self.scenes(indices)
+        scenes = self.sample(indices)
         draw_frames(scenes, self.bank, self.backgrounds, arrays["frames"], normalise=self.normalise)
-        if not (self.segmentation or self.tokens):
-            return
-        for row, scene in enumerate(scenes):
+        for row, scene in enumerate(scenes if self.segmentation or self.tokens else ()):
             owners = annotate(scene, self.bank, self.backgrounds).segmentation
             if self.segmentation:
                 arrays["segmentation"][row] = owners
             if self.tokens:
                 tubelet, patch = self.tokens
                 arrays["coverage"][row] = token_coverage(owners, patch, tubelet)
+        return self.given(scenes)
 
     def fetch(self, textures: Sequence[Shown]) -> NDArray[np.uint32]:
         return fetch(textures, self.bank, self.backgrounds)
@@ -334,15 +348,15 @@ def _here() -> _Maker:
     return _maker
 
 
-def _parameters(indices: range) -> Parameters:
+def _parameters(indices: range) -> _LaidOut:
     return _here().parameters(indices)
 
 
-def _draw_part(place: Place, clips: int, first: int, indices: range) -> None:
+def _draw_part(place: Place, clips: int, first: int, indices: range) -> list[Scene]:
     """Draw some clips of a batch where they stand in its memory."""
     arrays = _here().split(attach(place), clips)
     part = slice(first, first + len(indices))
-    _here().draw(indices, {name: array[part] for name, array in arrays.items()})
+    return _here().draw(indices, {name: array[part] for name, array in arrays.items()})
 
 
 def _fetch_into(place: Place, first: int, textures: Sequence[Shown]) -> None:
@@ -387,14 +401,13 @@ class _FramesHere:
     def begin(self, pool: _Pool, indices: range) -> _Begun:
         if not pool.ready():
             memory = np.empty(self._num_bytes, np.uint8)
-            self._maker.draw(indices, self._maker.split(memory, self._clips))
-            return _Begun(indices, memory, [])
+            return _Begun(indices, memory, self._maker.draw(indices, self._maker.split(memory, self._clips)))
         buffer = pool.buffers.take(self._num_bytes)
         parts = [
             pool.submit(_draw_part, buffer.place, self._clips, first, indices[first:last])
             for first, last in pairwise(self._edges)
         ]
-        return _Begun(indices, pool.buffers.lend(buffer), parts)
+        return _Begun(indices, pool.buffers.lend(buffer), [], parts)
 
     def is_ready(self, pool: _Pool, begun: _Begun) -> bool:
         return all(part.done() for part in begun.parts)
@@ -402,14 +415,17 @@ class _FramesHere:
     def draw(self, pool: _Pool, begun: _Begun) -> StreamBatch:
         import torch
 
+        scenes = begun.scenes
         for part in begun.parts:
-            pool.result(part)
+            own: list[Scene] = pool.result(part)
+            scenes += own
         arrays = self._maker.split(begun.memory, self._clips)
         frames = as_tensor(arrays.pop("frames"))
         if self._maker.out_dtype == "uint8":
             frames = frames.permute(0, 1, 4, 2, 3)
+        labels = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return StreamBatch(
-            begun.indices, frames, **{name: torch.from_numpy(array) for name, array in arrays.items()}
+            begun.indices, frames, **labels, scenes=tuple(scenes) if self._maker.scenes else None
         )
 
     def hand_over(self, drawn: StreamBatch) -> StreamBatch:
@@ -422,7 +438,8 @@ class _Begun:
 
     indices: range
     memory: NDArray[np.uint8]
-    parts: list[Future[None]]
+    scenes: list[Scene]
+    parts: list[Future[list[Scene]]] = field(default_factory=list)
 
 
 @dataclass
@@ -431,7 +448,7 @@ class _Sampled:
 
     Attributes:
         indices: of its clips.
-        parameters: of its scenes, or who lays them out.
+        parameters: of its scenes and, if asked for, these, or who lays them out.
         resident: the texels on the device of those of its textures that are there.
         missing: the other textures.
         words: their texels, one after another, once they are asked for.
@@ -439,7 +456,7 @@ class _Sampled:
     """
 
     indices: range
-    parameters: Future[Parameters] | Parameters
+    parameters: Future[_LaidOut] | _LaidOut
     resident: dict[Shown, torch.Tensor] = field(default_factory=dict)
     missing: list[Shown] = field(default_factory=list)
     words: NDArray[np.uint32] | None = None
@@ -472,13 +489,14 @@ class _FramesOnDevice:
         self._ask_for_textures(pool, sampled)
         return all(part.done() for part in sampled.parts)
 
-    def _ask_for_textures(self, pool: _Pool, sampled: _Sampled) -> Parameters:
+    def _ask_for_textures(self, pool: _Pool, sampled: _Sampled) -> _LaidOut:
         """Have the workers decode what is not on the device yet, each in its place of one buffer."""
         if isinstance(sampled.parameters, Future):
             sampled.parameters = pool.result(sampled.parameters)
-        parameters = sampled.parameters
+        laid_out = sampled.parameters
+        parameters, _ = laid_out
         if sampled.words is not None:
-            return parameters
+            return laid_out
         for shown in parameters.textures:
             texels = self._textures.get(shown)
             if texels is None:
@@ -487,7 +505,7 @@ class _FramesOnDevice:
                 sampled.resident[shown] = texels
         if not (pool.ready() and sampled.missing):
             sampled.words = self._maker.fetch(sampled.missing)
-            return parameters
+            return laid_out
         number = sum(map(num_texels, sampled.missing))
         buffer = pool.buffers.take(4 * number)
         sampled.words = pool.buffers.lend(buffer).view(np.uint32)[:number]
@@ -496,13 +514,13 @@ class _FramesOnDevice:
             together = tuple(group)
             sampled.parts.append(pool.submit(_fetch_into, buffer.place, first, together))
             first += sum(map(num_texels, together))
-        return parameters
+        return laid_out
 
     def draw(self, pool: _Pool, sampled: _Sampled) -> tuple[StreamBatch, Any]:
         """Start to draw; returns the batch and what must happen before it may be used."""
         import torch
 
-        parameters = self._ask_for_textures(pool, sampled)
+        parameters, scenes = self._ask_for_textures(pool, sampled)
         for part in sampled.parts:
             pool.result(part)
         assert sampled.words is not None, "asked for above"
@@ -528,7 +546,8 @@ class _FramesOnDevice:
         frames = rendered.frames
         if self._maker.out_dtype == "uint8":
             frames = frames.permute(0, 1, 4, 2, 3)
-        return StreamBatch(sampled.indices, frames, rendered.segmentation, rendered.coverage), event
+        given = tuple(scenes) if self._maker.scenes else None
+        return StreamBatch(sampled.indices, frames, rendered.segmentation, rendered.coverage, given), event
 
     def hand_over(self, drawn: tuple[StreamBatch, Any]) -> StreamBatch:
         import torch

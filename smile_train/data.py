@@ -1,4 +1,8 @@
-"""Training batches: clips rendered or read, with what masking needs to know of their objects."""
+"""Training batches: clips rendered or read, with what masking needs to know of their objects.
+
+A stage that renders one recipe reads a `stream`: on a GPU its frames are drawn there. Written corpora and
+mixtures go clip by clip through a DataLoader.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +24,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scene
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scene, stream
 from smile_synth.corpus import Corpus
 from smile_synth.errors import UserError
 from smile_synth.rng import generator
@@ -297,11 +302,11 @@ class _TrainingClips(Dataset[Item | UserError]):
         except UserError as error:
             return error  # raised in a worker it would come out wrapped in the worker's traceback
         coverage = token_coverage(clip.segmentation, self.patch_size, self.tubelet_size)
-        boxes = torch.from_numpy(_object_boxes(clip.scene)) if self.boxes else None
+        boxes = _object_boxes(clip.scene) if self.boxes else None
         return index, torch.from_numpy(clip.frames).permute(0, 3, 1, 2), torch.from_numpy(coverage), boxes
 
 
-def _object_boxes(scene: Scene) -> NDArray[np.float32]:
+def _object_boxes(scene: Scene) -> Tensor:
     """Return ``[K, T, 4]`` of the labelled objects."""
     chosen = [
         k for k, layer in enumerate(scene.layers) if layer.labelled and isinstance(layer.surface, Picture)
@@ -310,7 +315,15 @@ def _object_boxes(scene: Scene) -> NDArray[np.float32]:
     sizes = np.array([(s.height, s.width) for s in surfaces if isinstance(s, Picture)], np.float64).reshape(
         -1, 2
     )
-    return upright_boxes(scene.object_to_frame[chosen], sizes).astype(np.float32)
+    return torch.from_numpy(upright_boxes(scene.object_to_frame[chosen], sizes)).float()
+
+
+def _stack_boxes(found: Sequence[Tensor]) -> Tensor:
+    """Return ``[B, K, T, 4]``, NaN where a clip has fewer objects than another."""
+    boxes = torch.full((len(found), max(map(len, found)), *found[0].shape[1:]), torch.nan)
+    for row, own in zip(boxes, found, strict=True):
+        row[: len(own)] = own
+    return boxes
 
 
 def _collate(items: Sequence[Item | UserError]) -> Batch | UserError:
@@ -318,11 +331,7 @@ def _collate(items: Sequence[Item | UserError]) -> Batch | UserError:
     if len(whole) < len(items):
         return next(item for item in items if isinstance(item, UserError))
     indices, frames, coverage, found = zip(*whole, strict=True)
-    boxes = None
-    if found[0] is not None:
-        boxes = torch.full((len(found), max(map(len, found)), frames[0].shape[0], 4), torch.nan)
-        for row, own in zip(boxes, found, strict=True):
-            row[: len(own)] = own
+    boxes = None if found[0] is None else _stack_boxes(found)
     return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage), boxes)
 
 
@@ -343,7 +352,7 @@ def training_batches(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
+    device: str | torch.device = "cpu",
 ) -> Iterator[Batch]:
     """Yield one process's batches of a stage from ``start_step`` on, made ahead by worker processes.
 
@@ -355,17 +364,29 @@ def training_batches(
         patch_size, tubelet_size: of a token.
         workers: processes that render or read; 0 does it here.
         rank, world_size: this process among all.
-        pin_memory: for copies to a GPU that do not wait.
+        device: of the training; a stream draws its frames there.
 
     Raises:
         UserError: a clip cannot be rendered or read.
     """
     boxes = stage.options.mask.kind == "trajectory" and stage.options.mask.object_tokens != "coverage"
+    local, source = batch_size // world_size, stage.sources[0]
+    if len(stage.sources) == 1 and isinstance(source, RenderedSource):
+        batches = stream(
+            source.recipe, source.bank, source.backgrounds, batch_size=local, seed=source.seed, device=device,
+            rank=rank, world_size=world_size, start_step=start_step, workers=workers, ahead=4,
+            tokens=(tubelet_size, patch_size), scenes=boxes,
+        )  # fmt: skip
+        with closing(batches):
+            for _, made in zip(range(start_step, stage.end_step), batches, strict=False):
+                assert made.coverage is not None, "asked for"
+                found = _stack_boxes([_object_boxes(scene) for scene in made.scenes]) if made.scenes else None
+                yield Batch(torch.tensor(made.indices), made.frames, made.coverage, found)
+        return
     loader: DataLoader[Batch | UserError] = DataLoader(
         _TrainingClips(stage, seed, batch_size, patch_size, tubelet_size, boxes),  # type: ignore[arg-type]
         batch_sampler=StepBatches(
-            batch_size // world_size, num_steps=stage.end_step, start_step=start_step, rank=rank,
-            world_size=world_size,
+            local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size
         ),
         collate_fn=_collate,
         num_workers=workers,
@@ -373,8 +394,8 @@ def training_batches(
         # fork would copy the parent's threads (torch, decoders) in whatever state they are
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
-        pin_memory=pin_memory,
-    )  # fmt: skip
+        pin_memory=torch.device(device).type == "cuda",
+    )
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch

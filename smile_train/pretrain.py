@@ -257,8 +257,7 @@ def pretrain(
             batches = training_batches(
                 stage, seed=config.seed, batch_size=config.batch_size, start_step=first,
                 patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
-                workers=config.workers, rank=world.rank, world_size=world.size,
-                pin_memory=device.type == "cuda",
+                workers=config.workers, rank=world.rank, world_size=world.size, device=device,
             )  # fmt: skip
             for step, (batch, waited) in enumerate(_timed(batches), first):
                 step_began = time.perf_counter()

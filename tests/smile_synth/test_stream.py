@@ -118,8 +118,10 @@ def same(one: StreamBatch, other: StreamBatch) -> bool:
     """Return whether two batches are equal to the bit."""
     assert one.segmentation is not None and other.segmentation is not None
     assert one.coverage is not None and other.coverage is not None
+    assert one.scenes is not None and other.scenes is not None
     return (
         one.indices == other.indices
+        and [scene.digest for scene in one.scenes] == [scene.digest for scene in other.scenes]
         and torch.equal(one.frames, other.frames)
         and torch.equal(one.segmentation, other.segmentation)
         and torch.equal(one.coverage, other.coverage)
@@ -142,7 +144,7 @@ def test_a_stream_is_channels_first_and_the_same_on_any_restart(
     batches = list(islice(here(batch_size=2), 3))
     assert batches[0].frames.shape == (2, 3, 3, 20, 28) and batches[0].frames.dtype == torch.uint8
     assert batches[2].indices == range(4, 6)
-    assert batches[0].segmentation is None and batches[0].coverage is None
+    assert batches[0].segmentation is batches[0].coverage is batches[0].scenes is None
     np.testing.assert_array_equal(batches[2].frames[1].permute(0, 2, 3, 1), clips[5].frames)
     resumed = next(here(batch_size=2, start_step=2))
     assert torch.equal(resumed.frames, batches[2].frames)
@@ -177,7 +179,8 @@ def test_a_stream_gives_labels_beside_normalised_frames(
 def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
     bank: ObjectBank, pictures: BackgroundFolder
 ) -> None:
-    options: dict[str, Any] = {"batch_size": 3, "seed": 3, "segmentation": True, "tokens": (1, 4)}
+    options: dict[str, Any] = {"batch_size": 3, "seed": 3}
+    options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
     batches = from_workers(stream(RECIPE, bank, pictures, workers=2, **options))
     kept = list(islice(batches, 6))  # more than are made ahead: none may be drawn over
     here = stream(RECIPE, bank, pictures, workers=0, start_step=kept[0].indices[0] // 3, **options)
@@ -201,7 +204,8 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
     folder = BackgroundFolder(tmp_path)
     kinds = "backgrounds=[{kind: image}, {kind: video}, {kind: dead-leaves}, {kind: noise}]"
     recipe = parse(Recipe, RECIPE.to_yaml(), name="recipe.yaml", overrides=[kinds])
-    options: dict[str, Any] = {"batch_size": 4, "seed": 3, "segmentation": True, "tokens": (1, 4)}
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3}
+    options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
     for bound in (0, 2**20):
         own = stream(recipe, bank, folder, backend="torch", workers=1, cache_bytes=bound, **options)
         with closing(own):
@@ -215,6 +219,8 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
                 assert (batch.segmentation != expected.segmentation).float().mean() < 1e-3
                 assert batch.coverage is not None and expected.coverage is not None
                 torch.testing.assert_close(batch.coverage, expected.coverage, atol=0.07, rtol=0)
+                assert batch.scenes is not None and expected.scenes is not None
+                assert [scene.digest for scene in batch.scenes] == [scene.digest for scene in expected.scenes]
     assert multiprocessing.active_children() == []
 
 

@@ -6,7 +6,9 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +105,28 @@ def test_clips_of_a_stage_without_objects_hold_none(config_file: Path) -> None:
         )
         coverage.append(float(next(batches).coverage.max()))
     assert coverage[0] > 0 and coverage[1] == 0
+
+
+@pytest.mark.parametrize("count", ["[1, 3]", "0"])
+def test_a_stream_gives_what_is_made_clip_by_clip(config_file: Path, count: str) -> None:
+    published = "mask={kind: trajectory, object_tokens: boxes}"
+    config = PretrainConfig.load(config_file, [published, f"recipe_overrides=['objects.count={count}']"])
+    (stage,) = open_data(config).stages
+    options: dict[str, Any] = {"seed": 0, "batch_size": 6, "patch_size": 8, "tubelet_size": 2}
+    streamed = training_batches(stage, start_step=2, workers=0, rank=1, world_size=2, **options)
+    # Twice the same source makes a mixture, whose clips are made one by one.
+    entry = stage.options.sources[0]
+    mixed = replace(
+        stage,
+        sources=stage.sources * 2,
+        options=stage.options.model_copy(update={"sources": [entry, entry]}),
+    )
+    loaded = training_batches(mixed, start_step=2, workers=0, rank=1, world_size=2, **options)
+    for one, other in zip(streamed, loaded, strict=True):
+        assert one.indices.tolist() == other.indices.tolist()
+        assert torch.equal(one.frames, other.frames) and torch.equal(one.coverage, other.coverage)
+        assert one.boxes_xyxy is not None and other.boxes_xyxy is not None
+        torch.testing.assert_close(one.boxes_xyxy, other.boxes_xyxy, rtol=0, atol=0, equal_nan=True)
 
 
 def test_mixtures_are_drawn_by_weights_that_may_move(config_file: Path, corpus: Path) -> None:
