@@ -1,10 +1,14 @@
 """Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny pictures, scenes laid by hand."""
 
+import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -199,6 +203,37 @@ class Studio:
         )
 
     sheet = Sheet
+
+
+class Told(NamedTuple):
+    """What a command line printed."""
+
+    stdout: str
+    stderr: str
+
+
+def call(main: Callable[[], None], *arguments: object, expect: int = 0) -> Told:
+    """Run a command line in this process; one of its own takes seconds to start."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
+        patch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+        main()
+    assert left.value.code == expect, out.getvalue() + err.getvalue()
+    return Told(out.getvalue(), err.getvalue())
+
+
+Call = Callable[..., Told]
+
+
+@pytest.fixture(scope="session")
+def command_line() -> Call:
+    """Runs `main(...)` of a command line with arguments, and returns what it printed."""
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,9 @@ Run = Callable[..., tuple[str, str]]
 SMALL = ["smile-gaussian", "size=[32,32]", "num_frames=2", "objects.side=[12]", "motion.0.extent=[5,20]"]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process; returns (stdout, stderr)."""
-
-    def call(*arguments: object, expect: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["smile-synth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        assert left.value.code == expect, told.out + told.err
-        return told.out, told.err
-
-    return call
+@pytest.fixture(scope="module")
+def run(command_line: Run) -> Run:
+    return partial(command_line, main)
 
 
 @pytest.fixture(scope="module")

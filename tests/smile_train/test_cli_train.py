@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smile_train.cli import main
 
-
-def run(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "smile_train.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done
+Run = Callable[..., Any]
 
 
-def test_pretrain(config_file: Path, tmp_path: Path) -> None:
-    first = run("pretrain", config_file, "steps=2", "--out", tmp_path / "run")
-    assert "2 steps in" in first.stdout
+@pytest.fixture(scope="module")
+def run(command_line: Run) -> Run:
+    return partial(command_line, main)
+
+
+def test_pretrain(run: Run, config_file: Path, tmp_path: Path) -> None:
+    assert "2 steps in" in run("pretrain", config_file, "steps=2", "--out", tmp_path / "run").stdout
     assert (tmp_path / "run" / "student.safetensors").is_file()
 
 
 def test_help() -> None:
-    assert "pretrain" in run("--help").stdout
+    asked = [sys.executable, "-m", "smile_train.cli", "--help"]
+    shown = subprocess.run(asked, capture_output=True, text=True, timeout=200)
+    assert shown.returncode == 0 and "pretrain" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -43,36 +47,24 @@ def test_help() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
+    run: Run,
     config_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr(
-        sys, "argv", ["smile-train", *(str(config_file) if a == "CONFIG" else a for a in arguments)]
-    )
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2
-    told = capsys.readouterr().err.strip()
+    told = run(*(config_file if a == "CONFIG" else a for a in arguments), expect=2).stderr.strip()
     assert message in told and len(told.splitlines()) == 1
     assert not list(work.iterdir())
 
 
-def test_dry_run(
-    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run(run: Run, config_file: Path, tmp_path: Path) -> None:
     asked = ["--dry-run", "--clips-per-second", "2", "masks_per_clip=2", "steps=3000"]
-    monkeypatch.setattr(sys, "argv", ["smile-train", "pretrain", str(config_file), *asked])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    told = capsys.readouterr().out
+    told = run("pretrain", config_file, *asked).stdout
     assert "clips 4x32x32: 32 tokens, 8 visible, 24 masked" in told
     assert "stage 1: 3,000 steps of 4 clips, trajectory mask, 2 masks a clip" in told
     assert "in all 3,000 steps, 12,000 clips" in told and "time: 1.67 hours at 2 clips/s" in told
