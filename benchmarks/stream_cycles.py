@@ -110,6 +110,8 @@ def run(
     workers: int = 1,
 ) -> dict[str, Any]:
     """Start and stop streams; returns what is left more than after the first."""
+    # A shell's background jobs are started deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ways: Counter[str] = Counter()
     seconds = []
     before: dict[str, int] = {}
