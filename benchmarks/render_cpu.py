@@ -5,7 +5,7 @@
 Beside our own numbers stand, from the same scenes and in the same run:
 
 - the plain pipeline of this kind, re-created: every frame opens the object with PIL, resizes and rotates it
-  and blends it in floats at a whole-pixel position, without a boundary rule;
+  and blends it in floats at a whole-pixel position, without a boundary rule, on one colour;
 - OpenCV's `warpAffine` on the object's part of the frame, from one mip level, blended in integers;
 - torch's `grid_sample` over whole frames, from one mip level, blended in floats;
 - writing the output and nothing else.
@@ -44,15 +44,28 @@ from smile_synth import (
 from smile_synth.compositing import render
 from smile_synth.coverage import window
 from smile_synth.objects import CutOutOptions
-from smile_synth.scene import Picture
+from smile_synth.scene import Picture, Solid
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def straight_files(bank: ObjectBank, folder: Path) -> list[Path]:
+    """Write every object as a PNG file of straight RGBA, as the plain pipeline opens it."""
+    files = []
+    for i in range(len(bank)):
+        rgba = bank.texture(i).level(0).astype(np.float64)
+        rgba[..., :3] *= 255 / np.maximum(rgba[..., 3:], 1)
+        files.append(folder / f"{i}.png")
+        Image.fromarray(rgba.clip(0, 255).astype(np.uint8)).save(files[-1])
+    return files
 
 
 def plain_pipeline(scene: Scene, files: list[Path]) -> np.ndarray:
     """Paste as the plain way does: PIL open, resize, rotate, float blend, whole pixels."""
     height, width = scene.size_hw
-    frames = np.zeros((scene.num_frames, height, width, 3), np.uint8)
+    ground = scene.layers[0].surface
+    assert isinstance(ground, Solid)
+    frames = np.full((scene.num_frames, height, width, 3), ground.rgb, np.uint8)
     for t in range(scene.num_frames):
         for k, layer in enumerate(scene.layers[1:], 1):
             assert isinstance(layer.surface, Picture)
@@ -187,12 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(Path(folder) / "bank")
-        files = []
-        for i in range(len(bank)):
-            rgba = bank.texture(i).level(0).astype(np.float64)
-            rgba[..., :3] *= 255 / np.maximum(rgba[..., 3:], 1)
-            files.append(Path(folder) / f"{i}.png")
-            Image.fromarray(rgba.clip(0, 255).astype(np.uint8)).save(files[-1])
+        files = straight_files(bank, Path(folder))
 
         def scenes(name: str, count: int) -> list[Scene]:
             return [sample_scene(Recipe.load(name), bank, seed=0, index=i) for i in range(count)]

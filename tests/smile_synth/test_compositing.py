@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from smile_synth import geometry
 from smile_synth.annotations import annotate
@@ -19,6 +21,7 @@ from smile_synth.compositing._parameters import prepare
 from smile_synth.compositing._philox import philox_word_numpy
 from smile_synth.errors import UserError
 from smile_synth.looks import Looks, Shadow
+from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.scene import Noise, Scene, Solid
 from smile_synth.texture import Texture
 
@@ -241,6 +244,54 @@ def test_minified_noise_does_not_shimmer_as_it_moves(studio: Any, scale: float) 
     assert swing(draw(studio, sharp(scene), "oracle")) > 0.04
 
 
+@pytest.fixture(scope="module")
+def squares(studio: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A studio whose only object is a checkerboard of 512 pixels with squares of 16."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "in" / "squares").mkdir(parents=True)
+    y, x = np.mgrid[:512, :512] // 16
+    board = np.full((512, 512, 4), 255, np.uint8)
+    board[..., :3] = 255 * ((x + y) % 2)[..., None]
+    Image.fromarray(board).save(folder / "in" / "squares" / "0.png")
+    build_bank([folder / "in"], folder / "bank", cut=CutOutOptions(max_side=512))
+    return type(studio)(ObjectBank.open(folder / "bank"), studio.pictures)
+
+
+def shrinking(squares: Any, scale: np.ndarray) -> Scene:
+    """Return a scene of 32x32 pixels in which the checkerboard has a scale in every frame."""
+    poses = squares.placed("squares", np.tile([16.2, 16.3], (len(scale), 1)), scale[:, None])
+    board = squares.sheet(squares.object("squares"), poses)
+    scene: Scene = squares.scene(GROUND, board, size_hw=(32, 32), frames=len(scale))
+    return scene
+
+
+def test_a_shrinking_checkerboard_changes_as_much_as_if_it_were_supersampled(squares: Any) -> None:
+    """From .6 to .08 of its size, through four changes of level, down to squares of 1.3 pixels."""
+    scene = shrinking(squares, np.geomspace(0.6, 0.08, 64))
+    assert scene.level[1].min() < 1 and scene.level[1].max() > 3
+    fine = sharp(scene.scaled_to((32 * 16, 32 * 16)))
+    chunks = composite_chunks(fine, squares.bank, squares.pictures, chunk=4)
+    averaged = np.concatenate([part.reshape(-1, 32, 16, 32, 16, 3).mean(axis=(2, 4)) for part in chunks])
+
+    def energy(frames: np.ndarray) -> float:
+        return float(np.square(np.diff(frames.astype(float), axis=0)).mean())
+
+    wanted = energy(averaged)
+    for backend in ("cpu", "oracle"):
+        assert energy(draw(squares, scene, backend)) == pytest.approx(wanted, rel=0.1)
+    assert energy(draw(squares, sharp(scene), "cpu")) > 2 * wanted
+
+
+@pytest.mark.parametrize("level", [1.0, 1.5, 2.0, 2.5, 3.0])
+def test_nothing_jumps_where_levels_change(squares: Any, level: float) -> None:
+    """At whole levels, where another pair is mixed, and between, where the nearest one changes."""
+    scene = shrinking(squares, 0.5**level * np.array([1.0001, 0.9999]))
+    assert scene.level[1, 0] < level < scene.level[1, 1]
+    for backend, step in (("oracle", 1), ("cpu", 3)):  # the latter may stand one aside in either frame
+        before, after = draw(squares, scene, backend).astype(int)
+        assert np.abs(after - before).max() <= step
+
+
 # --- the CPU backend against the oracle
 
 
@@ -373,6 +424,22 @@ def test_drawn_scenes_are_those_of_the_oracle(studio: Any, backend: str, example
     assert (found > 1).mean() <= 0.001
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
+@pytest.mark.parametrize("scale", [[0.05, 0.05], [8.0, 8.0], [0.05, 8.0]])
+def test_the_smallest_and_the_largest_are_those_of_the_oracle(
+    studio: Any, backend: str, scale: list[float]
+) -> None:
+    """Few drawn scenes go that far, and the slower backends see few."""
+    places = np.array([[11.3, 8.6], [11.9, 8.2]])
+    sheets = [
+        studio.sheet(studio.object(name), studio.placed(name, places + offset, scale, [31.0, 32.5]))
+        for name, offset in (("card", 0), ("pole", 2.2), ("disc", -40))
+    ]
+    scene = studio.scene(GROUND, *sheets, size_hw=(19, 26), frames=2)
+    difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
+    assert np.abs(difference).max() <= 1
+
+
 def test_only_plain_affine_objects_take_the_common_way(studio: Any) -> None:
     pose = geometry.translation([2, 1])
     tilted = geometry.translation([2, 1]) @ np.array([[1, 0, 0], [0, 1, 0], [0.1, 0, 1]])
@@ -501,6 +568,25 @@ def test_chunks_are_the_clip_in_pieces(studio: Any, batch: list[Scene], backend:
         pieces = list(chunks)
         assert [len(piece) for piece in pieces] == [1, 1]
         np.testing.assert_array_equal(np.concatenate(pieces), draw(studio, scene, backend))
+
+
+def test_a_long_clip_is_drawn_in_the_memory_of_a_chunk(studio: Any) -> None:
+    """1,200 frames with a moving object, a moving ground and a shutter, 16 at a time."""
+    count, size = 1200, {"size_hw": (64, 80), "frames": 1200}
+    way = np.stack([np.linspace(-20, 100, count), np.linspace(0, 64, count)], axis=-1)
+    ground = studio.sheet(studio.picture(2), geometry.translation(-way), border="reflect")
+    scene = studio.scene(ground, studio.sheet(studio.object("disc"), studio.placed("disc", way)), **size)
+    scene = replace(scene, looks=Looks(shutter=0.5, shutter_samples=3))
+    expected = composite(scene, studio.bank, studio.pictures, frames=range(1195, 1200))
+    tracemalloc.start()
+    try:
+        for chunk in composite_chunks(scene, studio.bank, studio.pictures, chunk=16):
+            last = chunk[-5:]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(last, expected)
+    assert peak < count * 64 * 80 * 3 / 5
 
 
 def test_threads_draw_the_same(studio: Any, batch: list[Scene]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import render_cpu
+import render_pictures
 import torch
 
 from smile_synth import geometry
@@ -16,7 +18,7 @@ from smile_synth.corpus import Corpus, generate
 from smile_synth.errors import UserError
 from smile_synth.looks import Looks, Shadow
 from smile_synth.objects import ObjectBank
-from smile_synth.recipe import Recipe
+from smile_synth.recipe import LookParameters, Recipe
 from smile_synth.scene import Scene, Solid, sample_scene, sample_scenes
 from smile_synth.stream import SyntheticClips, stream
 from smile_synth.strict_yaml import parse
@@ -178,3 +180,33 @@ def test_compression_damages_written_clips_alone(bank: ObjectBank, tmp_path: Pat
 def test_wrong_looks_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipe_of(override)
+
+
+# --- the pictures of the docs
+
+
+def test_pictures_of_the_docs_show_pixels_enlarged(bank: ObjectBank, tmp_path: Path) -> None:
+    scene = render_pictures.laid(bank, 2, render_pictures.Thing("disc", (40.3, 20.6), 1.5, 30.0))
+    plain = render_cpu.plain_pipeline(scene, render_cpu.straight_files(bank, tmp_path))
+    ours = composite(scene, bank)
+    # The same ground, and the object at the same place, but for a pixel.
+    ground = np.array(render_pictures.GROUND.rgb)
+    assert (plain[1, :, :9] == ground).all() and (ours[1, :, :9] == ground).all()
+    seen = [np.argwhere((np.abs(f[1] - ground) > 30).any(axis=-1)).mean(axis=0) for f in (plain, ours)]
+    assert np.abs(seen[0] - seen[1]).max() < 1
+    shown = render_pictures.sheet([render_pictures.Row("a", {"b": plain[0], "c": ours[1]})] * 2)
+    left = 2 * render_pictures.GAP + 4 * 84
+    down = 2 * render_pictures.CAPTION + 4 * 52 + render_pictures.GAP
+    for top in (0, down):
+        found = np.asarray(shown)[top + 2 * render_pictures.CAPTION :, left:][: 4 * 52, : 4 * 84]
+        np.testing.assert_array_equal(found, ours[1].repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_the_picture_of_looks_has_every_look(bank: ObjectBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = " ".join(override for _, _, more in render_pictures.LOOKS for override in more)
+    wanted = set(LookParameters.model_fields) - {"shutter_samples"} | {"gain", "bias", "gamma"}
+    assert all(f".{name}=" in keys for name in wanted)
+    monkeypatch.setattr(render_pictures, "RECIPE", render_pictures.RECIPE.replace("cup", "smooth"))
+    for name, both, more in render_pictures.LOOKS:
+        plain, looked = (render_pictures.frame_of(bank, overrides, 3) for overrides in (both, both + more))
+        assert plain.shape == (60, 60, 3) and (plain != looked).any(), name
