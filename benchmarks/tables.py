@@ -302,6 +302,23 @@ def stream_results() -> str:
     return "\n".join(lines)
 
 
+def cycle_results() -> str:
+    """Return what streams that were started and stopped leave behind."""
+    result = _load(RESULTS / "stream_cycles.json")
+    lines = ["| ended by | streams |", "|---|---|"]
+    lines += [f"| {way} | {count} |" for way, count in sorted(result["ways"].items())]
+    lines += ["", "| more after the last stream than after the first | |", "|---|---|"]
+    lines += [f"| {name} | {result[name]} |" for name in result if " left" in name or name == "memory, MB"]
+    lines += [
+        "",
+        f"{result['cycles']:,} streams of {result['workers']} workers, "
+        f"{result['with batches from workers']} of them stopped after batches from workers; from start to stop "
+        f"{result['seconds of a cycle, median']} s (median), {result['seconds of a cycle, highest']} s at "
+        f"most. {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 def digest_results() -> str:
     """Return between which Python versions the scenes were found equal."""
     result = _load(RESULTS / "scene_digests.json")
@@ -409,6 +426,7 @@ BLOCKS = {
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
     "stream-results": (ROOT / "docs" / "performance.md", stream_results),
+    "cycle-results": (ROOT / "docs" / "performance.md", cycle_results),
     "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),
     "corpus-results": (ROOT / "docs" / "performance.md", corpus_results),
