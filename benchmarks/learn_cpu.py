@@ -42,7 +42,7 @@ def examine(student: Student, config: PretrainConfig, num_clips: int) -> dict[st
     config = config.model_copy(update={"recipe_overrides": held_out, "seed": config.seed + 1})
     data = open_data(config)
     stage = replace(data.stages[0], end_step=num_clips // config.batch_size)
-    targets = make_targets(config, build_teacher(config, data.size_hw))
+    targets = make_targets(config, build_teacher(config, data.size_hw, data.num_frames))
     masker = make_masker(config, config.stages[0], student)
     losses, means, features = [], [], []
     student.eval()

@@ -1,14 +1,15 @@
 """Clips per second of a training step, beside a plain re-creation of the published one, in the same run.
 
-    uv run python benchmarks/step.py --out benchmarks/results/step_cpu.json
-    uv run python benchmarks/step.py --device cuda --size base --frames 16 --side 224 --batch 96 --compile \\
-        --out benchmarks/results/step_gpu.json
+    uv run python benchmarks/step.py --frames 8 --side 112 --batch 2 8 --repeats 3 \\
+        --out benchmarks/results/step.json
+    uv run python benchmarks/step.py --device cuda --size base --batch 96 --compile --out step_gpu.json
 
 The published step: teacher in fp32, attention written out (scores, softmax, product), all tokens embedded
-and then picked by boolean indexing, as are targets and positions; the student in autocast on a GPU, as ours,
-and in fp32 on a CPU. Both teach the same student with the same frozen CLIP ViT-B/16 (first weights: no
-download), masks and clips; both have one teacher pass and as many student passes as there are masks. Steps
-of the two alternate. On a CPU processor time is counted, so that other work on the machine counts little.
+and then picked by boolean indexing, as are targets and positions, AdamW as PyTorch takes it by default; the
+student in autocast on a GPU, as ours, and in fp32 on a CPU. Both teach the same student with the same frozen
+CLIP ViT-B/16 (first weights: no download), masks and clips; both have one teacher pass and as many student
+passes as there are masks. Steps of the two alternate. On a CPU processor time is counted, so that other work
+on the machine counts little.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from smile_train.cost import cost_of, peak_tflops
 from smile_train.data import normalise
 from smile_train.masking import Masker
 from smile_train.models import Student, StudentConfig, Teacher
-from smile_train.optim import make_adamw
+from smile_train.optim import make_adamw, parameter_groups
 from smile_train.targets import Targets
 
 TUBELET, PATCH = 2, 16
@@ -89,6 +90,8 @@ class Steps:
         )
         self.student = Student(form, generator=torch.Generator().manual_seed(0)).to(device).train()
         self._optimiser = make_adamw(self.student, lr=1e-4)
+        groups = parameter_groups(self.student, weight_decay=0.05)
+        self._plain_optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
         self.masker = Masker(
             MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
         )
@@ -122,7 +125,7 @@ class Steps:
 
     def published(self, frames: Tensor) -> Tensor:
         """Take the published step, likewise."""
-        self._optimiser.zero_grad(set_to_none=True)
+        self._plain_optimiser.zero_grad(set_to_none=True)
         indices = torch.arange(len(frames))
         with sdpa_kernel(SDPBackend.MATH):
             values, inputs = self._targets(frames), normalise(frames)
@@ -133,7 +136,7 @@ class Steps:
                     wanted = values[mask].reshape(len(frames), -1, values.shape[-1])
                     loss = F.mse_loss(predicted.float(), wanted)
                 (loss / self.masks).backward()
-        self._optimiser.step()
+        self._plain_optimiser.step()
         return loss.detach()
 
     def difference(self, frames: Tensor) -> float:
@@ -144,6 +147,44 @@ class Steps:
             return float((published_forward(self.student, inputs, mask) - own).abs().max())
 
 
+def measure(steps: Steps, frames: Tensor, *, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
+    """Take steps by turns; returns clips per second of each kind, and on a GPU its peak memory per clip."""
+    cases: dict[str, Callable[[], Tensor]] = {
+        "published step": lambda: steps.published(frames),
+        "ours, fp32": lambda: steps.ours(frames, torch.float32),
+        "ours, bf16": lambda: steps.ours(frames, torch.bfloat16),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    losses, peaks, cuda = dict[str, float](), dict[str, float](), frames.is_cuda
+    for repeat in range(repeats + 1):  # the first is to warm up
+        for name, step in cases.items():
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            began = clock()
+            losses[name] = round(float(step()), 4)
+            if repeat:
+                seconds[name].append(clock() - began)
+            if cuda:
+                peaks[name] = torch.cuda.max_memory_allocated() / 2**20 / len(frames)
+    base = statistics.median(seconds["published step"])
+    rows: dict[str, Any] = {}
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        row = rows[name] = {
+            "clips_per_second": round(len(frames) / median, 3),
+            "slowest": round(len(frames) / max(taken), 3),
+            "fastest": round(len(frames) / min(taken), 3),
+            "times_published": round(base / median, 2),
+            "last_loss": losses[name],
+        }
+        if steps.peak_tflops:
+            rate = row["clips_per_second"] * steps.cost.step_gflops
+            row["mfu"] = round(rate / (1000 * steps.peak_tflops), 4)
+        if cuda:
+            row["peak_mib_per_clip"] = round(peaks[name], 1)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -151,7 +192,7 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, nargs="+", default=[2])
     parser.add_argument("--masks", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -163,54 +204,31 @@ def main() -> None:
         arguments.size, frames=arguments.frames, side=side, masks=arguments.masks, device=device
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    shape = (arguments.batch, arguments.frames, 3, side, side)
+    shape = (max(arguments.batch), arguments.frames, 3, side, side)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    cases: dict[str, Callable[[], Tensor]] = {
-        "published step": lambda: steps.published(frames),
-        "ours, fp32": lambda: steps.ours(frames, torch.float32),
-        "ours, bf16": lambda: steps.ours(frames, torch.bfloat16),
-    }
-    # Beside the speed: the same step. Without an optimiser step in between, losses agree.
-    difference = steps.difference(frames)
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    losses: dict[str, float] = {}
+    # Beside the speed: the same step. Without an optimiser step in between, predictions agree.
+    difference = steps.difference(frames[:2])
     if arguments.compile:
         steps.compile()
     clock = time.perf_counter if device.type == "cuda" or arguments.threads > 1 else time.process_time
-    for repeat in range(arguments.repeats + 1):  # the first is to warm up
-        for name, step in cases.items():
-            began = clock()
-            losses[name] = round(float(step()), 4)
-            if repeat:
-                seconds[name].append(clock() - began)
-    base = statistics.median(seconds["published step"])
-    peak, cost = steps.peak_tflops, steps.cost
-    rows: dict[str, dict[str, float]] = {}
-    table = Table("step", "clips/s (median)", "slowest", "fastest", "times published", "MFU %")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        row = {
-            "clips_per_second": round(arguments.batch / median, 3),
-            "slowest": round(arguments.batch / max(taken), 3),
-            "fastest": round(arguments.batch / min(taken), 3),
-            "times_published": round(base / median, 2),
-            "last_loss": losses[name],
-        }
-        if peak:
-            row["mfu"] = round(row["clips_per_second"] * cost.step_gflops / (1000 * peak), 4)
-        rows[name] = row
-        table.add_row(name, *(str(row[k]) for k in list(row)[:4]), f"{100 * row['mfu']:.1f}" if peak else "")
+    results = {
+        str(batch): measure(steps, frames[:batch], repeats=arguments.repeats, clock=clock)
+        for batch in arguments.batch
+    }
+    columns = ("clips_per_second", "slowest", "fastest", "times_published", "mfu", "peak_mib_per_clip")
+    table = Table("batch", "step", *columns)
+    for batch, rows in results.items():
+        for name, row in rows.items():
+            table.add_row(batch, name, *(str(row.get(column, "")) for column in columns))
     Console().print(table)
-    settings = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
-    memory = {"peak_bytes": torch.cuda.max_memory_allocated()} if device.type == "cuda" else {}
+    settings = {key: str(value) for key, value in vars(arguments).items() if key not in ("out", "batch")}
     record.write(
         arguments.out,
         {
             "settings": settings,
-            "step_gflops_per_clip": round(cost.step_gflops, 1),
+            "step_gflops_per_clip": round(steps.cost.step_gflops, 1),
             "largest_difference": difference,
-            "results": rows,
-            **memory,
+            "by_batch": results,
         },
     )
 

@@ -312,9 +312,9 @@ def cycle_results() -> str:
     lines += [
         "",
         f"{result['cycles']:,} streams of {result['workers']} workers, "
-        f"{result['with batches from workers']} of them stopped after batches from workers; from start to stop "
-        f"{result['seconds of a cycle, median']} s (median), {result['seconds of a cycle, highest']} s at "
-        f"most. {_where(result)}.",
+        f"{result['with batches from workers']} of them stopped after batches from workers; from start to "
+        f"stop {result['seconds of a cycle, median']} s (median), {result['seconds of a cycle, highest']} s "
+        f"at most. {_where(result)}.",
     ]
     return "\n".join(lines)
 

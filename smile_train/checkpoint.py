@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smile_synth.corpus import write_bytes
 from smile_synth.errors import UserError
-from smile_train.models import Student, StudentConfig
+from smile_train.models import Student, StudentConfig, why_unreadable
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.pt"
@@ -150,8 +150,7 @@ def _read_state(path: Path, advice: str = "") -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"checkpoint '{path}': damaged: {reason}{advice}") from None
+        raise UserError(f"checkpoint '{path}': damaged: {why_unreadable(error)}{advice}") from None
     return state
 
 

@@ -143,6 +143,9 @@ def pretrain_command(
         errors.quiet = False  # it may be this process alone that cannot read a clip, or has too little memory
         raise UserError(f"process {rank}: {error}") from None
     print_unreadable(result.unreadable)
+    if result.clips_per_second == 0:
+        console.print(f"{result.folder}: all {result.steps} steps are done, there is nothing to continue")
+        return
     console.print(
         f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, "
         f"loss {result.loss:.4f} (predicting the clip's mean: {result.loss_of_mean:.4f})"
@@ -179,13 +182,16 @@ def print_plan(config: Any, data: Any, cost: Any, clips_per_second: float | None
         table.add_row(part, f"{cost.parameters.get(part, 0):,}", "" if flops is None else f"{flops:,.3f}")
     console.print(table)
     height, width = data.size_hw
-    clips = config.total_steps * config.batch_size
+    clips, at_once = config.total_steps * config.batch_size, config.batch_size // config.accumulate
+    who = "student forward and backward" + (", and teacher" if "teacher" in cost.parameters else "")
+    memory = (cost.state_bytes + at_once * cost.saved_bytes) / 2**30
     console.print(
         f"clips {data.num_frames}x{height}x{width}: {cost.num_tokens} tokens, {cost.num_visible} visible, "
         f"{cost.num_tokens - cost.num_visible} masked\n"
-        f"a step: {cost.step_gflops:,.1f} GFLOP per clip, student forward and backward, and teacher\n"
+        f"a step: {cost.step_gflops:,.1f} GFLOP per clip, {who}\n"
         f"memory: {cost.state_bytes / 2**30:.2f} GiB for weights, gradients and optimiser, and about "
-        f"{cost.saved_bytes / 2**20:,.0f} MiB per clip of a pass (batch_size / processes / accumulate)"
+        f"{cost.saved_bytes / 2**20:,.0f} MiB per clip of a pass (batch_size / processes / accumulate): "
+        f"{memory:,.1f} GiB in one process, with {at_once} clips a pass"
     )
     for number, stage in enumerate(config.stages, 1):
         names = ", ".join(source.recipe or source.corpus for source in stage.sources)

@@ -126,7 +126,8 @@ class MaskOptions(StrictModel):
         object_visible_share: for the rule share.
         visible_tubelets: for the tubelet rules, fixed ones instead of one at random.
         motion_weight: tokens that move are hidden more often: weight 1 + this x motion / mean motion.
-        cross_clip: every further mask of a clip is that of another clip of the batch, as published.
+        cross_clip: every further mask of a clip is that of another clip computed with it, as published; here
+            accumulate and the number of processes change what is learned.
     """
 
     kind: Literal["trajectory", "tube", "block", "random"] = "trajectory"
@@ -255,9 +256,11 @@ class PretrainConfig(SourceOptions):
         compile: pass student and teacher through torch.compile.
         parallel: under torchrun, copies of the student (ddp) or its parameters spread out (fsdp).
         ema_decay: also keep an average of the weights, which moves by 1 - this per step; 0 keeps none.
-        workers: processes that render, for each training process; 0 renders in it.
+        workers: processes that render or read, for each training process; 0 does it there.
         threads: of torch on the CPU; 0 leaves torch's own choice.
         device: auto takes CUDA where there is one.
+        render: where the frames of a stage with one recipe are drawn: on the device, from scenes that workers
+            draw, or by the workers on the cpu. Mixtures and corpora are theirs in any case.
         checkpoint_every: steps.
         keep_checkpoints: the last so many, beside the best.
         peak_tflops: of the device at this precision, for the MFU; known for some GPUs.
@@ -280,6 +283,7 @@ class PretrainConfig(SourceOptions):
     workers: Whole = 1
     threads: Whole = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    render: Literal["device", "cpu"] = "device"
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 2
     peak_tflops: Positive | None = None

@@ -27,7 +27,8 @@ class Cost:
         forward_gflops: of each part for one pass, 2 per multiply-add, matrix work alone.
         step_gflops: of a clip in a step: all student passes forward and backward, and the teacher's pass.
         saved_bytes: kept from one student pass for its backward pass, per clip, in the forward precision.
-        state_bytes: weights, gradients, optimiser, averaged weights and teacher.
+        state_bytes: weights (in bf16, too, where that is computed in), gradients, optimiser, averaged weights
+            and teacher.
         num_tokens, num_visible: of a clip.
     """
 
@@ -56,13 +57,14 @@ def cost_of(
     clip = torch.empty(1, form.num_frames, 3, *form.size_hw, device="meta")
     mask = torch.zeros(1, form.num_tokens, dtype=torch.bool, device="meta")
     seen: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in empty.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
         # Weights are kept anyway; fused attention keeps no matrix of tokens by tokens, which the meta device
         # makes; views share their storage.
         square = tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] >= form.num_tokens - num_masked
-        if not isinstance(tensor, nn.Parameter) and not square:
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and not square:
             seen[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -101,12 +103,13 @@ def cost_of(
         by_part["teacher"], parameters["teacher"] = teacher_flops, _count(teacher)
     trained = _count(student)
     copies = 4 + bool(config.ema_decay)  # weights, gradients, two moments
+    casts = 2 * trained if bf16 else 0  # weights in 16 bits, kept from the forward to the backward pass
     return Cost(
         parameters={names.get(part, part): count for part, count in parameters.items() if count},
         forward_gflops={names.get(part, part): flops / 1e9 for part, flops in by_part.items() if flops > 0},
         step_gflops=(both * passes + teacher_flops) / 1e9,
         saved_bytes=sum(seen.values()) // (2 if bf16 else 1),
-        state_bytes=4 * (copies * trained + (_count(teacher) if teacher is not None else 0)),
+        state_bytes=4 * (copies * trained + (_count(teacher) if teacher is not None else 0)) + casts,
         num_tokens=form.num_tokens,
         num_visible=form.num_tokens - num_masked,
     )

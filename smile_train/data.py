@@ -1,15 +1,16 @@
 """Training batches: clips rendered or read, with what masking needs to know of their objects.
 
 A stage that renders one recipe reads a `stream`: on a GPU its frames are drawn there. Written corpora and
-mixtures go clip by clip through a DataLoader.
+mixtures go through a DataLoader.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scene, stream
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scenes, stream
 from smile_synth.corpus import Corpus
 from smile_synth.errors import UserError
 from smile_synth.rng import generator
@@ -92,8 +93,8 @@ class Source(Protocol):
     name: str
     digest: str
 
-    def clip(self, index: int) -> TrainingClip:
-        """Return clip ``index``."""
+    def clips(self, indices: Sequence[int]) -> list[TrainingClip]:
+        """Return clips by index."""
 
 
 class RenderedSource:
@@ -108,16 +109,25 @@ class RenderedSource:
         seed: int,
         name: str,
     ) -> None:
-        """Describe the clips; nothing is drawn yet."""
+        """Describe the clips; nothing is drawn yet.
+
+        Raises:
+            UserError: the recipe wants what only written corpora have.
+        """
+        if recipe.compresses:
+            raise UserError("looks.compression: only written corpora have it; train on one, or leave it out")
         self.recipe, self.bank, self.backgrounds, self.seed = recipe, bank, backgrounds, seed
         self.size_hw, self.num_frames, self.name = recipe.size, recipe.num_frames, name
         self.digest = recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
 
-    def clip(self, index: int) -> TrainingClip:
-        """Render clip ``index``."""
-        scene = sample_scene(self.recipe, self.bank, self.backgrounds, seed=self.seed, index=index)
-        frames = composite(scene, self.bank, self.backgrounds)
-        return TrainingClip(frames, annotate(scene, self.bank, self.backgrounds).segmentation, scene)
+    def clips(self, indices: Sequence[int]) -> list[TrainingClip]:
+        """Draw scenes, together, and render them one by one."""
+        sources = self.bank, self.backgrounds
+        scenes = sample_scenes(self.recipe, *sources, seed=self.seed, indices=indices)
+        return [
+            TrainingClip(composite(scene, *sources), annotate(scene, *sources).segmentation, scene)
+            for scene in scenes
+        ]
 
 
 class CorpusSource:
@@ -151,12 +161,15 @@ class CorpusSource:
         """Return the number of clips that are used."""
         return len(self._clips)
 
-    def clip(self, index: int) -> TrainingClip:
-        """Read the clip that stands at place ``index`` of the endless order.
+    def clips(self, indices: Sequence[int]) -> list[TrainingClip]:
+        """Read the clips that stand at these places of the endless order.
 
         Raises:
             UserError: a file has gone or is damaged.
         """
+        return [self._read(index) for index in indices]
+
+    def _read(self, index: int) -> TrainingClip:
         epoch, place = divmod(index, len(self._clips))
         number = self._clips[_order(self.seed, epoch, len(self._clips))[place]]
         try:
@@ -278,32 +291,44 @@ def open_data(config: PretrainConfig, *, strict: bool = False) -> TrainingData:
                 f"'{source.name}' gives clips of {_form(source)}, '{first.name}' of {_form(first)}; "
                 "all must be alike"
             )
-        source.clip(0)  # what cannot be rendered or read fails here, before anything is written
+        source.clips([0])  # what cannot be rendered or read fails here, before anything is written
     if strict and unreadable:
         file, reason = unreadable[0]
         raise UserError(f"{len(unreadable)} files cannot be read, the first '{file}': {reason}")
     return TrainingData(tuple(stages), first.size_hw, first.num_frames, recipes, unreadable)
 
 
-Item = tuple[int, Tensor, Tensor, Tensor | None]
+class _TrainingBatches(Dataset[Batch | UserError]):
+    """Batches of a stage by the indices of their clips."""
 
-
-class _TrainingClips(Dataset[Item | UserError]):
     def __init__(
         self, stage: StageData, seed: int, batch_size: int, patch_size: int, tubelet_size: int, boxes: bool
     ) -> None:
         self.stage, self.seed, self.batch_size = stage, seed, batch_size
         self.patch_size, self.tubelet_size, self.boxes = patch_size, tubelet_size, boxes
 
-    def __getitem__(self, index: int) -> Item | UserError:
-        source = self.stage.source_of(index, seed=self.seed, batch_size=self.batch_size)
+    def __getitem__(self, indices: Sequence[int]) -> Batch | UserError:
+        by_source: dict[Source, list[int]] = {}
+        for index in indices:
+            source = self.stage.source_of(index, seed=self.seed, batch_size=self.batch_size)
+            by_source.setdefault(source, []).append(index)
+        clips: dict[int, TrainingClip] = {}
         try:
-            clip = source.clip(index)
+            for source, own in by_source.items():
+                clips.update(zip(own, source.clips(own), strict=True))
         except UserError as error:
             return error  # raised in a worker it would come out wrapped in the worker's traceback
-        coverage = token_coverage(clip.segmentation, self.patch_size, self.tubelet_size)
-        boxes = _object_boxes(clip.scene) if self.boxes else None
-        return index, torch.from_numpy(clip.frames).permute(0, 3, 1, 2), torch.from_numpy(coverage), boxes
+        ordered = [clips[index] for index in indices]
+        frames = np.stack([clip.frames for clip in ordered])
+        coverage = np.stack(
+            [token_coverage(clip.segmentation, self.patch_size, self.tubelet_size) for clip in ordered]
+        )
+        return Batch(
+            torch.tensor(indices),
+            torch.from_numpy(frames).permute(0, 1, 4, 2, 3),
+            torch.from_numpy(coverage),
+            _stack_boxes([clip.scene for clip in ordered]) if self.boxes else None,
+        )
 
 
 def _object_boxes(scene: Scene) -> Tensor:
@@ -318,21 +343,13 @@ def _object_boxes(scene: Scene) -> Tensor:
     return torch.from_numpy(upright_boxes(scene.object_to_frame[chosen], sizes)).float()
 
 
-def _stack_boxes(found: Sequence[Tensor]) -> Tensor:
-    """Return ``[B, K, T, 4]``, NaN where a clip has fewer objects than another."""
+def _stack_boxes(scenes: Sequence[Scene]) -> Tensor:
+    """Return ``[B, K, T, 4]`` of the labelled objects, NaN where a clip has fewer than another."""
+    found = [_object_boxes(scene) for scene in scenes]
     boxes = torch.full((len(found), max(map(len, found)), *found[0].shape[1:]), torch.nan)
     for row, own in zip(boxes, found, strict=True):
         row[: len(own)] = own
     return boxes
-
-
-def _collate(items: Sequence[Item | UserError]) -> Batch | UserError:
-    whole = [item for item in items if not isinstance(item, UserError)]
-    if len(whole) < len(items):
-        return next(item for item in items if isinstance(item, UserError))
-    indices, frames, coverage, found = zip(*whole, strict=True)
-    boxes = None if found[0] is None else _stack_boxes(found)
-    return Batch(torch.tensor(indices), torch.stack(frames), torch.stack(coverage), boxes)
 
 
 def start_worker(_: int) -> None:
@@ -353,8 +370,11 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     device: str | torch.device = "cpu",
-) -> Iterator[Batch]:
+    render_on: str | torch.device | None = None,
+) -> Generator[Batch, None, None]:
     """Yield one process's batches of a stage from ``start_step`` on, made ahead by worker processes.
+
+    Workers that cannot share a stream's memory (outside of Linux) serve a DataLoader, whatever the stage.
 
     Args:
         stage: whose clips.
@@ -364,31 +384,34 @@ def training_batches(
         patch_size, tubelet_size: of a token.
         workers: processes that render or read; 0 does it here.
         rank, world_size: this process among all.
-        device: of the training; a stream draws its frames there.
+        device: of the training; copies to a GPU do not wait.
+        render_on: where a stream draws its frames, ``device`` unless given.
 
     Raises:
         UserError: a clip cannot be rendered or read.
     """
     boxes = stage.options.mask.kind == "trajectory" and stage.options.mask.object_tokens != "coverage"
     local, source = batch_size // world_size, stage.sources[0]
-    if len(stage.sources) == 1 and isinstance(source, RenderedSource):
+    shares = workers == 0 or hasattr(os, "memfd_create")
+    if len(stage.sources) == 1 and isinstance(source, RenderedSource) and shares:
         batches = stream(
-            source.recipe, source.bank, source.backgrounds, batch_size=local, seed=source.seed, device=device,
-            rank=rank, world_size=world_size, start_step=start_step, workers=workers, ahead=4,
-            tokens=(tubelet_size, patch_size), scenes=boxes,
+            source.recipe, source.bank, source.backgrounds, batch_size=local, seed=source.seed,
+            device=render_on or device, rank=rank, world_size=world_size, start_step=start_step,
+            workers=workers, ahead=4, tokens=(tubelet_size, patch_size), scenes=boxes,
         )  # fmt: skip
         with closing(batches):
             for _, made in zip(range(start_step, stage.end_step), batches, strict=False):
                 assert made.coverage is not None, "asked for"
-                found = _stack_boxes([_object_boxes(scene) for scene in made.scenes]) if made.scenes else None
+                found = _stack_boxes(made.scenes) if made.scenes else None
                 yield Batch(torch.tensor(made.indices), made.frames, made.coverage, found)
         return
     loader: DataLoader[Batch | UserError] = DataLoader(
-        _TrainingClips(stage, seed, batch_size, patch_size, tubelet_size, boxes),  # type: ignore[arg-type]
-        batch_sampler=StepBatches(
+        _TrainingBatches(stage, seed, batch_size, patch_size, tubelet_size, boxes),
+        # A batch is an item: a worker draws its scenes together.
+        sampler=StepBatches(
             local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size
         ),
-        collate_fn=_collate,
+        batch_size=None,
         num_workers=workers,
         worker_init_fn=start_worker,
         # fork would copy the parent's threads (torch, decoders) in whatever state they are

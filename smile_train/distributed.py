@@ -144,14 +144,11 @@ def load_optimiser_tensors(
 ) -> None:
     """Load what `optimiser_tensors` returned, on any number of processes."""
     parameters = dict(model.named_parameters())
-    fused = bool(optimiser.defaults.get("fused"))
     for name, state in tensors.items():
         parameter = parameters[name]
         optimiser.state[parameter] = {
-            # The step count is no part of the parameter: it stays whole, on the CPU unless AdamW is fused.
-            key: (value.to(parameter.device) if fused else value.clone())
-            if value.ndim == 0
-            else spread_like(value, parameter)
+            # The step count is no part of the parameter: it stays whole.
+            key: value.to(parameter.device, copy=True) if value.ndim == 0 else spread_like(value, parameter)
             for key, value in state.items()
         }
 

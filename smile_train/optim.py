@@ -58,8 +58,7 @@ def make_adamw(
 ) -> torch.optim.AdamW:
     """Return AdamW (arXiv 1711.05101) with `parameter_groups`; the defaults are VideoMAE's pretraining."""
     groups = parameter_groups(model, weight_decay, layer_decay=layer_decay, depth=depth)
-    fused = any(parameter.is_cuda for parameter in model.parameters())
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

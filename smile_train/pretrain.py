@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -50,8 +50,8 @@ from smile_train.targets import Targets
 CONFIG = "config.yaml"
 # A run may go on with other values of these: what is learned does not depend on them.
 FREE = {
-    "accumulate", "parallel", "workers", "threads", "device", "compile", "checkpoint_every",
-    "keep_checkpoints", "peak_tflops", "wandb",
+    "accumulate", "parallel", "workers", "threads", "device", "render", "compile",
+    "checkpoint_every", "keep_checkpoints", "peak_tflops", "wandb",
 }  # fmt: skip
 FREE_WITHIN = {"student.checkpointing", "student.decoder_chunk", "teacher.compile", "teacher.cache"}
 # Told stage by stage.
@@ -69,9 +69,9 @@ class PretrainResult:
     Attributes:
         folder: of the run.
         steps: done in all.
-        loss: mean over the last 5 % of the steps of this call.
+        loss: mean over the last 5 % of the steps of this call; NaN where a run was finished before.
         loss_of_mean: likewise, of predicting every target's mean over the clip (0 after z-scoring).
-        clips_per_second: of this call.
+        clips_per_second: of this call; 0 where a run was finished before.
         unreadable: files that were not used, with the reason.
     """
 
@@ -83,12 +83,15 @@ class PretrainResult:
     unreadable: list[tuple[Path, str]]
 
 
-def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> Teacher | None:
+def build_teacher(config: PretrainConfig, size_hw: tuple[int, int], num_frames: int) -> Teacher | None:
     """Return the frozen teacher, or None where no target needs one.
 
     Raises:
-        UserError: its weights cannot be had, or its patches are not the student's.
+        UserError: its weights cannot be had, its patches are not the student's, or frames do not divide into
+            those.
     """
+    # Where the student cannot cut the frames, it is not for another teacher to match it.
+    StudentConfig.from_options(config.student, num_frames=num_frames, size_hw=size_hw, target_dim=1)
     if all(head.kind != "teacher" for head in config.target.heads):
         return None
     return load_teacher(
@@ -132,14 +135,15 @@ def make_masker(config: PretrainConfig, stage: Stage, student: Student) -> Maske
 
 
 def plan(config: PretrainConfig, *, strict: bool = False) -> tuple[TrainingData, Cost]:
-    """Open and check everything a run needs, and count what it costs; nothing is written or trained.
+    """Open and check everything a run needs but its device, and count what it costs; nothing is written.
 
     Raises:
         UserError: as `pretrain`.
     """
-    device = choose_device(config.device)
+    # A run on GPUs is planned where there are none, too.
+    device = torch.device("cuda") if config.device == "cuda" else choose_device(config.device)
     data = open_data(config, strict=strict)
-    teacher = build_teacher(config, data.size_hw)
+    teacher = build_teacher(config, data.size_hw, data.num_frames)
     targets = make_targets(config, teacher)
     student = build_student(config, data.size_hw, data.num_frames, targets.width)
     masked = [make_masker(config, stage, student).num_masked for stage in config.stages]
@@ -188,7 +192,7 @@ def pretrain(
             )
         wandb = load_wandb(config.wandb)
         data = open_data(config, strict=strict)
-        teacher = build_teacher(config, data.size_hw)
+        teacher = build_teacher(config, data.size_hw, data.num_frames)
         targets = make_targets(config, teacher)
         student = build_student(config, data.size_hw, data.num_frames, targets.width)
         maskers = [make_masker(config, stage, student) for stage in config.stages]
@@ -254,11 +258,12 @@ def pretrain(
             elif average is not None:
                 average = WeightAverage(student, config.ema_decay)
             first = max(start, stage.first_step)
-            batches = training_batches(
+            batches = stack.enter_context(closing(training_batches(
                 stage, seed=config.seed, batch_size=config.batch_size, start_step=first,
                 patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
                 workers=config.workers, rank=world.rank, world_size=world.size, device=device,
-            )  # fmt: skip
+                render_on="cpu" if config.render == "cpu" else None,
+            )))  # fmt: skip
             for step, (batch, waited) in enumerate(_timed(batches), first):
                 step_began = time.perf_counter()
                 lr = scale * lr_at(
@@ -459,8 +464,9 @@ def _told_when_memory_is_out(config: PretrainConfig, world: World) -> Iterator[N
     """Turn a lack of memory into one line that says what to change."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        lack = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not lack and "can't allocate memory" not in str(error):
             raise
         clips = config.batch_size // (world.size * config.accumulate)
         raise UserError(

@@ -85,7 +85,7 @@ def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
     student = load_student(run)
     form = student.config
     data = open_data(config)
-    teacher = build_teacher(config, data.size_hw)
+    teacher = build_teacher(config, data.size_hw, data.num_frames)
     targets = make_targets(config, teacher)
     masker = make_masker(config, config.stages[-1], student)
     start = -(-config.total_steps * config.batch_size // _BATCH)
@@ -117,7 +117,7 @@ def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
                 parts[name].append(value)
     whole = {name: torch.cat(values)[:num_clips] for name, values in parts.items() if values}
     scenes = [
-        stage.source_of(index, seed=config.seed, batch_size=_BATCH).clip(index).scene
+        stage.source_of(index, seed=config.seed, batch_size=_BATCH).clips([index])[0].scene
         for index in whole["indices"].tolist()
     ]
     arrays = {name: np.asarray(value.double().numpy()) for name, value in whole.items()}

@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError,
         safetensors.SafetensorError,
     ) as error:  # fmt: skip
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = why_unreadable(error)
         raise UserError(f"{path}: not a checkpoint of plain tensors: {reason}") from error
     if isinstance(content, dict):
         inner = [content[name] for name in CONTAINERS if isinstance(content.get(name), dict)]
@@ -48,6 +48,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         names = "' or '".join(CONTAINERS)
         raise UserError(f"{path}: no table of tensors at the top or under '{names}'")
     return content
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return in one line why a file of weights could not be read."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text advises to run what is in it
+        return "damaged, or it holds more than plain values, and code in files is not run"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:

@@ -22,8 +22,10 @@ def run(command_line: Run) -> Run:
 
 
 def test_pretrain(run: Run, config_file: Path, tmp_path: Path) -> None:
-    assert "2 steps in" in run("pretrain", config_file, "steps=2", "--out", tmp_path / "run").stdout
+    arguments = ("pretrain", config_file, "steps=2", "--out", tmp_path / "run")
+    assert "2 steps in" in run(*arguments).stdout
     assert (tmp_path / "run" / "student.safetensors").is_file()
+    assert "all 2 steps are done, there is nothing to continue" in " ".join(run(*arguments).stdout.split())
 
 
 def test_help() -> None:
@@ -68,5 +70,6 @@ def test_dry_run(run: Run, config_file: Path, tmp_path: Path) -> None:
     assert "clips 4x32x32: 32 tokens, 8 visible, 24 masked" in told
     assert "stage 1: 3,000 steps of 4 clips, trajectory mask, 2 masks a clip" in told
     assert "in all 3,000 steps, 12,000 clips" in told and "time: 1.67 hours at 2 clips/s" in told
+    assert "GiB in one process, with 4 clips a pass" in " ".join(told.split())
     assert "encoder.blocks" in told and "GFLOP per clip" in told
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "recipe.yaml"}

@@ -27,7 +27,7 @@ def test_adamw_decays_by_group() -> None:
     torch.nn.init.ones_(model.weight)
     torch.nn.init.ones_(model.bias)
     optimizer = make_adamw(model, lr=0.1, weight_decay=0.5)
-    assert optimizer.defaults["betas"] == (0.9, 0.95)
+    assert optimizer.defaults["betas"] == (0.9, 0.95) and optimizer.defaults["fused"]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -202,3 +202,14 @@ def test_every_shipped_config_loads_and_names_a_recipe(path: Path) -> None:
     model = TeacherTrainingConfig if path.stem == "tiny-clip" else PretrainConfig
     config = model.load(path.stem)
     Recipe.load(config.recipe, getattr(config, "recipe_overrides", []))
+    if not isinstance(config, PretrainConfig):
+        return
+    # What the published code does and nobody would choose is in the faithful preset alone.
+    published = {
+        "statistics": config.teacher.normalisation == "imagenet",
+        "boxes": config.mask.object_tokens == "boxes-oversize",
+        "mix": all(stage.mask.cross_clip for stage in config.stages),
+        "stop": config.optimiser.cosine_steps is not None,
+        "recipe": str(config.recipe).endswith("-faithful"),
+    }
+    assert set(published.values()) == {path.stem.endswith("-faithful")}

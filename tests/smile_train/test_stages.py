@@ -147,7 +147,7 @@ def test_mixtures_are_drawn_by_weights_that_may_move(config_file: Path, corpus: 
 def test_a_corpus_gives_every_clip_once_before_any_again(corpus: Path) -> None:
     source = CorpusSource(corpus, seed=0)
     assert (len(source), source.size_hw, source.num_frames) == (5, (32, 32), 4)
-    rounds = [[source.clip(i).scene.index for i in range(start, start + 5)] for start in (0, 5, 10)]
+    rounds = [[clip.scene.index for clip in source.clips(range(start, start + 5))] for start in (0, 5, 10)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds) and len({tuple(one) for one in rounds}) > 1
 
 
@@ -163,8 +163,8 @@ def test_a_corpus_reads_what_was_rendered(
         generate(recipe, bank, out=corpus, num_clips=5, seed=3, layout=layout, media=media, clips_per_shard=2)
     source = CorpusSource(corpus, seed=0)
     for index in range(5):
-        read = source.clip(index)
-        drawn = stage.sources[0].clip(read.scene.index)
+        (read,) = source.clips([index])
+        (drawn,) = stage.sources[0].clips([read.scene.index])
         assert read.scene.digest == drawn.scene.digest
         np.testing.assert_array_equal(read.segmentation > 0, drawn.segmentation > 0)
         difference = np.abs(read.frames.astype(int) - drawn.frames).mean()
@@ -226,7 +226,7 @@ def test_natural_video_with_objects_pasted_in(videos: Path, config_file: Path, t
     config = PretrainConfig.load(config_file, [f"backgrounds={tmp_path / 'list.txt'}", "steps=2"])
     result = pretrain(config, tmp_path / "run")
     assert [file.name for file, _ in result.unreadable] == ["broken.mp4"]
-    clip = open_data(config).stages[0].sources[0].clip(0)
+    (clip,) = open_data(config).stages[0].sources[0].clips([0])
     background = clip.frames[clip.segmentation == 0]
     assert len(np.unique(background.mean(1).round(-1))) >= 3  # the video moves on
     again = PretrainConfig.load(tmp_path / "run" / "config.yaml")
@@ -253,7 +253,7 @@ def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
         )
 
     here = list(batches(0))
-    last = stage.sources[0].clip(3).scene.index
+    last = stage.sources[0].clips([3])[0].scene.index
     (copy / "clips" / f"{last:06d}.mp4").write_bytes(b"x")
     there = batches(1)
     for own, made in zip(here[:2], there, strict=False):
@@ -275,6 +275,9 @@ def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
         (["mixture=[{weight: -1}]"], "mixture.0.weight"),
         (["optimiser.layer_decay=1.5"], "layer_decay: should be less than or equal to 1"),
         (["start_from=nowhere"], "nowhere"),
+        # Told before a teacher with such patches is asked for.
+        (["target={kind: teacher}", "student.patch_size=24"], "student: height 32 must be a multiple of patch_size 24"),
+        (["recipe_overrides=['looks={compression: [20, 30]}']"], "looks.compression: only written corpora have it"),
         (["mixture=[{}, {recipe_overrides: ['num_frames=6']}]"], "gives clips of 6x32x32, 'recipe' of 4x32x32"),
     ],
 )  # fmt: skip

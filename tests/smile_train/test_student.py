@@ -497,7 +497,8 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match="not a checkpoint of plain tensors") as caught:
             load_student_weights(encoder, tmp_path / name)
-        assert "\n" not in str(caught.value)
+        # PyTorch's own text advises to run what is in the file.
+        assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
     assert capsys.readouterr().out == ""
     torch.save({"model": {"epoch": 3}}, tmp_path / "numbers.pth")
     with pytest.raises(UserError, match="no table of tensors at the top or under 'model' or 'module'"):

@@ -1,0 +1,54 @@
+"""What pretraining keeps in memory, by size and by what saves some: counted on the meta device, not measured.
+
+    uv run python benchmarks/memory_plan.py --out benchmarks/results/memory_plan.json
+
+For one student pass of eight clips of 16x224x224 with 80 % of the tokens masked, in bf16 and with fused
+attention: what is kept for the backward pass; and weights, their copies in bf16, gradients and AdamW's
+moments. A backward pass needs some more on its way, and the teacher its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import record
+import torch
+from rich.console import Console
+
+from smile_train.config import PretrainConfig
+from smile_train.cost import cost_of
+from smile_train.models import Student, StudentConfig
+
+SIZES = ("small", "base", "large", "huge")
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "`decoder_chunk: 1`": {"decoder_chunk": 1},
+    "`checkpointing`": {"checkpointing": True},
+    "both": {"checkpointing": True, "decoder_chunk": 1},
+}
+CLIPS, MASKED, TARGET_DIM = 8, 1248, 768
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    config = PretrainConfig.load("smile-vitb-stage1")
+    sizes: dict[str, dict[str, Any]] = {}
+    for size in SIZES:
+        kept = {}
+        for way, options in WAYS.items():
+            with torch.device("meta"):
+                form = StudentConfig.of_size(size, target_dim=TARGET_DIM, **options)
+                student = Student(form, generator=torch.Generator())
+            cost = cost_of(config, student, None, num_masked=MASKED, bf16=True)
+            kept[way] = CLIPS * cost.saved_bytes
+        sizes[size] = {"kept_bytes": kept, "state_bytes": cost.state_bytes}
+    Console().print(sizes)
+    record.write(arguments.out, {"clips": CLIPS, "sizes": sizes})
+
+
+if __name__ == "__main__":
+    main()
