@@ -50,8 +50,10 @@ def choose_device(wanted: str) -> torch.device:
     """Return the device of a run.
 
     Raises:
-        UserError: CUDA is wanted and there is none.
+        UserError: no such device, or CUDA is wanted and there is none.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device '{wanted}': expected auto, cpu or cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': there is none on this machine; use device=cpu or auto")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

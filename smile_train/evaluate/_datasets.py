@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,15 +72,21 @@ def find_videos(source: str | Path) -> list[Path]:
 
 
 def read_videos(
-    source: str | Path, *, root: str | Path | None = None, group: str | None = None
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    group: str | None = None,
+    allow_missing: bool = False,
 ) -> list[LabelledVideo]:
     """Read labelled videos from a folder or a list.
 
     What the source is, is seen from it:
 
     - a folder: ``class/*.mp4``, the folder below it is the class;
-    - ``.json``: Something-Something v2, ``[{"id", "template"}, ...]``; the class is the template;
+    - ``.json``: Something-Something v2, ``[{"id", "template"}, ...]``, the class is the template; or
+      Kinetics, ``{youtube_id: {"annotations": {"label", "segment"}}}``;
     - a table with a ``youtube_id`` column: Kinetics; files are ``[label/]id_start_end.*`` or ``id.*``;
+    - lines ``id;label``: Something-Something's csv, the test answers of v2 among them;
     - other text: one ``path label`` a line, separated by a comma, a tab or the last space (VideoMAE, SMILE,
       UCF101's trainlist). Labels are whole numbers. Lines without a label (UCF101's testlist) take the
       file's folder as class; `read_official` does so for both lists when one has none.
@@ -88,33 +96,49 @@ def read_videos(
         root: folder that paths in a list are relative to; by default the list's own.
         group: regular expression searched in the file name; what its first group (or all of it) matches is
             the video's group.
+        allow_missing: keep listed files that are not there; who reads them finds and tells them.
 
     Raises:
         UserError: nothing there, not such a list, files that are missing (named), labels that are no numbers.
     """
     path = Path(source)
+    _check_root(root)
     if path.is_dir():
         videos = _read_folder(path)
     elif path.is_file():
-        videos = _named(path, _read_list(path, Path(root) if root else path.parent))
+        videos = _named(path, _read_list(path, Path(root) if root else path.parent), allow_missing)
     else:
         raise UserError(f"videos '{source}': no such file or folder")
     return _grouped(videos, group)
 
 
 def read_official(
-    train: str | Path, test: str | Path, *, root: str | Path | None = None, group: str | None = None
+    train: str | Path,
+    test: str | Path,
+    *,
+    root: str | Path | None = None,
+    group: str | None = None,
+    allow_missing: bool = False,
 ) -> tuple[list[LabelledVideo], Split]:
     """Read the publisher's training and test lists (or folders) as one set with its split.
+
+    Without ``group`` a file that stands on both sides is found whatever the two lists call it. The other
+    arguments are those of `read_videos`.
 
     Raises:
         UserError: as `read_videos`; both hold the same group, or a test class has no training video.
     """
-    sides = [read_videos(source, root=root, group=group) for source in (train, test)]
+    sides = [
+        read_videos(source, root=root, group=group, allow_missing=allow_missing) for source in (train, test)
+    ]
     numbered = [all(v.label.isdecimal() for v in side) for side in sides]
     if numbered[0] != numbered[1]:  # UCF101: numbers in one list, none in the other
         sides = [[replace(v, label=v.path.parent.name) for v in side] for side in sides]
     videos = [*sides[0], *sides[1]]
+    # Two folders, or two lists in different ones, may call different files alike and one file differently.
+    names = _below_common([Path(os.path.abspath(v.path)) for v in videos])
+    groups = _below_common([v.path.resolve() for v in videos]) if group is None else [v.group for v in videos]
+    videos = [replace(v, name=n, group=g) for v, n, g in zip(videos, names, groups, strict=True)]
     first = len(sides[0])
     split = Split(np.arange(first), np.arange(first, len(videos)), "official")
     check_split(videos, split)
@@ -122,7 +146,12 @@ def read_official(
 
 
 def read_hmdb(
-    annotations: str | Path, *, root: str | Path, number: int = 1, group: str | None = None
+    annotations: str | Path,
+    *,
+    root: str | Path,
+    number: int = 1,
+    group: str | None = None,
+    allow_missing: bool = False,
 ) -> tuple[list[LabelledVideo], Split]:
     """Read one of HMDB51's splits: ``<class>_test_split<n>.txt``, lines ``file 1`` (train) or ``2`` (test).
 
@@ -130,11 +159,12 @@ def read_hmdb(
         annotations: the folder of these files.
         root: ``class/file``.
         number: 1, 2 or 3.
-        group: see `read_videos`.
+        group, allow_missing: see `read_videos`.
 
     Raises:
         UserError: no such files, videos that are missing, both sides share a group.
     """
+    _check_root(root)
     files = sorted(Path(annotations).glob(f"*_test_split{number}.txt"))
     if not files:
         raise UserError(f"splits '{annotations}': holds no *_test_split{number}.txt")
@@ -142,13 +172,13 @@ def read_hmdb(
     sides: list[str] = []
     for file in files:
         label = file.name.removesuffix(f"_test_split{number}.txt")
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             name, _, side = line.strip().rpartition(" ")
             if side in ("1", "2"):
                 video = Path(root) / label / name.strip()
                 videos.append(LabelledVideo(video, f"{label}/{name.strip()}", label, ""))
                 sides.append(side)
-    videos = _grouped(_named(Path(annotations), videos), group)
+    videos = _grouped(_named(Path(annotations), videos, allow_missing), group)
     side_of = np.array(sides)
     split = Split(np.flatnonzero(side_of == "1"), np.flatnonzero(side_of == "2"), f"split {number}")
     check_split(videos, split)
@@ -229,6 +259,11 @@ def check_split(videos: Sequence[LabelledVideo], split: Split, *, classes: bool 
         raise UserError(f"split '{split.name}': all training videos are of class '{train[0].label}'")
 
 
+def _check_root(root: str | Path | None) -> None:
+    if root is not None and not Path(root).is_dir():
+        raise UserError(f"root '{root}': no such folder")
+
+
 def _read_folder(root: Path) -> list[LabelledVideo]:
     videos = [
         LabelledVideo(path, path.relative_to(root).as_posix(), path.relative_to(root).parts[0], "")
@@ -246,12 +281,14 @@ def _read_list(path: Path, root: Path) -> list[LabelledVideo]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"list '{path}': cannot be read as text: {error}") from None
     if path.suffix.lower() == ".json":
-        return _read_something(path, text, root)
+        return _read_json(path, text, root)
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"list '{path}': is empty")
     if "youtube_id" in lines[0][1].split(","):
-        return _read_kinetics(path, text, root)
+        return _read_kinetics_table(path, text, root)
+    if re.fullmatch(r"\d+;.+", lines[0][1]):
+        return _something([_fields(path, number, line) for number, line in lines], root)
     return _read_plain(path, lines, root)
 
 
@@ -276,15 +313,56 @@ def _read_plain(path: Path, lines: list[tuple[int, str]], root: Path) -> list[La
     ]
 
 
-def _read_something(path: Path, text: str, root: Path) -> list[LabelledVideo]:
+def _read_json(path: Path, text: str, root: Path) -> list[LabelledVideo]:
     try:
-        entries = json.loads(text)
-        pairs = [(str(entry["id"]), entry["template"]) for entry in entries]
-    except (ValueError, KeyError, TypeError):
+        content = json.loads(text)
+        if isinstance(content, dict):
+            notes = {name: entry["annotations"] for name, entry in content.items()}
+            rows = [(name, str(note["label"]), note.get("segment", ())) for name, note in notes.items()]
+            return _kinetics(rows, root)
+        return _something([(str(entry["id"]), entry["template"]) for entry in content], root)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f'list \'{path}\': expected [{{"id": ..., "template": ...}}, ...]; the test list of '
-            "Something-Something v2 has no labels"
+            f'list \'{path}\': expected [{{"id": ..., "template": ...}}, ...] of Something-Something v2 or '
+            '{youtube_id: {"annotations": {"label": ..., "segment": ...}}} of Kinetics; a list without '
+            "labels, as for the test of Something-Something v2, cannot be used"
         ) from None
+
+
+def _read_kinetics_table(path: Path, text: str, root: Path) -> list[LabelledVideo]:
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows or any(not row.get("label") for row in rows):
+        raise UserError(f"list '{path}': expected the columns label, youtube_id, time_start, time_end")
+    return _kinetics(
+        [(row["youtube_id"], row["label"], (row.get("time_start"), row.get("time_end"))) for row in rows],
+        root,
+    )
+
+
+def _kinetics(rows: Iterable[tuple[str, str, Sequence[Any]]], root: Path) -> list[LabelledVideo]:
+    """Return the videos of (youtube_id, label, (start, end) in seconds or nothing)."""
+    files = {p.stem: p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    videos = []
+    for name, label, segment in rows:
+        try:
+            start, end = (int(float(seconds)) for seconds in segment)
+            trimmed = f"{name}_{start:06d}_{end:06d}"
+        except (TypeError, ValueError):
+            trimmed = name
+        found = files.get(trimmed) or files.get(name) or root / label / f"{trimmed}.mp4"
+        videos.append(LabelledVideo(found, trimmed, label, ""))
+    return videos
+
+
+def _fields(path: Path, number: int, line: str) -> tuple[str, str]:
+    name, found, label = line.partition(";")
+    if not found or not label:
+        raise UserError(f"{path}:{number}: has no label; expected 'id;label'")
+    return name, label
+
+
+def _something(pairs: Iterable[tuple[str, str]], root: Path) -> list[LabelledVideo]:
+    """Return the videos of (id, template); brackets stand where the templates of v2 have theirs."""
     files = {p.stem: p for p in sorted(root.iterdir()) if p.suffix.lower() in SUFFIXES}
     return [
         LabelledVideo(files.get(i, root / f"{i}.webm"), i, re.sub(r"[\[\]]", "", template), "")
@@ -292,32 +370,21 @@ def _read_something(path: Path, text: str, root: Path) -> list[LabelledVideo]:
     ]
 
 
-def _read_kinetics(path: Path, text: str, root: Path) -> list[LabelledVideo]:
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or any(not row.get("label") for row in rows):
-        raise UserError(f"list '{path}': expected the columns label, youtube_id, time_start, time_end")
-    files = {p.stem: p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
-    videos = []
-    for row in rows:
-        name = row["youtube_id"]
-        try:
-            trimmed = f"{name}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-        except (KeyError, ValueError):
-            trimmed = name
-        found = files.get(trimmed) or files.get(name) or root / row["label"] / f"{trimmed}.mp4"
-        videos.append(LabelledVideo(found, trimmed, row["label"], ""))
-    return videos
-
-
-def _named(path: Path, videos: list[LabelledVideo]) -> list[LabelledVideo]:
-    """Refuse a list that names missing files or a file twice."""
+def _named(path: Path, videos: list[LabelledVideo], allow_missing: bool) -> list[LabelledVideo]:
+    """Refuse a list that names missing files (unless these are allowed) or a file twice."""
     missing = [v.name for v in videos if not v.path.is_file()]
-    if missing:
+    if missing and (not allow_missing or len(missing) == len(videos)):
         raise UserError(f"list '{path}': {len(missing)} of {len(videos)} files are missing: {_some(missing)}")
     twice = [name for name, count in Counter(v.name for v in videos).items() if count > 1]
     if twice:
         raise UserError(f"list '{path}': names more than once: {_some(twice)}")
     return videos
+
+
+def _below_common(paths: list[Path]) -> list[str]:
+    """Return paths below the folder that holds them all: the same on every machine."""
+    top = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(top).as_posix() for path in paths]
 
 
 def _grouped(videos: list[LabelledVideo], pattern: str | None) -> list[LabelledVideo]:

@@ -1,10 +1,15 @@
-"""Read clips of real videos: frames by number or time, fitted to a square, in windows."""
+"""Read clips of real videos: frames by number or time, fitted to a square, in windows.
+
+PyAV decodes, or torchcodec where it is installed with the FFmpeg that it needs: the same pixels, and a few
+clips of a long video sooner, since it decodes from the nearest key frame on.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +17,7 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from smile_synth.errors import UserError
 from smile_synth.strict_yaml import StrictModel
@@ -24,7 +30,10 @@ _DEFAULT_FPS = 25.0
 
 
 class ViewOptions(StrictModel):
-    """How a video becomes clips; nothing of its length, size or aspect is left in them but the picture.
+    """How a video becomes clips; by default nothing of its length, size or aspect is left in them.
+
+    What a video shorter than a clip is filled up with tells its length, and the bars of pad and height tell
+    its aspect.
 
     Attributes:
         stride_frames: every how many frames one is taken.
@@ -45,6 +54,12 @@ class ViewOptions(StrictModel):
     short: Literal["repeat", "loop", "stretch"] = "repeat"
     clips: Whole = 0
     crops: Literal[1, 3] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> ViewOptions:
+        if self.crops > 1 and self.fit != "crop":
+            raise ValueError(f"crops: {self.crops} are those of fit=crop, got fit={self.fit}")
+        return self
 
 
 class ReadOptions(ViewOptions):
@@ -107,31 +122,68 @@ def read_windows(path: Path, options: ReadOptions) -> Iterator[UInt8]:
 
 
 def _windows(path: Path, options: ReadOptions, place: float | None = None) -> Iterator[UInt8]:
-    plans = _plan(_times(path), options, place)
+    times = _times(path)
+    plans = _plan(times, options, place)
+    kept: dict[int, UInt8] = {}
+    last: UInt8 | None = None
+    done = 0
+    for number, frame in _frames(path, sorted({n for plan in plans for n in plan}), len(times)):
+        last = kept[number] = fit_square(frame, options.side, options.fit, options.crops > 1)
+        while done < len(plans) and max(plans[done]) <= number:
+            yield np.stack([kept[n] for n in plans[done]])
+            done += 1
+            alive = {n for plan in plans[done:] for n in plan}
+            kept = {n: picture for n, picture in kept.items() if n in alive}
+    if last is None:
+        raise UserError("holds no frames")
+    # Fewer frames come out than are stored: the first window is completed, others are left out.
+    if done == 0:
+        yield np.stack([kept.get(n, last) for n in plans[0]])
+
+
+def _frames(path: Path, numbers: list[int], available: int) -> Iterator[tuple[int, UInt8]]:
+    """Yield frames ``[H, W, 3]``, upright, and their numbers, which are given in order."""
     with _opened(path) as container:
-        needed = sorted({number for plan in plans for number in plan})
-        kept: dict[int, UInt8] = {}
-        last: UInt8 | None = None
-        done = 0
-        wanted = iter(needed)
+        decoder = _seeking_decoder(path, container.streams.video[0].index, available)
+        if decoder is not None:
+            for number in numbers:
+                yield number, decoder.get_frame_at(number).data.numpy()
+            return
+        wanted = iter(numbers)
         following = next(wanted)
         for number, frame in enumerate(_decoded(container)):
-            if number < following:
-                continue
-            last = kept[number] = fit_square(_rgb(frame), options.side, options.fit, options.crops > 1)
-            following = next(wanted, -1)
-            while done < len(plans) and max(plans[done]) <= number:
-                yield np.stack([kept[n] for n in plans[done]])
-                done += 1
-                alive = {n for plan in plans[done:] for n in plan} if done < len(plans) else set()
-                kept = {n: picture for n, picture in kept.items() if n in alive}
-            if following < 0:
-                return
-        if last is None:
-            raise UserError("holds no frames")
-        # Fewer frames come out than are stored: the first window is completed, others are left out.
-        if done == 0:
-            yield np.stack([kept.get(n, last) for n in plans[0]])
+            if number == following:
+                yield number, _rgb(frame)
+                following = next(wanted, -1)
+                if following < 0:
+                    return
+
+
+def _seeking_decoder(path: Path, stream: int, available: int) -> Any:
+    """Return torchcodec's decoder of a file, or None where there is none that counts the same frames."""
+    decoder_class = _torchcodec()
+    if decoder_class is None:
+        return None
+    try:
+        decoder = decoder_class(os.path.abspath(path), stream_index=stream, dimension_order="NHWC")
+    except (RuntimeError, ValueError):  # PyAV reads it, or says why not
+        return None
+    # its releases that do not turn videos upright do not tell that they are turned
+    same = len(decoder) == available and hasattr(decoder.metadata, "rotation")
+    return decoder if same else None
+
+
+@cache
+def _torchcodec() -> Any:
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"no video")
+    except (ImportError, OSError):
+        return None
+    except (RuntimeError, ValueError) as error:  # FFmpeg is not there, or it is and says what it was given
+        return None if "libtorchcodec" in str(error) else VideoDecoder
+    return VideoDecoder
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -186,12 +238,13 @@ class _opened:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._container.close()
-        if isinstance(error, (OSError, ValueError, av.error.FFmpegError)):
+        if isinstance(error, (OSError, ValueError, RuntimeError, IndexError, av.error.FFmpegError)):
             raise UserError(f"cannot be decoded: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    told = getattr(error, "strerror", None) or str(error)
+    return (told.splitlines() or [type(error).__name__])[0]
 
 
 def _times(path: Path) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from smile_train.models._student import (
 )
 from smile_train.models._teacher import TINY_CLIP, Teacher, load_clip, load_teacher
 from smile_train.models._token_cache import TokenCache
-from smile_train.models._weights import why_unreadable
+from smile_train.models._weights import read_tensors, why_unreadable
 
 __all__ = [
     "TINY_CLIP",
@@ -29,6 +29,7 @@ __all__ = [
     "load_student_weights",
     "load_teacher",
     "pick_tokens",
+    "read_tensors",
     "split_tokens",
     "why_unreadable",
 ]

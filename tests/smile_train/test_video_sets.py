@@ -14,7 +14,9 @@ from smile_train.evaluate import (
     LabelledVideo,
     ReadOptions,
     Split,
+    _reading,  # which decoder reads is nobody's choice: no public way to change it
     check_split,
+    extract,
     file_facts,
     k_fold,
     leave_one_group_out,
@@ -25,6 +27,8 @@ from smile_train.evaluate import (
     read_windows,
     select_classes,
 )
+
+DATA = Path(__file__).parents[2] / "../shared/data/videos"
 
 
 def touch(root: Path, *names: str) -> None:
@@ -91,7 +95,9 @@ def test_something_and_kinetics(tmp_path: Path) -> None:
     (video,) = read_videos(tmp_path / "train.json")
     assert (video.path.name, video.label) == ("12.webm", "Holding something up")
     (tmp_path / "test.json").write_text(json.dumps([{"id": "12"}]))
-    with pytest.raises(UserError, match="test list of Something-Something v2 has no labels"):
+    with pytest.raises(
+        UserError, match="a list without labels, as for the test of Something-Something v2, cannot"
+    ):
         read_videos(tmp_path / "test.json")
     (tmp_path / "k.csv").write_text(
         'label,youtube_id,time_start,time_end,split\njogging,abc,3,13,val\n"a, b",xyz,0,10,val\n'
@@ -101,6 +107,61 @@ def test_something_and_kinetics(tmp_path: Path) -> None:
         ("abc_000003_000013.mp4", "jogging"),
         ("xyz.mkv", "a, b"),
     ]
+
+
+def test_lists_as_json_and_with_semicolons(tmp_path: Path) -> None:
+    touch(tmp_path, "k/abc_000003_000013.mp4", "k/xyz.mkv", "12.webm", "7.webm")
+    note = {"duration": 10.0, "subset": "train", "url": "u"}
+    content = {
+        "abc": {"annotations": {"label": "jogging", "segment": [3.0, 13.0]}, **note},
+        "xyz": {"annotations": {"label": "a, b", "segment": [0.0, 10.0]}, **note},
+    }
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    videos = read_videos(tmp_path / "train.json", root=tmp_path / "k")
+    assert [(v.path.name, v.label) for v in videos] == [
+        ("abc_000003_000013.mp4", "jogging"),
+        ("xyz.mkv", "a, b"),
+    ]
+    for text in ("{", '{"abc": {"duration": 1}}', "[3]", "3"):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UserError, match=r"bad.json': expected \[\{"):
+            read_videos(tmp_path / "bad.json")
+    (tmp_path / "answers.csv").write_text("12;Moving a thing; slowly\n7;Holding it\n")
+    videos = read_videos(tmp_path / "answers.csv")
+    assert [(v.path.name, v.label) for v in videos] == [
+        ("12.webm", "Moving a thing; slowly"),
+        ("7.webm", "Holding it"),
+    ]
+    (tmp_path / "answers.csv").write_text("12;Moving a thing\n7\n")
+    with pytest.raises(UserError, match="answers.csv:2: has no label; expected 'id;label'"):
+        read_videos(tmp_path / "answers.csv")
+
+
+def test_missing_files_can_be_left_to_the_reader(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 1\ngone.mp4 1\n")
+    videos = read_videos(tmp_path / "list.txt", allow_missing=True)
+    assert [v.name for v in videos] == ["a.mp4", "b.mp4", "gone.mp4"]
+    found = extract(
+        [v.path for v in videos], [], ReadOptions(num_frames=2, side=16), names=[v.name for v in videos]
+    )
+    assert found.broken[-1] == ("gone.mp4", "cannot be decoded: No such file or directory")
+    (tmp_path / "list.txt").write_text("gone.mp4 1\n")
+    with pytest.raises(UserError, match="1 of 1 files are missing"):
+        read_videos(tmp_path / "list.txt", allow_missing=True)
+    with pytest.raises(UserError, match="root '.*nowhere': no such folder"):
+        read_videos(tmp_path / "list.txt", root=tmp_path / "nowhere")
+
+
+def test_files_of_both_sides_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{side}/{c}/1.mp4" for side in ("train", "test") for c in ("run", "sit")))
+    videos, split = read_official(tmp_path / "train", tmp_path / "test")
+    assert [videos[i].name for i in split.test] == ["test/run/1.mp4", "test/sit/1.mp4"]
+    (tmp_path / "list.txt").write_text("train/run/1.mp4 0\ntest/sit/1.mp4 1\n")
+    (tmp_path / "train" / "sit" / "link.mp4").symlink_to(tmp_path / "test" / "run" / "1.mp4")
+    for test in (tmp_path / "list.txt", tmp_path / "test"):
+        with pytest.raises(UserError, match=r"training and test share groups '(train|test)/run/1.mp4'"):
+            read_official(tmp_path / "train", test)
 
 
 def test_ucf_and_hmdb_splits(tmp_path: Path) -> None:
@@ -206,6 +267,75 @@ def test_fits_to_a_square(tmp_path: Path) -> None:
         tmp_path / "b.mp4", ReadOptions(num_frames=2, side=18, stride_frames=1, fit="height")
     )
     assert abs(int(narrow[..., 1].min()) - 200) < 8 and narrow[..., 0].max() < 8
+
+
+def test_size_and_length_and_aspect_stay_outside(tmp_path: Path) -> None:
+    """The same picture from a larger, a longer and a wider file gives the same clip."""
+    rng = np.random.default_rng(0)
+    small = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, 16:48] = small
+    files = {
+        "plain": (small, 8),
+        "large": (small.repeat(3, 0).repeat(3, 1), 8),
+        "long": (small, 40),
+        "wide": (wide, 8),
+    }
+    for name, (picture, length) in files.items():
+        write_mp4(tmp_path / f"{name}.mp4", np.broadcast_to(picture, (length, *picture.shape)).copy(), 10)
+    for options in ({}, {"stride_seconds": 0.2}, {"clips": 2}):
+        clips = {
+            name: np.stack(
+                list(read_windows(tmp_path / f"{name}.mp4", ReadOptions(num_frames=3, side=32, **options)))
+            ).mean(0)
+            for name in files
+        }  # type: ignore[arg-type]
+        for name in files:
+            assert np.abs(clips[name] - clips["plain"]).mean() < 4, (name, options)
+
+
+def test_three_crops_need_a_crop() -> None:
+    with pytest.raises(ValueError, match="crops: 3 are those of fit=crop, got fit=pad"):
+        ReadOptions(num_frames=2, side=16, crops=3, fit="pad")
+
+
+class _Other:
+    """A decoder that counts other frames than PyAV, or fails, or cannot be had."""
+
+    metadata = None
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 4
+
+
+def _failing(*_: object, **__: object) -> object:
+    raise RuntimeError("no such codec")
+
+
+@pytest.mark.parametrize("decoder", [_Other, _failing, None])
+def test_pyav_reads_what_another_decoder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: object
+) -> None:
+    monkeypatch.setattr(_reading, "_torchcodec", lambda: decoder)
+    video = numbered(tmp_path / "a.mp4", 12)
+    assert read(video, num_frames=2, stride_frames=3, clips=1) == [[3, 6]]
+
+
+@pytest.mark.skipif(_reading._torchcodec() is None, reason="torchcodec, or the FFmpeg it needs, is not there")
+def test_torchcodec_gives_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    write_mp4(tmp_path / "a.mp4", rng.integers(0, 255, (30, 48, 64, 3), np.uint8), 10)
+    files = [tmp_path / "a.mp4", *(DATA.iterdir() if DATA.is_dir() else ())]
+    for path in files:
+        options = ReadOptions(num_frames=4, side=32, clips=2)
+        own = [list(read_windows(path, options))]
+        with monkeypatch.context() as patch:
+            patch.setattr(_reading, "_torchcodec", lambda: None)
+            own.append(list(read_windows(path, options)))
+        np.testing.assert_array_equal(*own)
 
 
 def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
