@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from smile_synth.strict_yaml import dump
-from smile_train.checkpoint import load_student
 from smile_train.demo import demo_config
-from smile_train.evaluate import examine_motion, format_interval
+from smile_train.evaluate import examine_motion, format_interval, load_encoder
 from smile_train.materials import build_materials
 from smile_train.pretrain import pretrain
 
@@ -40,7 +39,7 @@ def main() -> None:
         result = pretrain(config, arguments.work / f"seed-{seed}")
         middle = time.perf_counter()
         examination = examine_motion(
-            load_student(result.folder), materials.bank, materials.train_backgrounds,
+            load_encoder(result.folder), materials.bank, materials.train_backgrounds,
             materials.heldout_backgrounds, seed=seed,
         )  # fmt: skip
         runs.append(

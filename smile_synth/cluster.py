@@ -24,6 +24,7 @@ class Cluster:
 
     Attributes:
         count: processors when it was made.
+        gpus: likewise.
     """
 
     def __init__(self, address: str) -> None:
@@ -49,12 +50,13 @@ class Cluster:
             raise UserError(
                 f"ray '{address}': no cluster answers ({reason}); 'ray start --head' begins one"
             ) from None
-        self.count = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        resources = self._ray.cluster_resources()
+        self.count, self.gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
 
-    def prepare(self, start: Callable[..., None] | None, arguments: Sequence[Any]) -> None:
-        """Have every process call ``start(*arguments)`` before its first work."""
+    def prepare(self, start: Callable[..., None] | None, arguments: Sequence[Any], *, gpus: int = 0) -> None:
+        """Have every process call ``start(*arguments)`` before its first work; it has ``gpus`` of its own."""
         self._start = self._ray.put((uuid.uuid4().hex, start, tuple(arguments)))
-        self._do = self._ray.remote(_do).options(num_cpus=1, max_retries=_RETRIES)
+        self._do = self._ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
 
     def submit(self, work: Callable[..., Any], item: Any) -> Any:
         """Have a process do ``work(item)``; ``work`` is a function of a module."""

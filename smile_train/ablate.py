@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import itertools
 import json
 import math
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,25 +23,29 @@ import matplotlib.figure
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import stats
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
+from smile_synth.cluster import Cluster
 from smile_synth.corpus import write_bytes, write_mp4
 from smile_synth.errors import UserError, nearest
 from smile_synth.resources import shipped
 from smile_synth.strict_yaml import StrictModel, dump, load
 from smile_train.checkpoint import load_student
 from smile_train.config import Count, PretrainConfig, Whole
-from smile_train.evaluate import FACTORS, MotionExam
+from smile_train.evaluate import FACTORS, FrozenEncoder, MotionExam, VideoEncoder
 from smile_train.materials import Materials, build_materials
-from smile_train.models import StudentConfig
-from smile_train.pretrain import pretrain
+from smile_train.pretrain import choose_device, pretrain
 
 STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
     "study.yaml", "scores.json", "table.parquet", "summary.json", "index.html", "plot.svg"
 )  # fmt: skip
+LOCK = ".lock"
+# Keys of a training config on which the time of a step does not depend.
+SAME_COST = {"recipe_overrides", "bank", "backgrounds", "seed", "steps", "then", "optimiser"}
 TRIAL_STEPS, TRIAL_CLIPS, SHOWN_CLIPS = 24, 50, 3
 Stage = Callable[[str, int, int, str], None]
 
@@ -78,6 +86,10 @@ class Study(StrictModel):
         for name in self.tasks:
             if name not in FACTORS:
                 raise ValueError(f"unknown probe '{name}' (of {', '.join(FACTORS)}){nearest(name, FACTORS)}")
+        for name, changes in self.all_arms.items():
+            for key in ("seed", "steps"):
+                if key in changes:
+                    raise ValueError(f"arm '{name}': all arms have the same {key}; see seeds and overrides")
         if len(self.all_arms) < 2:
             raise ValueError("needs at least two arms, in arms or by grid")
         if self.reference is not None and self.reference not in self.all_arms:
@@ -135,11 +147,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do, measured on a few steps and clips of the first arm.
+    """What is left to do, measured on a few steps and clips of every kind of training in the study.
 
     Attributes:
         cells: that are not done.
-        seconds_each: of one of them.
+        seconds_each: of one of them, on average.
     """
 
     cells: int
@@ -192,8 +204,9 @@ class StudyRun:
             write_bytes(path, text.encode())
         except OSError as error:
             raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
-        self.materials = self._materials(progress)
-        self._last_exam: tuple[tuple[StudentConfig, int, int, int], MotionExam] | None = None
+        with _one_at_a_time(self.out):
+            self.materials = self._materials(progress)
+        self._last_exam: tuple[tuple[str, int, int, int], MotionExam] | None = None
         names = {arm: f"{k:02d}" for k, arm in enumerate(study.all_arms)}
         self.cells = [
             Cell(arm, seed, self.out / "arms" / names[arm] / f"seed-{seed}")
@@ -235,68 +248,115 @@ class StudyRun:
         return config
 
     def estimate(self) -> Estimate:
-        """Measure a few steps and a small probe of the first arm that is left; nothing of it is kept."""
+        """Measure a few steps and a small probe of what is left; nothing of it is kept.
+
+        Arms that differ in nothing but what their clips show are measured once.
+        """
         left = [cell for cell in self.cells if not cell.done]
-        if not left:
-            return Estimate(0, 0.0)
-        config = self.config(left[0])
-        options = config.optimiser.model_copy(update={"warmup_steps": 0})
-        trial = config.model_copy(update={"steps": TRIAL_STEPS, "optimiser": options})
+        share = len({cell.seed for cell in left}) / max(len(left), 1)  # an exam serves all arms of a seed
+        clips = self.study.num_train + self.study.num_test
+        tried: dict[str, _Trial] = {}
+        seconds = 0.0
+        for cell in left:
+            config = self.config(cell)
+            kind = json.dumps([
+                config.model_dump(mode="json", exclude=SAME_COST),
+                [text for text in config.recipe_overrides if text.startswith(("size", "num_frames"))],
+            ])  # fmt: skip
+            if kind not in tried:
+                tried[kind] = self._try(config, cell.seed)
+            trial = tried[kind]
+            probing = trial.exam * share + trial.examination
+            seconds += trial.around + trial.step * config.total_steps + probing * clips
+        return Estimate(len(left), seconds / max(len(left), 1))
+
+    def _try(self, config: PretrainConfig, seed: int) -> _Trial:
+        options = config.optimiser.model_copy(update={"warmup_steps": 0, "cosine_steps": None})
+        changes = {"steps": TRIAL_STEPS, "then": [], "optimiser": options, "wandb": None}
+        trial = config.model_copy(update=changes)
+        self._last_exam = None  # it is timed, too
         with tempfile.TemporaryDirectory() as folder:
             ticks = [time.perf_counter()]
             pretrain(trial, folder, on_step=lambda *_: ticks.append(time.perf_counter()))
             ticks.append(time.perf_counter())
-            # the first step waits for workers and compilers, what follows the last writes a checkpoint
-            each = float(np.median(np.diff(ticks[1:-1])))
-            steps = (ticks[1] - ticks[0]) + (ticks[-1] - ticks[-2]) + each * config.steps
-            student = load_student(Path(folder))
+            encoder = _encoder(config, Path(folder))
             began = time.perf_counter()
-            exam = self._exam(student.config, left[0].seed, TRIAL_CLIPS, TRIAL_CLIPS)
+            exam = self._exam(encoder, seed, TRIAL_CLIPS, TRIAL_CLIPS)
             asked = time.perf_counter()
-            exam.examine(student)
+            exam.examine(encoder)
             ended = time.perf_counter()
-        share = len({cell.seed for cell in left}) / len(left)  # an exam serves all arms of a seed
-        probing = ((asked - began) * share + ended - asked) / (2 * TRIAL_CLIPS)
-        clips = self.study.num_train + self.study.num_test
-        return Estimate(len(left), steps + probing * clips)
+        return _Trial(
+            # the first step waits for workers and compilers, what follows the last writes a checkpoint
+            around=(ticks[1] - ticks[0]) + (ticks[-1] - ticks[-2]),
+            step=float(np.median(np.diff(ticks[1:-1]))),
+            exam=(asked - began) / (2 * TRIAL_CLIPS),
+            examination=(ended - asked) / (2 * TRIAL_CLIPS),
+        )
 
-    def run(self, *, shard: tuple[int, int] = (0, 1), stage: Stage | None = None) -> None:
-        """Train and probe every cell that is not done; a killed one goes on from its checkpoint.
+    def run(
+        self, *, shard: tuple[int, int] = (0, 1), ray: str | None = None, stage: Stage | None = None
+    ) -> None:
+        """Do what is not done: train, probe, keep the scores.
 
         Args:
-            shard: (index, of how many): every how many cells; several processes, each with a GPU of its own,
-                share a folder this way.
+            shard: (k, n) does every n-th cell from the k-th on, for n processes that share a folder; on a
+                machine with several GPUs the k-th process takes the k-th.
+            ray: ``auto`` or the address of a Ray cluster, whose machines see the same files at the same
+                paths; where it has GPUs every cell has one. Its processes are begun again when they die.
             stage: called with (what is being done, done, in all, remark).
+
+        Raises:
+            UserError: as `pretrain`; no such cluster.
         """
         stage = stage or (lambda what, done, total, remark: None)
         mine = self.cells[shard[0] :: shard[1]]
+        if ray is not None:
+            self._run_on_cluster(ray, [cell for cell in mine if not cell.done], stage)
+            return
+        if shard[1] > 1 and torch.cuda.device_count() > 1:
+            torch.cuda.set_device(shard[0] % torch.cuda.device_count())
         for number, cell in enumerate(mine, 1):
-            if cell.done:
-                continue
-            what = f"{cell.arm}, seed {cell.seed} ({number}/{len(mine)})"
-            began = time.perf_counter()
-            result = pretrain(
-                self.config(cell), cell.folder / "run",
-                on_step=lambda done, total, loss, what=what: stage(what, done, total, f"loss {loss:.3f}"),  # type: ignore[misc]
-            )  # fmt: skip
-            stage(f"probes of {what}", 0, 1, "")
-            student = load_student(cell.folder / "run")
-            exam = self._exam(student.config, cell.seed, self.study.num_train, self.study.num_test)
-            examination = exam.examine(student)
-            stage(f"probes of {what}", 1, 1, "")
-            content = {
-                "arm": cell.arm, "seed": cell.seed, "loss": result.loss,
-                "seconds": time.perf_counter() - began, **asdict(examination),
-            }  # fmt: skip
-            write_bytes(cell.folder / SCORES, (json.dumps(content, indent=1) + "\n").encode())
+            if not cell.done:
+                self.run_cell(cell, partial(stage, f"{cell.arm}, seed {cell.seed} ({number}/{len(mine)})"))
 
-    def _exam(self, form: StudentConfig, seed: int, num_train: int, num_test: int) -> MotionExam:
+    def run_cell(self, cell: Cell, stage: Callable[[int, int, str], None]) -> None:
+        """Train and probe one cell; ``stage`` is called with (done, in all, remark)."""
+        began = time.perf_counter()
+        config = self.config(cell)
+        result = pretrain(
+            config, cell.folder / "run",
+            on_step=lambda done, total, loss: stage(done, total, f"loss {loss:.3f}"),
+        )  # fmt: skip
+        stage(0, 1, "probes")
+        encoder = _encoder(config, cell.folder / "run")
+        exam = self._exam(encoder, cell.seed, self.study.num_train, self.study.num_test)
+        examination = exam.examine(encoder)
+        stage(1, 1, "probes")
+        content = {
+            "arm": cell.arm, "seed": cell.seed, "loss": result.loss,
+            "seconds": time.perf_counter() - began, **asdict(examination),
+        }  # fmt: skip
+        write_bytes(cell.folder / SCORES, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _run_on_cluster(self, address: str, cells: Sequence[Cell], stage: Stage) -> None:
+        cluster = Cluster(address)
+        try:
+            arguments = (self.study, self.out, Path.cwd())
+            cluster.prepare(_begin_there, arguments, gpus=1 if cluster.gpus else 0)
+            futures = [cluster.submit(_run_there, self.cells.index(cell)) for cell in cells]
+            for number, (cell, future) in enumerate(zip(cells, futures, strict=True), 1):
+                cluster.result(future)
+                stage("study", number, len(cells), f"{cell.arm}, seed {cell.seed}")
+        finally:
+            cluster.close()
+
+    def _exam(self, like: FrozenEncoder, seed: int, num_train: int, num_test: int) -> MotionExam:
         """Return the questions of a seed; arms share them, and what controls answer."""
-        asked = (form, seed, num_train, num_test)
+        asked = (like.form, seed, num_train, num_test)
         if self._last_exam is None or self._last_exam[0] != asked:
             materials = self.materials
             exam = MotionExam(
-                form, materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
+                like, materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
                 seed=seed, num_train=num_train, num_test=num_test,
                 tasks={name: FACTORS[name] for name in self.study.tasks},
             )  # fmt: skip
@@ -361,6 +421,43 @@ class StudyRun:
             about=self.study.about, arms=arms, plot=plot[plot.index("<svg") :], seeds=seeds, study=self.study,
             reference=self.study.reference or next(iter(self.study.all_arms)),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Seconds: around the steps, of a step, and of a clip in the exam of all arms and in that of one."""
+
+    around: float
+    step: float
+    exam: float
+    examination: float
+
+
+def _encoder(config: PretrainConfig, run: Path) -> FrozenEncoder:
+    return VideoEncoder(str(run), load_student(run).encoder).to(choose_device(config.device))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Have processes that share a folder wait for each other."""
+    with (folder / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+_here: StudyRun | None = None
+
+
+def _begin_there(study: Study, out: Path, folder: Path) -> None:
+    """Open the study in a process of the cluster; relative paths are those of who asked."""
+    global _here
+    os.chdir(folder)
+    _here = StudyRun(study, out)
+
+
+def _run_there(index: int) -> None:
+    assert _here is not None
+    _here.run_cell(_here.cells[index], lambda done, total, remark: None)
 
 
 def summarise(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,10 +32,19 @@ EncoderOption = Annotated[
     str,
     typer.Option(
         "--checkpoint",
-        help="A run's folder or its student.safetensors, a file of VideoMAE or SMILE, a folder of a "
-        "transformers VideoMAE, timm:NAME@FILE or clip:NAME@WEIGHTS.",
+        help="A run's folder, its student.safetensors or one of its checkpoints; a file of VideoMAE or "
+        "SMILE; a folder of smile-train export or of transformers; timm:NAME@FILE or clip:NAME@WEIGHTS.",
     ),
 ]
+NumFramesOption = Annotated[
+    int | None,
+    typer.Option("--num-frames", min=1, help="Of a clip, where the checkpoint does not tell: 16."),
+]
+SideOption = Annotated[
+    int | None,
+    typer.Option("--side", min=1, help="Of its frames in px, where the checkpoint does not tell: 224."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder that keeps features.")]
 DecodersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that decode.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail when a video cannot be read.")]
@@ -265,6 +275,9 @@ def embed_command(
         int, typer.Option("--layer", min=-1, help="Block to read; -1: after the last norm.")
     ] = -1,
     per_frame: Annotated[bool, typer.Option("--per-frame", help="Keep the times apart.")] = False,
+    num_frames: NumFramesOption = None,
+    side: SideOption = None,
+    device: DeviceOption = "auto",
     cache: CacheOption = None,
     workers: DecodersOption = 1,
     strict: StrictOption = False,
@@ -276,8 +289,8 @@ def embed_command(
     with progress_bar("embedding", "videos") as progress:
         report = embed_videos(
             videos, checkpoint, out, view=parse(ViewOptions, "{}", name="view", overrides=view or []),
-            layer=layer, pooling="frames" if per_frame else "mean", cache=cache, workers=workers,
-            strict=strict, progress=progress,
+            layer=layer, pooling="frames" if per_frame else "mean", num_frames=num_frames, side=side,
+            device=device, cache=cache, workers=workers, strict=strict, progress=progress,
         )  # fmt: skip
     _print_broken(report.broken)
     console.print(
@@ -303,9 +316,13 @@ def evaluate_command(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example protocols=[linear,knn]."),
     ] = None,
     test: Annotated[Path | None, typer.Option("--test", help="The test list, or a folder.")] = None,
-    folds: Annotated[int, typer.Option("--folds", min=2, help="Folds, where no test list is given.")] = 5,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Folds, where no test list is given; 5.")
+    ] = None,
     by_group: Annotated[bool, typer.Option("--leave-one-group-out", help="Instead of folds.")] = False,
-    classes: Annotated[str, typer.Option("--classes", metavar="A,B", help="Only these, of folds.")] = "",
+    classes: Annotated[
+        str, typer.Option("--classes", metavar="A,B", help="Only these, where no test list is given.")
+    ] = "",
     group: Annotated[
         str | None, typer.Option("--group", help="Regular expression on file names: what belongs together.")
     ] = None,
@@ -314,6 +331,12 @@ def evaluate_command(
         int | None,
         typer.Option("--hmdb", min=1, max=3, help="VIDEOS is HMDB51's folder of splits; its number."),
     ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Skip and list what a list names and is not there.")
+    ] = False,
+    num_frames: NumFramesOption = None,
+    side: SideOption = None,
+    device: DeviceOption = "auto",
     cache: CacheOption = None,
     workers: DecodersOption = 1,
     out: Annotated[Path | None, typer.Option("--out", help="A .json file for scores by video.")] = None,
@@ -332,24 +355,31 @@ def evaluate_command(
         read_videos,
         select_classes,
     )
+    from smile_train.pretrain import choose_device
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
     options = parse(EvaluateOptions, "{}", name="settings", overrides=overrides or [])
+    ways = {"--test": test, "--hmdb": hmdb, "--folds": folds, "--leave-one-group-out": by_group or None}
+    chosen = [name for name, value in ways.items() if value is not None]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)}: choose one, each says how the videos are split")
+    if classes and (test is not None or hmdb is not None):
+        raise UserError(f"--classes: not with {chosen[0]}, whose lists say what is in the set")
     if hmdb is not None:
         if root is None:
             raise UserError("--hmdb: needs --root, the folder of the classes")
-        found, split = read_hmdb(videos, root=root, number=hmdb, group=group)
+        found, split = read_hmdb(videos, root=root, number=hmdb, group=group, allow_missing=allow_missing)
         splits = [split]
     elif test is not None:
-        found, split = read_official(videos, test, root=root, group=group)
+        found, split = read_official(videos, test, root=root, group=group, allow_missing=allow_missing)
         splits = [split]
     else:
-        found = read_videos(videos, root=root, group=group)
+        found = read_videos(videos, root=root, group=group, allow_missing=allow_missing)
         if classes:
             found = select_classes(found, classes.split(","))
-        splits = leave_one_group_out(found) if by_group else k_fold(found, folds, seed=options.seed)
-    encoder = load_encoder(checkpoint)
+        splits = leave_one_group_out(found) if by_group else k_fold(found, folds or 5, seed=options.seed)
+    encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=choose_device(device))
     with progress_bar("features", "") as progress:
         result = evaluate_videos(
             encoder, found, splits, options, cache=cache, workers=workers, strict=strict,
@@ -364,34 +394,47 @@ def evaluate_command(
 
 
 def _print_scores(result: Any) -> None:
-    """Print scores of real videos with their controls."""
+    """Print scores of real videos with their controls, a table for each protocol, and what made them."""
     from smile_train.evaluate import format_interval
 
-    table = Table(
-        "protocol", "features", "accuracy %", "95 % interval", "per class %", "above random encoders",
-        title=f"{len(result.videos)} videos, {len(set(result.groups))} groups, "
-        f"{len(set(result.labels))} classes, {len(result.splits)} split(s)",
-    )  # fmt: skip
-    before = ""
-    for row in result.rows:
-        if before and row.protocol != before:
-            table.add_section()
-        table.add_row(
-            row.protocol if row.protocol != before else "",
-            "[bold]this encoder[/bold]" if row.features == "encoder" else escape(row.features),
-            f"{100 * row.accuracy:.1f}",
-            format_interval(row.low, row.high),
-            f"{100 * row.per_class:.1f}",
-            format_interval(row.margin.low, row.margin.high, signed=True) if row.margin else "",
-        )
-        before = row.protocol
-    console.print(table)
-    for row in result.rows:
-        if row.margin:
-            console.print(
-                f"{row.protocol}: {row.num_videos} videos in {row.num_groups} groups; a difference below "
-                f"{100 * row.margin.smallest:.1f} points means nothing here"
+    for protocol in dict.fromkeys(row.protocol for row in result.rows):
+        rows = [row for row in result.rows if row.protocol == protocol]
+        table = Table(
+            "features", "correct %", "95 % interval", "per class %", "above random",
+            title=f"{protocol}: {rows[0].num_videos} videos in {rows[0].num_groups} groups",
+            box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0),
+        )  # fmt: skip
+        for row in rows:
+            table.add_row(
+                "[bold]this encoder[/bold]" if row.features == "encoder" else escape(row.features),
+                f"{100 * row.accuracy:.1f}",
+                format_interval(row.low, row.high),
+                f"{100 * row.per_class:.1f}",
+                format_interval(row.margin.low, row.margin.high, signed=True) if row.margin else "",
             )
+        console.print(table)
+        remarks = []
+        if rows[0].chance == rows[0].chance:
+            remarks.append(f"always the most frequent answer: {100 * rows[0].chance:.1f}")
+        if rows[0].margin:
+            smallest = 100 * rows[0].margin.smallest
+            remarks.append(f"a difference to random encoders below {smallest:.1f} points means nothing here")
+        console.print("; ".join(remarks))
+    console.print(
+        f"\n{result.encoder['name']}: {len(result.videos)} videos in {len(set(result.groups))} groups and "
+        f"{len(set(result.labels))} classes, {len(result.splits)} split(s), {len(result.broken)} skipped\n"
+        f"settings: {_told(result.settings)}",
+        markup=False,
+    )
+
+
+def _told(settings: dict[str, Any]) -> str:
+    """Return the settings of an evaluation in a line; those of fine-tuning where there is any."""
+    from smile_train.checkpoint import flat
+
+    tuned = "finetune" in settings["protocols"]
+    flat_settings = {k: v for k, v in flat(settings).items() if tuned or not k.startswith("finetune.")}
+    return ", ".join(f"{k}={v}" for k, v in flat_settings.items() if k != "protocols")
 
 
 @app.command("compare")
@@ -422,12 +465,20 @@ def ablate_command(
     predict: Annotated[bool, typer.Option("--predict", help="Only say what it will cost.")] = False,
     shard_index: Annotated[int, typer.Option("--shard-index", min=0, help="This process' share.")] = 0,
     num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Processes, one per GPU.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="auto|HOST:PORT", help="Work on a Ray cluster whose machines share the folders."
+        ),
+    ] = None,
 ) -> None:
     """Train and probe every arm of a study, then write its table, plot and page."""
     from smile_train.ablate import PAGE, Study, StudyRun
 
     if shard_index >= num_shards:
         raise UserError(f"--shard-index {shard_index}: must be below --num-shards {num_shards}")
+    if ray is not None and num_shards > 1:
+        raise UserError("--ray and --num-shards: choose one, each spreads the arms")
     with progress_bar("study", "") as progress:
         run = StudyRun(Study.load(study, overrides or []), out, progress=progress)
         estimate = run.estimate()
@@ -440,6 +491,7 @@ def ablate_command(
     with progress_bar("study", "") as progress:
         run.run(
             shard=(shard_index, num_shards),
+            ray=ray,
             stage=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
         )
     if num_shards > 1 and not all(cell.done for cell in run.cells):
@@ -473,12 +525,7 @@ def export_command(
 
 @app.command("probe")
 def probe_command(
-    checkpoint: Annotated[
-        Path,
-        typer.Option(
-            "--checkpoint", help="A run's folder, its student.safetensors, or a file of its checkpoints/."
-        ),
-    ],
+    checkpoint: EncoderOption,
     bank: Annotated[Path, typer.Option("--bank", help="Object bank with train and test splits.")],
     train_backgrounds: Annotated[
         Path | None, typer.Option("--train-backgrounds", help="Folder of pictures.")
@@ -494,6 +541,12 @@ def probe_command(
     factors: Annotated[
         bool, typer.Option("--factors", help="Also ask for speed, rotation, count and when it is hidden.")
     ] = False,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="Image model whose frame features are a control; '' for none.")
+    ] = "clip:tiny-clip",
+    num_frames: NumFramesOption = None,
+    side: SideOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""
     import json
@@ -502,17 +555,19 @@ def probe_command(
     from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.corpus import write_bytes
     from smile_synth.objects import ObjectBank
-    from smile_train.checkpoint import load_student, steps_of
-    from smile_train.evaluate import FACTORS, TASKS, examine_motion
+    from smile_train.checkpoint import steps_of
+    from smile_train.evaluate import FACTORS, TASKS, all_controls, examine_motion, load_encoder
+    from smile_train.pretrain import choose_device
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
-    student = load_student(checkpoint)
+    on = choose_device(device)
+    encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=on)
     folders = [BackgroundFolder(p) if p else None for p in (train_backgrounds, test_backgrounds)]
     with progress_bar("probing", "probes") as progress:
         examination = examine_motion(
-            student, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
-            tasks=FACTORS if factors else TASKS, progress=progress,
+            encoder, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
+            tasks=FACTORS if factors else TASKS, plain=all_controls(teacher or None, on), progress=progress,
         )  # fmt: skip
     print_examination(examination)
     if out is not None:

@@ -20,10 +20,9 @@ from PIL import Image
 from smile_synth import Recipe, SyntheticClips, generate
 from smile_synth.corpus import write_bytes
 from smile_synth.visualize import contact_sheet, draw_labels, film_strip
-from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import token_coverage
-from smile_train.evaluate import MotionExamination, examine_motion, format_interval
+from smile_train.evaluate import MotionExamination, examine_motion, format_interval, load_encoder
 from smile_train.masking import Masker, seen_frames
 from smile_train.materials import Materials, build_materials
 from smile_train.pretrain import PretrainResult, pretrain
@@ -89,7 +88,7 @@ def run_demo(
         config, run, on_step=lambda done, total, loss: stage("pretraining", done, total, f"loss {loss:.3f}")
     )
     examination = examine_motion(
-        load_student(run), materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
+        load_encoder(run), materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
         seed=config.seed, num_train=num_train, num_test=num_test,
         progress=lambda done, total: stage("probes", done, total, ""),
     )  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from smile_synth import ObjectBank
-from smile_synth.corpus import write_bytes
+from smile_synth.corpus import CorpusHeader, write_bytes
 from smile_synth.errors import UserError, nearest
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
@@ -26,6 +26,7 @@ from smile_train.models import Encoder, Student, StudentConfig
 
 ONNX_TOLERANCE = 1e-3
 OPSET = 18
+OURS = "smile-video encoder"  # the architecture that a config.json of our own names
 # Ours -> the names transformers' VideoMAE has on disk; the same in its releases 4 and 5.
 _BLOCK = {
     "norm1": "layernorm_before",
@@ -159,13 +160,7 @@ def from_transformers(folder: str | Path) -> Encoder:
     config = _read_json(folder / "config.json")
     if config.get("model_type") != "videomae":
         raise UserError(f"'{folder}': is a '{config.get('model_type')}', expected a VideoMAE of transformers")
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"'{folder}': holds no model.safetensors")
-    try:
-        found = {n.removeprefix("videomae."): t for n, t in safetensors.torch.load_file(path).items()}
-    except safetensors.SafetensorError as error:
-        raise UserError(f"'{path}': not a safetensors file: {error}") from None
+    found = {n.removeprefix("videomae."): t for n, t in _read_weights(folder).items()}
     back = {new: old for old, new in _BLOCK.items()}
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
@@ -222,11 +217,13 @@ def from_timm(folder: str | Path) -> Encoder:
     """
     folder = Path(folder)
     form = _student_form(_read_json(folder / "config.json"), folder)
-    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors = _read_weights(folder)
     tensors.pop("pos_embed", None)
     for k in range(form.depth):
-        bias = tensors.pop(f"blocks.{k}.attn.qkv.bias")
-        tensors[f"blocks.{k}.attn.q_bias"], _, tensors[f"blocks.{k}.attn.v_bias"] = bias.clone().chunk(3)
+        bias = tensors.pop(f"blocks.{k}.attn.qkv.bias", None)
+        if bias is not None:
+            q, _, v = bias.clone().chunk(3)
+            tensors |= {f"blocks.{k}.attn.q_bias": q, f"blocks.{k}.attn.v_bias": v}
     encoder = Encoder(form, generator=torch.Generator().manual_seed(0))
     _load(encoder, tensors, str(folder))
     return encoder.eval()
@@ -235,12 +232,36 @@ def from_timm(folder: str | Path) -> Encoder:
 def to_safetensors(student: Student, folder: Path) -> str:
     """Write the encoder alone, under our names, its form in ``config.json``."""
     _write_tensors(folder / "model.safetensors", dict(student.encoder.state_dict()), {"format": "pt"})
-    _write_json(
-        folder / "config.json", {"architecture": "smile-video encoder", "student": asdict(student.config)}
-    )
-    encoder = Encoder(student.config, generator=torch.Generator().manual_seed(0))
-    _load(encoder, safetensors.torch.load_file(folder / "model.safetensors"), str(folder))
-    return f"read back by ourselves, largest difference {_difference(student, encoder.eval()):.1e}"
+    _write_json(folder / "config.json", {"architecture": OURS, "student": asdict(student.config)})
+    back = from_safetensors(folder)
+    return f"read back by ourselves, largest difference {_difference(student, back):.1e}"
+
+
+def from_safetensors(folder: str | Path) -> Encoder:
+    """Read back what `to_safetensors` wrote; errors as `from_timm`."""
+    folder = Path(folder)
+    form = _student_form(_read_json(folder / "config.json"), folder)
+    encoder = Encoder(form, generator=torch.Generator().manual_seed(0))
+    _load(encoder, _read_weights(folder), str(folder))
+    return encoder.eval()
+
+
+def from_folder(folder: str | Path) -> Encoder | None:
+    """Read the encoder of a folder that `export_run` wrote, or of a VideoMAE of transformers.
+
+    Returns None where its ``config.json`` is another model's.
+
+    Raises:
+        UserError: missing files, or tensors that do not fit.
+    """
+    config = _read_json(Path(folder) / "config.json")
+    if not isinstance(config, dict):
+        return None
+    if config.get("model_type") == "videomae":
+        return from_transformers(folder)
+    if "student" not in config:
+        return None
+    return (from_safetensors if config.get("architecture") == OURS else from_timm)(folder)
 
 
 def to_onnx(student: Student, folder: Path) -> str:
@@ -305,6 +326,8 @@ def model_card(run: Path, student: Student, to: str) -> str:
     Scores are those of ``*.json`` files that ``smile-train evaluate`` or ``probe`` wrote into the run.
     """
     form, folder = student.config, run if run.is_dir() else run.parent
+    if run.suffix == ".pt":  # one of a run's checkpoints
+        folder = folder.parent
     lines = [
         "---",
         "library_name: " + {"transformers": "transformers", "timm": "timm"}.get(to, to),
@@ -333,18 +356,51 @@ def _training_lines(folder: Path) -> list[str]:
     if not path.is_file():
         return ["The run's config was not beside the weights."]
     config = PretrainConfig.load(path)
-    lines = [
-        f"- recipe: {config.recipe}",
-        f"- steps: {config.steps} of {config.batch_size} clips, seed {config.seed}",
-    ]
-    lines.append(f"- target: {config.target.kind}; mask: {config.mask.kind}, ratio {config.mask.ratio}")
+    lines = []
+    for number, stage in enumerate(config.stages, 1):
+        names = ", ".join(str(source.recipe or source.corpus) for source in stage.sources)
+        lines.append(
+            f"- stage {number}: {stage.steps} steps of {config.batch_size} clips from {names}; mask: "
+            f"{stage.mask.kind}, ratio {stage.mask.ratio}"
+        )
+    lines.append(f"- seed {config.seed}; targets: {' and '.join(h.kind for h in config.target.heads)}")
+    if any(head.kind == "teacher" for head in config.target.heads):
+        teacher = config.teacher
+        lines.append(
+            f"- teacher: {teacher.model}" + (f", {teacher.pretrained}" if teacher.pretrained else "")
+        )
+    if config.start_from:
+        lines.append(f"- began with the weights of {config.start_from}")
+    sources = [source for stage in config.stages for source in stage.sources]
+    for bank in dict.fromkeys(source.bank for source in sources if source.bank):
+        lines.append(_objects_line(bank))
+    for pictures in dict.fromkeys(source.backgrounds for source in sources if source.backgrounds):
+        lines.append(f"- backgrounds: {Path(pictures).name}; licences are not recorded")
+    for corpus in dict.fromkeys(source.corpus for source in sources if source.corpus):
+        lines += _corpus_lines(corpus)
+    return lines
+
+
+def _objects_line(bank: str) -> str:
     try:
-        bank = ObjectBank.open(str(config.bank))
+        opened = ObjectBank.open(bank)
     except UserError:
-        return [*lines, "- licences of the objects: the bank is not here, they are not known"]
-    licences = Counter(bank.info(i).licence or "unknown" for i in range(len(bank)))
-    told = ", ".join(f"{name} ({count})" for name, count in licences.most_common())
-    return [*lines, f"- objects: {len(bank)}, licences: {told}"]
+        return f"- objects: {Path(bank).name}; the bank is not here, their licences are not known"
+    licences = Counter(opened.info(i).licence or "unknown" for i in range(len(opened)))
+    return f"- objects: {len(opened)}, licences: {_counts(dict(licences.most_common()))}"
+
+
+def _corpus_lines(corpus: str) -> list[str]:
+    name = Path(corpus).name
+    try:
+        licences = CorpusHeader.read(Path(corpus)).licences
+    except UserError:
+        return [f"- corpus {name}: is not here, the licences of its sources are not known"]
+    return [f"- {what} of corpus {name}: {_counts(counts)}" for what, counts in licences.items()]
+
+
+def _counts(licences: dict[str, int]) -> str:
+    return ", ".join(f"{licence} ({count})" for licence, count in licences.items())
 
 
 def _score_lines(folder: Path) -> list[str]:
@@ -384,6 +440,16 @@ def _student_form(config: dict[str, Any], folder: Path) -> StudentConfig:
         return StudentConfig(**{**fields, "size_hw": tuple(fields["size_hw"])})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"'{folder / 'config.json'}': does not describe a student: {error}") from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"'{folder}': holds no model.safetensors")
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"'{path}': not a safetensors file: {error}") from None
 
 
 def _load(encoder: Encoder, tensors: dict[str, Tensor], where: str) -> None:

@@ -14,7 +14,7 @@ from smile_train.evaluate._datasets import (
     read_videos,
     select_classes,
 )
-from smile_train.evaluate._encoders import FrameEncoder, FrozenEncoder, VideoEncoder, load_encoder
+from smile_train.evaluate._encoders import FrozenEncoder, LibraryEncoder, VideoEncoder, load_encoder
 from smile_train.evaluate._evaluate import (
     EvaluateOptions,
     ScoreRow,
@@ -25,7 +25,6 @@ from smile_train.evaluate._evaluate import (
 from smile_train.evaluate._extract import EncoderFeature, Extracted, Feature, extract
 from smile_train.evaluate._features import (
     color_statistics,
-    encode_clips,
     encode_tokens,
     frame_means,
     tokens_in_place,
@@ -38,6 +37,7 @@ from smile_train.evaluate._motion import (
     MotionExamination,
     ProbeRow,
     Task,
+    all_controls,
     examine_motion,
     format_interval,
 )
@@ -58,9 +58,9 @@ __all__ = [
     "Feature",
     "FileFacts",
     "FinetuneOptions",
-    "FrameEncoder",
     "FrozenEncoder",
     "LabelledVideo",
+    "LibraryEncoder",
     "MotionExam",
     "MotionExamination",
     "ProbeRow",
@@ -72,13 +72,13 @@ __all__ = [
     "VideoEncoder",
     "VideoEvaluation",
     "ViewOptions",
+    "all_controls",
     "attentive",
     "check_split",
     "color_statistics",
     "compare_evaluations",
     "difference_interval",
     "embed_videos",
-    "encode_clips",
     "encode_tokens",
     "evaluate_videos",
     "examine_motion",

@@ -37,14 +37,16 @@ def _clip_histogram(method: cv2.DISOpticalFlow, clip: NDArray[np.uint8]) -> Floa
     height, width = grey[0].shape
     rows = np.arange(height)[:, None] * CELLS // height
     columns = np.arange(width)[None] * CELLS // width
-    cell = rows * CELLS + columns
+    bins = DIRECTIONS + len(SPEEDS) + 1
+    first_bin = (rows * CELLS + columns) * bins  # of each pixel's cell
     field = np.zeros((height, width, 2), np.float32)
-    total = np.zeros((CELLS**2, DIRECTIONS + len(SPEEDS) + 1))
+    total = np.zeros(CELLS**2 * bins)
     for first, second in zip(grey[:-1], grey[1:], strict=True):
         found = np.asarray(method.calc(first, second, field), np.float64) / height
         speed = np.hypot(found[..., 0], found[..., 1])
         angle = np.arctan2(found[..., 1], found[..., 0])
         direction = np.round(angle / (2 * np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS
-        np.add.at(total, (cell, direction), speed * CELLS**2 / cell.size * height)
-        np.add.at(total, (cell, DIRECTIONS + np.digitize(speed, SPEEDS)), CELLS**2 / cell.size)
-    return (total / max(len(grey) - 1, 1)).ravel()
+        fast = DIRECTIONS + np.digitize(speed, SPEEDS)
+        total += np.bincount((first_bin + direction).ravel(), speed.ravel() * height, len(total))
+        total += np.bincount((first_bin + fast).ravel(), minlength=len(total))
+    return np.asarray(total * CELLS**2 / first_bin.size / max(len(grey) - 1, 1))

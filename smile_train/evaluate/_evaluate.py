@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from smile_train.evaluate._datasets import LabelledVideo, Split, check_split, lo
 from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder, load_encoder
 from smile_train.evaluate._extract import PLAIN, EncoderFeature, Extracted, Feature, Pooling, extract
 from smile_train.evaluate._finetune import FinetuneOptions, finetune
-from smile_train.evaluate._protocols import PROTOCOLS, linear, retrieval
+from smile_train.evaluate._protocols import PROTOCOLS, Protocol, linear, retrieval
 from smile_train.evaluate._reading import ReadOptions, ViewOptions, file_facts, is_short
 from smile_train.evaluate._scores import Difference, group_interval, paired_difference
 from smile_train.evaluate._temporal import TEMPORAL
@@ -141,7 +141,8 @@ def evaluate_videos(
 
     Controls of every frozen protocol: random encoders of the same shape, the file's size and length alone,
     time-averaged colour, mean colours of every frame, flow histograms, and the frame features of an image
-    model averaged. Fine-tuning has random encoders (training from scratch) alone.
+    model averaged. Fine-tuning has training from scratch, and the same features without a video encoder,
+    read off by the linear probe.
 
     Args:
         encoder: see `load_encoder`.
@@ -175,16 +176,15 @@ def evaluate_videos(
     rows: list[ScoreRow] = []
     left_out: list[tuple[str, str]] = []
     for protocol in options.protocols:
-        if protocol in ("linear", "knn", "attentive"):
-            values = everything.features
-            if protocol == "attentive":
-                tokens = run.features(encoder, randoms, "tokens")
-                values = run.extract("tokens", tokens, read, only=everything.readable).features
-            rows += run.probed(protocol, values, kept)
+        if protocol in ("linear", "knn"):
+            rows += run.probed(protocol, everything.features.items(), kept)
+        elif protocol == "attentive":
+            tokens = run.features(encoder, randoms, "tokens")
+            rows += run.probed(protocol, run.with_tokens(everything, tokens), kept)
         elif protocol == "retrieval":
             rows += run.retrieved(everything.features, kept)
         elif protocol == "finetune":
-            rows += run.finetuned(encoder, randoms, everything.readable, kept)
+            rows += run.finetuned(encoder, randoms, everything, kept)
         else:
             found, short = run.temporal(protocol, features, everything.readable, kept)
             rows += found
@@ -227,7 +227,7 @@ class _Run:
         found: list[Feature] = [EncoderFeature(encoder, layer, pooling)]
         found += [EncoderFeature(r, layer, pooling, f"random {k}") for k, r in enumerate(randoms)]
         if self.options.teacher:
-            teacher = load_encoder(self.options.teacher, num_frames=encoder.num_frames)
+            teacher = load_encoder(self.options.teacher, num_frames=encoder.num_frames, device=encoder.device)
             found.append(EncoderFeature(teacher, name=f"frames of {self.options.teacher}"))
         return [*found, *PLAIN]
 
@@ -244,6 +244,18 @@ class _Run:
             [v.path for v in chosen], features, read, cache=self.cache, workers=self.workers,
             names=[v.name for v in chosen], progress=lambda done, total: self.stage(what, done, total),
         )  # fmt: skip
+
+    def with_tokens(
+        self, everything: Extracted, features: Sequence[Feature]
+    ) -> Iterator[tuple[str, Float32]]:
+        """Yield all features by name, encoders' as tokens: those of one encoder are in memory at a time."""
+        tokens = {f.name: f for f in features if isinstance(f, EncoderFeature) and f.pooling == "tokens"}
+        for name, pooled in everything.features.items():
+            if name not in tokens:
+                yield name, pooled
+                continue
+            found = self.extract(f"tokens of {name}", [tokens[name]], self.read, only=everything.readable)
+            yield name, found.features[name]
 
     def restrict(self, readable: NDArray[np.int64], splits: Sequence[Split], classes: bool) -> list[Split]:
         """Return the splits in places of readable videos, and check what is left of them."""
@@ -275,24 +287,25 @@ class _Run:
             found.append((f", {shots} shots", drawn))
         return found
 
-    def probed(self, protocol: str, values: dict[str, Float32], splits: Sequence[Split]) -> list[ScoreRow]:
+    def probed(
+        self, protocol: str, values: Iterable[tuple[str, Float32]], splits: Sequence[Split]
+    ) -> list[ScoreRow]:
         """Return the rows of a probe on frozen features."""
-        probe = PROTOCOLS[protocol]
-        rows = []
-        for remark, drawn in self._draws(splits):
-            right: dict[str, Float] = {}
-            for number, (name, x) in enumerate(values.items()):
-                scores = _Tally(len(self.labels))
-                for split in drawn:
-                    answers = probe(
-                        x[split.train], self.labels[split.train], self.groups[split.train], x[split.test],
-                        self.options.seed,
-                    )  # fmt: skip
-                    scores.add(split.test, answers == self.labels[split.test])
-                right[name] = scores.mean()
-                self.stage(f"{protocol}{remark}", number + 1, len(values))
-            rows += self._rows(f"{protocol}{remark}", right)
-        return rows
+        draws = self._draws(splits)
+        right: dict[str, dict[str, Float]] = {remark: {} for remark, _ in draws}
+        for name, x in values:
+            for number, (remark, drawn) in enumerate(draws):
+                right[remark][name] = self._answered(PROTOCOLS[protocol], x, drawn)
+                self.stage(f"{protocol} of {name}", number + 1, len(draws))
+        return [row for remark, scores in right.items() for row in self._rows(protocol + remark, scores)]
+
+    def _answered(self, probe: Protocol, x: Float32, splits: Sequence[Split]) -> Float:
+        tally = _Tally(len(self.labels))
+        for split in splits:
+            train, test = split.train, split.test
+            answers = probe(x[train], self.labels[train], self.groups[train], x[test], self.options.seed)
+            tally.add(test, answers == self.labels[test])
+        return tally.mean()
 
     def retrieved(self, values: dict[str, Float32], splits: Sequence[Split]) -> list[ScoreRow]:
         """Return R@k: test videos ask, training videos answer."""
@@ -313,11 +326,11 @@ class _Run:
         self,
         encoder: FrozenEncoder,
         randoms: Sequence[FrozenEncoder],
-        readable: NDArray[np.int64],
+        everything: Extracted,
         splits: Sequence[Split],
     ) -> list[ScoreRow]:
-        """Return the rows of fine-tuning: from the encoder's weights, and from scratch."""
-        paths = [self.videos[int(i)].path for i in readable]
+        """Return the rows of fine-tuning: from the encoder's weights, from scratch, and linear ones."""
+        paths = [self.videos[int(i)].path for i in everything.readable]
         rows = []
         for remark, drawn in self._draws(splits):
             right: dict[str, Float] = {}
@@ -338,6 +351,9 @@ class _Run:
                     )  # fmt: skip
                     tally.add(split.test, answers == self.labels[split.test])
                 right[name] = tally.mean()
+            for name, x in everything.features.items():
+                if name not in right:  # has no weights that could be trained
+                    right[f"{name}, linear"] = self._answered(linear, x, drawn)
             rows += self._rows(f"finetune{remark}", right)
         return rows
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,11 @@ class Feature(Protocol):
         """Whatever the values depend on, beside the clips; they are kept under it."""
         ...
 
+    @property
+    def plain(self) -> bool:
+        """Whether it needs no encoder; the processes that read videos compute it."""
+        ...
+
     def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
         """Return ``[V, ...]`` of clips ``[V, T, 3, S, S]`` uint8; ``facts`` are those of each one's file."""
         ...
@@ -63,6 +68,7 @@ class EncoderFeature:
     layer: int = -1
     pooling: Pooling = "mean"
     name: str = "encoder"
+    plain = False
 
     @property
     def key(self) -> str:
@@ -90,6 +96,7 @@ class PlainFeature:
 
     name: str
     function: Callable[[Tensor], Float]
+    plain = True
 
     @property
     def key(self) -> str:
@@ -106,6 +113,7 @@ class SizeAndLength:
 
     name = "size and length"
     key = "size and length 1"
+    plain = True
 
     def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
         """See `Feature`."""
@@ -163,7 +171,10 @@ def extract(
     names = names or [str(p) for p in paths]
     rows: dict[str, list[Float32]] = {f.name: [] for f in features}
     counts, readable, broken = [], [], []
-    jobs = [_Job(path, read, tuple(f.key for f in features), cache) for path in paths]
+    plain = tuple(f for f in features if f.plain)
+    jobs = [_Job(path, read, tuple(f.key for f in features), plain, cache) for path in paths]
+    workers = min(workers, len(jobs)) or 1
+    alone: dict[str, Any] = {"start": torch.set_num_threads, "arguments": (1,)} if workers > 1 else {}
     pending: list[tuple[int, _Read]] = []
 
     def flush() -> None:
@@ -176,8 +187,7 @@ def extract(
             values = feature(clips.permute(0, 1, 4, 2, 3), facts)
             ends = np.cumsum([len(r.clips) for _, r in missing])[:-1]
             for (_, r), own in zip(missing, np.split(values, ends), strict=True):
-                r.kept[feature.key] = own.mean(0, dtype=np.float64).astype(np.float32)
-                _keep(cache, r.digest, read, feature.key, r.kept[feature.key], r.num_clips)
+                r.kept[feature.key] = _keep(cache, r.digest, read, feature.key, own)
         for index, r in pending:
             for feature in features:
                 rows[feature.name].append(r.kept[feature.key])
@@ -185,7 +195,7 @@ def extract(
             readable.append(index)
         pending.clear()
 
-    for index, result in enumerate(in_order(_read, jobs, workers=workers)):
+    for index, result in enumerate(in_order(_read, jobs, workers=workers, **alone)):
         if isinstance(result, str):
             broken.append((names[index], result))
         else:
@@ -206,6 +216,7 @@ class _Job:
     path: Path
     read: ReadOptions
     keys: tuple[str, ...]
+    plain: tuple[Feature, ...]
     cache: Path | None
 
 
@@ -219,7 +230,7 @@ class _Read:
 
 
 def _read(job: _Job) -> _Read | str:
-    """Return what is kept of a video, and its clips where something is missing; or why it cannot be read."""
+    """Return what is kept of a video, and its clips where an encoder needs them; or why it cannot be read."""
     try:
         kept: dict[str, Float32] = {}
         digest, num_clips = "", 0
@@ -232,8 +243,15 @@ def _read(job: _Job) -> _Read | str:
                     kept[key], num_clips = found
             if len(kept) == len(job.keys):
                 return _Read(digest, FileFacts(0, 0, 0, 0.0, 0.0), np.empty(0, np.uint8), num_clips, kept)
-        clips = np.stack(list(read_windows(job.path, job.read)))
-        return _Read(digest, file_facts(job.path), clips, len(clips), kept)
+        clips, facts = np.stack(list(read_windows(job.path, job.read))), file_facts(job.path)
+        for feature in job.plain:
+            if feature.key not in kept:
+                values = feature(torch.from_numpy(clips).permute(0, 1, 4, 2, 3), [facts] * len(clips))
+                kept[feature.key] = _keep(job.cache, digest, job.read, feature.key, values)
+        num_clips = len(clips)
+        if len(kept) == len(job.keys):
+            clips = np.empty(0, np.uint8)
+        return _Read(digest, facts, clips, num_clips, kept)
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -253,17 +271,18 @@ def _kept(cache: Path, digest: str, read: ReadOptions, key: str) -> tuple[Float3
         return None
 
 
-def _keep(
-    cache: Path | None, digest: str, read: ReadOptions, key: str, value: Float32, num_clips: int
-) -> None:
+def _keep(cache: Path | None, digest: str, read: ReadOptions, key: str, values: Float32) -> Float32:
+    """Return the mean over a video's clips, and keep it in the cache where there is one."""
+    mean: Float32 = values.mean(0, dtype=np.float64).astype(np.float32)
     if cache is None:
-        return
+        return mean
     path = _place(cache, digest, read, key)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez(file, feature=value, num_clips=np.array(num_clips))
+            np.savez(file, feature=mean, num_clips=np.array(len(values)))
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cache '{cache}': cannot be written: {error.strerror}") from None
+    return mean

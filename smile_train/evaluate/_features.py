@@ -1,4 +1,4 @@
-"""Features of clips: a student's, and those that need no student."""
+"""Features of clips: an encoder's, and those that need none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from smile_train.data import normalise
-from smile_train.models import Student
+from smile_train.evaluate._encoders import FrozenEncoder
 
 Float = NDArray[np.float64]
 
@@ -18,19 +17,10 @@ Float = NDArray[np.float64]
 NUM_COMPONENTS = 8
 
 
-@torch.no_grad()
-def encode_tokens(student: Student, frames: Tensor, *, batch_size: int = 64) -> NDArray[np.float32]:
-    """Return all encoder tokens ``[N, tokens, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
-    device = next(student.parameters()).device
-    student.eval()
-    parts = [student.encode(normalise(part.to(device))).float().cpu() for part in frames.split(batch_size)]
+def encode_tokens(encoder: FrozenEncoder, frames: Tensor, *, batch_size: int = 64) -> NDArray[np.float32]:
+    """Return all tokens ``[N, tokens, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
+    parts = [encoder.tokens(part).flatten(1, 2).cpu() for part in frames.split(batch_size)]
     return np.asarray(torch.cat(parts).numpy())
-
-
-def encode_clips(student: Student, frames: Tensor, *, batch_size: int = 64) -> Float:
-    """Return the mean of all encoder tokens ``[N, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
-    parts = [encode_tokens(student, part).mean(1, dtype=np.float64) for part in frames.split(batch_size)]
-    return np.concatenate(parts)
 
 
 def tokens_in_place(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[Float, Float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,14 +14,17 @@ from torch import Tensor
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, composite, sample_scene
 from smile_synth.errors import UserError
 from smile_synth.scene import Scene
+from smile_train.evaluate._controls import flow_histograms
+from smile_train.evaluate._encoders import FrozenEncoder, load_encoder
 from smile_train.evaluate._features import color_statistics, encode_tokens, frame_means, tokens_in_place
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
-from smile_train.models import Student, StudentConfig
 
 Labels = NDArray[np.str_]
 Float = NDArray[np.float64]
 NUM_RANDOM = 3
-PLAIN_FEATURES = {"colour over time": color_statistics, "pixels per frame": frame_means}
+PlainFeatures = Mapping[str, Callable[[Tensor], Float]]
+# All clips have one size and length, which therefore tell nothing.
+PLAIN_FEATURES: PlainFeatures = {"colour over time": color_statistics, "pixels per frame": frame_means}
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 
 
@@ -138,26 +141,44 @@ def _render(
     seed: int,
     num_clips: int,
 ) -> tuple[Tensor, list[Scene]]:
-    frames, scenes = [], []
+    frames = torch.empty((num_clips, recipe.num_frames, 3, *size_hw), dtype=torch.uint8)
+    scenes = []
     for index in range(num_clips):
         scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=index)
         shown = scene if scene.size_hw == size_hw else scene.scaled_to(size_hw)
-        frames.append(torch.from_numpy(composite(shown, bank, backgrounds)))
+        frames[index] = torch.from_numpy(composite(shown, bank, backgrounds)).permute(0, 3, 1, 2)
         scenes.append(scene)
-    return torch.stack(frames).permute(0, 1, 4, 2, 3).contiguous(), scenes
+    return frames, scenes
+
+
+def all_controls(teacher: str | None = "clip:tiny-clip", device: torch.device | None = None) -> PlainFeatures:
+    """Return every feature without a video encoder: `PLAIN_FEATURES`, flow histograms and frame features.
+
+    The last are those of an image model, averaged over time; without ``teacher`` they are left out.
+
+    Raises:
+        UserError: no such teacher.
+    """
+    found = {**PLAIN_FEATURES, "flow histograms": flow_histograms}
+    if teacher:
+        encoder = load_encoder(teacher, device=device)
+        found[f"frames of {teacher}"] = lambda frames: encode_tokens(encoder, frames).mean(
+            1, dtype=np.float64
+        )
+    return found
 
 
 class MotionExam:
-    """Questions about synthetic clips, the same for every student of one form.
+    """Questions about synthetic clips, the same for every encoder of one form.
 
     Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
-    objects of its test split over ``test_backgrounds``. A student that reads another size or length than
+    objects of its test split over ``test_backgrounds``. An encoder that reads another size or length than
     the recipes are written for gets the same scenes at its size, as many frames as it reads.
     """
 
     def __init__(
         self,
-        form: StudentConfig,
+        like: FrozenEncoder,
         bank: ObjectBank,
         train_backgrounds: BackgroundFolder | None,
         test_backgrounds: BackgroundFolder | None,
@@ -166,32 +187,35 @@ class MotionExam:
         num_train: int = 1200,
         num_test: int = 800,
         tasks: Mapping[str, Task] = TASKS,
+        plain: PlainFeatures = PLAIN_FEATURES,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Render the clips and score the controls: random encoders of this form, and plain features.
 
         Args:
-            form: of the students that will be asked.
+            like: an encoder of the form of those that will be asked.
             bank, train_backgrounds, test_backgrounds: see above.
             seed: of clips, random encoders and the bootstrap.
             num_train, num_test: clips of each question.
             tasks: the questions.
-            progress: called with (features scored, features in all), one student included.
+            plain: features without a video encoder, for example `all_controls`.
+            progress: called with (features scored, features in all), one encoder included.
 
         Raises:
-            UserError: the form's frames have another aspect than the recipes'.
+            UserError: the recipes' frames have another aspect than square ones.
         """
-        self.form, self.seed, self.tasks = form, seed, dict(tasks)
-        self.num_train, self.num_test = num_train, num_test
+        self.form, self.seed, self.tasks = like.form, seed, dict(tasks)
+        self.num_train, self.num_test, self.plain = num_train, num_test, tuple(plain)
         self._progress, self._done = progress, 0
         self._clips: dict[str, tuple[Tensor, Tensor]] = {}
         self._answers: dict[str, tuple[Labels, Labels]] = {}
         scenes: dict[str, tuple[list[Scene], list[Scene]]] = {}
+        size_hw = (like.side, like.side)
         for task, (name, label, _) in self.tasks.items():
             if name not in self._clips:
-                recipe = Recipe.load(name, [f"num_frames={form.num_frames}"])
+                recipe = Recipe.load(name, [f"num_frames={like.num_frames}"])
                 (train_clips, train_scenes), (test_clips, test_scenes) = (
-                    _render(_split(recipe, split, bank), bank, backgrounds, size_hw=form.size_hw,
+                    _render(_split(recipe, split, bank), bank, backgrounds, size_hw=size_hw,
                             seed=place + seed, num_clips=count)
                     for split, backgrounds, place, count in (
                         ("train", train_backgrounds, 1_000, num_train),
@@ -203,25 +227,25 @@ class MotionExam:
             self._answers[task] = train_y, test_y
         self._controls: dict[str, dict[str, ProbeScore]] = {task: {} for task in self.tasks}
         for k in range(NUM_RANDOM):
-            generator = torch.Generator().manual_seed(10_000 + seed + k)
-            for task, score in self._ask(Student(form, generator=generator)).items():
+            for task, score in self._ask(like.reinitialised(seed + k)).items():
                 self._controls[task][f"random {k}"] = score
-        for task in self.tasks:
-            clips = self._clips[self.tasks[task].recipe]
-            for name, feature in PLAIN_FEATURES.items():
-                self._controls[task][name] = self._probe(task, *(feature(side) for side in clips))
+        for recipe_name, clips in self._clips.items():
+            for name, feature in plain.items():
+                sides = [feature(side) for side in clips]
+                for task in self._tasks_of(recipe_name):
+                    self._controls[task][name] = self._probe(task, *sides)
 
-    def examine(self, student: Student) -> MotionExamination:
-        """Probe a student's frozen features, beside the controls on the same split.
+    def examine(self, encoder: FrozenEncoder) -> MotionExamination:
+        """Probe frozen features, beside the controls on the same split.
 
         Raises:
-            ValueError: a student of another form.
+            ValueError: an encoder of another form.
         """
-        if student.config != self.form:
-            raise ValueError(f"exam of {self.form}, got a student of {student.config}")
+        if encoder.form != self.form:
+            raise ValueError(f"exam of {self.form}, got an encoder of {encoder.form}")
         rows = []
-        for task, score in self._ask(student).items():
-            rows += _rows(task, {"encoder": score, **self._controls[task]})
+        for task, score in self._ask(encoder).items():
+            rows += _rows(task, {"encoder": score, **self._controls[task]}, self.plain)
         answers = self._answers.items()
         return MotionExamination(
             rows=rows,
@@ -234,32 +258,33 @@ class MotionExam:
             },
         )
 
-    def _ask(self, student: Student) -> dict[str, ProbeScore]:
-        tokens: dict[str, list[NDArray[np.float32]]] = {}
+    def _tasks_of(self, recipe: str) -> list[str]:
+        return [name for name, task in self.tasks.items() if task.recipe == recipe]
+
+    def _ask(self, encoder: FrozenEncoder) -> dict[str, ProbeScore]:
         scores = {}
-        for task, (name, _, readout) in self.tasks.items():
-            if name not in tokens:
-                tokens[name] = [encode_tokens(student, side) for side in self._clips[name]]
-            train, test = tokens[name]
-            if readout == "mean":
-                sides = (train.mean(1, dtype=np.float64), test.mean(1, dtype=np.float64))
-            else:
-                sides = tokens_in_place(train, test)
-            scores[task] = self._probe(task, *sides)
-        return scores
+        for recipe, clips in self._clips.items():  # tokens of one recipe are in memory at a time
+            train, test = (encode_tokens(encoder, side) for side in clips)
+            for task in self._tasks_of(recipe):
+                if self.tasks[task].readout == "mean":
+                    sides = (train.mean(1, dtype=np.float64), test.mean(1, dtype=np.float64))
+                else:
+                    sides = tokens_in_place(train, test)
+                scores[task] = self._probe(task, *sides)
+        return {task: scores[task] for task in self.tasks}
 
     def _probe(self, task: str, train_x: Float, test_x: Float) -> ProbeScore:
         train_y, test_y = self._answers[task]
         score = linear_probe(train_x, train_y, test_x, test_y, seed=self.seed)
         self._done += 1
-        total = len(self.tasks) * (1 + NUM_RANDOM + len(PLAIN_FEATURES))
+        total = len(self.tasks) * (1 + NUM_RANDOM + len(self.plain))
         if self._progress and self._done <= total:
             self._progress(self._done, total)
         return score
 
 
 def examine_motion(
-    student: Student,
+    encoder: FrozenEncoder,
     bank: ObjectBank,
     train_backgrounds: BackgroundFolder | None,
     test_backgrounds: BackgroundFolder | None,
@@ -268,14 +293,15 @@ def examine_motion(
     num_train: int = 1200,
     num_test: int = 800,
     tasks: Mapping[str, Task] = TASKS,
+    plain: PlainFeatures = PLAIN_FEATURES,
     progress: Callable[[int, int], None] | None = None,
 ) -> MotionExamination:
-    """Probe one student; see `MotionExam`."""
+    """Probe one encoder; see `MotionExam`."""
     exam = MotionExam(
-        student.config, bank, train_backgrounds, test_backgrounds, seed=seed, num_train=num_train,
-        num_test=num_test, tasks=tasks, progress=progress,
+        encoder, bank, train_backgrounds, test_backgrounds, seed=seed, num_train=num_train,
+        num_test=num_test, tasks=tasks, plain=plain, progress=progress,
     )  # fmt: skip
-    return exam.examine(student)
+    return exam.examine(encoder)
 
 
 def _split(recipe: Recipe, split: str, bank: ObjectBank) -> Recipe:
@@ -293,7 +319,7 @@ def _split(recipe: Recipe, split: str, bank: ObjectBank) -> Recipe:
     return recipe.model_copy(update={"objects": objects})
 
 
-def _rows(task: str, scores: dict[str, ProbeScore]) -> list[ProbeRow]:
+def _rows(task: str, scores: dict[str, ProbeScore], plain: Sequence[str]) -> list[ProbeRow]:
     """Average the random encoders into one row and compare the encoder with them, clip by clip."""
     randoms = [score for name, score in scores.items() if name.startswith("random ")]
     right = np.stack([score.correct for score in randoms]).mean(0)
@@ -304,7 +330,7 @@ def _rows(task: str, scores: dict[str, ProbeScore]) -> list[ProbeRow]:
         ProbeRow(task, "encoder", encoder.accuracy, encoder.low, encoder.high, margin),
         ProbeRow(task, f"random encoders ({len(randoms)})", float(right.mean()), low, high),
     ]
-    for name in PLAIN_FEATURES:
+    for name in plain:
         rows.append(ProbeRow(task, name, scores[name].accuracy, scores[name].low, scores[name].high))
     return rows
 

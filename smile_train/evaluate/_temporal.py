@@ -39,6 +39,11 @@ class Ordered:
         """See `Feature`."""
         return f"order 1 {self.of.key}"
 
+    @property
+    def plain(self) -> bool:
+        """See `Feature`."""
+        return self.of.plain
+
     @staticmethod
     def read(read: ReadOptions) -> ReadOptions:
         """Return how clips are read for it."""
@@ -67,6 +72,11 @@ class Paced:
     def key(self) -> str:
         """See `Feature`."""
         return f"speed 1 {self.of.key}"
+
+    @property
+    def plain(self) -> bool:
+        """See `Feature`."""
+        return self.of.plain
 
     @staticmethod
     def read(read: ReadOptions) -> ReadOptions:

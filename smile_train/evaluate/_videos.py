@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smile_synth.errors import UserError
 from smile_train.evaluate._datasets import find_videos
-from smile_train.evaluate._encoders import VideoEncoder, load_encoder
+from smile_train.evaluate._encoders import load_encoder
 from smile_train.evaluate._extract import EncoderFeature, Progress, extract
 from smile_train.evaluate._reading import ReadOptions, ViewOptions
 from smile_train.pretrain import choose_device
@@ -46,6 +46,8 @@ def embed_videos(
     view: ViewOptions | None = None,
     layer: int = -1,
     pooling: Literal["mean", "frames"] = "mean",
+    num_frames: int | None = None,
+    side: int | None = None,
     device: str = "auto",
     cache: Path | None = None,
     workers: int = 1,
@@ -61,6 +63,7 @@ def embed_videos(
         view: how videos become clips.
         layer: block whose tokens are read; -1 is after the last norm.
         pooling: mean over all tokens, or frames, the mean of each time.
+        num_frames, side: see `load_encoder`.
         device: auto, cpu or cuda.
         cache: folder for features; see `extract`.
         workers: processes that decode.
@@ -73,9 +76,7 @@ def embed_videos(
     out = Path(out)
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"out '{out}': expected a .parquet or .npz file")
-    encoder = load_encoder(checkpoint)
-    if isinstance(encoder, VideoEncoder):
-        encoder.encoder.to(choose_device(device))
+    encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=choose_device(device))
     read = ReadOptions.of(view or ViewOptions(), num_frames=encoder.num_frames, side=encoder.side)
     root = Path(videos)
     paths = find_videos(videos)

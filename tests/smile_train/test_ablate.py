@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from smile_synth import UserError
+from smile_synth import Recipe, SyntheticClips, UserError
 from smile_synth.backgrounds import write_pictures
 from smile_synth.resources import shipped
-from smile_train.ablate import Study, StudyRun, summarise, t_interval
+from smile_train.ablate import Study, StudyRun, _Trial, summarise, t_interval
+from smile_train.config import PretrainConfig
+from smile_train.materials import Materials, build_materials
 
 STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.yaml"))
 
@@ -97,9 +101,95 @@ def test_summary_pairs_arms_by_seed() -> None:
     assert all(math.isnan(v) for v in t_interval(np.array([0.5])))
 
 
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    return build_materials(tmp_path_factory.mktemp("materials"))
+
+
 @pytest.mark.parametrize("name", STUDIES)
-def test_shipped_studies_load(name: str) -> None:
-    assert len(Study.load(name).all_arms) >= 2
+def test_every_arm_of_a_shipped_study_can_be_drawn(name: str, materials: Materials, tmp_path: Path) -> None:
+    sources = {
+        "bank": materials.bank.path, "train_backgrounds": materials.train_backgrounds.path,
+        "test_backgrounds": materials.heldout_backgrounds.path,
+    }  # fmt: skip
+    run = StudyRun(Study.load(name, [f"{key}={path}" for key, path in sources.items()]), tmp_path)
+    arms = {cell.arm: run.config(cell) for cell in run.cells}
+    assert len(arms) >= 2
+    seen = set()
+    for config in arms.values():
+        recipe = Recipe.load(str(config.recipe), config.recipe_overrides)
+        clips = SyntheticClips(recipe, materials.bank, materials.train_backgrounds, seed=0, num_clips=1)
+        shown = hashlib.sha256(clips[0].frames.tobytes()).hexdigest()
+        seen.add((shown, config.target.model_dump_json(), config.mask.model_dump_json()))
+    assert len(seen) == len(arms)
+
+
+def test_studies_have_the_arms_that_are_promised() -> None:
+    arms = {name: set(Study.load(name).all_arms) for name in STUDIES}
+    assert set(STUDIES) == {
+        "motion-pattern", "objects", "occlusion", "background", "mask", "target", "ladder", "diversity",
+    }  # fmt: skip
+    assert arms["motion-pattern"] >= {"still", "translation", "rotation", "scale", "all", "smooth"}
+    assert arms["background"] == {"black", "noise", "picture", "moving picture"}
+    assert arms["target"] == {"pixels", "CLIP", "both"}
+    heads = Study.load("target").all_arms["both"]["target"]
+    assert [heads["kind"], *(h["kind"] for h in heads["also"])] == ["pixels", "teacher"]
+
+
+def test_every_kind_of_training_is_timed_once(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {**study.arms, "slow": {"masks_per_clip": 2}, "turning": {"recipe_overrides": ["objects.count=2"]}}
+    run = StudyRun(study.model_copy(update={"arms": arms}), tmp_path / "out")
+    asked: list[int] = []
+
+    def tried(config: PretrainConfig, seed: int) -> _Trial:
+        asked.append(config.masks_per_clip)
+        return _Trial(around=1.0, step=10.0 * config.masks_per_clip, exam=0.1, examination=0.01)
+
+    monkeypatch.setattr(run, "_try", tried)
+    estimate = run.estimate()
+    assert asked == [1, 2] and estimate.cells == 8
+    # of four arms one costs twice; two steps each; 110 clips, a quarter of the exam for each arm
+    assert estimate.seconds_each == pytest.approx(1 + 2 * (3 * 10 + 20) / 4 + 110 * (0.1 / 4 + 0.01))
+
+
+def test_a_process_takes_a_gpu_of_its_own(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = StudyRun(study, tmp_path / "out")
+    monkeypatch.setattr(run, "run_cell", lambda cell, stage: None)
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for k in range(4):
+        run.run(shard=(k, 4))
+    assert chosen == [0, 1, 0, 1]
+    run.run()
+    assert len(chosen) == 4
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_arms_run_on_a_cluster(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is an extra")
+    few = study.model_copy(update={"seeds": [0]})
+    monkeypatch.chdir(tmp_path)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        told: list[str] = []
+        run = StudyRun(few, "there")  # a relative folder, as typed
+        run.run(ray="auto", stage=lambda what, done, total, remark: told.append(f"{done}/{total} {remark}"))
+        assert told == ["1/2 still, seed 0", "2/2 as it is, seed 0"]
+        with pytest.raises(UserError, match="device 'cuda': there is none"):
+            broken = few.model_copy(update={"overrides": [*few.overrides, "device=cuda"]})
+            StudyRun(broken, "broken").run(ray="auto")
+    finally:
+        ray.shutdown()
+    alone = StudyRun(few, tmp_path / "here")
+    alone.run()
+    for there, here in zip(run.cells, alone.cells, strict=True):
+        scores = [json.loads((cell.folder / "scores.json").read_text()) for cell in (there, here)]
+        assert scores[0]["rows"] == scores[1]["rows"] and scores[0]["loss"] == scores[1]["loss"]
 
 
 def test_grids_are_arms_and_mistakes_are_told(study: Study, tmp_path: Path) -> None:
@@ -109,6 +199,7 @@ def test_grids_are_arms_and_mistakes_are_told(study: Study, tmp_path: Path) -> N
         "reference=stil": "reference 'stil' is no arm; did you mean 'still'",
         "arms={one: {}}": "needs at least two arms",
         "num_test=10": "at least 50 clips",
+        "arms={one: {}, two: {steps: 9}}": "arm 'two': all arms have the same steps; see seeds and overrides",
         "sedes=[1]": "did you mean 'seeds'",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -13,24 +13,32 @@ import torch
 from smile_synth import ObjectBank, UserError
 from smile_synth.corpus import write_mp4
 from smile_train.checkpoint import save_student
+from smile_train.data import normalise
 from smile_train.evaluate import (
     FACTORS,
+    MotionExam,
     ReadOptions,
+    VideoEncoder,
     ViewOptions,
+    all_controls,
     color_statistics,
     difference_interval,
     embed_videos,
-    encode_clips,
     examine_motion,
     find_videos,
     frame_means,
     linear_probe,
+    load_encoder,
     read_windows,
     tokens_in_place,
 )
 from smile_train.models import Student, StudentConfig
 
 DATA = Path(__file__).parents[2] / "../shared/data/videos"
+
+
+def encoder(**changes: object) -> VideoEncoder:
+    return VideoEncoder("e", student(**changes).encoder)
 
 
 def student(**changes: object) -> Student:
@@ -83,7 +91,7 @@ def test_controls_hold_what_they_say() -> None:
 
 def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
     examined = examine_motion(
-        student(num_frames=8, size_hw=(64, 64)), ObjectBank.open(train_bank), *_pictures(train_bank),
+        encoder(num_frames=8, size_hw=(64, 64)), ObjectBank.open(train_bank), *_pictures(train_bank),
         num_train=60, num_test=50,
     )  # fmt: skip
     assert [(r.task, r.features) for r in examined.rows][:4] == [
@@ -99,7 +107,7 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
 
 def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) -> None:
     examined = examine_motion(
-        student(),
+        encoder(),
         ObjectBank.open(train_bank),
         *_pictures(train_bank),
         num_train=60,
@@ -109,9 +117,27 @@ def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) ->
     assert list(examined.num_classes) == list(FACTORS)
     assert examined.num_classes["rotation"] == 2 and examined.num_classes["count"] == 4
     assert examined.num_classes["speed"] == 3 and examined.num_classes["occluded when"] >= 2
-    wide = student(size_hw=(32, 48))
-    with pytest.raises(UserError, match="size 32x48: must keep the recipe's aspect 64x64"):
-        examine_motion(wide, ObjectBank.open(train_bank), *_pictures(train_bank), num_train=60, num_test=50)
+    with pytest.raises(UserError, match=r"reads \(32, 48\) frames, only square ones are read"):
+        encoder(size_hw=(32, 48))
+
+
+def test_motion_is_asked_of_any_encoder_beside_all_controls(train_bank: Path) -> None:
+    encoder = load_encoder("clip:tiny-clip", num_frames=4)
+    examined = examine_motion(
+        encoder, ObjectBank.open(train_bank), *_pictures(train_bank), num_train=60, num_test=50,
+        tasks={"rotation": FACTORS["rotation"]}, plain=all_controls(),
+    )  # fmt: skip
+    rows = {row.features: row for row in examined.rows}
+    assert list(rows) == [
+        "encoder", "random encoders (3)", "colour over time", "pixels per frame", "flow histograms",
+        "frames of clip:tiny-clip",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="got an encoder of"):
+        exam = MotionExam(
+            encoder, ObjectBank.open(train_bank), *_pictures(train_bank), num_train=50, num_test=50,
+            tasks={"rotation": FACTORS["rotation"]}, plain={},
+        )  # fmt: skip
+        exam.examine(load_encoder("clip:tiny-clip", num_frames=8))
 
 
 def _pictures(bank: Path) -> tuple[object, object]:
@@ -159,8 +185,9 @@ def test_embeds_in_either_format_and_lists_what_is_broken(tmp_path: Path) -> Non
     assert table["video"] == arrays["video"].tolist() == ["a.mp4", "deep/b b.mp4"]
     np.testing.assert_array_equal(np.array(table["feature"], np.float32), arrays["feature"])
     (window,) = read_windows(videos / "deep" / "b b.mp4", ReadOptions(num_frames=4, side=32))
-    own = encode_clips(student(), torch.from_numpy(window).permute(0, 3, 1, 2)[None])
-    np.testing.assert_allclose(arrays["feature"][1], own[0], rtol=1e-5)
+    with torch.no_grad():
+        tokens = student().eval().encode(normalise(torch.from_numpy(window).permute(0, 3, 1, 2)[None]))
+    np.testing.assert_allclose(arrays["feature"][1], tokens[0].mean(0), rtol=1e-4, atol=1e-6)
     with pytest.raises(UserError, match="empty.mp4"):
         embed_videos(videos, tmp_path, tmp_path / "g.npz", strict=True)
 

@@ -121,17 +121,36 @@ def test_onnxruntime_runs_it_on_any_batch(run: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(tokens, wanted()[:1].numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["transformers", "timm", "safetensors"])
+def test_what_was_exported_is_an_encoder_again(run: Path, tmp_path: Path, form: str) -> None:
+    export_run(run, tmp_path / "x", to=form)
+    frames = torch.randint(
+        0, 256, (1, 4, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(load_encoder(tmp_path / "x").tokens(frames), load_encoder(run).tokens(frames))
+    (tmp_path / "x" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="model.safetensors': not a safetensors file"):
+        load_encoder(tmp_path / "x")
+
+
 def test_card_tells_training_licences_and_scores(run: Path, tmp_path: Path, train_bank: Path) -> None:
     (tmp_path / "run").mkdir()
     save_student(tmp_path / "run" / "student.safetensors", student())
-    text = f"recipe: demo\nbank: {train_bank}\nsteps: 7\nbatch_size: 3\nstudent: {{size: tiny}}\n"
+    text = (
+        f"recipe: demo\nbank: {train_bank}\nbackgrounds: my/photos\nsteps: 7\nbatch_size: 3\nstudent: {{size: tiny}}\n"
+        "target: {kind: pixels, also: [{kind: teacher}]}\nthen: [{steps: 5, corpus: nowhere/written}]\n"
+    )
     (tmp_path / "run" / "config.yaml").write_text(text)
     row = {"protocol": "linear", "features": "encoder", "accuracy": 0.625, "low": 0.5, "high": 0.75}
     (tmp_path / "run" / "scores.json").write_text(json.dumps({"rows": [row]}))
     export_run(tmp_path / "run", tmp_path / "s", to="safetensors")
     card = (tmp_path / "s" / "README.md").read_text()
     assert "| scores | linear | encoder | 62.5 | 50.0 .. 75.0 |" in card
-    assert "7 of 3 clips, seed 0" in card and "licences: unknown (" in card
+    assert "stage 1: 7 steps of 3 clips from demo" in card and "licences: unknown (" in card
+    assert "stage 2: 5 steps of 3 clips from nowhere/written" in card
+    assert "targets: pixels and teacher" in card and "teacher: tiny-clip" in card
+    assert "backgrounds: photos; licences are not recorded" in card
+    assert "corpus written: is not here, the licences" in card
     assert "2 blocks, 48 wide" in card
 
 
