@@ -7,6 +7,7 @@ its machine is gone. All machines must see the same files at the same paths.
 from __future__ import annotations
 
 import logging
+import socket
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,8 +45,9 @@ class Cluster:
         self._ours = not ray.is_initialized()
         try:
             if self._ours:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"ray '{address}': no cluster answers ({reason}); 'ray start --head' begins one"
@@ -97,3 +99,10 @@ def _do(setup: tuple[str, Callable[..., None] | None, tuple[Any, ...]], work: An
             start(*arguments)
         _started = key
     return work(item)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens: Ray itself would ask again for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
