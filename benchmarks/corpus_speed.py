@@ -2,20 +2,25 @@
 
     uv run python benchmarks/corpus_speed.py --out benchmarks/results/corpus_speed.json
 
-Clips of 16x224x224 with two objects, in one process and on all cores, where time counts from the first
-clip to the last: processes load before.
+Clips of 16x224x224 with two objects, in one process and on all cores. There five times as many are made, in
+four shards, and time counts while all processes work: from when they are done with their first clips until
+they begin with their last. Then what each part of a clip takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import record
@@ -23,7 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, generate, sample_scene
-from smile_synth.corpus import DEFAULT_QUALITY, KINDS, MEDIA, labels_to_json
+from smile_synth.compositing import draw_frames, empty_frames
+from smile_synth.corpus import DEFAULT_QUALITY, KINDS, MEDIA, CorpusHeader, npz_bytes
+from smile_synth.corpus._generate import Job, draw_scenes
+from smile_synth.corpus._labels import labels_bytes, listed_labels, track_arrays
+from smile_synth.corpus._manifest import make_row
+from smile_synth.corpus._store import assemble, place_of, write_piece
 from smile_synth.workers import in_order
 
 
@@ -38,6 +48,8 @@ def rate(function: Callable[[int], object], clips: int, repeats: int) -> dict[st
     return spread(rates)
 
 
+# Clips that a process makes in one go, and those of them that it draws in one go.
+TOGETHER, DRAWN = 40, 5
 _clips: list[np.ndarray] = []
 
 
@@ -52,17 +64,20 @@ def encode(index: int) -> int:
 
 
 class Stopwatch:
-    """Clips per second from the first report to the last."""
+    """Clips per second while all processes work: neither the first nor the last clips count."""
+
+    def __init__(self, clips: int, left_out: int) -> None:
+        """Leave out so many clips at either end."""
+        self.places = left_out, clips - left_out
+        self.times: list[float] = []
 
     def __call__(self, done: int, *_: int) -> None:
-        now = time.perf_counter()
-        if not hasattr(self, "first"):
-            self.first = done, now
-        self.last = done, now
+        if done in self.places:
+            self.times.append(time.perf_counter())
 
     @property
     def rate(self) -> float:
-        return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
+        return (self.places[1] - self.places[0]) / (self.times[1] - self.times[0])
 
 
 def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
@@ -70,8 +85,6 @@ def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repe
     steps: dict[str, Callable[[int], object]] = {
         "encoder alone (H.264)": encode,
         "render alone": lambda i: composite(scenes[i], bank),
-        "boxes, RLE masks, visibility alone": lambda i: labels_to_json(annotate(scenes[i], bank)),
-        "tracks alone": lambda i: KINDS["tracks"](annotate(scenes[i], bank)),
         "dense flow alone": lambda i: KINDS["flow"](annotate(scenes[i], bank)),
     }
     result: dict[str, Any] = {
@@ -95,27 +108,106 @@ def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repe
 
 
 def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
+    """Return the speeds, which take turns: what else a machine does changes from minute to minute."""
     workers = len(os.sched_getaffinity(0))
     recipe = Recipe.load(recipe_name)
     encoder, corpus = [], []
     for repeat in range(repeats):
-        watch = Stopwatch()
+        watch = Stopwatch(clips, TOGETHER * workers)
         arguments = [Path(bank.path), recipe_name, 16]
         for done, _ in enumerate(
-            in_order(encode, range(3 * clips), workers=workers, start=load, arguments=arguments), 1
+            in_order(encode, range(clips), workers=workers, start=load, arguments=arguments), 1
         ):
             watch(done)
         encoder.append(watch.rate)
-        watch = Stopwatch()
+        watch = Stopwatch(clips, TOGETHER * workers)
         generate(
-            recipe, bank, out=folder / f"{recipe.digest[:8]} all {repeat}", num_clips=3 * clips, seed=repeat,
-            layout="shards", labels=["tracks"], workers=workers, progress=watch,
+            recipe, bank, out=folder / f"{recipe.digest[:8]} all {repeat}", num_clips=clips, seed=repeat,
+            layout="shards", clips_per_shard=clips // 4, labels=["tracks"], workers=workers, progress=watch,
         )  # fmt: skip
         corpus.append(watch.rate)
+    shares = [written / alone for written, alone in zip(corpus, encoder, strict=True)]
     return {
         "encoder alone (H.264), all cores": spread(encoder),
-        "corpus, shards: boxes, masks, tracks, all cores": spread(corpus),
+        "corpus, shards: boxes, masks, tracks, all cores": spread(corpus)
+        | {"of_encoder": [round(share, 3) for share in sorted(shares)]},
     }
+
+
+_job: Job | None = None
+
+
+def begin(path: Path, bank_path: Path) -> None:
+    global _job
+    header = replace(CorpusHeader.read(path), layout="shards", labels=("tracks",))
+    _job = Job(header, ObjectBank.open(bank_path), None, path)
+
+
+def budget(run: int) -> dict[str, float]:
+    """Return what each part of a clip takes, in ms of a core, while all cores do the same.
+
+    The very functions that write shards are called in their order there, so that each finds the caches as it
+    does there.
+    """
+    assert _job is not None and _job.bank is not None
+    header, bank, recipe = _job.header, _job.bank, _job.header.resolved_recipe
+    spent: dict[str, float] = {}
+
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        spent[part] = spent.get(part, 0.0) + 1000 * (time.process_time() - began) / TOGETHER
+
+    indices = range(run * TOGETHER, (run + 1) * TOGETHER)
+    members: dict[int, dict[str, bytes]] = {}
+    listed, rows = {}, []
+    with timed("scene: drawing it"):
+        scenes = draw_scenes(_job, indices)
+    for i, scene in zip(indices, scenes, strict=True):
+        with timed("scene: its file"):
+            content = scene.to_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        annotation = annotate(scene, bank)
+        with timed("labels: who owns which pixel, amodal masks"):
+            _ = annotation.amodal_runs
+        with timed("labels: modal masks, boxes, visibility"):
+            _ = annotation.geometry
+        with timed("labels: run lengths"):
+            runs = annotation.coco()
+        with timed("labels: JSON"), mock.patch.object(annotation, "coco", lambda runs=runs: runs):
+            text = labels_bytes(annotation, digest)
+        listed[i] = listed_labels(annotation, digest)
+        with timed("tracks: points and where they go"):
+            arrays = track_arrays(annotation)
+        with timed("tracks: packing"):
+            members[i] = {"scene": content, "json": text, "tracks.npz": npz_bytes(**arrays)}
+    for first in range(0, TOGETHER, DRAWN):
+        some = scenes[first : first + DRAWN]
+        frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
+        with timed("frames"):
+            draw_frames(some, bank, None, frames)
+        for i, clip in zip(indices[first : first + DRAWN], frames, strict=True):
+            with timed("H.264"):
+                members[i] |= MEDIA["h264"].encode(clip, recipe.fps, DEFAULT_QUALITY)
+    with timed("digests, row of the manifest"):
+        for i in indices:
+            rows.append(make_row(i, members[i], place_of(header, i, members[i]), ["mp4"], listed[i]))
+    with timed("disk: a piece of a shard"):
+        sources = write_piece(_job.out, header, members)
+    with timed("disk: the shard"):
+        assemble(_job.out, header, rows, sources)
+    return spent
+
+
+def budgets(recipe_name: str, bank: ObjectBank, path: Path, repeats: int) -> dict[str, float]:
+    """Return the median of each part over runs in all processes, without their first."""
+    workers = len(os.sched_getaffinity(0))
+    replace(CorpusHeader.read(path), num_clips=TOGETHER, clips_per_shard=TOGETHER).write(path)
+    items = range(workers * (repeats + 1))
+    runs = in_order(budget, items, workers=workers, start=begin, arguments=[path, Path(bank.path)])
+    counted = list(runs)[workers:]
+    return {part: round(statistics.median(run[part] for run in counted), 3) for part in counted[0]}
 
 
 def spread(rates: list[float]) -> dict[str, float]:
@@ -134,6 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     clips, repeats = arguments.clips, arguments.repeats
     result: dict[str, Any] = {}
+    parts: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         build_bank(["builtin:shapes"], Path(folder) / "bank")
         bank = ObjectBank.open(Path(folder) / "bank")
@@ -149,13 +242,14 @@ def main() -> None:
                 labels=["tracks", "flow"],
             )
             result[name] = one_process(Recipe.load(name), bank, Path(folder), clips, repeats)
-            result[name] |= all_cores(name, bank, Path(folder), clips, repeats)
+            result[name] |= all_cores(name, bank, Path(folder), 5 * clips, 2 * repeats)
+            parts[name] = budgets(name, bank, Path(folder) / name, 3 * repeats)
     for recipe, rows in result.items():
         table = Table(recipe, "clips/s (median)", "lowest", "highest")
         for name, row in rows.items():
-            table.add_row(name, *(f"{value:.1f}" for value in row.values()))
-        Console().print(table)
-    record.write(arguments.out, {"clips": clips, "repeats": repeats, "results": result})
+            table.add_row(name, *(f"{row[key]:.1f}" for key in ("clips_per_second", "lowest", "highest")))
+        Console().print(table, parts[recipe])
+    record.write(arguments.out, {"clips": clips, "repeats": repeats, "results": result, "parts": parts})
 
 
 if __name__ == "__main__":

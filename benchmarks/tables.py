@@ -108,14 +108,22 @@ def corpus_results() -> str:
             "|---|---|---|---|---|",
         ]
         for name, row in rows.items():
-            encoder = rows["encoder alone (H.264)" + ", all cores" * name.endswith("all cores")]
-            share = (
-                row["clips_per_second"] / encoder["clips_per_second"] if name.startswith("corpus") else None
-            )
+            encoder = rows["encoder alone (H.264)"]["clips_per_second"]
+            share = f"{row['clips_per_second'] / encoder:.2f}" if name.startswith("corpus") else ""
+            if "of_encoder" in row:
+                pairs = row["of_encoder"]
+                share = f"{median(pairs):.2f} ({pairs[0]:.2f} to {pairs[-1]:.2f})"
             values = " | ".join(str(row[key]) for key in ("clips_per_second", "lowest", "highest"))
-            lines.append(f"| {name} | {values} | {'' if share is None else f'{share:.2f}'} |")
+            lines.append(f"| {name} | {values} | {share} |")
         frames = 16 * rows["render alone"]["clips_per_second"]
         lines += ["", f"Rendering alone, without encoding: {frames:.0f} frames/s on one core.", ""]
+    names = " | ".join(f"`{name}`" for name in result["parts"])
+    lines += [f"| a clip, ms of a core while all work | {names} |", f"|---|{'---|' * len(result['parts'])}"]
+    columns = list(result["parts"].values())
+    for part in columns[0]:
+        lines.append(f"| {part} | {' | '.join(f'{column[part]:.2f}' for column in columns)} |")
+    beside = (sum(column.values()) - column["H.264"] for column in columns)
+    lines += [f"| all but H.264 | {' | '.join(f'{milliseconds:.2f}' for milliseconds in beside)} |", ""]
     lines += [
         "| tiny clips in shards | ms per clip | ms per clip, nothing to do | peak memory, MB |",
         "|---|---|---|---|",
@@ -128,7 +136,9 @@ def corpus_results() -> str:
         )
     lines += [
         "",
-        f"{result['repeats']} repeats of {result['clips']} clips; {_where(result)}.",
+        f"{result['repeats']} repeats of {result['clips']} clips, on all cores {2 * result['repeats']} of "
+        f"{5 * result['clips']}, where encoder and corpus take turns and are compared pair by pair; "
+        f"{_where(result)}.",
         f"Tiny clips: {_where(flat)}.",
     ]
     return "\n".join(lines)

@@ -218,6 +218,9 @@ class Scene:
         Raises:
             UserError: the aspect differs by more than one pixel on either side, or nothing is left.
         """
+        if size_hw == self.size_hw:
+            # A product with one would make -0, which is stored, 0.
+            return replace(self, object_to_frame=self.object_to_frame + 0.0)
         (h, w), (new_h, new_w) = self.size_hw, size_hw
         if min(size_hw) < 1:
             raise UserError(f"size {new_h}x{new_w}: must have at least one pixel on either side")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import multiprocessing
 import os
@@ -28,6 +29,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Results that wait for their turn, per process.
 AHEAD = 4
+# Of glibc's malloc.h; bytes, 32 MiB is the most that it takes for the second.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 2**25
 
 
 class Workers:
@@ -164,8 +167,21 @@ def _interrupts_wait() -> Iterator[None]:
 def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+    _keep_memory()
     if start:
         start(*arguments)
+
+
+def _keep_memory() -> None:
+    """Have the C library keep some of what is freed.
+
+    Clip after clip needs the same few megabytes. By default glibc may give them back to the system every
+    time, and clearing the pages that come instead takes as long as making the labels.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
 def _leave_with_parent() -> None:

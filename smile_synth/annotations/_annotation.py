@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ from smile_synth import geometry
 from smile_synth.annotations._kernels import (
     back_to_front,
     cover,
+    depth_ranks,
     encode_runs,
     fill_masks,
     follow,
+    oriented_boxes,
     owners_at,
     summarise,
-    texel_box,
 )
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.clip import Flow, Geometry, Labels, Tracks
@@ -53,15 +53,16 @@ class Runs:
         fill_masks(self.runs, self.rows, out)
         return out
 
-    def coco(self) -> list[list[dict[str, Any]]]:
-        """Return COCO's run lengths of every object and frame, as `pycocotools.mask.encode` has them."""
-        n, frames, height = self.rows.shape
-        ends = np.zeros((n, frames), np.int64)
-        text = encode_runs(self.runs, self.rows, self.width, ends).tobytes().decode()
-        flat = [0, *ends.ravel().tolist()]
-        size = [height - 1, self.width]
-        found = [{"size": size, "counts": text[a:b]} for a, b in pairwise(flat)]
-        return [found[i * frames : (i + 1) * frames] for i in range(n)]
+    def coco(self, wanted: Bool | None = None) -> list[str]:
+        """Return the ``counts`` that `pycocotools.mask.encode` has, of mask after mask.
+
+        Args:
+            wanted: ``[N, T]``, of which masks; all by default.
+        """
+        if wanted is None:
+            wanted = np.ones(self.rows.shape[:2], bool)
+        text: str = encode_runs(self.runs, self.rows, self.width, wanted).tobytes().decode()
+        return text.splitlines()
 
 
 class Annotation:
@@ -156,13 +157,22 @@ class Annotation:
         """`Labels.modal_masks` as runs."""
         return self._summary[0]
 
+    def coco(self) -> tuple[list[str], list[str]]:
+        """Return `Runs.coco` of the modal and of the amodal masks; most of them are the same."""
+        amodal, hidden = self.amodal_runs.coco(), self._summary[2]
+        modal = amodal.copy()
+        for place, text in zip(np.flatnonzero(hidden), self.modal_runs.coco(hidden), strict=True):
+            modal[place] = text
+        return modal, amodal
+
     @property
     def geometry(self) -> Geometry:
         """Boxes, visibility and depth of every labelled object: `Labels` without its masks, for less."""
         return self._summary[1]
 
     @cached_property
-    def _summary(self) -> tuple[Runs, Geometry]:
+    def _summary(self) -> tuple[Runs, Geometry, Bool]:
+        """Modal masks, boxes and the rest, and whose modal mask is less than the amodal one ``[N, T]``."""
         scene = self.scene
         owner, amodal, extent = self._extents
         n, frames = extent.shape[:2]
@@ -173,7 +183,7 @@ class Annotation:
         runs = summarise(
             owner, self._number, amodal.runs, amodal.rows, modal_rows, modal_extent, amodal_area, occluded_by
         )
-        return Runs(runs, modal_rows, amodal.width), Geometry(
+        geometry = Geometry(
             class_names=tuple(scene.layers[k].class_name for k in self._labelled),
             amodal_boxes_xyxy=_boxes(extent),
             modal_boxes_xyxy=_boxes(modal_extent),
@@ -183,6 +193,7 @@ class Annotation:
             depth_order=self._depth_order(),
             occluded_by=occluded_by,
         )
+        return Runs(runs, modal_rows, amodal.width), geometry, modal_extent[..., 0] < amodal_area
 
     @cached_property
     def labels(self) -> Labels:
@@ -195,25 +206,15 @@ class Annotation:
         )
 
     def _oriented_boxes(self) -> Float:
-        texels, first, heights, widths = self._stack[:4]
-        out = np.full((len(self._labelled), self.scene.num_frames, 4, 2), np.nan)
-        for i, k in enumerate(self._labelled):
-            # Texels of half alpha or more, as in the extent.
-            x0, y0, x1, y1 = texel_box(texels, first[k], heights[k], widths[k])
-            if x1:
-                corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
-                mapped = geometry.apply(self.scene.object_to_frame[k], corners)
-                # A box with one corner behind the horizon is no box.
-                whole = np.isfinite(mapped).all(axis=(1, 2))
-                out[i, whole] = mapped[whole]
+        labelled = np.array(self._labelled, np.int64)
+        out = np.empty((len(labelled), self.scene.num_frames, 4, 2))
+        # Of texels of half alpha or more, as in the extent.
+        oriented_boxes(*self._stack[:4], labelled, _frozen(self.scene.object_to_frame), out)  # type: ignore[call-arg]
         return out
 
     def _depth_order(self) -> Int:
-        labelled = self._number[self._stack[-1][:, ::-1]]
-        out = np.zeros((len(self._labelled), len(labelled)), np.int64)
-        for t, front_to_back in enumerate(labelled):
-            seen = front_to_back[front_to_back >= 0]
-            out[seen, t] = np.arange(len(seen))
+        out = np.zeros((len(self._labelled), self.scene.num_frames), np.int64)
+        depth_ranks(self._stack[-1], self._number, out)
         return out
 
     def flow(self, t0: int, t1: int) -> Flow:
@@ -228,9 +229,11 @@ class Annotation:
                 raise ValueError(f"frame {t} is outside the clip's 0..{scene.num_frames - 1}")
         height, width = scene.size_hw
         centers = pixel_centers((0, 0, width, height))
-        targets, hidden = self._follow(centers, self._owner[t0].ravel(), t0, t1)
+        begin, owners = np.full(len(centers), t0), self._owner[t0].ravel().astype(np.int64)
+        targets, inside, hidden = self._follow(centers, owners, begin, np.array([t1]))
+        targets, inside, hidden = targets[:, 0], inside[:, 0], hidden[:, 0]
         valid = np.asarray(np.isfinite(targets[:, 0]))
-        leaves = valid & ~self._inside(targets)
+        leaves = valid & ~inside
         flow = np.where(valid[:, None], targets - centers, 0.0)
         return Flow(
             flow_xy=flow.reshape(height, width, 2).astype(np.float32),
@@ -249,36 +252,30 @@ class Annotation:
         frames = self.scene.num_frames
         if queries.ndim != 2 or queries.shape[1] != 3:
             raise ValueError(f"points are [P, 3] = (frame, x, y), got {queries.shape}")
-        wrong = ~np.isin(queries[:, 0], np.arange(frames))
+        times = queries[:, 0]
+        wrong = ~((times >= 0) & (times < frames) & (times == np.floor(times)))
         if wrong.any():
-            raise ValueError(f"query frames are whole, in 0..{frames - 1}, got {queries[wrong, 0][0]:g}")
-        begin, start = queries[:, 0].astype(np.int64), np.ascontiguousarray(queries[:, 1:])
+            raise ValueError(f"query frames are whole, in 0..{frames - 1}, got {times[wrong][0]:g}")
+        begin, start = times.astype(np.int64), np.ascontiguousarray(queries[:, 1:])
         layer = np.zeros(len(queries), np.int64)
         owners_at(*self._stack, begin, start, layer)  # type: ignore[call-arg]
-        # Every point to every frame.
-        targets, hidden = self._follow(
-            np.repeat(start, frames, axis=0), np.repeat(layer, frames), np.repeat(begin, frames),
-            np.tile(np.arange(frames), len(queries)),
-        )  # fmt: skip
-        visible = self._inside(targets) & ~hidden
-        return Tracks(targets.reshape(-1, frames, 2), visible.reshape(-1, frames), layer)
+        targets, inside, hidden = self._follow(start, layer, begin, np.arange(frames))
+        return Tracks(targets, inside & ~hidden, layer)
 
-    def _inside(self, points: Float) -> Bool:
-        height, width = self.scene.size_hw
-        with np.errstate(invalid="ignore"):
-            return np.asarray(((points >= 0) & (points < [width, height])).all(axis=1))
+    def _follow(self, points: Float, layers: Int, begin: Int, ends: Int) -> tuple[Float, Bool, Bool]:
+        """Carry points ``[P, 2]`` with their layers from a frame each to all of some frames.
 
-    def _follow(
-        self, points: Float, layers: NDArray[np.integer[Any]], begin: ArrayLike, end: ArrayLike
-    ) -> tuple[Float, Bool]:
-        """Carry points ``[P, 2]`` with their layers; returns targets (NaN: none) and what is hidden."""
-        targets = np.empty_like(points)
-        hidden = np.zeros(len(points), bool)
+        Returns targets ``[P, E, 2]`` (NaN: none), which are in the frame and which are hidden ``[P, E]``.
+        """
+        shape = len(points), len(ends)
+        targets, inside, hidden = np.empty((*shape, 2)), np.zeros(shape, bool), np.zeros(shape, bool)
         redrawn = np.array([is_redrawn(layer.surface) for layer in self.scene.layers])
-        times = [np.ascontiguousarray(np.broadcast_to(t, len(points)), np.int64) for t in (begin, end)]
-        poses, layers = _frozen(self.scene.object_to_frame), layers.astype(np.int64)
-        follow(*self._stack, poses, redrawn, points, layers, *times, targets, hidden)  # type: ignore[call-arg]
-        return targets, hidden
+        poses = _frozen(self.scene.object_to_frame)
+        follow(  # type: ignore[call-arg]
+            *self._stack, poses, redrawn, self.scene.size_hw, points, layers, begin, ends, targets, inside,
+            hidden,
+        )  # fmt: skip
+        return targets, inside, hidden
 
 
 def annotate(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> Annotation:

@@ -14,6 +14,7 @@ from smile_synth.coverage import THRESHOLD, alpha_point, levels_at
 
 # What is known of all points between four neighbouring texels.
 _MIXED, _BELOW, _ABOVE = 0, 1, 2
+_EACH = np.uint64(0x0101010101010101)  # one in every byte
 _FIXED = 2.0**32
 _HALF_CELL = 1 << 31
 _ROUGH = 2.0**-12  # as near to one half as fixed point leaves in doubt
@@ -31,7 +32,7 @@ def back_to_front(depth, order):  # pragma: no cover
             order[t, place] = new + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def texel_box(texels, first, height, width):  # pragma: no cover
     """Return (x0, y0, x1, y1) around the texels of half alpha or more; x1 is 0 where there are none."""
     x0, y0, x1, y1 = width, height, 0, 0
@@ -49,28 +50,85 @@ def texel_box(texels, first, height, width):  # pragma: no cover
     return x0, y0, x1, y1
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def oriented_boxes(texels, first, heights, widths, labelled, poses, out):  # pragma: no cover
+    """Fill ``out [N, T, 4, 2]`` with the corners of the `texel_box` of layers ``labelled [N]``; NaN: none."""
+    for n in range(len(labelled)):
+        k = labelled[n]
+        x0, y0, x1, y1 = texel_box(texels, first[k], heights[k], widths[k])
+        for t in range(poses.shape[1]):
+            pose = poses[k, t]
+            whole = x1 > 0
+            for corner in range(4):
+                x, y = float(x1 if corner in (1, 2) else x0), float(y1 if corner in (2, 3) else y0)
+                depth = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2]
+                across = (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2]) / depth
+                down = (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2]) / depth
+                out[n, t, corner, 0], out[n, t, corner, 1] = across, down
+                whole = whole and depth > 0.0 and np.isfinite(across + down)
+            if not whole:  # a box with one corner behind the horizon is no box
+                out[n, t] = np.nan
+
+
+@numba.njit(cache=True, nogil=True)
+def depth_ranks(order, number, out):  # pragma: no cover
+    """Fill ``out [N, T]``: how many labelled objects are in front of each; ``order`` is `back_to_front`'s."""
+    for t in range(order.shape[0]):
+        rank = 0
+        for place in range(order.shape[1] - 1, -1, -1):
+            n = number[order[t, place]]
+            if n >= 0:
+                out[n, t] = rank
+                rank += 1
+
+
 @numba.njit(cache=True, nogil=True)
 def _cells(texels, start, h, w):  # pragma: no cover
     """Return ``[(h + 1) * (w + 1)]``: whether alpha is below half, above or either between texels.
 
     Cell (j, i) lies between the texels j - 1, j and i - 1, i; there is nothing outside of the texture.
     """
-    cells = np.empty((h + 1) * (w + 1), np.uint8)
-    above = np.zeros((2, w + 2), np.uint8)  # whether the texels of two rows are, with nothing on either side
-    for j in range(h + 1):
-        here, before = above[j & 1], above[1 - (j & 1)]
-        if j < h:
-            for i in range(w):
-                here[i + 1] = texels[start + j * w + i, 3] >> 7
+    one = np.uint64(1)  # places are unsigned: numba then drops its test for negative ones
+    wide = np.uint64(w) + one
+    cells = np.empty(np.uint64(h + 1) * wide, np.uint8)
+    # Whether the texels of two rows are above, with nothing on either side.
+    before, here = np.zeros(wide + one, np.uint8), np.zeros(wide + one, np.uint8)
+    for j in range(np.uint64(h + 1)):
+        if j < np.uint64(h):
+            row = np.uint64(start) + j * np.uint64(w)
+            for i in range(np.uint64(w)):
+                here[i + one] = texels[row + i, 3] >> 7
         else:
             here[:] = 0
-        for i in range(w + 1):
-            count = here[i] + here[i + 1] + before[i] + before[i + 1]
-            cells[j * (w + 1) + i] = _ABOVE if count == 4 else (_BELOW if count == 0 else _MIXED)
+        for i in range(wide):
+            count = here[i] + here[i + one] + before[i] + before[i + one]
+            cells[j * wide + i] = (count == 4) * _ABOVE + (count == 0) * _BELOW
+        before, here = here, before
     return cells
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
+def _look(seen, places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed):  # pragma: no cover
+    """Fill ``seen [n]`` with what the cells of both levels say of pixels along a row."""
+    _walk(places, len(seen), u, du, v, dv, wide0, np.uint64(32))
+    for k in range(np.uint64(len(seen))):
+        seen[k] = cells0[np.uint64(places[k])]
+    if mixed:
+        # Half of the place from the texture's corner is that of the farther level.
+        _walk(places, len(seen), u + _HALF_CELL, du, v + _HALF_CELL, dv, wide1, np.uint64(33))
+        for k in range(np.uint64(len(seen))):
+            seen[k] &= cells1[np.uint64(places[k])]
+
+
+@numba.njit(inline="always")
+def _walk(places, n, u, du, v, dv, wide, shift):  # pragma: no cover
+    """Fill ``places[:n]`` with the cells along a row; apart from looking there, vectors do it."""
+    for k in range(n):
+        i, j = np.uint64(u + k * du) >> shift, np.uint64(v + k * dv) >> shift
+        places[k] = np.uint32(np.uint32(j) * np.uint32(wide) + np.uint32(i))
+
+
+@numba.njit(inline="always")
 def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
     """Return the alpha 0..1, to 2^-15, at a place in fixed point whose four texels are all there."""
     one, fu, fv = np.int64(1 << 16), (u >> 16) & 0xFFFF, (v >> 16) & 0xFFFF
@@ -81,7 +139,7 @@ def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
     return ((one - fv) * upper + fv * lower) * (2.0**-32 / 255)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _slab(at, step, size, low, high):  # pragma: no cover
     """Narrow the columns [low, high) to those with 0 <= at + x step < size, all fixed point."""
     if step == 0:
@@ -135,6 +193,8 @@ def cover(
     count = 0
     # Most pixels lie between texels that are all opaque, or all empty: one look tells.
     known = {(np.int64(0), np.int64(0)): np.zeros(1, np.uint8)}
+    words = np.empty(0, np.uint64)
+    seen, places = words.view(np.uint8), np.empty(0, np.uint32)  # along a row
     for t in range(frames):
         for place in range(order.shape[1]):
             k = order[t, place]
@@ -169,6 +229,9 @@ def cover(
             du, dv = np.int64(np.rint(m[0, 0] * scale * _FIXED)), np.int64(np.rint(m[1, 0] * scale * _FIXED))
             if n >= 0:
                 rows[n, t, : max(min(y0, height), 0) + 1] = count
+            if len(seen) < x1 - x0 + 8:
+                words = np.empty((x1 - x0 + 15) // 8, np.uint64)
+                seen, places = words.view(np.uint8), np.empty(8 * len(words), np.uint32)
             for y in range(y0, y1):
                 a, b, u, v = x0, x1, np.int64(0), np.int64(0)
                 if affine:
@@ -177,54 +240,62 @@ def cover(
                     a, b = _slab(u, du, np.int64(w0 + 1) << 32, a, b)
                     a, b = _slab(v, dv, np.int64(h0 + 1) << 32, a, b)
                     u, v = u + a * du, v + a * dv
+                length = np.uint64(max(b - a, 0))
+                if affine:
+                    _look(seen[:length], places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed)
+                else:
+                    seen[:length] = _MIXED
                 inside = 0 <= y < height
-                x = a
-                while x < b:
-                    # A run of pixels that extend, or do not.
-                    begin = x
-                    extends = False
-                    while x < b:
-                        cell = _MIXED
-                        if affine:
-                            # Half of the place from the texture's corner is that of the farther level.
-                            cell = cells0[np.uint64((v >> 32) * wide0 + (u >> 32))]
-                            if mixed:
-                                near = np.uint64(((v + _HALF_CELL) >> 33) * wide1 + ((u + _HALF_CELL) >> 33))
-                                cell &= cells1[near]
-                        if cell == _MIXED or (cell == _ABOVE and strength < 1.0):
-                            alpha, i, j = THRESHOLD, u >> 32, v >> 32
-                            if affine and 1 <= i < w0 and 1 <= j < h0:
-                                alpha = _rough_alpha(texels, start0, w0, u, v)
-                                if mixed:
-                                    u1, v1 = (u + _HALF_CELL) >> 1, (v + _HALF_CELL) >> 1
-                                    i, j = u1 >> 32, v1 >> 32
-                                    if 1 <= i < w1 and 1 <= j < h1:
-                                        alpha += mix * (_rough_alpha(texels, start1, w1, u1, v1) - alpha)
-                                    else:
-                                        alpha = THRESHOLD
-                            if min(abs(alpha - THRESHOLD), abs(alpha * strength - THRESHOLD)) < _ROUGH:
-                                alpha = alpha_point(texels, mips, m, x + 0.5, y + 0.5)
-                            here = alpha >= THRESHOLD
-                            if strength < 1.0 and alpha * strength >= THRESHOLD and inside and 0 <= x < width:
-                                owner[t, y, x] = k
-                        else:
-                            here = cell == _ABOVE
-                        if x == begin:
-                            extends = here
-                        elif here != extends:
-                            break
-                        x += 1
-                        u += du
-                        v += dv
-                    if not extends:
+                for at in range(length, length + np.uint64(8)):
+                    seen[at] = _BELOW  # there is nothing behind the last pixel
+                # Most words of eight pixels hold nothing new. In the others it cannot be foreseen what does:
+                # appending has no branch.
+                doubts = np.uint64(0)
+                for word in range((length + np.uint64(7)) >> np.uint64(3)):
+                    eight = words[word]
+                    if strength == 1.0 and (eight - _EACH) & ~eight & (_EACH << np.uint64(7)) == 0:
                         continue
-                    area += x - begin
-                    left, right, top, bottom = min(left, begin), max(right, x), min(top, y), y + 1
-                    low_x, high_x = max(begin, 0), min(x, width)
+                    for at in range(np.uint64(8) * word, np.uint64(8) * word + np.uint64(8)):
+                        places[doubts] = at
+                        doubts += np.uint64((seen[at] == _MIXED) | ((seen[at] == _ABOVE) & (strength < 1.0)))
+                for doubt in range(doubts):
+                    at = places[doubt]
+                    x = a + at
+                    up, vp = u + at * du, v + at * dv
+                    alpha, i, j = THRESHOLD, up >> 32, vp >> 32
+                    if affine and 1 <= i < w0 and 1 <= j < h0:
+                        alpha = _rough_alpha(texels, start0, w0, up, vp)
+                        if mixed:
+                            up, vp = (up + _HALF_CELL) >> 1, (vp + _HALF_CELL) >> 1
+                            i, j = up >> 32, vp >> 32
+                            if 1 <= i < w1 and 1 <= j < h1:
+                                alpha += mix * (_rough_alpha(texels, start1, w1, up, vp) - alpha)
+                            else:
+                                alpha = THRESHOLD
+                    if min(abs(alpha - THRESHOLD), abs(alpha * strength - THRESHOLD)) < _ROUGH:
+                        alpha = alpha_point(texels, mips, m, x + 0.5, y + 0.5)
+                    seen[np.uint64(at)] = _ABOVE if alpha >= THRESHOLD else _BELOW
+                    if strength < 1.0 and alpha * strength >= THRESHOLD and inside and 0 <= x < width:
+                        owner[t, y, x] = k
+                # Where runs begin and end.
+                before, changes = np.uint8(_BELOW), np.uint64(0)
+                for word in range((length >> np.uint64(3)) + np.uint64(1)):
+                    if words[word] == _EACH * np.uint64(before):
+                        continue
+                    for at in range(np.uint64(8) * word, np.uint64(8) * word + np.uint64(8)):
+                        places[changes] = at
+                        changes += np.uint64(seen[at] != before)
+                        before = seen[at]
+                for change in range(np.uint64(0), changes, np.uint64(2)):
+                    begin, end = a + np.int64(places[change]), a + np.int64(places[change + np.uint64(1)])
+                    area += end - begin
+                    left, right, top, bottom = min(left, begin), max(right, end), min(top, y), y + 1
+                    low_x, high_x = max(begin, 0), min(end, width)
                     if not inside or low_x >= high_x:
                         continue
                     if strength == 1.0:
-                        owner[t, y, low_x:high_x] = k
+                        for column in range(np.uint64(low_x), np.uint64(high_x)):
+                            owner[t, y, column] = k
                     if n >= 0:
                         if count == len(runs):
                             grown = np.empty((2 * count, 2), np.int32)
@@ -261,6 +332,10 @@ def summarise(
     found = np.empty((len(runs) + 64, 2), np.int32)
     count = 0
     for n in range(objects):
+        mine = np.int16(0)
+        for k in range(len(number)):
+            if number[k] == n:
+                mine = np.int16(k)
         for t in range(frames):
             area, left, top, right, bottom = 0, 1 << 40, 0, 0, 0
             inside = 0
@@ -269,9 +344,15 @@ def summarise(
                 for r in range(rows[n, t, y], rows[n, t, y + 1]):
                     x, end = runs[r, 0], runs[r, 1]
                     inside += end - x
+                    owned = np.uint32(0)  # vectors count it
+                    for at in range(np.uint64(x), np.uint64(end)):
+                        owned += np.uint32(owner[t, y, at] == mine)
+                    whole = owned == end - x
                     while x < end:
                         layer = owner[t, y, x]
                         begin = x
+                        if whole:
+                            x = end
                         while x < end and owner[t, y, x] == layer:
                             x += 1
                         other = number[layer]
@@ -308,7 +389,7 @@ def fill_masks(runs, rows, masks):  # pragma: no cover
                     masks[n, t, y, runs[r, 0] : runs[r, 1]] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _toggles(runs, rows, y, out):  # pragma: no cover
     """Write the columns at which it changes whether row ``y`` of a mask differs from the row above.
 
@@ -340,6 +421,8 @@ def _changes(runs, rows, width):  # pragma: no cover
     """Return the places, counted down the columns, at which one mask changes, in order; it begins empty."""
     height = len(rows) - 1
     columns = np.empty(4 * width + 4, np.int32)
+    # Columns that change between two rows, [x0, x1) and the lower row.
+    spans = np.empty((2 * (rows[height] - rows[0]) + 1, 3), np.int32)
     first = np.zeros(width + 1, np.int64)
     # Above its first run and below its last a mask does not change.
     low, high = 0, height
@@ -347,18 +430,20 @@ def _changes(runs, rows, width):  # pragma: no cover
         low += 1
     while high > low and rows[high - 1] == rows[height]:
         high -= 1
+    count = 0
     for y in range(low, high + 1):
         for c in range(0, _toggles(runs, rows, y, columns), 2):
+            spans[count, 0], spans[count, 1], spans[count, 2] = columns[c], columns[c + 1], y
+            count += 1
             for x in range(columns[c], columns[c + 1]):
                 first[x + 1] += 1
     for x in range(width):
         first[x + 1] += first[x]
     where = np.empty(first[width], np.int64)
-    for y in range(low, high + 1):
-        for c in range(0, _toggles(runs, rows, y, columns), 2):
-            for x in range(columns[c], columns[c + 1]):
-                where[first[x]] = x * height + y
-                first[x] += 1
+    for i in range(count):
+        for x in range(spans[i, 0], spans[i, 1]):
+            where[first[x]] = x * height + spans[i, 2]
+            first[x] += 1
     # The end of a column is the beginning of the next: what changes at both does not change.
     count = 0
     for at in where:
@@ -371,8 +456,8 @@ def _changes(runs, rows, width):  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def encode_runs(runs, rows, width, ends):  # pragma: no cover
-    """Return the COCO run lengths of masks as text, one after another; ``ends [N, T]`` is filled.
+def encode_runs(runs, rows, width, wanted):  # pragma: no cover
+    """Return the COCO run lengths of those masks that are ``wanted [N, T]`` as text, a line each.
 
     Runs go down the columns and begin with zeros. From the fourth on a run is written as its difference
     from the last but one; numbers in groups of five bits, the lowest first, a sixth bit where more follow.
@@ -381,9 +466,11 @@ def encode_runs(runs, rows, width, ends):  # pragma: no cover
     length, area = 0, (rows.shape[2] - 1) * width
     for n in range(rows.shape[0]):
         for t in range(rows.shape[1]):
+            if not wanted[n, t]:
+                continue
             where = _changes(runs, rows[n, t], width)
-            if len(text) < length + 7 * (len(where) + 1):
-                grown = np.empty(2 * length + 7 * (len(where) + 1), np.uint8)
+            if len(text) < length + 7 * (len(where) + 1) + 1:
+                grown = np.empty(2 * length + 7 * (len(where) + 1) + 1, np.uint8)
                 grown[:length] = text[:length]
                 text = grown
             begin, before, last = 0, 0, 0  # where a run begins, and the last two
@@ -400,11 +487,12 @@ def encode_runs(runs, rows, width, ends):  # pragma: no cover
                     more = value != -1 if bits & 16 else value != 0
                     text[length] = 48 + (bits | 32 if more else bits)
                     length += 1
-            ends[n, t] = length
+            text[length] = 10
+            length += 1
     return text[:length]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _is_edge(owned, t, y, x):  # pragma: no cover
     """Return whether a pixel has a neighbour of another owner."""
     owner = owned[t, y, x]
@@ -423,37 +511,60 @@ def count_candidates(owned, runs, rows, edges, counts):  # pragma: no cover
     for n in range(rows.shape[0]):
         for t in range(rows.shape[1]):
             for y in range(height):
+                above, below = max(y - 1, 0), min(y + 1, height - 1)
                 for r in range(rows[n, t, y], rows[n, t, y + 1]):
                     begin, end = runs[r, 0], runs[r, 1]
                     if not edges:
                         counts[t, y] += end - begin
                         continue
-                    # Within a run only what is above and below can differ.
-                    count = _is_edge(owned, t, y, begin) + (
-                        end - begin > 1 and _is_edge(owned, t, y, end - 1)
-                    )
-                    for x in range(begin + 1, end - 1):
-                        above, below = owned[t, max(y - 1, 0), x], owned[t, min(y + 1, height - 1), x]
-                        count += (above != n + 1) | (below != n + 1)
-                    counts[t, y] += count
+                    # Within a run only what is above and below can differ; vectors count it.
+                    count, owner = np.uint32(0), np.uint16(n + 1)
+                    for x in range(np.uint64(begin + 1), np.uint64(max(end - 1, begin + 1))):
+                        count += np.uint32((owned[t, above, x] != owner) | (owned[t, below, x] != owner))
+                    counts[t, y] += count + _is_edge(owned, t, y, begin)
+                    if end - begin > 1:
+                        counts[t, y] += _is_edge(owned, t, y, end - 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def find_candidates(owned, edges, rows, wanted, found):  # pragma: no cover
-    """Fill ``found [P, 3]`` (t, y, x) with the candidates that have the numbers ``wanted [P]`` in their rows.
+def find_candidates(owned, edges, counts, wanted, found):  # pragma: no cover
+    """Fill ``found [P, 3]`` (t, x, y) with the candidates that have the numbers ``wanted [P]``.
 
-    ``rows [P]`` is the row in which each lies, counted through all frames.
+    ``counts [T, H]`` is what `count_candidates` found in every row.
     """
     height, width = owned.shape[1:]
+    totals = np.cumsum(counts)
     for p in range(len(wanted)):
-        t, y = rows[p] // height, rows[p] % height
-        left = wanted[p]
+        row = np.searchsorted(totals, wanted[p], side="right")
+        t, y = row // height, row % height
+        left = wanted[p] - (totals[row] - counts[t, y])
         for x in range(width):
             if owned[t, y, x] > 0 and (not edges or _is_edge(owned, t, y, x)):
                 if left == 0:
-                    found[p, 0], found[p, 1], found[p, 2] = t, y, x
+                    found[p, 0], found[p, 1], found[p, 2] = t, x, y
                     break
                 left -= 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _mips(first, heights, widths, levels):  # pragma: no cover
+    """Return what `levels_at` says of every layer and frame, whole numbers ``[L, T, 6]`` and others."""
+    whole, others = np.empty((*levels.shape, 6), np.int64), np.empty((*levels.shape, 2))
+    for k in range(levels.shape[0]):
+        for t in range(levels.shape[1]):
+            mips = levels_at(first[k], heights[k], widths[k], levels[k, t])
+            others[k, t, 0], others[k, t, 1] = mips[0], mips[1]
+            whole[k, t, 0], whole[k, t, 1], whole[k, t, 2] = mips[2], mips[3], mips[4]
+            whole[k, t, 3], whole[k, t, 4], whole[k, t, 5] = mips[5], mips[6], mips[7]
+    return whole, others
+
+
+@numba.njit(inline="always")
+def _alpha(texels, whole, others, inverse, k, t, x, y):  # pragma: no cover
+    """Return the alpha of a layer at a point of a frame; see `_mips`."""
+    places, parts = whole[k, t], others[k, t]
+    mips = (parts[0], parts[1], places[0], places[1], places[2], places[3], places[4], places[5])
+    return alpha_point(texels, mips, inverse[k, t], x, y)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -461,22 +572,40 @@ def owners_at(
     texels, first, heights, widths, inverse, levels, opacity, back_to_front, frames, points, owner
 ):  # pragma: no cover
     """Fill ``owner [P]``: the layer that owns each point ``[P, 2]`` itself, in its frame ``[P]``."""
+    whole, others = _mips(first, heights, widths, levels)
     for p in range(len(points)):
         t = frames[p]
-        for place in range(back_to_front.shape[1]):
+        for place in range(back_to_front.shape[1] - 1, -1, -1):
             k = back_to_front[t, place]
-            mips = levels_at(first[k], heights[k], widths[k], levels[k, t])
-            alpha = alpha_point(texels, mips, inverse[k, t], points[p, 0], points[p, 1])
+            alpha = _alpha(texels, whole, others, inverse, k, t, points[p, 0], points[p, 1])
             if alpha * opacity[k, t] >= THRESHOLD:
                 owner[p] = k
+                break
+
+
+@numba.njit(inline="always")
+def _moved(there, pose, x, y):  # pragma: no cover
+    """Carry a point from a frame to a texture and from there to another frame; NaN: it has no place there."""
+    depth = there[2, 0] * x + there[2, 1] * y + there[2, 2]
+    if not depth > 0.0:
+        return np.nan, np.nan
+    u = (there[0, 0] * x + there[0, 1] * y + there[0, 2]) / depth
+    v = (there[1, 0] * x + there[1, 1] * y + there[1, 2]) / depth
+    depth = pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]
+    if not depth > 0.0:
+        return np.nan, np.nan
+    return (
+        (pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]) / depth,
+        (pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]) / depth,
+    )
 
 
 @numba.njit(cache=True, nogil=True)
 def follow(
-    texels, first, heights, widths, inverse, levels, opacity, back_to_front, poses, redrawn,
-    points, layers, begin, end, targets, hidden,
+    texels, first, heights, widths, inverse, levels, opacity, back_to_front, poses, redrawn, size_hw,
+    points, layers, begin, ends, targets, inside, hidden,
 ):  # fmt: skip  # pragma: no cover
-    """Carry points from frame ``begin[p]`` to ``end[p]`` with their layer.
+    """Carry points from frame ``begin[p]`` to all of the frames ``ends`` with their layer.
 
     A point keeps the larger of its alphas at both: resampling at an edge must not make an object hide
     behind what lies behind it.
@@ -485,49 +614,39 @@ def follow(
         texels, first, heights, widths, inverse, levels, opacity, back_to_front: as in `cover`.
         poses: ``[L, T, 3, 3]`` texture to frame.
         redrawn: ``[L]`` bool, whether a layer is something new in every frame.
+        size_hw: of the frame.
         points: ``[P, 2]``.
-        layers, begin, end: ``[P]``.
-        targets: ``[P, 2]``, filled; NaN where a point has no place in that frame.
-        hidden: ``[P]`` bool, filled: another layer owns the target.
+        layers, begin: ``[P]``.
+        ends: ``[E]``.
+        targets: ``[P, E, 2]``, filled; NaN where a point has no place in that frame.
+        inside: ``[P, E]`` bool, filled: the target is in the frame.
+        hidden: ``[P, E]`` bool, filled: another layer owns the target.
     """
+    height, width = size_hw
+    whole, others = _mips(first, heights, widths, levels)
     for p in range(len(points)):
-        k, t0, t1 = layers[p], begin[p], end[p]
-        x, y = points[p, 0], points[p, 1]
-        if t0 != t1:
-            if redrawn[k]:
-                x = np.nan
-            else:
-                there = inverse[k, t0]
-                depth = there[2, 0] * x + there[2, 1] * y + there[2, 2]
-                if depth > 0.0:
-                    u = (there[0, 0] * x + there[0, 1] * y + there[0, 2]) / depth
-                    v = (there[1, 0] * x + there[1, 1] * y + there[1, 2]) / depth
-                    pose = poses[k, t1]
-                    depth = pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]
-                    if depth > 0.0:
-                        x = (pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]) / depth
-                        y = (pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]) / depth
-                if not depth > 0.0:
-                    x = np.nan
-        if np.isnan(x):
-            targets[p, 0] = targets[p, 1] = np.nan
-            continue
-        targets[p, 0], targets[p, 1] = x, y
-        covered = False
-        for place in range(back_to_front.shape[1] - 1, -1, -1):
-            front = back_to_front[t1, place]
-            if front == k:
-                break
-            mips = levels_at(first[front], heights[front], widths[front], levels[front, t1])
-            alpha = alpha_point(texels, mips, inverse[front, t1], x, y)
-            if alpha * opacity[front, t1] >= THRESHOLD:
-                covered = True
-                break
-        if not covered and k > 0:
-            mips = levels_at(first[k], heights[k], widths[k], levels[k, t1])
-            alpha = alpha_point(texels, mips, inverse[k, t1], x, y)
-            if alpha * opacity[k, t1] < THRESHOLD:
-                mips = levels_at(first[k], heights[k], widths[k], levels[k, t0])
-                before = alpha_point(texels, mips, inverse[k, t0], points[p, 0], points[p, 1])
-                covered = max(alpha, before) * opacity[k, t1] < THRESHOLD
-        hidden[p] = covered
+        k, t0 = layers[p], begin[p]
+        for e in range(len(ends)):
+            t1 = ends[e]
+            x, y = points[p, 0], points[p, 1]
+            if t0 != t1:
+                x, y = (np.nan, np.nan) if redrawn[k] else _moved(inverse[k, t0], poses[k, t1], x, y)
+            targets[p, e, 0], targets[p, e, 1] = x, y
+            if np.isnan(x):
+                continue
+            inside[p, e] = 0.0 <= x < width and 0.0 <= y < height
+            covered = False
+            for place in range(back_to_front.shape[1] - 1, -1, -1):
+                front = back_to_front[t1, place]
+                if front == k:
+                    break
+                alpha = _alpha(texels, whole, others, inverse, front, t1, x, y)
+                if alpha * opacity[front, t1] >= THRESHOLD:
+                    covered = True
+                    break
+            if not covered and k > 0:
+                alpha = _alpha(texels, whole, others, inverse, k, t1, x, y)
+                if alpha * opacity[k, t1] < THRESHOLD:
+                    before = _alpha(texels, whole, others, inverse, k, t0, points[p, 0], points[p, 1])
+                    covered = max(alpha, before) * opacity[k, t1] < THRESHOLD
+            hidden[p, e] = covered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,24 +30,24 @@ def query_points(annotation: Annotation, kind: str, *, count: int, rng: np.rando
         raise ValueError(
             f"expected a kind of {', '.join(QUERY_KINDS)} and a count from 1, got {kind}, {count}"
         )
-    height, width = annotation.scene.size_hw
     if kind == "grid":
-        columns = max(1, round(np.sqrt(count * width / height)))
-        rows = max(1, round(count / columns))
-        x, y = np.meshgrid(
-            (np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows
-        )
-        return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)
+        return _grid(*annotation.scene.size_hw, count).copy()
     owners, edges = annotation.segmentation, kind == "edges"
     in_row = np.zeros(owners.shape[:2], np.int64)
     modal = annotation.modal_runs
     count_candidates(owners, modal.runs, modal.rows, edges, in_row)
-    total = np.cumsum(in_row.ravel())
-    if not total[-1]:
-        return np.zeros((0, 3))
-    chosen = rng.integers(0, total[-1], count)
-    rows = np.searchsorted(total, chosen, side="right")
-    found = np.empty((count, 3), np.int64)
-    find_candidates(owners, edges, rows, chosen - (total - in_row.ravel())[rows], found)
-    frame, y, x = found.T
-    return np.stack([frame, x + rng.random(count), y + rng.random(count)], axis=1).astype(np.float64)
+    total = int(in_row.sum())
+    found = np.empty((count if total else 0, 3))
+    if total:
+        find_candidates(owners, edges, in_row, rng.integers(0, total, count), found)
+        found[:, 1] += rng.random(count)
+        found[:, 2] += rng.random(count)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _grid(height: int, width: int, count: int) -> Float:
+    columns = max(1, round(np.sqrt(count * width / height)))
+    rows = max(1, round(count / columns))
+    x, y = np.meshgrid((np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows)
+    return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)

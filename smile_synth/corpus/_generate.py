@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.cluster import Cluster
-from smile_synth.compositing import composite
+from smile_synth.compositing import draw_frames, empty_frames
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._files import only_writer, sync_folder, told
 from smile_synth.corpus._header import (
@@ -24,7 +25,7 @@ from smile_synth.corpus._header import (
     licences,
     versions,
 )
-from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, labels_to_json
+from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, listed_labels
 from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
 from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium, damaged
 from smile_synth.corpus._store import (
@@ -49,7 +50,8 @@ from smile_synth.scene import Scene, sample_scene, sample_scenes
 from smile_synth.workers import in_order
 
 _LARGEST_CLIP = 16 * 2**30  # bytes of frames, held in memory as a whole
-_TOGETHER = 2**24  # pixels of the clips that a process makes in one go, of 16x224x224 twenty
+_TOGETHER = 2**25  # pixels of the clips that a process makes in one go, of 16x224x224 forty
+_DRAWN_TOGETHER = 2**22  # pixels of those that it draws in one go, twelve megabytes: five
 _WRITERS = 4  # threads that wait for the disk, in every process
 # Called with (clips done, clips in all, bytes of their media).
 Progress = Callable[[int, int, int], None]
@@ -265,12 +267,12 @@ def _joined(job: Job, clips: list[_Done]) -> Iterator[Row]:
     sources = {clip.row["index"]: clip.source for clip in clips if clip.source}
     shard = job.out / shard_of(job.header, rows[0]["index"])
     if any(path != shard for path, _ in sources.values()) or _size(shard) != shard_size(rows):
-        standing = Standing(job.out, job.header)
-        for row in rows:
-            if row["index"] not in sources:
-                found = standing.source(row["index"])
-                assert found is not None
-                sources[row["index"]] = found
+        lacking = [row["index"] for row in rows if row["index"] not in sources]
+        standing = Standing(job.out, job.header) if lacking else None
+        for index in lacking:
+            found = standing.source(index) if standing else None
+            assert found is not None
+            sources[index] = found
         assemble(job.out, job.header, rows, sources)
     start = 0
     for row in rows:
@@ -376,27 +378,34 @@ def _work(indices: list[int]) -> list[_Done]:
     scenes = {i: Scene.from_bytes(members["scene"]) for i, members in have.items() if "scene" in members}
     undrawn = [index for index in indices if index not in scenes]
     scenes.update(zip(undrawn, draw_scenes(job, undrawn), strict=True))
+    missing = {i: [name for name in names if name not in have[i]] for i in indices}
+    # Labels of all clips first: after an encoder nothing but its own is left in a processor's caches.
+    labels = {i: make_labels(job, scenes[i], missing[i]) for i in indices if missing[i]}
+    seen = set(media_names(header))
+    media = make_media(job, [scenes[i] for i in indices if not seen.isdisjoint(missing[i])])
     made: dict[int, dict[str, bytes]] = {}
-    rows: list[Row] = []
     # A disk takes its time for each file; it takes them while the next clip is made.
     with ThreadPoolExecutor(_WRITERS) as disk:
         writing: list[Future[None]] = []
         for index in indices:
-            missing = [name for name in names if name not in have[index]]
-            members, labels = have[index], None
-            if missing:
-                new, labels = make_members(job, scenes[index], missing)
-                members = {name: new[name] if name in new else members[name] for name in names}
-                if header.layout == "folder":
-                    writing += [disk.submit(write_files, job.out, index, {name: new[name]}) for name in new]
-                made[index] = members
-            place = place_of(header, index, members)
-            row = make_row(index, members, place, media_names(header), labels)
-            if recorded is not None and index in recorded.indices:
-                _check_unchanged(recorded.row(index), row)
-            rows.append(row)
+            if not missing[index]:
+                continue
+            new = labels[index][0]
+            if not seen.isdisjoint(missing[index]):
+                new |= {name: data for name, data in next(media).items() if name in missing[index]}
+            if header.layout == "folder":
+                writing += [disk.submit(write_files, job.out, index, {name: new[name]}) for name in new]
+            made[index] = {name: new[name] if name in new else have[index][name] for name in names}
         for written in writing:
             written.result()
+    rows: list[Row] = []
+    for index in indices:
+        members = made.get(index, have[index])
+        listed = labels[index][1] if index in labels else None
+        row = make_row(index, members, place_of(header, index, members), media_names(header), listed)
+        if recorded is not None and index in recorded.indices:
+            _check_unchanged(recorded.row(index), row)
+        rows.append(row)
     sources: dict[int, Source] = {}
     if header.layout == "shards":
         if made:
@@ -429,33 +438,58 @@ def draw_scenes(job: Job, indices: Sequence[int]) -> list[Scene]:
     return [scene.scaled_to(header.size_hw) for scene in scenes]
 
 
-def make_members(
-    job: Job, scene: Scene, names: Sequence[str]
-) -> tuple[dict[str, bytes], dict[str, Any] | None]:
-    """Make files of a clip from its scene; returns them and, if they are among them, the labels.
+def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, bytes]:
+    """Make files of a clip from its scene.
 
     Raises:
         UserError: the sources are not those of the scene.
     """
-    header = job.header
+    made, _ = make_labels(job, scene, names)
+    if not made.keys() >= set(names):
+        media = next(make_media(job, [scene]))
+        made |= {name: media[name] for name in names if name in media}
+    return made
+
+
+def make_labels(
+    job: Job, scene: Scene, names: Sequence[str]
+) -> tuple[dict[str, bytes], dict[str, Any] | None]:
+    """Make those files of a clip that are not media; returns them and, with the labels, the `listed_labels`.
+
+    Raises:
+        UserError: the sources are not those of the scene.
+    """
     made: dict[str, bytes] = {}
-    labels: dict[str, Any] | None = None
+    listed: dict[str, Any] | None = None
     assert job.bank is not None
     annotation = annotate(scene, job.bank, job.backgrounds)
+    content = scene.to_bytes()
     for name in names:
         kind = name.removesuffix(".npz")
         if name == "scene":
-            made[name] = scene.to_bytes()
+            made[name] = content
         elif name == "json":
-            labels = labels_to_json(annotation)
-            made[name] = labels_bytes(labels)
+            digest = hashlib.sha256(content).hexdigest()
+            made[name], listed = labels_bytes(annotation, digest), listed_labels(annotation, digest)
         elif kind in KINDS:
             made[name] = KINDS[kind](annotation)
-    media = [name for name in names if name in media_names(header)]
-    if media:
-        frames = composite(scene, job.bank, job.backgrounds)
-        if scene.looks.compression is not None:
-            frames = damaged(frames, scene.fps, scene.looks.compression)
-        encoded = MEDIA[header.media].encode(frames, header.fps, header.quality)
-        made |= {name: encoded[name] for name in media}
-    return made, labels
+    return made, listed
+
+
+def make_media(job: Job, scenes: Sequence[Scene]) -> Iterator[dict[str, bytes]]:
+    """Yield the media of clips, some of which are drawn at a time.
+
+    Raises:
+        UserError: the sources are not those of a scene.
+    """
+    header = job.header
+    assert job.bank is not None
+    together = max(1, _DRAWN_TOGETHER // (header.num_frames * header.size_hw[0] * header.size_hw[1]))
+    for first in range(0, len(scenes), together):
+        some = scenes[first : first + together]
+        frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
+        draw_frames(some, job.bank, job.backgrounds, frames)
+        for scene, clip in zip(some, frames, strict=True):
+            if scene.looks.compression is not None:
+                clip = damaged(clip, scene.fps, scene.looks.compression)
+            yield MEDIA[header.media].encode(clip, header.fps, header.quality)

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from smile_synth.actors import Factor
 from smile_synth.annotations import Annotation, query_points
+from smile_synth.corpus._decimals import decimals
 from smile_synth.corpus._media import npz_bytes
 from smile_synth.errors import UserError, nearest
 from smile_synth.rng import generator
+from smile_synth.scene import Layer
 
 # Query points of the stored tracks, of each kind.
 POINTS = 64
@@ -22,18 +25,23 @@ def _segmentation(annotation: Annotation) -> bytes:
 
 
 def _tracks(annotation: Annotation) -> bytes:
+    return npz_bytes(**track_arrays(annotation))
+
+
+def track_arrays(annotation: Annotation) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays of the stored tracks, see docs/labels.md."""
     scene = annotation.scene
     rng = generator(scene.seed, scene.index, "query points")
     queries = np.concatenate(
         [query_points(annotation, kind, count=POINTS, rng=rng) for kind in ("grid", "objects", "edges")]
     )
     tracks = annotation.tracks(queries)
-    return npz_bytes(
-        queries_txy=queries,
-        points_xy=tracks.points_xy.astype(np.float32),
-        visible=tracks.visible,
-        layer=tracks.layer.astype(np.int32),
-    )
+    return {
+        "queries_txy": queries,
+        "points_xy": tracks.points_xy.astype(np.float32),
+        "visible": tracks.visible,
+        "layer": tracks.layer.astype(np.int32),
+    }
 
 
 def _flow(step: int) -> Callable[[Annotation], bytes]:
@@ -82,54 +90,75 @@ def labels_to_json(annotation: Annotation) -> dict[str, Any]:
     Every clip has the same keys and types, which readers that infer a schema from the first ones want:
     factors, whose names differ from family to family, are JSON text.
     """
+    labels: dict[str, Any] = json.loads(labels_bytes(annotation, annotation.scene.digest))
+    return labels
+
+
+def labels_bytes(annotation: Annotation, scene_digest: str) -> bytes:
+    """Return the content of a clip's label file: `labels_to_json` with its keys in order."""
     scene, labels = annotation.scene, annotation.geometry
     labelled = [layer for layer in scene.layers if layer.labelled]
-    columns = zip(
-        labels.class_names, labelled, _plain(labels.visibility), _plain(labels.in_frame),
-        labels.depth_order.tolist(), labels.occluded_by.tolist(), _plain(labels.modal_boxes_xyxy),
-        _plain(labels.amodal_boxes_xyxy), _plain(labels.oriented_boxes_xy), annotation.modal_runs.coco(),
-        annotation.amodal_runs.coco(), strict=True,
-    )  # fmt: skip
+    modal, amodal = (_rle(counts, scene.size_hw, scene.num_frames) for counts in annotation.coco())
+    columns = {
+        "amodal_boxes_xyxy": decimals(labels.amodal_boxes_xyxy),
+        "amodal_rle": amodal,
+        "class_name": map(json.dumps, labels.class_names),
+        "depth_order": map(str, labels.depth_order.tolist()),
+        "factors": (json.dumps(_text(layer.factors)) for layer in labelled),
+        "family": (json.dumps(_family(layer)) for layer in labelled),
+        "id": map(str, range(1, len(labelled) + 1)),
+        "in_frame": decimals(labels.in_frame),
+        "modal_boxes_xyxy": decimals(labels.modal_boxes_xyxy),
+        "modal_rle": modal,
+        "occluded_by": map(str, labels.occluded_by.tolist()),
+        "oriented_boxes_xy": decimals(labels.oriented_boxes_xy),
+        "visibility": decimals(labels.visibility),
+    }
+    objects = [
+        ", ".join(f'"{key}": {value}' for key, value in zip(columns, values, strict=True))
+        for values in zip(*columns.values(), strict=True)
+    ]
+    text = (
+        f'{{"factors": {json.dumps(_text(scene.factors))}, "index": {scene.index}, '
+        f'"num_frames": {scene.num_frames}, "objects": [{", ".join(f"{{{item}}}" for item in objects)}], '
+        f'"scene_digest": "{scene_digest}", "size_hw": {list(scene.size_hw)}}}\n'
+    )
+    return text.encode()
+
+
+def listed_labels(annotation: Annotation, scene_digest: str) -> dict[str, Any]:
+    """Return those of `labels_to_json` that the manifest lists."""
+    scene, labels = annotation.scene, annotation.geometry
     return {
         "index": scene.index,
-        "scene_digest": scene.digest,
-        "num_frames": scene.num_frames,
-        "size_hw": list(scene.size_hw),
-        "factors": json.dumps(scene.factors, sort_keys=True),
+        "scene_digest": scene_digest,
+        "factors": _text(scene.factors),
         "objects": [
             {
-                "id": number,
-                "class_name": class_name,
-                "family": str(layer.factors.get("family", "")),
-                "factors": json.dumps(layer.factors, sort_keys=True),
-                "visibility": visibility,
-                "in_frame": in_frame,
-                "depth_order": depth_order,
-                "occluded_by": occluded_by,
-                "modal_boxes_xyxy": modal_boxes,
-                "amodal_boxes_xyxy": amodal_boxes,
-                "oriented_boxes_xy": oriented_boxes,
-                "modal_rle": modal_rle,
-                "amodal_rle": amodal_rle,
+                "class_name": layer.class_name,
+                "family": _family(layer),
+                "factors": _text(layer.factors),
+                "visibility": json.loads(visibility),
             }
-            for number, (
-                class_name, layer, visibility, in_frame, depth_order, occluded_by, modal_boxes, amodal_boxes,
-                oriented_boxes, modal_rle, amodal_rle,
-            ) in enumerate(columns, 1)
+            for layer, visibility in zip(
+                (layer for layer in scene.layers if layer.labelled), decimals(labels.visibility), strict=True
+            )
         ],
-    }  # fmt: skip
+    }
 
 
-def labels_bytes(labels: dict[str, Any]) -> bytes:
-    """Return plain labels as the content of a clip's label file."""
-    return (json.dumps(labels, sort_keys=True) + "\n").encode()
+def _text(factors: dict[str, Factor]) -> str:
+    return json.dumps(factors, sort_keys=True)
 
 
-def _plain(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[Any]:
-    """Return nested lists with None for NaN and four decimals, beyond which areas carry nothing."""
-    rounded = np.round(values, 4)
-    missing = np.isnan(values)
-    if missing.any():
-        rounded = rounded.astype(object)
-        rounded[missing] = None
-    return list(rounded.tolist())
+def _family(layer: Layer) -> str:
+    """Return the motion family that a layer's factors name, "" if they name none."""
+    return str(layer.factors.get("family", ""))
+
+
+def _rle(counts: list[str], size_hw: tuple[int, int], num_frames: int) -> list[str]:
+    """Return COCO's run lengths of the masks ``[N, T]`` as JSON, one text for each object."""
+    size = list(size_hw)
+    masks = [f'{{"counts": "{text}", "size": {size}}}' for text in counts]
+    masks = [text.replace("\\", "\\\\") for text in masks]
+    return [f"[{', '.join(masks[i : i + num_frames])}]" for i in range(0, len(masks), num_frames)]

@@ -66,7 +66,7 @@ def make_row(
         members: name -> content.
         places: name -> (file, offset of its first byte).
         media: the names among them that are media.
-        labels: what the label file says, if that is known.
+        labels: what the manifest lists of the label file, if that is known.
 
     Raises:
         UserError: the labels cannot be read, or are of another scene.
@@ -75,15 +75,16 @@ def make_row(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     scene_digest = digests["scene"]
     try:
-        labels = json.loads(members["json"]) if labels is None else labels
-        objects = labels["objects"]
-        if (labels["index"], labels["scene_digest"]) != (index, scene_digest):
+        read = json.loads(members["json"]) if labels is None else labels
+        objects = read["objects"]
+        if (read["index"], read["scene_digest"]) != (index, scene_digest):
             raise ValueError("they are of another scene")
-        seen = [v for item in objects for v in item["visibility"] if v is not None]
-        factors = {
-            "clip": json.loads(labels["factors"]),
-            "objects": [json.loads(item["factors"]) for item in objects],
-        }
+        seen = np.array([v for item in objects for v in item["visibility"] if v is not None], np.float64)
+        # All of them are JSON already.
+        of_objects = ", ".join(item["factors"] for item in objects)
+        factors = f'{{"clip": {read["factors"]}, "objects": [{of_objects}]}}'
+        if labels is None:
+            json.loads(factors)
         classes = [item["class_name"] for item in objects]
         families = [item["family"] for item in objects]
     except (ValueError, KeyError, TypeError) as error:
@@ -94,7 +95,7 @@ def make_row(
     return {
         "index": index,
         "scene_digest": scene_digest,
-        "factors": json.dumps(factors, sort_keys=True),
+        "factors": factors,
         "file": places[media[0]][0],
         "offset": places[media[0]][1],
         "bytes": sum(len(members[name]) for name in media),
@@ -102,8 +103,8 @@ def make_row(
         "num_objects": len(objects),
         "classes": classes,
         "families": families,
-        "mean_visibility": float(np.mean(seen)) if seen else None,
-        "min_visibility": float(np.min(seen)) if seen else None,
+        "mean_visibility": float(seen.mean()) if len(seen) else None,
+        "min_visibility": float(seen.min()) if len(seen) else None,
         "members": [
             {
                 "name": name,

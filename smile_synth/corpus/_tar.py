@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,28 @@ def padded(size: int) -> int:
 
 
 def member(name: str, data: bytes) -> bytes:
-    """Return a member's header and content as they stand in a tar."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
+    """Return a member's header and content as they stand in a tar.
+
+    Raises:
+        ValueError: the name or the content is too long for a plain tar.
+    """
+    if len(name) > 100 or len(data) > 0o77777777777:
+        raise ValueError(f"'{name}' of {len(data)} bytes does not fit in a tar")
+    header = bytearray(_empty_header())
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % len(data)
+    header[148:155] = b"%06o\0" % sum(header)
+    return b"".join((header, data, bytes(padded(len(data)) - len(data))))
+
+
+@cache
+def _empty_header() -> bytes:
+    """Return a header without a name and a size, and with the blanks that its own sum is taken with."""
+    info = tarfile.TarInfo("")
     info.mode = 0o644
-    header = info.tobuf(tarfile.USTAR_FORMAT)
-    return header + data + bytes(padded(len(data)) - len(data))
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[148:156] = b" " * 8
+    return bytes(header)
 
 
 def trailer(size: int) -> bytes:

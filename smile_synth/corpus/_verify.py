@@ -194,7 +194,7 @@ def _examine(index: int) -> list[Fault]:
         return faults
     row, header = corpus.row(index), corpus.header
     files = {member["name"]: member["file"] for member in row["members"]}
-    made, _ = make_members(examination.sources, Scene.from_bytes(members["scene"]), list(files))
+    made = make_members(examination.sources, Scene.from_bytes(members["scene"]), list(files))
     other = [name for name, data in members.items() if data != made[name]]
     media = [name for name in media_names(header) if name in other]
     if media and all(name in members for name in media_names(header)):
@@ -332,7 +332,7 @@ def _mend(index: int) -> tuple[list[Fault], list[Fault], dict[int, Source]]:
     row = corpus.row(index)
     bad = [member for member in row["members"] if member["name"] not in members]
     scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
-    made, _ = make_members(job, scene, [member["name"] for member in bad])
+    made = make_members(job, scene, [member["name"] for member in bad])
     differ = [m["name"] for m in bad if hashlib.sha256(made[m["name"]]).hexdigest() != m["sha256"]]
     if differ:
         reason = f"; made again it has another sha256{_because(corpus.header)}"
@@ -379,7 +379,7 @@ def regenerate(
     scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
     recorded = {member["name"]: member["sha256"] for member in row["members"]}
     same = {}
-    for name, data in make_members(job, scene, list(recorded))[0].items():
+    for name, data in make_members(job, scene, list(recorded)).items():
         file = file_of(index, name)
         write_bytes(Path(out) / file, data)
         same[file] = hashlib.sha256(data).hexdigest() == recorded[name]

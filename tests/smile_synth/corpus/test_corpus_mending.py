@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -112,7 +111,7 @@ def test_a_wrong_picture_with_a_right_hash_is_found_by_rendering(
     from smile_synth.corpus import _generate as generating
 
     with monkeypatch.context() as patch:
-        patch.setattr(generating, "composite", lambda *sources: np.full((3, 24, 32, 3), 90, np.uint8))
+        patch.setattr(generating, "draw_frames", lambda scenes, bank, pictures, frames: frames.fill(90))
         generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0)
     assert verify(tmp_path / "c", deep=True) == []
     (fault,) = verify(tmp_path / "c", bank=bank)
@@ -145,9 +144,7 @@ def test_what_cannot_be_made_the_same_is_left(
     header["versions"]["av"] = "1.2.3"
     (corpus / "corpus.json").write_text(json.dumps(header))
     before["corpus.json"] = digests(corpus)["corpus.json"]
-    monkeypatch.setattr(
-        verifying, "make_members", lambda job, scene, names: (dict.fromkeys(names, b"other"), None)
-    )
+    monkeypatch.setattr(verifying, "make_members", lambda job, scene, names: dict.fromkeys(names, b"other"))
     report = repair(corpus, bank)
     assert not report.mended and {fault.file for fault in report.left} == {
         path.relative_to(corpus).as_posix()
@@ -208,7 +205,7 @@ def test_an_extended_corpus_is_one_made_so_at_once(
 
     header = Corpus(corpus).header
     with monkeypatch.context() as patch:
-        patch.setattr(generating, "composite", None)  # no new media
+        patch.setattr(generating, "draw_frames", None)  # no new media
         assert extend(corpus, ["flow", "segmentation"], bank).written == 7
         assert extend(corpus, ["flow"], bank).written == 0
     whole = tmp_path / "whole"
