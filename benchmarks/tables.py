@@ -136,8 +136,8 @@ def corpus_results() -> str:
         )
     lines += [
         "",
-        f"{result['repeats']} repeats of {result['clips']} clips, on all cores {result['repeats'] + 1} of 480 for "
-        f"each, where encoder and corpus take turns and are compared pair by pair; {_where(result)}.",
+        f"{result['repeats']} repeats of {result['clips']} clips, on all cores {result['repeats'] + 1} of "
+        f"480 for each, where encoder and corpus take turns and are compared pair by pair; {_where(result)}.",
         f"Tiny clips: {_where(flat)}.",
     ]
     return "\n".join(lines)
