@@ -428,7 +428,68 @@ def report_results() -> str:
     return "\n".join(lines)
 
 
+def memory_results() -> str:
+    """Return what pretraining keeps in memory."""
+    result = _load(RESULTS / "memory_plan.json")
+    ways = list(next(iter(result["sizes"].values()))["kept_bytes"])
+    lines = [
+        f"| GiB, {result['clips']} clips | {' | '.join(ways)} | weights, gradients, AdamW |",
+        "|---" * (len(ways) + 2) + "|",
+    ]
+    for size, row in result["sizes"].items():
+        values = [*(row["kept_bytes"][way] for way in ways), row["state_bytes"]]
+        lines.append(f"| {size} | " + " | ".join(f"{value / 2**30:.2f}" for value in values) + " |")
+    lines += ["", f"Counted, not measured: `benchmarks/memory_plan.py`, {_where(result)}."]
+    return "\n".join(lines)
+
+
+def step_results() -> str:
+    """Return how fast a training step is beside the published one."""
+    result = _load(RESULTS / "step.json")
+    settings = result["settings"]
+    lines = [
+        "| ViT-S, 8x112x112 | clips/s (median) | slowest | fastest | times the published |",
+        "|---|---|---|---|---|",
+    ]
+    for batch, rows in result["by_batch"].items():
+        for step, row in rows.items():
+            values = (row[key] for key in ("clips_per_second", "slowest", "fastest", "times_published"))
+            lines.append(f"| batch {batch}, {step} | " + " | ".join(map(str, values)) + " |")
+    lines += [
+        "",
+        f"{settings['repeats']} repeats by turns, {settings['masks']} masks a clip, "
+        f"{result['step_gflops_per_clip']} GFLOP a clip, processor time of one thread; with the same weights "
+        f"the two predict the same to {result['largest_difference']:.0e}. {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
+def learn_results() -> str:
+    """Return what tiny-cpu learned."""
+    result = _load(RESULTS / "learn_cpu.json")
+    lines = [
+        f"| `tiny-cpu`, {result['test_clips']} clips of objects never seen in training | after "
+        f"{result['steps']:,} steps | first weights |",
+        "|---|---|---|",
+    ]
+    trained, untrained = result["trained"], result["untrained"]
+    lines += [
+        f"| loss | {trained['loss']} | {untrained['loss']} |",
+        f"| loss of predicting each clip's mean | {trained['loss_of_mean']} | {untrained['loss_of_mean']} |",
+        f"| effective rank of the clips' features | {trained['effective_rank']} | "
+        f"{untrained['effective_rank']} |",
+        "",
+        f"{result['steps']:,} steps in {result['seconds'] / 60:.1f} minutes of the clock, "
+        f"{result['processor_seconds'] / 60:.1f} of the training process's processor time; "
+        f"{result['clips']:,} clips. `benchmarks/learn_cpu.py`, {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
+    "memory-results": (ROOT / "docs" / "pretraining.md", memory_results),
+    "learn-results": (ROOT / "docs" / "pretraining.md", learn_results),
+    "step-results": (ROOT / "docs" / "performance.md", step_results),
     "report-results": (ROOT / "docs" / "looking.md", report_results),
     "study-results": (ROOT / "docs" / "ablations.md", study_results),
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),

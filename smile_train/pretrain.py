@@ -204,7 +204,7 @@ def pretrain(
         # --- the run's folder: continued at its last checkpoint, described for whoever starts it again
         if world.writes:
             stack.enter_context(only_run(out))
-        identity = _identity(config, data)
+        identity = _identity(config, data, world)
         state = load_checkpoint(out)
         if state is not None:
             check_same_run(out, state["identity"], identity)
@@ -396,7 +396,7 @@ def _state(
     }
 
 
-def _identity(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
+def _identity(config: PretrainConfig, data: TrainingData, world: World) -> dict[str, Any]:
     """What a folder must agree on to be continued: settings by name, sources by what is in them."""
     values = json.loads(config.model_dump_json(exclude=FREE | STAGED))
     for number, stage in enumerate(data.stages):
@@ -405,6 +405,11 @@ def _identity(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:
         if len(stage.sources) > 1:
             own["weights"] = [list(entry.weight) for entry in stage.options.sources]
         values.update(flat(own, f"then.{number - 1}." if number else ""))
+    if any(stage.mask.cross_clip for stage in config.stages):
+        # Masks go round among the clips of a pass, so that these must stay the same.
+        values["clips of a pass (batch_size / processes / accumulate)"] = config.batch_size // (
+            world.size * config.accumulate
+        )
     return {key: value for key, value in flat(values).items() if key not in FREE_WITHIN}
 
 

@@ -189,6 +189,13 @@ def test_what_does_not_change_losses_may_change_on_the_way(config_file: Path, tm
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
+def test_masks_of_other_clips_want_the_same_clips_a_pass(config_file: Path, tmp_path: Path) -> None:
+    own = ["steps=1", "optimiser.warmup_steps=0", "masks_per_clip=2", "mask.cross_clip=true"]
+    pretrain(PretrainConfig.load(config_file, own), tmp_path / "run")
+    with pytest.raises(UserError, match=r"clips of a pass .* is 4 there and 2 now"):
+        pretrain(PretrainConfig.load(config_file, [*own, "accumulate=2"]), tmp_path / "run")
+
+
 def test_two_runs_do_not_share_a_folder(config_file: Path, tmp_path: Path) -> None:
     with (
         only_run(tmp_path / "run"),
