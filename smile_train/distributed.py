@@ -6,14 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from smile_synth.errors import UserError
@@ -98,6 +96,8 @@ def spread(student: nn.Module, parallel: Literal["ddp", "fsdp"], world: World) -
         return student
     if parallel == "ddp":
         return DistributedDataParallel(student, gradient_as_bucket_view=True)
+    from torch.distributed.fsdp import fully_shard  # takes seconds, and needed here alone
+
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in student.modules():
         if isinstance(module, nn.ModuleList):
@@ -111,25 +111,32 @@ def gradients_stay(model: nn.Module, stay: bool) -> AbstractContextManager[None]
     """Return a context in which a backward pass keeps its gradients to this process, where ``stay``."""
     if isinstance(model, DistributedDataParallel) and stay:
         return model.no_sync()
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(not stay)
+    if hasattr(model, "set_requires_gradient_sync"):  # an FSDPModule
+        cast(Any, model).set_requires_gradient_sync(not stay)
     return nullcontext()
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a copy of a tensor in main memory, put together where it is spread over processes."""
     tensor = tensor.detach()
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
+    if _is_spread(tensor):
+        tensor = cast(Any, tensor).full_tensor()
     return tensor.to("cpu", copy=True)
 
 
 def spread_like(value: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor as ``like`` lies: on its device, or spread over processes as it is."""
     value = value.to(like.device, like.dtype)
-    if isinstance(like, DTensor):
-        return distribute_tensor(value, like.device_mesh, like.placements)
+    if _is_spread(like):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value, cast(Any, like).device_mesh, cast(Any, like).placements)
     return value
+
+
+def _is_spread(tensor: Tensor) -> bool:
+    """Tell a DTensor without importing it, which takes seconds."""
+    return hasattr(tensor, "device_mesh")
 
 
 def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:

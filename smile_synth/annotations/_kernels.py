@@ -67,7 +67,8 @@ def oriented_boxes(texels, first, heights, widths, labelled, poses, out):  # pra
                 out[n, t, corner, 0], out[n, t, corner, 1] = across, down
                 whole = whole and depth > 0.0 and np.isfinite(across + down)
             if not whole:  # a box with one corner behind the horizon is no box
-                out[n, t] = np.nan
+                for corner in range(4):
+                    out[n, t, corner, 0] = out[n, t, corner, 1] = np.nan
 
 
 @numba.njit(cache=True, nogil=True)
@@ -83,26 +84,30 @@ def depth_ranks(order, number, out):  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def _cells(texels, start, h, w):  # pragma: no cover
-    """Return ``[(h + 1) * (w + 1)]``: whether alpha is below half, above or either between texels.
+def _add_cells(cells, used, texels, start, h, w):  # pragma: no cover
+    """Write whether alpha is below half, above or either between texels from ``cells[used]`` on.
 
     Cell (j, i) lies between the texels j - 1, j and i - 1, i; there is nothing outside of the texture.
+    Returns the cells, which are others where there was no room.
     """
     one = np.uint64(1)  # places are unsigned: numba then drops its test for negative ones
-    wide = np.uint64(w) + one
-    cells = np.empty(np.uint64(h + 1) * wide, np.uint8)
+    wide, at = np.uint64(w) + one, np.uint64(used)
+    end = at + np.uint64(h + 1) * wide
+    if end > np.uint64(len(cells)):
+        grown = np.empty(np.uint64(2) * end, np.uint8)
+        for i in range(at):
+            grown[i] = cells[i]
+        cells = grown
     # Whether the texels of two rows are above, with nothing on either side.
     before, here = np.zeros(wide + one, np.uint8), np.zeros(wide + one, np.uint8)
     for j in range(np.uint64(h + 1)):
-        if j < np.uint64(h):
-            row = np.uint64(start) + j * np.uint64(w)
-            for i in range(np.uint64(w)):
-                here[i + one] = texels[row + i, 3] >> 7
-        else:
-            here[:] = 0
+        row = np.uint64(start) + j * np.uint64(w)
+        for i in range(np.uint64(w)):
+            here[i + one] = texels[row + i, 3] >> 7 if j < np.uint64(h) else 0
         for i in range(wide):
             count = here[i] + here[i + one] + before[i] + before[i + one]
-            cells[j * wide + i] = (count == 4) * _ABOVE + (count == 0) * _BELOW
+            cells[at + i] = (count == 4) * _ABOVE + (count == 0) * _BELOW
+        at += wide
         before, here = here, before
     return cells
 
@@ -171,6 +176,15 @@ def _affine_rows(m, height, width, level):  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
+def _with_room(runs):  # pragma: no cover
+    """Return runs with room for twice as many; an assignment of slices would compile for seconds."""
+    grown = np.empty((2 * len(runs), 2), np.int32)
+    for i in range(len(runs)):
+        grown[i, 0], grown[i, 1] = runs[i, 0], runs[i, 1]
+    return grown
+
+
+@numba.njit(cache=True, nogil=True)
 def cover(
     texels, first, heights, widths, inverse, levels, opacity, order, windows, number, owner, rows, extent
 ):  # fmt: skip  # pragma: no cover
@@ -192,7 +206,8 @@ def cover(
     runs = np.empty((4096 if rows.shape[0] else 0, 2), np.int32)
     count = 0
     # Most pixels lie between texels that are all opaque, or all empty: one look tells.
-    known = {(np.int64(0), np.int64(0)): np.zeros(1, np.uint8)}
+    cells, used = np.empty(0, np.uint8), 1
+    known = np.zeros((len(first), 64), np.int64)  # where those of a layer's level begin; 0: not there yet
     words = np.empty(0, np.uint64)
     seen, places = words.view(np.uint8), np.empty(0, np.uint32)  # along a row
     for t in range(frames):
@@ -220,15 +235,18 @@ def cover(
             low = np.int64(levels[k, t])
             if affine:
                 for level, start, h, w in ((low, start0, h0, w0), (low + 1, start1, h1, w1)):
-                    if (k, level) not in known and (level == low or mix > 0.0):
-                        known[(k, level)] = _cells(texels, start, h, w)
-            cells0 = known[(k, low)] if affine else known[(np.int64(0), np.int64(0))]
-            cells1 = known[(k, low + 1)] if affine and mix > 0.0 else cells0
+                    if known[k, level] == 0 and (level == low or mix > 0.0):
+                        cells = _add_cells(cells, used, texels, start, h, w)
+                        known[k, level] = used
+                        used += (h + 1) * (w + 1)
+            cells0 = cells[known[k, low] :]
+            cells1 = cells[known[k, low + 1] :] if mix > 0.0 else cells0
             wide0, wide1, mixed = w0 + 1, w1 + 1, mix > 0.0
             # Cells of the nearer level: where a row begins, and steps along it and down.
             du, dv = np.int64(np.rint(m[0, 0] * scale * _FIXED)), np.int64(np.rint(m[1, 0] * scale * _FIXED))
             if n >= 0:
-                rows[n, t, : max(min(y0, height), 0) + 1] = count
+                for y in range(max(min(y0, height), 0) + 1):
+                    rows[n, t, y] = count
             if len(seen) < x1 - x0 + 8:
                 words = np.empty((x1 - x0 + 15) // 8, np.uint64)
                 seen, places = words.view(np.uint8), np.empty(8 * len(words), np.uint32)
@@ -244,7 +262,8 @@ def cover(
                 if affine:
                     _look(seen[:length], places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed)
                 else:
-                    seen[:length] = _MIXED
+                    for at in range(length):
+                        seen[at] = _MIXED
                 inside = 0 <= y < height
                 for at in range(length, length + np.uint64(8)):
                     seen[at] = _BELOW  # there is nothing behind the last pixel
@@ -298,15 +317,14 @@ def cover(
                             owner[t, y, column] = k
                     if n >= 0:
                         if count == len(runs):
-                            grown = np.empty((2 * count, 2), np.int32)
-                            grown[:count] = runs
-                            runs = grown
+                            runs = _with_room(runs)
                         runs[count, 0], runs[count, 1] = low_x, high_x
                         count += 1
                 if n >= 0 and inside:
                     rows[n, t, y + 1] = count
             if n >= 0:
-                rows[n, t, max(min(y1, height), 0) :] = count
+                for y in range(max(min(y1, height), 0), height + 1):
+                    rows[n, t, y] = count
                 extent[n, t, 0] = area
                 extent[n, t, 1], extent[n, t, 2] = left, top
                 extent[n, t, 3], extent[n, t, 4] = right, bottom
@@ -365,9 +383,7 @@ def summarise(
                         area += x - begin
                         left, right, bottom = min(left, begin), max(right, x), y + 1
                         if count == len(found):
-                            grown = np.empty((2 * count, 2), np.int32)
-                            grown[:count] = found
-                            found = grown
+                            found = _with_room(found)
                         found[count, 0], found[count, 1] = begin, x
                         count += 1
                 modal_rows[n, t, y + 1] = count
@@ -386,7 +402,8 @@ def fill_masks(runs, rows, masks):  # pragma: no cover
         for t in range(rows.shape[1]):
             for y in range(rows.shape[2] - 1):
                 for r in range(rows[n, t, y], rows[n, t, y + 1]):
-                    masks[n, t, y, runs[r, 0] : runs[r, 1]] = True
+                    for x in range(np.uint64(runs[r, 0]), np.uint64(runs[r, 1])):
+                        masks[n, t, y, x] = True
 
 
 @numba.njit(inline="always")
@@ -471,7 +488,8 @@ def encode_runs(runs, rows, width, wanted):  # pragma: no cover
             where = _changes(runs, rows[n, t], width)
             if len(text) < length + 7 * (len(where) + 1) + 1:
                 grown = np.empty(2 * length + 7 * (len(where) + 1) + 1, np.uint8)
-                grown[:length] = text[:length]
+                for i in range(length):
+                    grown[i] = text[i]
                 text = grown
             begin, before, last = 0, 0, 0  # where a run begins, and the last two
             for i in range(len(where) + 1):

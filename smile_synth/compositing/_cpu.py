@@ -212,7 +212,9 @@ def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cov
         value = min(max(real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0, 0.0), 255.0)
         if real[GAMMA] != 1.0:
             value = 255.0 * (value / 255.0) ** real[GAMMA]
-        row[:, c] = np.uint8(np.int32(value * real[OPACITY] + 0.5))
+        byte = np.uint8(np.int32(value * real[OPACITY] + 0.5))
+        for x in range(len(row)):
+            row[x, c] = byte
     if row[0, 0] == row[0, 1] == row[0, 2]:
         _set(frame.reshape(-1), row[0, 0])
     else:
@@ -222,6 +224,7 @@ def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 @numba.njit(cache=True, nogil=True)
 def _set(out, value):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill; an assignment of a slice would compile for a second."""
     for k in range(len(out)):
         out[k] = value
 
@@ -310,10 +313,10 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
     else:
         for c in range(3):
             color = ints[e, COLOR + c]
-            sample[c * _PLANE : c * _PLANE + n] = light[color] if len(light) else color
-        sample[3 * _PLANE : 3 * _PLANE + n] = _TOP
+            _set(sample[c * _PLANE : c * _PLANE + n], light[color] if len(light) else np.float32(color))
+        _set(sample[3 * _PLANE : 3 * _PLANE + n], _TOP)
     for c in range(4):
-        sample[c * _PLANE + n : c * _PLANE + whole] = _ZERO
+        _set(sample[c * _PLANE + n : c * _PLANE + whole], _ZERO)
     if not ints[e, PLAIN]:
         for c in range(3):
             _tint(sample, c * _PLANE, np.float32(reals[e, GAIN + c]), np.float32(reals[e, BIAS + c]), whole)
@@ -523,7 +526,7 @@ def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-unty
         _philox(
             sample[c * _PLANE :], pairs, high - low, np.uint64(ints[e, COLOR + 2]), np.uint64(c), key0, key1
         )
-    sample[3 * _PLANE : 3 * _PLANE + high - low] = _TOP
+    _set(sample[3 * _PLANE : 3 * _PLANE + high - low], _TOP)
 
 
 @numba.njit(cache=True, nogil=True)

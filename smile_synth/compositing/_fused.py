@@ -80,7 +80,7 @@ def blend_common(frame, ints, reals, first, last, bank, extra):  # type: ignore[
             right = min(left + _SEGMENT, width)
             low, high = right, left
             for e in range(first, last):
-                spans[e - first] = 0
+                spans[e - first, 0] = spans[e - first, 1] = 0
                 if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
                     # The farther level's texels reach farther.
                     level = FAR if _far(reals, e) else NEAR

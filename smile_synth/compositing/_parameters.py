@@ -352,7 +352,8 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
         for k in order:
             if opacity[k, t] == 0.0:
                 continue
-            ints[n, :AREA] = table[k]
+            for at in range(AREA):  # slices are assigned as fast, but compiled for seconds
+                ints[n, at] = table[k, at]
             ints[n, FIRST_TEXEL] = first_texel[k, t]
             ints[n, AREA], ints[n, AREA + 1], ints[n, AREA + 2], ints[n, AREA + 3] = 0, 0, width, height
             if table[k, KIND] == NOISE and table[k, COLOR + 2]:
@@ -360,19 +361,23 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
             pose = poses[k, step]
             affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
             ints[n, AFFINE] = affine
-            ints[n, FOLDED:] = 0
+            for at in range(FOLDED, ints.shape[1]):
+                ints[n, at] = 0
             reals[n, LEVEL], reals[n, OPACITY] = level[k, t], opacity[k, t]
             # A shadow is black whatever the colours of its object.
             plain = True
-            reals[n, GAIN : GAIN + 3], reals[n, BIAS : BIAS + 3], reals[n, GAMMA] = 1.0, 0.0, 1.0
-            if table[k, LABEL] != SHADOW:
-                for c in range(3):
+            reals[n, GAMMA] = 1.0
+            for c in range(3):
+                reals[n, GAIN + c], reals[n, BIAS + c] = 1.0, 0.0
+                if table[k, LABEL] != SHADOW:
                     reals[n, GAIN + c], reals[n, BIAS + c] = gain[k, t, c], bias[k, t, c]
                     plain = plain and gain[k, t, c] == 1.0 and bias[k, t, c] == 0.0
+            if table[k, LABEL] != SHADOW:
                 reals[n, GAMMA] = gamma[k, t]
             ints[n, PLAIN] = plain and reals[n, GAMMA] == 1.0
             if table[k, KIND] == SOLID:
-                reals[n, INVERSE : INVERSE + 9] = 0.0
+                for at in range(INVERSE, INVERSE + 9):
+                    reals[n, at] = 0.0
             else:
                 _invert(pose, affine, reals[n])
             if table[k, KIND] == PICTURE and table[k, BORDER] == TRANSPARENT:

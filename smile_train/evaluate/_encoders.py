@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import safetensors
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -299,6 +298,8 @@ def _published_form(
 
 
 def _from_timm(text: str, num_frames: int) -> LibraryEncoder:
+    import timm  # takes seconds, and needed here alone
+
     name, _, weights = text.removeprefix("timm:").partition("@")
     known = timm.list_models()
     if name.split(".")[0] not in known:
