@@ -82,9 +82,17 @@ def two_processes(config: Path, out: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_have_the_losses_of_one(runs: tuple[Path, str], parallel: str) -> None:
-    out, _ = runs
+def test_two_processes_do_what_one_does(runs: tuple[Path, str]) -> None:
+    """In one test, as processes that share the tests would each run all of it."""
+    out, told = runs
+    check_losses(out, "ddp")
+    check_losses(out, "fsdp")
+    check_what_one_began(out)
+    check_checkpoints(out)
+    assert told.count("batch_size 8: must be a multiple of 2 processes x accumulate 8") == 2
+
+
+def check_losses(out: Path, parallel: str) -> None:
     assert losses(out / parallel) == pytest.approx(losses(out / "alone"), rel=1e-5)
     assert len(set(losses(out / "alone"))) == 4
     for name in ("student.safetensors", "student_ema.safetensors"):
@@ -93,15 +101,13 @@ def test_two_processes_have_the_losses_of_one(runs: tuple[Path, str], parallel: 
             torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=2e-5)
 
 
-def test_two_processes_continue_what_one_began(runs: tuple[Path, str]) -> None:
-    out, _ = runs
+def check_what_one_began(out: Path) -> None:
     assert losses(out / "one") == pytest.approx(losses(out / "alone"), rel=1e-5)
     starts = [json.loads(line) for line in (out / "one" / "run.jsonl").read_text().splitlines()]
     assert [(start["start_step"], start["processes"]) for start in starts] == [(0, 1), (2, 2)]
 
 
-def test_a_checkpoint_is_the_same_for_any_number_of_processes(runs: tuple[Path, str]) -> None:
-    out, _ = runs
+def check_checkpoints(out: Path) -> None:
     states = [
         torch.load(checkpoint_files(out / run)[-1], weights_only=True) for run in ("alone", "ddp", "fsdp")
     ]
@@ -116,11 +122,6 @@ def test_a_checkpoint_is_the_same_for_any_number_of_processes(runs: tuple[Path, 
             assert all(
                 value.shape == states[0]["optimiser"][name][key].shape for key, value in moments.items()
             )
-
-
-def test_a_batch_that_does_not_divide_is_told_once_per_process(runs: tuple[Path, str]) -> None:
-    _, told = runs
-    assert told.count("batch_size 8: must be a multiple of 2 processes x accumulate 8") == 2
 
 
 def test_alone_there_is_nothing_to_join() -> None:
