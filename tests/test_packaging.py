@@ -39,17 +39,16 @@ def test_wheel_ships_configs_assets_and_templates(installed: Path) -> None:
     assert not list(installed.rglob("tests"))
 
 
-KINDS = ("synth", "train", "studies")
+KINDS = ("synth", "train")
 PROGRAM = """
 import smile_synth
 from smile_synth import Recipe
 from smile_synth.resources import shipped
 from smile_synth.visualize import page_environment
-from smile_train.ablate import Study
 from smile_train.config import PretrainConfig
 
 print(smile_synth.__file__)
-for kind, what in ("synth", Recipe), ("train", PretrainConfig), ("studies", Study):
+for kind, what in ("synth", Recipe), ("train", PretrainConfig):
     for path in sorted((shipped("configs") / kind).iterdir()):
         if path.stem != "tiny-clip":  # of another command
             what.load(path.stem)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from smile_synth.errors import UserError, nearest
 
@@ -202,6 +201,8 @@ def k_fold(videos: Sequence[LabelledVideo], folds: int, *, seed: int = 0) -> lis
             f"{folds} folds need {folds} videos or groups of every class, too few in: {told}{more}; "
             "leave these out, or choose fewer folds"
         )
+    from sklearn.model_selection import StratifiedGroupKFold  # takes seconds, and needed here alone
+
     labels, groups = [v.label for v in videos], [v.group for v in videos]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     parts = splitter.split(np.zeros(len(videos)), labels, groups)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from smile_train.evaluate._encoders import FrozenEncoder
@@ -29,6 +28,8 @@ def tokens_in_place(train: NDArray[np.float32], test: NDArray[np.float32]) -> tu
     Averaging over tokens forgets where things were and when; this keeps it, at ``NUM_COMPONENTS`` values a
     token. The components are those of the training clips. Returns two ``[N, tokens * NUM_COMPONENTS]``.
     """
+    from sklearn.decomposition import PCA  # takes seconds, and needed here alone
+
     width = train.shape[-1]
     components = PCA(NUM_COMPONENTS, svd_solver="covariance_eigh").fit(
         train.reshape(-1, width).astype(np.float64)

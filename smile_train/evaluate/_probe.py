@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 Float = NDArray[np.float64]
 # Strengths of the ridge penalty, in clips: from next to nothing to more than all the training clips.
@@ -51,6 +48,11 @@ def linear_probe(
     """
     if len(np.unique(train_y)) < 2:
         raise ValueError(f"a probe needs at least two classes, got {sorted(set(train_y.tolist()))}")
+    # They take seconds, and are needed here alone.
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     fitted = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=PENALTIES)).fit(train_x, train_y)
     correct = np.asarray(fitted.predict(test_x) == test_y)
     low, high = difference_interval(correct, np.zeros_like(correct), seed=seed)

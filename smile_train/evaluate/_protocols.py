@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 Float = NDArray[np.float64]
@@ -121,6 +120,8 @@ def _choose_penalty(x: Float, y: NDArray[np.int64], groups: Strings, num_classes
     num_groups = len(np.unique(groups))
     if num_groups < 2:
         return RIDGE_SHARES[len(RIDGE_SHARES) // 2]
+    from sklearn.model_selection import GroupKFold  # takes seconds, and needed here alone
+
     splitter = GroupKFold(min(INNER_FOLDS, num_groups), shuffle=True, random_state=seed)
     right = np.zeros(len(RIDGE_SHARES))
     for inner, held in splitter.split(x, y, groups):

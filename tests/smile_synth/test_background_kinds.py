@@ -1,8 +1,8 @@
 """Drawn backgrounds and backgrounds that move: textures, poses, flow, and what the recipe may say."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder, drawn_texture
+from smile_synth.cli import main
 from smile_synth.compositing import composite
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
@@ -235,20 +236,19 @@ def test_the_preset_of_kinds_draws_them_all(bank: ObjectBank) -> None:
 # --- the command line
 
 
-def test_strict_refuses_what_is_else_listed(bank: ObjectBank, tmp_path: Path) -> None:
+def test_strict_refuses_what_is_else_listed(
+    bank: ObjectBank, tmp_path: Path, command_line: Callable[..., Any]
+) -> None:
     folder = tmp_path / "pictures [1]"
     folder.mkdir()
     Image.new("RGB", (40, 40), (9, 99, 9)).save(folder / "a.png")
     (folder / "brökén.png").write_bytes(b"no picture")
     command = [
-        sys.executable, "-m", "smile_synth.cli", "preview", "smile-gaussian-image", "size=[32,32]",
-        "objects.side=[12]", "motion.0.extent=[4,9]", "num_frames=2", "--num-clips", "1", "--bank", str(bank.path),
-        "--backgrounds", str(folder), "--out", str(tmp_path / "p.png"),
+        "preview", "smile-gaussian-image", "size=[32,32]", "objects.side=[12]", "motion.0.extent=[4,9]",
+        "num_frames=2", "--num-clips", 1, "--bank", bank.path, "--backgrounds", folder, "--out", tmp_path / "p.png",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "skipped" in done.stderr and "pictures [1]/brökén.png: not an image" in done.stderr
-    assert "1 pictures and videos in use, 1 files skipped, 0 videos cut short" in done.stderr
-    done = subprocess.run([*command, "--strict"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "1 files skipped, 0 videos cut short; --strict allows none" in done.stderr
+    told = command_line(main, *command).stderr
+    assert "skipped" in told and "pictures [1]/brökén.png: not an image" in told
+    assert "1 pictures and videos in use, 1 files skipped, 0 videos cut short" in told
+    told = command_line(main, *command, "--strict", expect=2).stderr
+    assert "1 files skipped, 0 videos cut short; --strict allows none" in told
