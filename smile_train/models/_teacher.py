@@ -286,12 +286,12 @@ def load_clip(
             f"teacher '{model}': '{pretrained}' holds OpenAI's weights, trained with QuickGELU; with this "
             f"model's GELU its features would be silently wrong; {other} force_quick_gelu=true"
         )
-    level = logging.root.level
+    disabled = logging.root.manager.disable
     try:
         with warnings.catch_warnings():
             # A QuickGELU mismatch gives silently wrong features: refuse it.
             warnings.filterwarnings("error", message="QuickGELU mismatch")
-            logging.root.setLevel(logging.CRITICAL)  # the reason is in the exception
+            logging.disable()  # the reason is in the exception
             if openai is None:
                 loaded = open_clip.create_model(
                     name,
@@ -311,12 +311,12 @@ def load_clip(
     except UserError:
         raise
     except Exception as error:  # open_clip raises whatever its downloads and readers raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:400]
         raise UserError(
             f"teacher '{model}' (weights: {pretrained or 'own folder'}): cannot be loaded: {reason}"
         ) from None
     finally:
-        logging.root.setLevel(level)
+        logging.disable(disabled)
     return loaded.eval()
 
 
