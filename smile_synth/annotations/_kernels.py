@@ -206,7 +206,7 @@ def cover(
     runs = np.empty((4096 if rows.shape[0] else 0, 2), np.int32)
     count = 0
     # Most pixels lie between texels that are all opaque, or all empty: one look tells.
-    cells, used = np.empty(0, np.uint8), 1
+    cells, used = np.zeros(1, np.uint8), 1
     known = np.zeros((len(first), 64), np.int64)  # where those of a layer's level begin; 0: not there yet
     words = np.empty(0, np.uint64)
     seen, places = words.view(np.uint8), np.empty(0, np.uint32)  # along a row
