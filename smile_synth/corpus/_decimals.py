@@ -56,8 +56,9 @@ def _write(values, spans, ends):  # type: ignore[no-untyped-def]  # pragma: no c
             value = values[n, i]
             units = np.rint(value * _UNITS)  # as np.round has it
             if np.isnan(value):
-                text[at : at + 4] = _NULL
-                at += 4
+                for sign in _NULL:
+                    text[at] = sign
+                    at += 1
             elif abs(units) < _MOST:
                 if np.copysign(1.0, units) < 0.0:
                     text[at] = _MINUS
