@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Top to bottom; a module imports only what stands above it.
 ORDER = {
     "smile_synth": [
-        "errors", "resources", "cluster", "workers", "strict_yaml", "texture", "files", "pictures", "geometry", "looks", "rng", "clip",
+        "errors", "resources", "cluster", "workers", "strict_yaml", "texture", "files", "pictures", "pixel_format", "geometry", "looks", "rng", "clip",
         "motion", "objects", "backgrounds", "recipe", "coverage", "actors", "occlusion", "scene",
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],

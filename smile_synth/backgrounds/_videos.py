@@ -11,18 +11,14 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from smile_synth.pictures import Reject, check_size
+from smile_synth.pixel_format import PixelFormat
 
 UInt8 = NDArray[np.uint8]
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".gif")
-# The same colours with every instruction set.
-_CONVERSION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# Since PyAV 17 conversion starts threads, and a process with threads must not fork (DataLoader workers do).
-_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 _MIN_ENTRY_DISTANCE = 16
 
 
@@ -86,7 +82,7 @@ def read_frames(file: Path, info: VideoInfo, numbers: Sequence[int]) -> UInt8:
         OSError: the file cannot be opened.
         Reject: the file does not hold these frames any more.
     """
-    first, wanted = min(numbers), set(numbers)
+    first, wanted, convert = min(numbers), set(numbers), PixelFormat()
     near: list[tuple[int, int]] = [entry for entry in info.entries if 0 < entry[0] <= first][-1:]
     starts: list[tuple[int, int | None]] = [*near, (0, None)]
     for start in starts:  # from the beginning where a container does not seek exactly
@@ -95,7 +91,7 @@ def read_frames(file: Path, info: VideoInfo, numbers: Sequence[int]) -> UInt8:
             try:
                 for number, frame in _frames_from(container, stream, *start):
                     if number in wanted:
-                        found[number] = _rgb(frame)
+                        found[number] = convert.to_rgb(frame, exact=True)
                     if len(found) == len(wanted):
                         break
             except av.FFmpegError:
@@ -153,8 +149,3 @@ def _frames_from(container: Any, stream: Any, number: int, pts: int | None) -> I
 
 def _upright_hw(frame: Any) -> tuple[int, int]:
     return (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
-
-
-def _rgb(frame: Any) -> UInt8:
-    rgb = frame.to_ndarray(format="rgb24", interpolation=_CONVERSION, **_ONE_THREAD)
-    return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smile_synth.corpus._files import write_bytes
 from smile_synth.errors import UserError, nearest
+from smile_synth.pixel_format import PixelFormat
 
 UInt8 = NDArray[np.uint8]
 # File name without its clip's number -> content.
@@ -58,8 +59,9 @@ def _container(
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
         stream.options = {**options, "flags": "+bitexact", "threads": "1"}
+        convert = PixelFormat()
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(convert.from_rgb(frame, pixels)))
         container.mux(stream.encode(None))
     return out.getvalue()
 
@@ -80,8 +82,8 @@ def decode_video(data: bytes) -> UInt8:
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        frames: list[Any] = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    return np.stack(frames)
+        convert = PixelFormat()
+        return np.stack([convert.to_rgb(frame) for frame in container.decode(stream)])
 
 
 def picture_bytes(frame: UInt8, suffix: str) -> bytes:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from smile_synth.corpus import write_mp4
 from smile_synth.errors import UserError
+from smile_synth.pixel_format import PixelFormat
 from smile_synth.visualize._pictures import film_strip
 
 UInt8 = NDArray[np.uint8]
@@ -30,8 +31,9 @@ def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
         # With macroblock trees x264's bytes depend on what its fresh memory happens to hold.
         quality = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         stream.options = {**quality, "flags": "+bitexact", "threads": "1"}
+        convert = PixelFormat()
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(convert.from_rgb(frame, "yuv420p")))
         container.mux(stream.encode(None))
     return data.getvalue()
 

@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
@@ -23,6 +22,7 @@ from smile_synth.compositing import composite
 from smile_synth.corpus import Corpus, labels_to_json
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
+from smile_synth.pixel_format import PixelFormat
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, sample_scene
 from smile_synth.visualize._stored import StoredAnnotation
@@ -243,8 +243,8 @@ def read_frames(path: Path) -> UInt8:
     try:
         with av.open(str(path)) as container:
             container.streams.video[0].codec_context.thread_count = 1
-            convert = VideoReformatter()  # one for all frames: making it takes longer than a frame
-            frames = [convert.reformat(f, format="rgb24").to_ndarray() for f in container.decode(video=0)]
+            convert = PixelFormat()
+            frames = [convert.to_rgb(frame) for frame in container.decode(video=0)]
     except (av.FFmpegError, IndexError, OSError) as error:
         raise UserError(f"not a video that can be read ({type(error).__name__})") from None
     if not frames:

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from smile_synth.errors import UserError
+from smile_synth.pixel_format import PixelFormat
 from smile_synth.strict_yaml import StrictModel
 from smile_train.config import Count, Positive, Whole
 
 UInt8 = NDArray[np.uint8]
-# Since PyAV 17 conversion starts threads, and a process with threads must not fork.
-_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 _DEFAULT_FPS = 25.0
 
 
@@ -150,10 +149,10 @@ def _frames(path: Path, numbers: list[int], available: int) -> Iterator[tuple[in
                 yield number, decoder.get_frame_at(number).data.numpy()
             return
         wanted = iter(numbers)
-        following = next(wanted)
+        following, convert = next(wanted), PixelFormat()
         for number, frame in enumerate(_decoded(container)):
             if number == following:
-                yield number, _rgb(frame)
+                yield number, convert.to_rgb(frame)
                 following = next(wanted, -1)
                 if following < 0:
                     return
@@ -294,11 +293,6 @@ def _plan(times: NDArray[np.float64], options: ReadOptions, place: float | None)
     else:
         starts = np.linspace(0, room, options.clips).round().astype(np.int64)
     return [[int(n) for n in numbers[start : start + t]] for start in starts]
-
-
-def _rgb(frame: Any) -> UInt8:
-    rgb = frame.to_ndarray(format="rgb24", **_ONE_THREAD).astype(np.uint8, copy=False)
-    return np.asarray(np.rot90(rgb, frame.rotation // 90)) if frame.rotation else np.asarray(rgb)
 
 
 def fit_square(frame: UInt8, side: int, fit: str = "crop", keep_ends: bool = False) -> UInt8:

@@ -1,0 +1,55 @@
+"""Colours on their way into and out of a video."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from smile_synth.pixel_format import PixelFormat
+
+RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+def planes(rgb: np.ndarray) -> list[np.ndarray]:
+    """Y ``[H, W]``, U and V ``[H / 2, W / 2]`` of an RGB frame."""
+    height, width = rgb.shape[:2]
+    flat = PixelFormat().from_rgb(rgb, "yuv420p").to_ndarray()
+    colour = flat[height:].reshape(2, height // 2, width // 2)
+    return [flat[:height], *colour]
+
+
+@pytest.mark.parametrize(
+    ("rgb", "yuv"), [(RED, (81, 90, 240)), (BLUE, (41, 240, 110)), (WHITE, (235, 128, 128)), (BLACK, (16, 128, 128))]
+)  # fmt: skip
+def test_a_colour_becomes_that_of_bt_601(rgb: tuple[int, ...], yuv: tuple[int, ...]) -> None:
+    for plane, value in zip(planes(np.full((16, 32, 3), rgb, np.uint8)), yuv, strict=True):
+        assert np.abs(plane.astype(int) - value).max() <= 1
+
+
+def test_four_pixels_share_the_mean_of_their_colours() -> None:
+    frame = np.full((16, 32, 3), RED, np.uint8)
+    frame[:, 1::2] = BLUE
+    _, u, v = planes(frame)
+    assert np.abs(u.astype(int) - (90 + 240) / 2).max() <= 1
+    assert np.abs(v.astype(int) - (240 + 110) / 2).max() <= 1
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_there_and_back(exact: bool) -> None:
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    frame = np.stack(np.broadcast_arrays(ramp, ramp[::-1], ramp[:32, None]), axis=-1)
+    convert = PixelFormat()
+    back = convert.to_rgb(convert.from_rgb(np.ascontiguousarray(frame), "yuv420p"), exact=exact)
+    assert np.abs(back.astype(int) - frame).max() <= 6
+    assert np.array_equal(convert.to_rgb(convert.from_rgb(back, "rgb24")), back)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are listed on Linux alone")
+def test_frames_of_several_sizes_and_no_threads() -> None:
+    before, convert = len(os.listdir("/proc/self/task")), PixelFormat()
+    for height, width in ((8, 16), (64, 48), (8, 16)):
+        frame = np.full((height, width, 3), WHITE, np.uint8)
+        assert np.array_equal(convert.to_rgb(convert.from_rgb(frame, "yuv420p")), frame)
+    assert len(os.listdir("/proc/self/task")) == before
