@@ -523,25 +523,36 @@ def _is_edge(owned, t, y, x):  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def count_candidates(owned, runs, rows, edges, counts):  # pragma: no cover
-    """Add to ``counts [T, H]`` how many pixels of the modal masks each row has; edges: only those on one."""
-    height = owned.shape[1]
+def count_candidates(runs, rows, width, edges, counts):  # pragma: no cover
+    """Add to ``counts [T, H]`` how many pixels of the modal masks each row has; edges: only those on one.
+
+    A pixel is on no edge where the mask holds its neighbours, too; beyond the frame there are none.
+    """
+    height = rows.shape[2] - 1
     for n in range(rows.shape[0]):
         for t in range(rows.shape[1]):
             for y in range(height):
-                above, below = max(y - 1, 0), min(y + 1, height - 1)
+                above, above_end = rows[n, t, max(y - 1, 0)], rows[n, t, max(y - 1, 0) + 1]
+                below, below_end = rows[n, t, min(y + 1, height - 1)], rows[n, t, min(y + 1, height - 1) + 1]
                 for r in range(rows[n, t, y], rows[n, t, y + 1]):
-                    begin, end = runs[r, 0], runs[r, 1]
+                    counts[t, y] += runs[r, 1] - runs[r, 0]
                     if not edges:
-                        counts[t, y] += end - begin
                         continue
-                    # Within a run only what is above and below can differ; vectors count it.
-                    count, owner = np.uint32(0), np.uint16(n + 1)
-                    for x in range(np.uint64(begin + 1), np.uint64(max(end - 1, begin + 1))):
-                        count += np.uint32((owned[t, above, x] != owner) | (owned[t, below, x] != owner))
-                    counts[t, y] += count + _is_edge(owned, t, y, begin)
-                    if end - begin > 1:
-                        counts[t, y] += _is_edge(owned, t, y, end - 1)
+                    # What of the run, without its ends, is in a run above and in one below.
+                    x = runs[r, 0] + (runs[r, 0] > 0)
+                    end = runs[r, 1] - (runs[r, 1] < width)
+                    while x < end:
+                        while above < above_end and runs[above, 1] <= x:
+                            above += 1
+                        while below < below_end and runs[below, 1] <= x:
+                            below += 1
+                        if above == above_end or below == below_end:
+                            break
+                        x = max(x, runs[above, 0], runs[below, 0])
+                        stop = min(end, runs[above, 1], runs[below, 1])
+                        if x < stop:
+                            counts[t, y] -= stop - x
+                            x = stop
 
 
 @numba.njit(cache=True, nogil=True)

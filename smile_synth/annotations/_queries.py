@@ -35,7 +35,7 @@ def query_points(annotation: Annotation, kind: str, *, count: int, rng: np.rando
     owners, edges = annotation.segmentation, kind == "edges"
     in_row = np.zeros(owners.shape[:2], np.int64)
     modal = annotation.modal_runs
-    count_candidates(owners, modal.runs, modal.rows, edges, in_row)
+    count_candidates(modal.runs, modal.rows, modal.width, edges, in_row)
     total = int(in_row.sum())
     found = np.empty((count if total else 0, 3))
     if total:
