@@ -38,6 +38,7 @@ from smile_synth.corpus import DEFAULT_QUALITY, KINDS, MEDIA, CorpusHeader, npz_
 from smile_synth.corpus._generate import Job, draw_scenes
 from smile_synth.corpus._labels import labels_bytes, listed_labels, track_arrays
 from smile_synth.corpus._manifest import make_row
+from smile_synth.corpus._media import decode_video
 from smile_synth.corpus._store import assemble, place_of, write_piece
 from smile_synth.workers import in_order
 
@@ -111,8 +112,10 @@ class Stopwatch:
 
 def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
     scenes = [sample_scene(recipe, bank, seed=0, index=i) for i in range(clips * repeats)]
+    encoded = [MEDIA["h264"].encode(clip, 8.0, DEFAULT_QUALITY)["mp4"] for clip in _clips]
     steps: dict[str, Callable[[int], object]] = {
         **{f"H.264, {name}": encoder for name, encoder in ENCODERS.items()},
+        "H.264, decoded to RGB": lambda i: decode_video(encoded[i % len(encoded)]),
         "render alone": lambda i: composite(scenes[i], bank),
         "dense flow alone": lambda i: KINDS["flow"](annotate(scenes[i], bank)),
     }

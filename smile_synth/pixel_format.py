@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import av
+import numba
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 UInt8 = NDArray[np.uint8]
 # The same colours with every instruction set.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# ITU-R BT.601 in studio range: Y is 16..235, U and V are 16..240 around 128. In 1/65536, of R, G and B.
+_Y = 16829, 33039, 6416
+_U = -9714, -19071, 28785
+_V = 28785, -24103, -4682
 
 
 class PixelFormat:
@@ -32,14 +37,47 @@ class PixelFormat:
             frame: what PyAV decodes.
             exact: the same values on every machine, for three times the time.
         """
-        how = Interpolation.BILINEAR | _EXACT if exact else Interpolation.BILINEAR
+        how = _EXACT if exact else Interpolation.BILINEAR
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=how, threads=1).to_ndarray()
         return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
 
     def from_rgb(self, frame: UInt8, name: str) -> av.VideoFrame:
-        """Return an RGB frame ``[H, W, 3]`` uint8 in FFmpeg's format of that name, exactly.
+        """Return an RGB frame ``[H, W, 3]`` uint8 in FFmpeg's format of that name, the same everywhere.
 
-        Where pixels share a colour, as in ``yuv420p``, it is their mean.
+        Both sides must be even for ``yuv420p``, which is ITU-R BT.601 in studio range; the four pixels that
+        share a colour there have their mean.
         """
-        rgb, how = av.VideoFrame.from_ndarray(frame, format="rgb24"), Interpolation.AREA | _EXACT
-        return self._reformatter.reformat(rgb, format=name, interpolation=how, threads=1)
+        if name == "yuv420p":  # FFmpeg takes six times as long
+            height, width = frame.shape[:2]
+            planes = np.empty((height * 3 // 2, width), np.uint8)
+            _to_yuv420p(np.ascontiguousarray(frame).reshape(-1), planes.reshape(-1), height, width)
+            # Without a copy PyAV takes a height that is no multiple of four for a smaller one.
+            wrap = av.VideoFrame.from_ndarray if height % 4 else av.VideoFrame.from_numpy_buffer
+            return wrap(planes, format=name)
+        rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        return self._reformatter.reformat(rgb, format=name, interpolation=_EXACT, threads=1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _to_yuv420p(rgb, planes, height, width):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Fill all of Y, then U, then V from RGB, both flat."""
+    # Places are unsigned: numba then drops its test for negative ones, and vectors do the rest.
+    one, two, three, six = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(6)
+    below = np.uint64(3 * width)
+    for y in range(0, height, 2):
+        first, at = np.uint64(3 * y * width), np.uint64(y * width)
+        for x in range(np.uint64(2 * width)):  # two rows
+            p = first + three * x
+            r, g, b = np.int32(rgb[p]), np.int32(rgb[p + one]), np.int32(rgb[p + two])
+            planes[at + x] = np.uint8((_Y[0] * r + _Y[1] * g + _Y[2] * b + (33 << 15)) >> 16)
+        u_at = np.uint64(height * width + y // 2 * (width // 2))
+        v_at = u_at + np.uint64(height * width // 4)
+        for x in range(np.uint64(width // 2)):
+            p = first + six * x
+            q = p + below
+            # Sums of four pixels.
+            r = np.int32(np.int32(rgb[p]) + rgb[p + three] + rgb[q] + rgb[q + three])
+            g = np.int32(np.int32(rgb[p + one]) + rgb[p + three + one] + rgb[q + one] + rgb[q + three + one])
+            b = np.int32(np.int32(rgb[p + two]) + rgb[p + three + two] + rgb[q + two] + rgb[q + three + two])
+            planes[u_at + x] = np.uint8((_U[0] * r + _U[1] * g + _U[2] * b + (257 << 17)) >> 18)
+            planes[v_at + x] = np.uint8((_V[0] * r + _V[1] * g + _V[2] * b + (257 << 17)) >> 18)

@@ -36,6 +36,28 @@ def test_four_pixels_share_the_mean_of_their_colours() -> None:
     assert np.abs(v.astype(int) - (240 + 110) / 2).max() <= 1
 
 
+@pytest.mark.parametrize("size_hw", [(2, 2), (6, 10), (48, 34), (16, 130)])
+def test_any_colours_of_any_size_are_those_of_the_formula(size_hw: tuple[int, int]) -> None:
+    height, width = size_hw
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    y, u, v = planes(frame)
+    rgb = frame / 255.0
+    shared = rgb.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+    # ITU-R BT.601-7, 2.5: of R, G and B from 0 to 1.
+    assert np.abs(y - (rgb @ [65.481, 128.553, 24.966] + 16)).max() < 0.502
+    assert np.abs(u - (shared @ [-37.797, -74.203, 112.0] + 128)).max() < 0.502
+    assert np.abs(v - (shared @ [112.0, -93.786, -18.214] + 128)).max() < 0.502
+
+
+@pytest.mark.parametrize("size_hw", [(32, 30), (64, 66)])
+def test_frames_outlive_their_conversion(size_hw: tuple[int, int]) -> None:
+    rng, convert = np.random.default_rng(0), PixelFormat()
+    frames = [np.full((*size_hw, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(20)]
+    kept = [convert.from_rgb(frame, "yuv420p") for frame in frames]
+    for frame, later in zip(frames, kept, strict=True):
+        assert np.abs(convert.to_rgb(later).astype(int) - frame).max() <= 3
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_there_and_back(exact: bool) -> None:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
