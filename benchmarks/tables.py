@@ -126,10 +126,23 @@ def corpus_results() -> str:
     names = " | ".join(f"`{name}`" for name in result["parts"])
     lines += [f"| a clip, ms of a core while all work | {names} |", f"|---|{'---|' * len(result['parts'])}"]
     columns = list(result["parts"].values())
+    plain = [column.pop("H.264, PyAV as it comes") for column in columns]
     for part in columns[0]:
         lines.append(f"| {part} | {' | '.join(f'{column[part]:.2f}' for column in columns)} |")
-    beside = (sum(column.values()) - column["H.264"] for column in columns)
-    lines += [f"| all but H.264 | {' | '.join(f'{milliseconds:.2f}' for milliseconds in beside)} |", ""]
+    totals = [sum(column.values()) for column in columns]
+    own = [column["H.264"] for column in columns]
+    for name, values in (
+        ("all but H.264", [total - encoder for total, encoder in zip(totals, own, strict=True)]),
+        ("all", totals),
+        ("H.264 alone, PyAV as it comes", plain),
+        (
+            "PyAV's share: that, of all",
+            [encoder / total for encoder, total in zip(plain, totals, strict=True)],
+        ),
+        ("own encoder's share", [encoder / total for encoder, total in zip(own, totals, strict=True)]),
+    ):
+        lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    lines.append("")
     lines += [
         "| tiny clips in shards | ms per clip | ms per clip, nothing to do | peak memory, MB |",
         "|---|---|---|---|",
