@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import stats
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips
+from smile_synth import BackgroundFolder, ObjectBank, Recipe
 from smile_synth.cluster import Cluster
 from smile_synth.corpus import write_bytes, write_mp4
 from smile_synth.errors import UserError, nearest
@@ -36,9 +36,11 @@ from smile_synth.resources import shipped
 from smile_synth.strict_yaml import StrictModel, dump, load
 from smile_train.checkpoint import load_student
 from smile_train.config import Count, PretrainConfig, Whole
+from smile_train.data import open_data
 from smile_train.evaluate import FACTORS, FrozenEncoder, MotionExam, VideoEncoder
 from smile_train.materials import Materials, build_materials
 from smile_train.pretrain import choose_device, pretrain
+from smile_train.runlog import read_log
 
 STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
     "study.yaml", "scores.json", "table.parquet", "summary.json", "index.html", "plot.svg"
@@ -240,18 +242,22 @@ class StudyRun:
         written = [f"{key}={json.dumps(value)}" for key, value in values.items()]
         try:
             config = PretrainConfig.load(self.study.base, [*self.study.overrides, *written])
-            Recipe.load(str(config.recipe), config.recipe_overrides)
+            for entry in (entry for stage in config.stages for entry in stage.sources):
+                if entry.recipe is not None:
+                    Recipe.load(entry.recipe, entry.recipe_overrides)
         except UserError as error:
             raise UserError(
                 "\n".join(f"arm '{cell.arm}': {line}" for line in str(error).splitlines())
             ) from None
         return config
 
-    def estimate(self) -> Estimate:
+    def estimate(self, *, shard: tuple[int, int] = (0, 1)) -> Estimate:
         """Measure a few steps and a small probe of what is left; nothing of it is kept.
 
-        Arms that differ in nothing but what their clips show are measured once.
+        Arms that differ in nothing but what their clips show are measured once, where `run` with the same
+        ``shard`` would do them.
         """
+        _take_gpu(shard)
         left = [cell for cell in self.cells if not cell.done]
         share = len({cell.seed for cell in left}) / max(len(left), 1)  # an exam serves all arms of a seed
         clips = self.study.num_train + self.study.num_test
@@ -313,8 +319,7 @@ class StudyRun:
         if ray is not None:
             self._run_on_cluster(ray, [cell for cell in mine if not cell.done], stage)
             return
-        if shard[1] > 1 and torch.cuda.device_count() > 1:
-            torch.cuda.set_device(shard[0] % torch.cuda.device_count())
+        _take_gpu(shard)
         for number, cell in enumerate(mine, 1):
             if not cell.done:
                 self.run_cell(cell, partial(stage, f"{cell.arm}, seed {cell.seed} ({number}/{len(mine)})"))
@@ -323,6 +328,8 @@ class StudyRun:
         """Train and probe one cell; ``stage`` is called with (done, in all, remark)."""
         began = time.perf_counter()
         config = self.config(cell)
+        # What was done before a kill has cost its time, too.
+        before = sum(config.batch_size / line["clips_per_second"] for line in read_log(cell.folder / "run"))
         result = pretrain(
             config, cell.folder / "run",
             on_step=lambda done, total, loss: stage(done, total, f"loss {loss:.3f}"),
@@ -334,7 +341,7 @@ class StudyRun:
         stage(1, 1, "probes")
         content = {
             "arm": cell.arm, "seed": cell.seed, "loss": result.loss,
-            "seconds": time.perf_counter() - began, **asdict(examination),
+            "seconds": before + time.perf_counter() - began, **asdict(examination),
         }  # fmt: skip
         write_bytes(cell.folder / SCORES, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -400,15 +407,14 @@ class StudyRun:
         with tempfile.TemporaryDirectory() as folder:
             for arm, changes in self.study.all_arms.items():
                 config = self.config(next(cell for cell in self.cells if cell.arm == arm))
-                recipe = Recipe.load(str(config.recipe), config.recipe_overrides)
-                clips = SyntheticClips(
-                    recipe, self.materials.bank, self.materials.train_backgrounds, seed=config.seed,
-                    num_clips=SHOWN_CLIPS,
-                )  # fmt: skip
+                data = open_data(config)
                 path = Path(folder) / "clip.mp4"
                 videos = []
                 for k in range(SHOWN_CLIPS):
-                    write_mp4(path, clips[k].frames.repeat(2, axis=1).repeat(2, axis=2), recipe.fps)
+                    source = data.stages[0].source_of(k, seed=config.seed, batch_size=config.batch_size)
+                    frames = source.clips([k])[0].frames.repeat(2, axis=1).repeat(2, axis=2)
+                    recipe = data.recipes.get(source.name)  # a corpus has none
+                    write_mp4(path, frames, recipe.fps if recipe else 8)
                     videos.append(base64.b64encode(path.read_bytes()).decode())
                 own = [row for row in summary if row.arm == arm]
                 arms.append({"name": arm, "changes": json.dumps(changes), "videos": videos, "rows": own})
@@ -435,6 +441,12 @@ class _Trial:
 
 def _encoder(config: PretrainConfig, run: Path) -> FrozenEncoder:
     return VideoEncoder(str(run), load_student(run).encoder).to(choose_device(config.device))
+
+
+def _take_gpu(shard: tuple[int, int]) -> None:
+    """Give every process of several a GPU of its own, counted round."""
+    if shard[1] > 1 and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(shard[0] % torch.cuda.device_count())
 
 
 @contextmanager

@@ -98,22 +98,20 @@ class CheckpointWriter:
         students: Mapping[str, Mapping[str, Tensor]],
         form: StudentConfig | None,
     ) -> None:
-        path = save_checkpoint(self._folder.parent, step, state, keep=self._keep)
-        if is_best:
-            partial = self._folder / (BEST + ".part")
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(path, partial)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, partial)
-            os.replace(partial, self._folder / BEST)
+        # The checkpoint is last: whoever finds it finds what belongs to it, too.
         for name, tensors in students.items():
             assert form is not None
             _write_student(self._folder.parent / name, tensors, form)
+        save_checkpoint(self._folder.parent, step, state, keep=self._keep, best=is_best)
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int = 1) -> Path:
-    """Write the state after ``step`` steps and return its file; the last ``keep`` stay, it among them."""
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], *, keep: int = 1, best: bool = False
+) -> Path:
+    """Write the state after ``step`` steps and return its file; the last ``keep`` stay, it among them.
+
+    The ``best`` stands as `BEST`, too.
+    """
     path = folder / CHECKPOINTS / f"{step:08d}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
@@ -121,6 +119,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+    if best:
+        other = path.with_name(BEST + ".part")
+        other.unlink(missing_ok=True)
+        try:
+            os.link(partial, other)
+        except OSError:  # a file system without links
+            shutil.copyfile(partial, other)
+        os.replace(other, path.with_name(BEST))
     os.replace(partial, path)
     for old in checkpoint_files(folder)[:-keep]:
         old.unlink()

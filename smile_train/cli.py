@@ -462,7 +462,7 @@ def ablate_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seeds=[0].")
     ] = None,
-    predict: Annotated[bool, typer.Option("--predict", help="Only say what it will cost.")] = False,
+    predict: Annotated[bool, typer.Option("--predict", help="Only say what it will cost here.")] = False,
     shard_index: Annotated[int, typer.Option("--shard-index", min=0, help="This process' share.")] = 0,
     num_shards: Annotated[int, typer.Option("--num-shards", min=1, help="Processes, one per GPU.")] = 1,
     ray: Annotated[
@@ -481,11 +481,12 @@ def ablate_command(
         raise UserError("--ray and --num-shards: choose one, each spreads the arms")
     with progress_bar("study", "") as progress:
         run = StudyRun(Study.load(study, overrides or []), out, progress=progress)
-        estimate = run.estimate()
-    errors.print(
-        f"{len(run.cells) - estimate.cells} of {len(run.cells)} runs are done, {estimate.cells} are left: "
-        f"about {estimate.cells * estimate.seconds_each / 60:.0f} minutes in one process"
-    )
+        left = sum(not cell.done for cell in run.cells)
+        standing = f"{len(run.cells) - left} of {len(run.cells)} runs are done, {left} are left"
+        if predict or ray is None:  # this machine tells nothing of a cluster's
+            estimate = run.estimate(shard=(shard_index, num_shards))
+            standing += f": about {left * estimate.seconds_each / 60:.0f} minutes in one process"
+    errors.print(standing)
     if predict:
         return
     with progress_bar("study", "") as progress:

@@ -42,9 +42,17 @@ from smile_train.distributed import (
 )
 from smile_train.distributed import choose_device as choose_device
 from smile_train.masking import Masker
-from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
+from smile_train.models import LOCAL, Student, StudentConfig, Teacher, load_student_weights, load_teacher
 from smile_train.optim import WeightAverage, lr_at, make_adamw, set_lr
-from smile_train.runlog import RunLog, describe_run, load_wandb, note_start, only_run
+from smile_train.runlog import (
+    RunLog,
+    begin_tracking,
+    describe_run,
+    load_wandb,
+    note_start,
+    only_run,
+    read_log,
+)
 from smile_train.targets import Targets
 
 CONFIG = "config.yaml"
@@ -69,7 +77,7 @@ class PretrainResult:
     Attributes:
         folder: of the run.
         steps: done in all.
-        loss: mean over the last 5 % of the steps of this call; NaN where a run was finished before.
+        loss: mean over the last 5 % of the run's steps.
         loss_of_mean: likewise, of predicting every target's mean over the clip (0 after z-scoring).
         clips_per_second: of this call; 0 where a run was finished before.
         unreadable: files that were not used, with the reason.
@@ -176,7 +184,7 @@ def pretrain(
         UserError: sources, teacher or sizes do not fit, another run stands or writes in ``out``, the loss is
             no number, or memory is out.
     """
-    out = Path(out)
+    out, config = Path(out), _rooted(config)
     with ExitStack() as stack:
         # --- who is here, what is read, who teaches, who learns; mistakes end it before anything is written
         world = stack.enter_context(join_world(config.device))
@@ -210,14 +218,12 @@ def pretrain(
             check_same_run(out, state["identity"], identity)
             student.load_state_dict(state["model"])
         start = int(state["step"]) if state else 0
+        lines = [line for line in read_log(out) if line["step"] <= start]
         log: RunLog | None = None
         writer: CheckpointWriter | None = None
         if world.writes:
+            tracker = wandb and begin_tracking(wandb, config.wandb, out, config.model_dump(mode="json"))
             _describe(out, config, data, world, start)
-            tracker = wandb and wandb.init(
-                project=config.wandb, dir=str(out), name=out.name, resume="auto",
-                config=config.model_dump(mode="json"),
-            )  # fmt: skip
             log = stack.enter_context(RunLog(out, keep_steps=start, tensorboard=True, tracker=tracker))
             best = state["best_loss"] if state else math.inf
             writer = stack.enter_context(CheckpointWriter(out, keep=config.keep_checkpoints, best=best))
@@ -232,10 +238,12 @@ def pretrain(
             if teacher is not None:
                 teacher.compile()
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        if state is not None:
+            scaler.load_state_dict(state["scaler"])
         average = WeightAverage(student, config.ema_decay) if config.ema_decay else None
 
-        losses: list[float] = []
-        losses_of_mean: list[float] = []
+        losses: list[float] = [line["loss"] for line in lines]
+        losses_of_mean: list[float] = [line["loss_of_mean"] for line in lines]
         since_checkpoint: list[float] = []
         recent: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # seconds of a step, of which waiting
         began = time.perf_counter()
@@ -252,7 +260,6 @@ def pretrain(
             )  # fmt: skip
             if state is not None and start > stage.first_step:
                 load_optimiser_tensors(student, optimiser, state["optimiser"])
-                scaler.load_state_dict(state["scaler"])
                 if average is not None:
                     load_whole(average.tensors.items(), state["average"])
             elif average is not None:
@@ -352,7 +359,7 @@ def pretrain(
                         writer.save(done, saved, loss=mean, students=students, form=student.config)
                     since_checkpoint.clear()
     seconds = time.perf_counter() - began
-    rate = len(losses) * config.batch_size / seconds
+    rate = (config.total_steps - start) * config.batch_size / seconds
     return PretrainResult(
         out, config.total_steps, _tail(losses), _tail(losses_of_mean), rate, data.unreadable
     )
@@ -429,21 +436,34 @@ def _describe(out: Path, config: PretrainConfig, data: TrainingData, world: Worl
     )  # fmt: skip
 
 
-def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> PretrainConfig:
-    """Return the config with recipes as they are written in ``out``, and every path from the root."""
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
 
-    def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).resolve())
+
+def _rooted(config: PretrainConfig) -> PretrainConfig:
+    """Return the config with what is not a source of clips named by its path from the root."""
+    options = config.teacher
+    changed: dict[str, Any] = {"cache": _absolute(options.cache)}
+    if options.model.startswith(LOCAL):
+        changed["model"] = f"{LOCAL}{_absolute(options.model.removeprefix(LOCAL))}"
+    if options.pretrained is not None and Path(options.pretrained).is_file():
+        changed["pretrained"] = _absolute(options.pretrained)
+    teacher = options.model_copy(update=changed)
+    return config.model_copy(update={"start_from": _absolute(config.start_from), "teacher": teacher})
+
+
+def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> PretrainConfig:
+    """Return the config with recipes as they are written in ``out``, and every source by its path."""
 
     def entry_of(stage: StageData, number: int) -> MixtureEntry:
         entry = stage.options.sources[number]
         if entry.corpus is not None:
-            return MixtureEntry(corpus=absolute(entry.corpus), weight=entry.weight)
+            return MixtureEntry(corpus=_absolute(entry.corpus), weight=entry.weight)
         recipe = str((out / f"{stage.sources[number].name}.yaml").resolve())
         return MixtureEntry(
             recipe=recipe,
-            bank=absolute(entry.bank),
-            backgrounds=absolute(entry.backgrounds),
+            bank=_absolute(entry.bank),
+            backgrounds=_absolute(entry.backgrounds),
             weight=entry.weight,
         )
 
@@ -456,11 +476,6 @@ def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> Pretrain
     update: dict[str, Any] = {**none, "mixture": entries[0], "then": then}
     if not config.mixture:
         update = {**entries[0][0].model_dump(exclude={"weight"}), "then": then}
-    if config.start_from is not None:
-        update["start_from"] = absolute(config.start_from)
-    weights = config.teacher.pretrained
-    if weights is not None and Path(weights).is_file():
-        update["teacher"] = config.teacher.model_copy(update={"pretrained": absolute(weights)})
     return config.model_copy(update=update)
 
 

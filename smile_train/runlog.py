@@ -62,6 +62,21 @@ def load_wandb(project: str | None) -> Any:
     return wandb
 
 
+def begin_tracking(wandb: Any, project: str | None, folder: Path, config: dict[str, Any]) -> Any:
+    """Return a run of Weights & Biases, the same again for the same folder.
+
+    Raises:
+        UserError: it cannot be begun.
+    """
+    try:
+        return wandb.init(project=project, dir=str(folder), name=folder.name, resume="auto", config=config)
+    except Exception as error:  # no login, no network, and the like: what it raises is not one family
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"wandb '{project}': {reason}; 'wandb login', WANDB_MODE=offline, or leave wandb out"
+        ) from None
+
+
 class RunLog:
     """Appends lines, which outlive this process when `write` returns. The same goes to TensorBoard."""
 

@@ -11,11 +11,12 @@ from smile_train.models._student import (
     pick_tokens,
     split_tokens,
 )
-from smile_train.models._teacher import TINY_CLIP, Teacher, load_clip, load_teacher
+from smile_train.models._teacher import LOCAL, TINY_CLIP, Teacher, load_clip, load_teacher
 from smile_train.models._token_cache import TokenCache
 from smile_train.models._weights import read_tensors, why_unreadable
 
 __all__ = [
+    "LOCAL",
     "TINY_CLIP",
     "STUDENT_SIZES",
     "Encoder",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from smile_synth import Recipe, SyntheticClips, UserError
+from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError, generate
 from smile_synth.backgrounds import write_pictures
+from smile_synth.corpus import Corpus
 from smile_synth.resources import shipped
+from smile_train import ablate
 from smile_train.ablate import Study, StudyRun, _Trial, summarise, t_interval
 from smile_train.config import PretrainConfig
 from smile_train.materials import Materials, build_materials
+from smile_train.pretrain import pretrain
+from smile_train.runlog import read_log
 
 STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.yaml"))
 
@@ -167,6 +172,46 @@ def test_a_process_takes_a_gpu_of_its_own(
     assert chosen == [0, 1, 0, 1]
     run.run()
     assert len(chosen) == 4
+    monkeypatch.setattr(run, "_try", lambda config, seed: chosen.append(-1) or _Trial(1, 1, 1, 1))
+    run.estimate(shard=(3, 4))
+    assert chosen[4:6] == [1, -1]  # before anything is measured
+
+
+def test_a_killed_run_is_told_like_any_other(study: Study, tmp_path: Path) -> None:
+    whole, cut = (
+        StudyRun(study.model_copy(update={"seeds": [0]}), tmp_path / name) for name in ("whole", "cut")
+    )
+    whole.run_cell(whole.cells[0], lambda *_: None)
+    config = cut.config(cut.cells[0])
+    pretrain(config, cut.cells[0].folder / "run")  # all of its steps; the kill came before its probes
+    spent = sum(
+        config.batch_size / line["clips_per_second"] for line in read_log(cut.cells[0].folder / "run")
+    )
+    began = time.perf_counter()
+    cut.run_cell(cut.cells[0], lambda *_: None)
+    took = time.perf_counter() - began
+    scores = [json.loads((run.cells[0].folder / "scores.json").read_text()) for run in (whole, cut)]
+    assert scores[0]["loss"] == scores[1]["loss"] and math.isfinite(scores[1]["loss"])
+    assert spent < scores[1]["seconds"] <= spent + took
+
+
+def test_an_arm_shows_the_clips_that_it_trains_on(
+    study: Study, train_bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, bank = Recipe.load(tmp_path / "recipe.yaml"), ObjectBank.open(train_bank)
+    generate(recipe, bank, out=tmp_path / "corpus", num_clips=4, seed=5, media="npz")
+    own = {"corpus": str(tmp_path / "corpus"), "recipe": None, "bank": None, "backgrounds": None}
+    arms = {"corpus": own, "other": {**own, "mask.ratio": 0.5}}
+    run = StudyRun(study.model_copy(update={"arms": arms, "seeds": [0]}), tmp_path / "out")
+    run.run()
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(
+        ablate, "write_mp4", lambda path, frames, fps: (shown.append(frames), path.write_bytes(b""))
+    )
+    run.report()
+    corpus = Corpus(tmp_path / "corpus")
+    stored = {corpus.frames(k).tobytes() for k in range(4)}
+    assert len(shown) == 2 * 3 and all(frames[:, ::2, ::2].tobytes() in stored for frames in shown)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import smile_train.pretrain as pretraining
 from smile_synth import UserError
-from smile_train.checkpoint import CheckpointWriter, checkpoint_files, load_student
+from smile_train.checkpoint import (
+    STUDENT,
+    STUDENT_AVERAGE,
+    CheckpointWriter,
+    checkpoint_files,
+    load_student,
+)
 from smile_train.config import PretrainConfig, TeacherOptions
 from smile_train.cost import cost_of, peak_tflops
 from smile_train.data import Batch
@@ -272,10 +279,31 @@ def test_the_log_goes_to_wandb_too(
     assert (tracker.how["project"], tracker.how["dir"]) == ("moving", str(tmp_path / "run"))
     assert tracker.how["config"]["steps"] == 3 and tracker.ended == 0
     assert [{"step": step, **values} for step, values in tracker.lines.items()] == read_log(tmp_path / "run")
+
+    def refuse(**how: Any) -> Any:
+        raise RuntimeError("no API key\nmore")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))
+    with pytest.raises(UserError, match=r"^wandb 'moving': no API key; 'wandb login', WANDB_MODE=offline"):
+        pretrain(PretrainConfig.load(config_file, ["wandb=moving"]), tmp_path / "refused")
+    assert not (tmp_path / "refused" / "config.yaml").exists()
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"wandb 'moving': .* not installed; pip install 'smile-video\[wandb"):
         pretrain(PretrainConfig.load(config_file, ["wandb=moving"]), tmp_path / "never")
     assert not (tmp_path / "never").exists()
+
+
+def test_a_kill_leaves_no_checkpoint_without_what_belongs_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Student(StudentConfig.of_size("tiny", target_dim=4), generator=torch.Generator())
+    order: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    with CheckpointWriter(tmp_path) as writer:
+        students = {STUDENT: student.state_dict(), STUDENT_AVERAGE: student.state_dict()}
+        writer.save(3, {"model": {}}, loss=1.0, students=students, form=student.config)
+    assert order == [STUDENT, STUDENT_AVERAGE, "best.pt", "00000003.pt"]
 
 
 def test_the_log_is_on_the_disk_before_its_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,32 @@ def test_run_starts_again_from_its_own_config(config_file: Path, tmp_path: Path)
     first = pretrain(PretrainConfig.load(config_file), tmp_path / "a")
     second = pretrain(PretrainConfig.load(tmp_path / "a" / "config.yaml"), tmp_path / "b")
     assert losses(tmp_path / "a") == losses(tmp_path / "b") and first.loss == second.loss
+
+
+def test_a_finished_run_tells_the_same_again(config_file: Path, tmp_path: Path) -> None:
+    first = pretrain(PretrainConfig.load(config_file), tmp_path / "run")
+    again = pretrain(PretrainConfig.load(config_file), tmp_path / "run")
+    assert (first.loss, first.loss_of_mean) == (again.loss, again.loss_of_mean)
+    assert first.loss == losses(tmp_path / "run")[-1] and again.clips_per_second == 0
+
+
+def test_paths_may_be_told_from_anywhere(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["steps=2", "target={kind: teacher}", "student.patch_size=16", "teacher.grid=interpolate"]
+    pretrain(PretrainConfig.load(config_file, own), tmp_path / "start")
+    shutil.copytree(shipped("assets") / "tiny-clip", tmp_path / "clip")
+    monkeypatch.chdir(tmp_path)
+    own += ["teacher.model=local-dir:clip", "teacher.cache=tokens", "start_from=start"]
+    pretrain(PretrainConfig.load(config_file, own), tmp_path / "run")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    again = PretrainConfig.load(tmp_path / "run" / "config.yaml")
+    pretrain(again, tmp_path / "run")  # the same run
+    pretrain(again, tmp_path / "other")
+    assert losses(tmp_path / "run") == losses(tmp_path / "other")
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
