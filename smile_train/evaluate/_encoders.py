@@ -33,6 +33,11 @@ from smile_train.models import (
 )
 
 PUBLISHED_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# What of a student's configuration a frozen encoder and its random counterparts do not depend on.
+BESIDE_THE_ENCODER = {
+    "decoder_width", "decoder_depth", "decoder_heads", "decoder_chunk", "target_dim", "drop_path",
+    "checkpointing",
+}  # fmt: skip
 
 
 class FrozenEncoder(Protocol):
@@ -88,8 +93,9 @@ class VideoEncoder:
         self.name, self.encoder = name, encoder.eval().requires_grad_(False)
         self.num_frames, self.side, self.width = config.num_frames, config.size_hw[0], config.width
         self.num_layers = config.depth
-        self.form = json.dumps(asdict(config))
-        self.digest = _digest(encoder, self.form)
+        fields = asdict(config)
+        self.form = json.dumps({k: v for k, v in fields.items() if k not in BESIDE_THE_ENCODER})
+        self.digest = _digest(encoder, json.dumps(fields))  # features are kept under it: as it always was
 
     @property
     def device(self) -> torch.device:

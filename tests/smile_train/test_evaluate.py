@@ -149,6 +149,16 @@ def _pictures(bank: Path) -> tuple[object, object]:
     return BackgroundFolder(folders[0]), BackgroundFolder(folders[1])
 
 
+def test_what_is_predicted_is_no_part_of_an_encoders_form() -> None:
+    """Encoders of one form share an exam and its random encoders, whatever their decoders and targets."""
+    one = encoder()
+    other = encoder(target_dim=9, decoder_width=12, decoder_depth=2, checkpointing=True, drop_path=0.1)
+    assert one.form == other.form
+    assert one.form != encoder(positions="separable").form != encoder(tubelet_size=1).form
+    frames = torch.randint(256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(one.reinitialised(3).tokens(frames), other.reinitialised(3).tokens(frames))
+
+
 def test_windows_take_exact_frames(tmp_path: Path) -> None:
     ramp(tmp_path / "a.mp4", 11)
     windows = list(read_windows(tmp_path / "a.mp4", ReadOptions(num_frames=2, stride_frames=2, side=32)))
