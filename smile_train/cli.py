@@ -386,8 +386,8 @@ def evaluate_command(
             stage=lambda what, done, total: progress(done, total, what=what),
         )  # fmt: skip
     _print_broken(result.broken)
-    for name, protocol in result.left_out:
-        errors.print(f"[yellow]left out of {protocol}[/yellow] {escape(name)}: too short")
+    for name, protocol, reason in result.left_out:
+        errors.print(f"[yellow]left out of {protocol}[/yellow] {escape(name)}: {escape(reason)}")
     _print_scores(result)
     if out is not None:
         result.save(out)

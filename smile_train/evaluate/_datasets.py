@@ -390,8 +390,9 @@ def _below_common(paths: list[Path]) -> list[str]:
 
 def _grouped(videos: list[LabelledVideo], pattern: str | None) -> list[LabelledVideo]:
     if pattern is None:
-        # A class may hold a file of the same name as another class's.
-        return [replace(v, group=v.name) for v in videos]
+        # A class may hold a file of the same name as another class's, and a list one file under two names.
+        first: dict[Path, str] = {}
+        return [replace(v, group=first.setdefault(v.path.resolve(), v.name)) for v in videos]
     try:
         compiled = re.compile(pattern)
     except re.error as error:

@@ -30,7 +30,7 @@ Float32 = NDArray[np.float32]
 Float = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 ProtocolName = Literal["linear", "knn", "attentive", "retrieval", "finetune", "order", "speed"]
-RANDOM = "random encoders"
+RANDOM, TOO_SHORT = "random encoders", "too short"
 SCHEMA = 1
 
 
@@ -105,7 +105,8 @@ class VideoEvaluation:
         videos, labels, groups: one per readable video.
         splits: names and sizes.
         broken: (video, reason) of files that could not be read.
-        left_out: (video, protocol) too short for the question.
+        left_out: (video, protocol, reason) that a question about time leaves out: too short for it, or broken
+            where only it looks.
         settings: everything the scores depend on, beside videos and weights.
     """
 
@@ -116,7 +117,7 @@ class VideoEvaluation:
     groups: list[str]
     splits: list[dict[str, Any]]
     broken: list[tuple[str, str]]
-    left_out: list[tuple[str, str]]
+    left_out: list[tuple[str, str, str]]
     settings: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
@@ -174,7 +175,7 @@ def evaluate_videos(
         raise UserError(f"none of {len(videos)} videos could be read; the first: {everything.broken[0][1]}")
     kept = run.restrict(everything.readable, splits, classes)
     rows: list[ScoreRow] = []
-    left_out: list[tuple[str, str]] = []
+    left_out: list[tuple[str, str, str]] = []
     for protocol in options.protocols:
         if protocol in ("linear", "knn"):
             rows += run.probed(protocol, everything.features.items(), kept)
@@ -363,19 +364,23 @@ class _Run:
         features: Sequence[Feature],
         readable: NDArray[np.int64],
         splits: Sequence[Split],
-    ) -> tuple[list[ScoreRow], list[tuple[str, str]]]:
-        """Return the rows of a question about time, and the videos too short for it."""
+    ) -> tuple[list[ScoreRow], list[tuple[str, str, str]]]:
+        """Return the rows of a question about time, and the videos that it leaves out."""
         kind = TEMPORAL[protocol]
         read = kind.read(self.read)
         if read.clips == 0:
             read = read.model_copy(update={"clips": 1})
         names = [self.videos[int(i)].name for i in readable]
         long = np.array([not is_short(file_facts(self.videos[int(i)].path), read) for i in readable])
-        left_out = [(name, protocol) for name, fits in zip(names, long, strict=True) if not fits]
+        left_out = [(name, protocol, TOO_SHORT) for name, fits in zip(names, long, strict=True) if not fits]
         if not long.any():
             raise UserError(f"protocol '{protocol}': all {len(long)} videos are too short for it")
         found = self.extract(protocol, [kind(f) for f in features], read, only=readable[long])
-        place = np.cumsum(long) - 1
+        # Where each video's features are; some may be broken where only this question looks.
+        place = np.full(len(readable), -1)
+        place[np.flatnonzero(long)[found.readable]] = np.arange(len(found.readable))
+        long = place >= 0
+        left_out += [(name, protocol, reason) for name, reason in found.broken]
         asked = np.array(kind.answers)
         right: dict[str, Float] = {}
         for name, values in found.features.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,9 +266,9 @@ def _place(cache: Path, digest: str, read: ReadOptions, key: str) -> Path:
 
 def _kept(cache: Path, digest: str, read: ReadOptions, key: str) -> tuple[Float32, int] | None:
     try:
-        with np.load(_place(cache, digest, read, key)) as file:
+        with _place(cache, digest, read, key).open("rb") as opened, np.load(opened) as file:
             return file["feature"], int(file["num_clips"])
-    except (OSError, ValueError, KeyError, EOFError):  # not there, or cut by a kill
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut by a kill
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +116,7 @@ def read_embeddings(*files: str | Path) -> tuple[list[str], NDArray[np.float32],
     for path in map(Path, files):
         try:
             if path.suffix == ".npz":
-                with np.load(path) as file:
+                with path.open("rb") as opened, np.load(opened) as file:
                     own = json.loads(str(file["settings"]))
                     names += file["video"].tolist()
                     features.append(file["feature"])
@@ -124,7 +125,7 @@ def read_embeddings(*files: str | Path) -> tuple[list[str], NDArray[np.float32],
                 own = json.loads((table.schema.metadata or {})[b"settings"])
                 names += table["video"].to_pylist()
                 features.append(np.array(table["feature"].to_pylist(), np.float32))
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
             raise UserError(f"'{path}': not a file of smile-train embed: {error}") from None
         different = sorted(k for k in {**settings, **own} if settings.get(k) != own.get(k))
         if settings and different:

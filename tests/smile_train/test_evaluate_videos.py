@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,6 +287,41 @@ def test_attentive_probe_reads_all_tokens_of_one_encoder_at_a_time(
     assert [row.features for row in result.rows] == [
         "encoder", "random encoders (1)", "size and length", "colour over time", "pixels per frame", "flow histograms",
     ]  # fmt: skip
+
+
+def test_a_video_may_break_where_one_question_looks(moving: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaking(paths: list[Path], *rest: object, **options: Any) -> object:
+        found = extract(paths, *rest, **options)  # type: ignore[arg-type]
+        if not any(isinstance(f, Ordered) for f in rest[0]):  # type: ignore[attr-defined]
+            return found
+        kept = {name: rows[1:] for name, rows in found.features.items()}
+        broken = [(options["names"][0], "is cut short")]
+        return replace(found, features=kept, readable=found.readable[1:], broken=broken)
+
+    monkeypatch.setattr(_evaluate, "extract", breaking)
+    videos, options = (
+        read_videos(moving),
+        EvaluateOptions(protocols=["order"], random_encoders=0, teacher=None, read=ViewOptions(clips=1)),
+    )
+    result = evaluate_videos(VideoEncoder("e", student().encoder), videos, k_fold(videos, 2), options)
+    assert result.left_out == [(videos[0].name, "order", "is cut short")]
+    scored = result.rows[0].by_video
+    assert np.isnan(scored[0]) and not np.isnan(scored[1:]).any()
+
+
+def test_a_cache_cut_by_a_kill_is_made_anew(moving: Path, tmp_path: Path) -> None:
+    paths = sorted(moving.glob("*/*.mp4"))[:2]
+    features = [EncoderFeature(VideoEncoder("e", student().encoder), -1, "mean")]
+    read = ReadOptions(num_frames=4, side=32)
+    first = extract(paths, features, read, cache=tmp_path / "c")
+    for file in (tmp_path / "c").rglob("*.npz"):
+        file.write_bytes(file.read_bytes()[:-40])
+    again = extract(paths, features, read, cache=tmp_path / "c")
+    np.testing.assert_array_equal(*(next(iter(f.features.values())) for f in (first, again)))
+    file.rename(tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-40])
+    with pytest.raises(UserError, match="cut.npz': not a file of smile-train embed"):
+        read_embeddings(tmp_path / "cut.npz")
 
 
 def test_finetuning_has_its_controls(moving: Path) -> None:

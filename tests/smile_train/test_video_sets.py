@@ -62,6 +62,16 @@ def test_folder_per_class_and_groups_by_name(tmp_path: Path) -> None:
         read_videos(tmp_path)
 
 
+def test_a_file_under_two_names_stays_on_one_side(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{k}.mp4" for label in "ab" for k in range(4)))
+    (tmp_path / "b" / "link.mp4").symlink_to(tmp_path / "a" / "0.mp4")
+    (tmp_path / "list.txt").write_text("a/0.mp4 0\na/../a/0.mp4 0\nb/link.mp4 1\na/1.mp4 0\n")
+    assert [v.group for v in read_videos(tmp_path / "list.txt")] == ["a/0.mp4"] * 3 + ["a/1.mp4"]
+    for split in k_fold(read_videos(tmp_path), 4):
+        names = [read_videos(tmp_path)[int(i)].group for i in split.test]
+        assert names.count("a/0.mp4") in (0, 2)
+
+
 @pytest.mark.parametrize("line", ["a b/x 1.mp4 7", "a b/x 1.mp4\t7", "a b/x 1.mp4, 7"])
 def test_plain_lists(tmp_path: Path, line: str) -> None:
     touch(tmp_path, "a b/x 1.mp4", "y.avi")
