@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -69,10 +71,17 @@ def export_run(run: str | Path, out: str | Path, *, to: str) -> ExportReport:
     student, folder = load_student(run), Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"out '{out}': exists and is not an empty folder")
+    card = model_card(Path(run), student, to).encode()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checked = FORMATS[to](student, folder)
-        write_bytes(folder / "README.md", model_card(Path(run), student, to).encode())
+        place = folder.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # It appears whole, or not at all.
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.") as partial:
+            made = Path(partial) / "made"
+            made.mkdir()
+            checked = FORMATS[to](student, made)
+            write_bytes(made / "README.md", card)
+            os.replace(made, place)
     except OSError as error:
         raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
     return ExportReport(folder, sorted(p.name for p in folder.iterdir()), checked)

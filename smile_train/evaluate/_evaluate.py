@@ -161,8 +161,13 @@ def evaluate_videos(
     """
     options = options or EvaluateOptions()
     classes = any(protocol not in TEMPORAL for protocol in options.protocols)
+    # What cannot be done is said before features are computed for minutes.
     for split in splits:
         check_split(videos, split, classes=classes)
+        for shots in options.shots:
+            low_shot(videos, split, shots)
+    if "finetune" in options.protocols and not isinstance(encoder, VideoEncoder):
+        raise UserError(f"protocol 'finetune': '{encoder.name}' is no video encoder of ours")
     read = ReadOptions.of(options.read, num_frames=encoder.num_frames, side=encoder.side)
     run = _Run(list(videos), options, read, cache, workers, stage or (lambda what, done, total: None))
     randoms = [encoder.reinitialised(options.seed + k) for k in range(options.random_encoders)]
@@ -339,8 +344,7 @@ class _Run:
                 "encoder": encoder,
                 **{f"random {k}": r for k, r in enumerate(randoms)},
             }.items():
-                if not isinstance(start, VideoEncoder):
-                    raise UserError(f"protocol 'finetune': '{encoder.name}' is no video encoder of ours")
+                assert isinstance(start, VideoEncoder)
                 tally = _Tally(len(paths))
                 for number, split in enumerate(drawn, 1):
                     what = f"finetune {name}, {number}/{len(drawn)}"

@@ -324,6 +324,24 @@ def test_a_cache_cut_by_a_kill_is_made_anew(moving: Path, tmp_path: Path) -> Non
         read_embeddings(tmp_path / "cut.npz")
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "told"),
+    [
+        ("clip:tiny-clip", {"protocols": ["finetune"]}, "'finetune': '.*' is no video encoder of ours"),
+        ("ours", {"shots": [9]}, "9 shots: class 'down' has 2 training videos"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_before_any_video_is_read(
+    moving: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(_evaluate, "extract", lambda *_, **__: pytest.fail("read"))
+    ours = VideoEncoder("e", student().encoder)
+    encoder = ours if name == "ours" else load_encoder(name, num_frames=4)
+    videos = read_videos(moving)
+    with pytest.raises(UserError, match=told):
+        evaluate_videos(encoder, videos, k_fold(videos, 2), EvaluateOptions(teacher=None, **asked))
+
+
 def test_finetuning_has_its_controls(moving: Path) -> None:
     videos = read_videos(moving, group=r"_(g\d)")
     options = EvaluateOptions(

@@ -15,7 +15,7 @@ from smile_synth import UserError
 from smile_train.checkpoint import save_student
 from smile_train.data import normalise
 from smile_train.evaluate import load_encoder
-from smile_train.export import export_run, from_timm, from_transformers
+from smile_train.export import FORMATS, export_run, from_timm, from_transformers
 from smile_train.models import Student, StudentConfig
 
 FORM = StudentConfig(
@@ -167,3 +167,18 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     save_student(tmp_path / "student.safetensors", separable)
     with pytest.raises(UserError, match="has joint positions, the student separable ones"):
         export_run(tmp_path, tmp_path / "x", to="transformers")
+
+
+def test_a_failed_export_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(student: Student, folder: Path) -> str:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(FORMATS, "timm", fails)
+    with pytest.raises(UserError, match=r"out '.*x': cannot be written: No space left on device"):
+        export_run(run, tmp_path / "x", to="timm")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "x").mkdir()  # an empty one will do
+    monkeypatch.undo()
+    assert "README.md" in export_run(run, tmp_path / "x", to="timm").files
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
