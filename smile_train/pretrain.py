@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -182,13 +183,13 @@ def pretrain(
 
     Raises:
         UserError: sources, teacher or sizes do not fit, another run stands or writes in ``out``, the loss is
-            no number, or memory is out.
+            no number, or memory or disk are full.
     """
     out, config = Path(out), _rooted(config)
     with ExitStack() as stack:
         # --- who is here, what is read, who teaches, who learns; mistakes end it before anything is written
         world = stack.enter_context(join_world(config.device))
-        stack.enter_context(_told_when_memory_is_out(config, world))
+        stack.enter_context(_told_when_space_is_out(config, out, world))
         device, precision = world.device, _precision(config, world.device)
         autocast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
         if config.threads:
@@ -332,7 +333,7 @@ def pretrain(
                 line = {
                     "step": done, "loss": value, "loss_of_mean": value_of_mean, "lr": lr,
                     "grad_norm": norm,
-                    "clips_per_second": round(len(recent) * config.batch_size / seconds, 1),
+                    "clips_per_second": float(f"{len(recent) * config.batch_size / seconds:.4g}"),
                     "data_wait": round(sum(wait for _, wait in recent) / seconds, 4),
                 }  # fmt: skip
                 if cost and peak:
@@ -480,10 +481,14 @@ def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> Pretrain
 
 
 @contextmanager
-def _told_when_memory_is_out(config: PretrainConfig, world: World) -> Iterator[None]:
-    """Turn a lack of memory into one line that says what to change."""
+def _told_when_space_is_out(config: PretrainConfig, out: Path, world: World) -> Iterator[None]:
+    """Turn a lack of memory into one line that says what to change, and a full disk into one, too."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
     except (RuntimeError, MemoryError) as error:
         lack = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not lack and "can't allocate memory" not in str(error):

@@ -107,11 +107,11 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Bring TensorBoard's file and the tracker's run to their end."""
+        """Bring the tracker's run and TensorBoard's file to their end."""
+        if self._tracker is not None:  # first: a full disk lets TensorBoard fail
+            self._tracker.finish(exit_code=0 if kind is None else 1)
         if self._board is not None:
             self._board.close()
-        if self._tracker is not None:
-            self._tracker.finish(exit_code=0 if kind is None else 1)
 
     def write(self, *, step: int, **values: Any) -> None:
         """Append one line."""

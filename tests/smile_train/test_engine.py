@@ -240,6 +240,27 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         writer.save(1, {}, loss=1.0)
 
 
+def test_a_disk_that_is_full_for_the_log_is_one_line(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("write", "sync", "show"):
+        monkeypatch.setattr(RunLog, name, full)
+        with pytest.raises(UserError, match=f"^out '.*{name}': cannot be written: No space left on device$"):
+            pretrain(PretrainConfig.load(config_file), tmp_path / name)
+        monkeypatch.undo()
+
+
+def test_slow_runs_have_a_rate(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What divides by the log's rates must not meet a zero."""
+    clock = pretraining.time.perf_counter
+    monkeypatch.setattr(pretraining, "time", SimpleNamespace(perf_counter=lambda: 1e5 * clock()))
+    pretrain(PretrainConfig.load(config_file, ["steps=2"]), tmp_path / "run")
+    assert all(0 < line["clips_per_second"] < 0.05 for line in read_log(tmp_path / "run"))
+
+
 def test_the_log_goes_to_tensorboard_too(config_file: Path, tmp_path: Path) -> None:
     lines: list[dict[str, float]] = []
     config = PretrainConfig.load(config_file, ["steps=3", "peak_tflops=0.1"])
