@@ -165,7 +165,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
     cv2.setNumThreads(1)
     _keep_memory()
     if start:
@@ -184,12 +184,16 @@ def _keep_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
-def _leave_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop, and they would wait for work for ever."""
+def leave_with_parent() -> None:
+    """End this process with its parent: a killed one cannot tell workers to stop, who would wait for ever."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+
+    def leave() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 class Place(NamedTuple):

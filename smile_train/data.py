@@ -32,6 +32,7 @@ from smile_synth.rng import generator
 from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
 from smile_synth.stream import token_coverage as token_coverage
+from smile_synth.workers import leave_with_parent
 from smile_train.config import MixtureEntry, PretrainConfig, Stage
 from smile_train.masking import upright_boxes
 
@@ -354,6 +355,7 @@ def _stack_boxes(scenes: Sequence[Scene]) -> Tensor:
 
 def start_worker(_: int) -> None:
     """Set up a rendering process: one thread, as the cores belong to the training; Ctrl-C is the parent's."""
+    leave_with_parent()  # torch sees to that, but not while a worker starts
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

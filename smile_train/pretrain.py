@@ -482,14 +482,18 @@ def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> Pretrain
 
 @contextmanager
 def _told_when_space_is_out(config: PretrainConfig, out: Path, world: World) -> Iterator[None]:
-    """Turn a lack of memory into one line that says what to change, and a full disk into one, too."""
+    """Turn a lack of memory, killed workers and a full disk into one line that says what to change."""
     try:
         yield
+    except (ConnectionError, EOFError) as error:  # a DataLoader's worker died while it handed over a batch
+        raise _killed(error) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
     except (RuntimeError, MemoryError) as error:
+        if str(error).startswith("DataLoader worker"):
+            raise _killed(error) from None
         lack = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not lack and "can't allocate memory" not in str(error):
             raise
@@ -499,3 +503,11 @@ def _told_when_space_is_out(config: PretrainConfig, out: Path, world: World) -> 
             f"{config.accumulate}), which gives the same losses, or set student.checkpointing=true, or lower "
             f"batch_size (it is {config.batch_size})"
         ) from None
+
+
+def _killed(error: BaseException) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")
+    return UserError(
+        f"a worker process was killed ({reason}), perhaps for want of memory; what is done is kept, the same "
+        "command goes on, fewer workers need less"
+    )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +255,37 @@ def test_a_disk_that_is_full_for_the_log_is_one_line(
         with pytest.raises(UserError, match=f"^out '.*{name}': cannot be written: No space left on device$"):
             pretrain(PretrainConfig.load(config_file), tmp_path / name)
         monkeypatch.undo()
+
+
+def test_a_killed_worker_of_a_mixture_is_one_line(config_file: Path, tmp_path: Path) -> None:
+    def kill(done: int, total: int, loss: float) -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+
+    own = ["workers=1", "steps=200", "mixture=[{recipe_overrides: [objects.count=2]}, {}]"]
+    with pytest.raises(UserError, match=r"^a worker process was killed \(.*\), perhaps for want of memory"):
+        pretrain(PretrainConfig.load(config_file, own), tmp_path / "run", on_step=kill)
+
+
+def test_a_worker_that_is_starting_leaves_with_its_parent(tmp_path: Path) -> None:
+    """Its parent is killed before torch watches over it."""
+    script = """
+import multiprocessing, os, sys
+child = "from smile_train.data import start_worker; start_worker(0); import time; time.sleep(600)"
+process = multiprocessing.get_context("spawn").Process(target=exec, args=(child, {}))
+process.start()
+open(sys.argv[1], "w").write(str(process.pid))
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "worker")])
+    told = (tmp_path / "worker").read_text()
+    worker, deadline = Path("/proc") / told, time.monotonic() + 30
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = worker.exists()
+    if left:
+        os.kill(int(told), signal.SIGKILL)
+    assert not left
 
 
 def test_slow_runs_have_a_rate(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
