@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -73,15 +73,16 @@ def export_run(run: str | Path, out: str | Path, *, to: str) -> ExportReport:
         raise UserError(f"out '{out}': exists and is not an empty folder")
     card = model_card(Path(run), student, to).encode()
     try:
-        place = folder.resolve()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # It appears whole, or not at all.
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.") as partial:
-            made = Path(partial) / "made"
-            made.mkdir()
-            checked = FORMATS[to](student, made)
-            write_bytes(made / "README.md", card)
-            os.replace(made, place)
+        # Nothing stands in the folder before all of it is written and read back. One that is there stays the
+        # one that it is: it may be where somebody works, or where a disk is mounted.
+        beside = folder if folder.exists() else folder.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".export-") as partial:
+            checked = FORMATS[to](student, Path(partial))
+            write_bytes(Path(partial, "README.md"), card)
+            folder.mkdir(exist_ok=True)
+            for file in sorted(Path(partial).iterdir()):
+                shutil.move(file, folder)
     except OSError as error:
         raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
     return ExportReport(folder, sorted(p.name for p in folder.iterdir()), checked)

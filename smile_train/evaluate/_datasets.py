@@ -98,7 +98,8 @@ def read_videos(
         allow_missing: keep listed files that are not there; who reads them finds and tells them.
 
     Raises:
-        UserError: nothing there, not such a list, files that are missing (named), labels that are no numbers.
+        UserError: nothing there, not such a list, files that are missing (named), labels that are no numbers,
+            one file in two groups.
     """
     path = Path(source)
     _check_root(root)
@@ -138,6 +139,7 @@ def read_official(
     names = _below_common([Path(os.path.abspath(v.path)) for v in videos])
     groups = _below_common([v.path.resolve() for v in videos]) if group is None else [v.group for v in videos]
     videos = [replace(v, name=n, group=g) for v, n, g in zip(videos, names, groups, strict=True)]
+    _check_files(videos)
     first = len(sides[0])
     split = Split(np.arange(first), np.arange(first, len(videos)), "official")
     check_split(videos, split)
@@ -401,11 +403,24 @@ def _grouped(videos: list[LabelledVideo], pattern: str | None) -> list[LabelledV
     without = [v.name for v, match in zip(videos, matches, strict=True) if match is None]
     if without:
         raise UserError(f"group '{pattern}': finds nothing in {_some(without)}")
-    return [
+    grouped = [
         replace(v, group=match.group(1 if compiled.groups else 0))
         for v, match in zip(videos, matches, strict=True)
         if match is not None
     ]
+    _check_files(grouped)
+    return grouped
+
+
+def _check_files(videos: Sequence[LabelledVideo]) -> None:
+    first: dict[Path, LabelledVideo] = {}
+    for video in videos:
+        other = first.setdefault(video.path.resolve(), video)
+        if other.group != video.group:
+            raise UserError(
+                f"'{other.name}' and '{video.name}': are one file, in the groups '{other.group}' and "
+                f"'{video.group}'"
+            )
 
 
 def select_classes(videos: Sequence[LabelledVideo], classes: Sequence[str]) -> list[LabelledVideo]:

@@ -72,7 +72,7 @@ def embed_videos(
         progress: called with (videos done, videos in all).
 
     Raises:
-        UserError: no videos, none readable, no checkpoint, unknown suffix of ``out``.
+        UserError: no videos, none readable, no checkpoint, unknown suffix of ``out``, names it cannot hold.
     """
     out = Path(out)
     if out.suffix not in (".parquet", ".npz"):
@@ -82,6 +82,11 @@ def embed_videos(
     root = Path(videos)
     paths = find_videos(videos)
     names = [path.relative_to(root).as_posix() if root.is_dir() else path.name for path in paths]
+    strange = [name for name in names if name.encode(errors="ignore").decode() != name]
+    if strange and out.suffix == ".parquet":
+        raise UserError(
+            f"video {ascii(strange[0])}: its name is no UTF-8; .npz holds such names, .parquet does not"
+        )
     found = extract(
         paths, [EncoderFeature(encoder, layer, pooling)], read, cache=cache, workers=workers, names=names,
         progress=progress,
@@ -125,8 +130,11 @@ def read_embeddings(*files: str | Path) -> tuple[list[str], NDArray[np.float32],
                 own = json.loads((table.schema.metadata or {})[b"settings"])
                 names += table["video"].to_pylist()
                 features.append(np.array(table["feature"].to_pylist(), np.float32))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
-            raise UserError(f"'{path}': not a file of smile-train embed: {error}") from None
+        except (
+            OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, pa.ArrowException
+        ) as error:  # fmt: skip
+            told = str(error).partition("\n")[0]
+            raise UserError(f"'{path}': not a file of smile-train embed: {told}") from None
         different = sorted(k for k in {**settings, **own} if settings.get(k) != own.get(k))
         if settings and different:
             raise UserError(f"'{files[0]}' and '{path}': were made with different {', '.join(different)}")

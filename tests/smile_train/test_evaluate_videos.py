@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -533,3 +534,15 @@ def test_embeddings_of_two_settings_do_not_mix(moving: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(features[:4], features[4:])
     with pytest.raises(UserError, match="were made with different stride_frames"):
         read_embeddings(tmp_path / "a.npz", tmp_path / "c.npz")
+    strange = os.fsdecode(b"caf\xe9.mp4")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / strange).symlink_to(next(moving.rglob("*.mp4")))
+    with pytest.raises(
+        UserError, match=r"video 'caf\\udce9.mp4': its name is no UTF-8; .npz holds such names"
+    ):
+        embed_videos(tmp_path / "strange", tmp_path, tmp_path / "d.parquet")
+    embed_videos(tmp_path / "strange", tmp_path, tmp_path / "d.npz")
+    assert read_embeddings(tmp_path / "d.npz")[0] == [strange]
+    (tmp_path / "e.npz").touch()
+    with pytest.raises(UserError, match="e.npz': not a file of smile-train embed: No data left in file"):
+        read_embeddings(tmp_path / "e.npz")

@@ -180,5 +180,7 @@ def test_a_failed_export_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
     (tmp_path / "x").mkdir()  # an empty one will do
     monkeypatch.undo()
-    assert "README.md" in export_run(run, tmp_path / "x", to="timm").files
+    monkeypatch.chdir(tmp_path / "x")  # also the one that somebody is in
+    files = ["README.md", "config.json", "model.safetensors"]
+    assert export_run(run, ".", to="timm").files == files == sorted(p.name for p in Path().iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -70,6 +70,14 @@ def test_a_file_under_two_names_stays_on_one_side(tmp_path: Path) -> None:
     for split in k_fold(read_videos(tmp_path), 4):
         names = [read_videos(tmp_path)[int(i)].group for i in split.test]
         assert names.count("a/0.mp4") in (0, 2)
+    with pytest.raises(
+        UserError, match="'a/0.mp4' and 'b/link.mp4': are one file, in the groups '0' and 'link'"
+    ):
+        read_videos(tmp_path, group=r"(\w+)\.")
+    (tmp_path / "test.txt").write_text("b/link.mp4 1\na/2.mp4 0\n")
+    (tmp_path / "train.txt").write_text("a/0.mp4 0\nb/1.mp4 1\n")
+    with pytest.raises(UserError, match="are one file, in the groups '0' and 'link'"):
+        read_official(tmp_path / "train.txt", tmp_path / "test.txt", group=r"(\w+)\.")
 
 
 @pytest.mark.parametrize("line", ["a b/x 1.mp4 7", "a b/x 1.mp4\t7", "a b/x 1.mp4, 7"])
