@@ -48,6 +48,8 @@ STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
 LOCK = ".lock"
 # Keys of a training config on which the time of a step does not depend.
 SAME_COST = {"recipe_overrides", "bank", "backgrounds", "seed", "steps", "then", "optimiser"}
+# What every arm is given, whatever the base says, and by which key of the study.
+OF_THE_STUDY = {"seed": "seeds", "bank": "bank", "backgrounds": "train_backgrounds"}
 TRIAL_STEPS, TRIAL_CLIPS, SHOWN_CLIPS = 24, 50, 3
 Stage = Callable[[str, int, int, str], None]
 
@@ -88,6 +90,10 @@ class Study(StrictModel):
         for name in self.tasks:
             if name not in FACTORS:
                 raise ValueError(f"unknown probe '{name}' (of {', '.join(FACTORS)}){nearest(name, FACTORS)}")
+        for text in self.overrides:
+            key = text.split("=")[0].strip()
+            if key in OF_THE_STUDY:
+                raise ValueError(f"overrides: {key} is the study's own: see {OF_THE_STUDY[key]}")
         for name, changes in self.all_arms.items():
             for key in ("seed", "steps"):
                 if key in changes:

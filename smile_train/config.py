@@ -296,6 +296,16 @@ class PretrainConfig(SourceOptions):
 
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:
+        for number, later in enumerate(self.then):
+            # What a mixture's entries have of their own goes before what is the stage's.
+            inherits = self.mixture and later.mixture is None
+            for key in ("recipe", "corpus", "bank", "backgrounds") if inherits else ():
+                given = {None, *(getattr(source, key) for source in self.stages[number + 1].sources)}
+                if getattr(later, key) not in given:
+                    raise ValueError(
+                        f"then.{number}.{key}: no effect, as the entries of mixture have their own; give "
+                        f"then.{number}.mixture, [] for none"
+                    )
         for number, stage in enumerate(self.stages):
             where = f"then.{number - 1}." if number else ""
             options = stage.optimiser

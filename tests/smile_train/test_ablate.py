@@ -245,6 +245,7 @@ def test_grids_are_arms_and_mistakes_are_told(study: Study, tmp_path: Path) -> N
         "num_test=10": "at least 50 clips",
         "arms={one: {}, two: {steps: 9}}": "arm 'two': all arms have the same steps; see seeds and overrides",
         "sedes=[1]": "did you mean 'seeds'",
+        "overrides=[backgrounds=there]": "overrides: backgrounds is the study's own: see train_backgrounds",
     }.items():
         with pytest.raises(UserError, match=message):
             Study.load(tmp_path / "study.yaml", [override])

@@ -273,6 +273,8 @@ def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
         (["mixture=[{weight: [1, 0]}]"], "every weight is 0 at one end"),
         (["accumulate=3"], "batch_size 4 must be a multiple of accumulate 3"),
         (["mixture=[{weight: -1}]"], "mixture.0.weight"),
+        (["mixture=[{recipe: demo}]", "then=[{steps: 1, recipe: flow-mix}]"], r"then\.0\.recipe: no effect, as the entries"),
+        (["mixture=[{recipe: demo}]", "then=[{steps: 1, corpus: there}]"], r"then\.0\.corpus: no effect.* then\.0\.mixture, \[\] for none"),
         (["optimiser.layer_decay=1.5"], "layer_decay: should be less than or equal to 1"),
         (["start_from=nowhere"], "nowhere"),
         # Told before a teacher with such patches is asked for.
