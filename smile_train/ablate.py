@@ -335,7 +335,8 @@ class StudyRun:
         began = time.perf_counter()
         config = self.config(cell)
         # What was done before a kill has cost its time, too.
-        before = sum(config.batch_size / line["clips_per_second"] for line in read_log(cell.folder / "run"))
+        rates = [line["clips_per_second"] for line in read_log(cell.folder / "run")]
+        before = sum(config.batch_size / rate for rate in rates if rate)
         result = pretrain(
             config, cell.folder / "run",
             on_step=lambda done, total, loss: stage(done, total, f"loss {loss:.3f}"),
