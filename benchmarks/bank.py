@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from smile_synth import ObjectBank, build_bank
+from smile_synth import ObjectBank, build_bank, workers
 from smile_synth.objects import CutOutOptions, export_bank
 
 DISTINCT, SIDE, REPEATS = 1000, 256, 5
@@ -141,17 +141,18 @@ def use(folder: Path, size: int) -> dict[str, Any]:
 
 def main() -> None:
     """Build banks of every size, or measure how they are used, print a table and write the result."""
+    workers.START_METHOD = "spawn"  # nobody tells the time of processes that another one has started
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["build", "use"])
     parser.add_argument("--folder", type=Path, required=True, help="where the banks are kept")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 60_000])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    workers = os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "build":
         for size in arguments.sizes:
-            build(arguments.folder, size, workers)
+            build(arguments.folder, size, cores)
         return
     rows = [use(arguments.folder, size) for size in arguments.sizes]
     table = Table("", *(f"{row['objects']:,}" for row in rows))
@@ -159,7 +160,7 @@ def main() -> None:
         table.add_row(key, *(f"{row[key]:,.4g}" for row in rows))
     Console().print(table)
     if arguments.out:
-        record.write(arguments.out, {"max_side": SIDE, "workers": workers, "repeats": REPEATS, "rows": rows})
+        record.write(arguments.out, {"max_side": SIDE, "workers": cores, "repeats": REPEATS, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -87,17 +87,17 @@ def left() -> dict[str, int]:
 
 
 def children() -> list[int]:
-    """Return the processes below this one, but for Python's own helper that watches for leaks."""
-    found = []
+    """Return the processes below this one, but for those of Python that watch for leaks or fork others."""
+    processes: dict[int, tuple[int, str]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
-            line = (path.parent / "cmdline").read_text()
+            processes[int(path.parent.name)] = int(fields[1]), (path.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid() and "resource_tracker" not in line:
-            found.append(int(path.parent.name))
-    return found
+    ours = {pid: line for pid, (parent, line) in processes.items() if parent == os.getpid()}
+    helpers = {pid for pid, line in ours.items() if "resource_tracker" in line or "forkserver" in line}
+    return [*ours.keys() - helpers, *(pid for pid, (parent, _) in processes.items() if parent in helpers)]
 
 
 def run(

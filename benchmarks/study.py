@@ -17,11 +17,13 @@ from pathlib import Path
 import record
 from rich.console import Console
 
+from smile_synth import workers
 from smile_synth.strict_yaml import dump
 from smile_train.ablate import PLOT, SUMMARY, Study, StudyRun
 
 
 def main() -> None:
+    workers.START_METHOD = "spawn"  # nobody tells the time of processes that another one has started
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study")
     parser.add_argument("overrides", nargs="*")

@@ -7,6 +7,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -27,6 +28,9 @@ from smile_synth.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Fork and the threads of decoders and parquet readers do not mix: workers are forks of a process that has
+# loaded this library and does nothing else. It starts with the first of them and ends with its caller.
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # Results that wait for their turn, per process.
 AHEAD = 4
 # Of glibc's malloc.h; bytes, 32 MiB is the most that it takes for the second.
@@ -53,8 +57,8 @@ class Workers:
             raise UserError(
                 f"workers={count}: a DataLoader's worker cannot start processes of its own; ask for 0"
             )
-        # Fork and the threads of decoders and parquet readers do not mix.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
+        context.set_forkserver_preload(["smile_synth"])
         self._pool = ProcessPoolExecutor(
             count, context, initializer=_start, initargs=(start, tuple(arguments))
         )
@@ -166,6 +170,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     leave_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # whoever started what this is a fork of
     cv2.setNumThreads(1)
     _keep_memory()
     if start:
