@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -421,10 +421,17 @@ def training_batches(
         prefetch_factor=4 if workers else None,
         pin_memory=torch.device(device).type == "cuda",
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    made_ahead: Any = iter(loader)
+    try:
+        for batch in made_ahead:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        if workers:
+            # An error's traceback would keep it alive, and torch would raise for a dead worker of it whenever
+            # any child of this process ends.
+            made_ahead._shutdown_workers()
 
 
 def normalise(frames: Tensor) -> Tensor:
