@@ -87,8 +87,8 @@ class Workers:
             raise self._killed() from ChildProcessError()
 
     def _killed(self) -> UserError:
-        for process in self._processes:
-            process.join(5)
+        # The pool's own thread waits for its processes: only one can be told how each ended.
+        self._pool.shutdown()
         # The others were ended because of it.
         codes = {process.exitcode for process in self._processes} - {None, 0}
         guilty = codes - {-signal.SIGTERM} or codes
