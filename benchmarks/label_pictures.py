@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, sample_scene
 from smile_synth.annotations import Annotation, query_points
+from smile_synth.rng import RandomStream
 from smile_synth.strict_yaml import parse
 from smile_synth.visualize import COLORS
 
@@ -97,7 +98,7 @@ def numbers(annotation: Annotation, frame: np.ndarray) -> np.ndarray:
 def tracks(annotation: Annotation, frame: np.ndarray, kind: str, count: int) -> np.ndarray:
     image = Image.fromarray(enlarge(frame) // 2 + 40)
     draw = ImageDraw.Draw(image)
-    points = query_points(annotation, kind, count=count, rng=np.random.default_rng(1))
+    points = query_points(annotation, kind, count=count, rng=RandomStream(1, 0, "points"))
     followed = annotation.tracks(points)
     for path, seen, layer in zip(followed.points_xy, followed.visible, followed.layer, strict=True):
         color = COLORS[layer - 1] if layer else (235, 235, 235)

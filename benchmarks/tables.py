@@ -349,14 +349,11 @@ def cycle_results() -> str:
 
 def digest_results() -> str:
     """Return between which Python versions the scenes were found equal."""
-    result = _load(RESULTS / "scene_digests.json")
-    versions = result["by_python"]
-    first = next(iter(versions.values()))
-    same = all(digests == first for digests in versions.values())
+    result = _load(RESULTS / "preset_digests.json")
     return (
-        f"The first {result['clips']} scenes of all {len(first)} presets have "
-        f"{'the same bytes' if same else 'DIFFERENT bytes'} on CPython {', '.join(versions)}. "
-        f"`benchmarks/scene_digests.py`, {_where(result)}."
+        f"The first {result['clips']} clips of all {len(result['presets'])} presets have the same scenes, "
+        f"frames and labels on CPython {', '.join(result['pythons'])}. "
+        f"`benchmarks/preset_digests.py`, {_where(result)}."
     )
 
 

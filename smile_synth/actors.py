@@ -26,7 +26,7 @@ from smile_synth.motion import (
 )
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Objects, Recipe, SideLaw
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -103,9 +103,9 @@ def cast(recipe: Recipe, bank: ObjectBank, seed: int, indices: Int) -> Actors:
     """
     objects = recipe.objects
     low, high = objects.count
-    labelled_counts = low + Draws(seed, indices, "count").below(high + 1 - low)
+    labelled_counts = low + RandomStreams(seed, indices, "count").integers(high + 1 - low)
     low, high = objects.distractors.count
-    counts = low + Draws(seed, indices, "distractor count").below(high + 1 - low) if high else 0
+    counts = low + RandomStreams(seed, indices, "distractor count").integers(high + 1 - low) if high else 0
     per_clip = labelled_counts + counts
     clip = np.repeat(np.arange(len(indices)), per_clip)
     place = np.arange(len(clip)) - np.repeat(np.cumsum(per_clip) - per_clip, per_clip)
@@ -135,7 +135,7 @@ class _Rows:
     number: Int
     labelled: Bool
 
-    def draws(self, purpose: str, rows: Int | None = None) -> Draws:
+    def draws(self, purpose: str, rows: Int | None = None) -> RandomStreams:
         """Return the streams of a purpose, one per object (of ``rows``)."""
         chosen = slice(None) if rows is None else rows
         kinds = ("distractor " + purpose, purpose)
@@ -143,12 +143,12 @@ class _Rows:
             f"{kinds[own]} {number}"
             for own, number in zip(self.labelled[chosen].tolist(), self.number[chosen].tolist(), strict=True)
         ]
-        return Draws(self.seed, self.indices[self.clip[chosen]], names)
+        return RandomStreams(self.seed, self.indices[self.clip[chosen]], names)
 
 
-def _sides(side: Any, rng: Draws) -> Float:
+def _sides(side: Any, rng: RandomStreams) -> Float:
     if not isinstance(side, SideLaw):
-        return np.array(side, np.float64)[rng.below(len(side))]
+        return np.array(side, np.float64)[rng.integers(len(side))]
     u, (low, high) = rng.random(), side.range
     if side.law == "uniform":
         return low + u * (high - low)
@@ -178,17 +178,17 @@ def _looks(objects: Objects, bank: ObjectBank, rows: _Rows) -> tuple[Int, Float]
                 split=split, classes=classes, exclude_classes=objects.exclude_classes, balance=objects.balance
             )
             if selection.cumulative is None:
-                places = look.below(len(selection.ids))
+                places = look.integers(len(selection.ids))
             else:
                 places = np.searchsorted(selection.cumulative, look.random(), side="right")
             ids = selection.ids[places]
         else:
             members = [bank.select(split=split, classes=[name]) for name in objects.class_weights]
-            drawn = look.pick(list(objects.class_weights.values()))
-            within = look.below(np.array([len(m) for m in members])[drawn])
+            drawn = look.choice(list(objects.class_weights.values()))
+            within = look.integers(np.array([len(m) for m in members])[drawn])
             ids = np.array([members[c][w] for c, w in zip(drawn, within, strict=True)], np.int64)
         sides = _sides(side, look)
-        aspect = np.array(objects.aspect, np.float64)[look.below(len(objects.aspect))]
+        aspect = np.array(objects.aspect, np.float64)[look.integers(len(objects.aspect))]
         if objects.fit == "keep":
             aspect = aspect * (bank.widths[ids] / bank.heights[ids])
         jitter = look.uniform(-objects.side_jitter, objects.side_jitter, 2)
@@ -204,8 +204,8 @@ def _entries(recipe: Recipe, rows: _Rows) -> Int:
     if len(weights) == 1:
         return np.zeros(len(rows.clip), np.int64)
     if recipe.objects.shared_motion:
-        return Draws(rows.seed, rows.indices, "motion").pick(weights)[rows.clip]
-    return rows.draws("motion").pick(weights)
+        return RandomStreams(rows.seed, rows.indices, "motion").choice(weights)[rows.clip]
+    return rows.draws("motion").choice(weights)
 
 
 def _moved(recipe: Recipe, rows: _Rows, bank: ObjectBank, object_id: Int, box_start: Float) -> Actors:
@@ -219,7 +219,7 @@ def _moved(recipe: Recipe, rows: _Rows, bank: ObjectBank, object_id: Int, box_st
     )  # fmt: skip
     entry = _entries(recipe, rows)
     if recipe.key_times.shared:
-        draws = Draws(rows.seed, rows.indices, "key times")
+        draws = RandomStreams(rows.seed, rows.indices, "key times")
         times, num_keys = draw_key_times(frames, recipe.key_times, rng=draws)
         times, num_keys = times[rows.clip], num_keys[rows.clip]
     else:
@@ -248,7 +248,8 @@ def _move(recipe: Recipe, parameters: Any, rows: _Rows, actors: Actors, chosen: 
         wanted, kind = getattr(parameters, name), OBJECT_CURVES[name]
         if wanted is None:
             return None
-        drawn = draw_curve(kind, wanted, keys, frames, rng=rows.draws(name, chosen), dims=dims)
+        purpose = "log_scale" if name == "growth" else name
+        drawn = draw_curve(kind, wanted, keys, frames, rng=rows.draws(purpose, chosen), dims=dims)
         _note(actors, chosen, drawn.factors, name)
         return drawn
 
@@ -304,8 +305,8 @@ def _note(actors: Actors, rows: Int, factors: dict[str, Float], prefix: str = ""
 
 def _relate(recipe: Recipe, rows: _Rows, actors: Actors, counts: Int) -> None:
     """Give the followers of every clip's group their relation's path."""
-    draws = Draws(rows.seed, rows.indices, "relation")
-    entry = draws.pick([relation.weight for relation in recipe.relations])
+    draws = RandomStreams(rows.seed, rows.indices, "relation")
+    entry = draws.choice([relation.weight for relation in recipe.relations])
     first = np.searchsorted(rows.clip, np.arange(len(counts)))
     frame_wh = np.array(recipe.size[::-1], np.float64)
     box = actors.box_wh.mean(axis=1)

@@ -20,7 +20,7 @@ from smile_synth.actors import Actors, Factor, join, take
 from smile_synth.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import OcclusionTarget, Recipe
-from smile_synth.rng import Generators
+from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -57,15 +57,13 @@ def reach_targets(
     Returns:
         The objects, reordered so that each clip's stand from back to front, and their new order.
     """
-    generators = Generators(seed)
     counts = np.bincount(actors.clip, minlength=len(indices))
     parts = []
     ordered = take(actors, order)
     whole = _Stage.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
     for clip, (index, stage) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
-        rng = generators(index, "occlusion")
-        weights = np.array([target.weight for target in recipe.occlusion])
-        target = recipe.occlusion[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        rng = RandomStream(seed, index, "occlusion")
+        target = recipe.occlusion[rng.choice([target.weight for target in recipe.occlusion])]
         search = _run if target.overlap is None else _overlap
         reached, stage = search(target, stage, rng) if len(stage.actors) else (_Reached(0), stage)
         factors[clip].update(reached.factors())
@@ -450,7 +448,7 @@ def _step(stage: _Stage, row: int) -> int:
     return int(np.clip(stage.actors.box_wh[row].min() / 6, 1, 16))
 
 
-def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tuple[_Reached, _Stage]:
+def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Reached, _Stage]:
     """Look for a clip in which one object disappears for a time and comes back."""
     assert target.visibility is not None and target.frames is not None
     labelled = np.flatnonzero(stage.actors.labelled)
@@ -458,7 +456,8 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tu
         return _Reached(0), stage
     inside = _inside(stage, labelled).mean(axis=1)
     # An object that is in the frame most of the time can be seen to go and to come back.
-    chances = rng.permutation(labelled[inside >= min(0.75, inside.max())]).tolist()
+    candidates = labelled[inside >= min(0.75, inside.max())]
+    chances = candidates[rng.permutation(len(candidates))].tolist()
     tries = 0
     for by, proposed, at, coarse in chain.from_iterable(_proposals(target, stage, k, rng) for k in chances):
         tries += 1
@@ -496,7 +495,7 @@ def _inside(stage: _Stage, rows: Int) -> NDArray[np.bool_]:
 
 
 def _proposals(
-    target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
+    target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
 ) -> Iterator[tuple[str, _Stage, int, Float]]:
     """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
     count, step, hidden = len(stage.actors), _step(stage, row), target.visibility == 0
@@ -539,15 +538,15 @@ def _estimate(target: OcclusionTarget, free: Float) -> bool:
 
 
 def _crossings(
-    target: OcclusionTarget, stage: _Stage, row: int, rng: np.random.Generator
+    target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
 ) -> Iterator[tuple[int, Float]]:
     """Yield (object in front, shift of its path) that cover the chosen object for about the wanted time."""
     actors, frames = stage.actors, stage.actors.center_xy.shape[1]
     if row + 1 == len(actors):
         return
-    other = rng.integers(row + 1, len(actors), _PROPOSALS)
-    at = rng.integers(0, frames, _PROPOSALS)
-    aside = rng.uniform(-0.4, 0.4, (_PROPOSALS, 2)) * actors.box_wh[row, at]
+    other = row + 1 + rng.integers(len(actors) - row - 1, _PROPOSALS)
+    at = rng.integers(frames, _PROPOSALS)
+    aside = rng.uniforms(-0.4, 0.4, _PROPOSALS, 2) * actors.box_wh[row, at]
     offset = actors.center_xy[row, at] + aside - actors.center_xy[other, at]
     free = _box_cover(stage, row, other, offset[:, None])
     assert target.visibility is not None and target.frames is not None
@@ -576,15 +575,15 @@ def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def
     return fill
 
 
-def _solid(stage: _Stage, rng: np.random.Generator) -> int:
+def _solid(stage: _Stage, rng: RandomStream) -> int:
     """Draw the most solid of a few objects: the one whose texture is covered best."""
     bank = stage.bank
-    ids = rng.integers(len(bank), size=6)
+    ids = rng.integers(len(bank), 6)
     return int(ids[int(np.argmax(_fill(bank.texels, bank.texel_offsets, bank.heights, bank.widths, ids)))])
 
 
 def _occluders(
-    target: OcclusionTarget, stage: _Stage, row: int, plain: Float, rng: np.random.Generator
+    target: OcclusionTarget, stage: _Stage, row: int, plain: Float, rng: RandomStream
 ) -> Iterator[tuple[_Stage, Float]]:
     """Yield clips with one more object that runs across the chosen one, faster or slower by what came of it.
 
@@ -596,16 +595,16 @@ def _occluders(
     clear = np.isfinite(plain) & ~_hidden(plain, min(target.visibility + 0.1, 1.0))
     t = np.arange(frames)
     while True:
-        length = int(rng.integers(target.frames[0], target.frames[1] + 1))
+        length = target.frames[0] + rng.integer(target.frames[1] + 1 - target.frames[0])
         starts = [s for s in range(1, frames - length) if clear[s - 1] and clear[s + length]]
         full = [s for s in starts if np.isfinite(plain[s : s + length]).all()]
         if not full:
             return
-        start = int(full[rng.integers(len(full))])
+        start = full[rng.integer(len(full))]
         middle = start + (length - 1) / 2
         # A rotated box reaches as far as its diagonal.
         half = np.hypot(*actors.box_wh[row, start : start + length].max(axis=0)) / 2
-        angle = rng.uniform(0, 2 * np.pi)
+        angle = rng.uniform(0.0, 2 * np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
         object_id, size = _solid(stage, rng), rng.uniform(1.2, 1.6)
         low, high = 0.0, np.inf
@@ -633,7 +632,7 @@ def _occluders(
             speed = speed * 1.5 if high == np.inf else (low + high) / 2 if low else speed / 1.5
 
 
-def _overlap(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -> tuple[_Reached, _Stage]:
+def _overlap(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Reached, _Stage]:
     """Look for a clip in which a share of all labelled extents is covered."""
     assert target.overlap is not None
     low, high = target.overlap
@@ -654,7 +653,7 @@ def _overlap(target: OcclusionTarget, stage: _Stage, rng: np.random.Generator) -
     share_of_tries = max((target.tries - 1) // len(target.by), 1)
     for by in target.by:
         largest = int(np.argmax(np.where(actors.labelled, actors.box_wh.prod(axis=2).mean(axis=1), -1)))
-        aside, object_id = rng.uniform(-0.2, 0.2, 2), _solid(stage, rng)
+        aside, object_id = rng.uniforms(-0.2, 0.2, 2), _solid(stage, rng)
         least, most = (-2.0, 1.0) if by == "path" else (0.0, 1.5)
         for _ in range(share_of_tries):
             if tries >= target.tries:

@@ -35,12 +35,12 @@ from smile_synth.recipe import (
     SolidBackground,
     VideoBackground,
 )
-from smile_synth.rng import Draws, Generators
+from smile_synth.rng import RandomStream, RandomStreams
 from smile_synth.texture import Texture
 
 Float = NDArray[np.float64]
 # Gives the random stream of a purpose, for one clip.
-Stream = Callable[[str], np.random.Generator]
+Stream = Callable[[str], RandomStream]
 # Scenes without looks have the first magic line, so that they are the same bytes as ever.
 _MAGIC, _MAGIC_WITH_LOOKS = b"SMILESCENE1\n", b"SMILESCENE2\n"
 _DECODED_TOGETHER = 16  # frames of a video, to bound the memory of long clips
@@ -399,7 +399,7 @@ def sample_scenes(
     """
     if not recipe.mixture:
         return _scenes(recipe, recipe, bank, backgrounds, seed, np.asarray(indices, np.int64))
-    u = Draws(seed, indices, "mixture").random()
+    u = RandomStreams(seed, indices, "mixture").random()
     weights = np.array([[entry.weight_at(index) for entry in recipe.mixture] for index in indices])
     total = weights.sum(axis=1)
     if not (total > 0).all():
@@ -428,7 +428,7 @@ def _scenes(
     indices: NDArray[np.int64],
 ) -> list[Scene]:
     """Draw clips of one recipe, which may stand in the mixture of the whole one."""
-    frames, generators = recipe.num_frames, Generators(seed)
+    frames = recipe.num_frames
     actors = cast(recipe, bank, seed, indices)
     order = _depth_orders(recipe, actors, seed, indices)
     camera, factors = _cameras(recipe, seed, indices)
@@ -466,7 +466,7 @@ def _scenes(
     layers: list[Layer] = []
     places = order.tolist()
     for clip, index in enumerate(indices.tolist()):
-        background, pose, brightness = _background(recipe, backgrounds, partial(generators, index))
+        background, pose, brightness = _background(recipe, backgrounds, partial(RandomStream, seed, index))
         slot = len(layers)
         poses[slot], gain[slot] = pose, brightness
         layers.append(background)
@@ -524,7 +524,7 @@ def _drawn_looks(
         """Draw one value of every clip and note it; 0 where the recipe wants none."""
         if bounds is None:
             return [0.0] * count
-        values: list[float] = Draws(seed, indices, purpose).uniform(*bounds).tolist()
+        values: list[float] = RandomStreams(seed, indices, purpose).uniform(*bounds).tolist()
         for found, value in zip(factors, values, strict=True):
             found[f"looks.{name}"] = value
         return values
@@ -534,12 +534,12 @@ def _drawn_looks(
     edges = drawn("soft_edges_px", parameters.soft_edges, "soft edges")
     keys = [(0, 0)] * count
     if parameters.grain is not None:
-        words = Draws(seed, indices, "grain key").random(2) * 2.0**32
+        words = RandomStreams(seed, indices, "grain key").random(2) * 2.0**32
         keys = [(int(a), int(b)) for a, b in words.tolist()]
     crf: list[int | None] = [None] * count
     if parameters.compression is not None:
         low, high = parameters.compression
-        crf = [low + int(k) for k in Draws(seed, indices, "compression").below(high + 1 - low)]
+        crf = [low + int(k) for k in RandomStreams(seed, indices, "compression").integers(high + 1 - low)]
         for found, value in zip(factors, crf, strict=True):
             found["looks.compression_crf"] = float(value or 0)
     looks = [
@@ -583,7 +583,7 @@ def _depth_orders(recipe: Recipe, actors: Actors, seed: int, indices: NDArray[np
         area = actors.box_wh.prod(axis=2).mean(axis=1)
         return np.lexsort((-area, actors.clip)).astype(np.int64)
     counts = np.bincount(actors.clip, minlength=len(indices))
-    drawn = Draws(seed, indices, "depth order").permutations(counts)
+    drawn = RandomStreams(seed, indices, "depth order").permutations(counts)
     starts = np.cumsum(counts) - counts
     orders = [start + order for start, order in zip(starts, drawn, strict=True)]
     return np.concatenate(orders) if orders else np.zeros(0, np.int64)
@@ -608,15 +608,17 @@ def _cameras(
     middle = np.array([width / 2, height / 2])
     pose = np.broadcast_to(np.eye(3), (len(indices), frames, 3, 3)).copy()
     gain = np.ones((len(indices), frames, 3))
-    times, num_keys = draw_key_times(frames, recipe.key_times, rng=Draws(seed, indices, "camera key times"))
-    entry = Draws(seed, indices, "camera").pick([option.weight for option in recipe.camera])
+    times, num_keys = draw_key_times(
+        frames, recipe.key_times, rng=RandomStreams(seed, indices, "camera key times")
+    )
+    entry = RandomStreams(seed, indices, "camera").choice([option.weight for option in recipe.camera])
     for number, parameters in enumerate(recipe.camera):
         for keys in np.unique(num_keys):
             rows = np.flatnonzero((entry == number) & (num_keys == keys))
             if not len(rows):
                 continue
 
-            streams = partial(Draws, seed, indices[rows])
+            streams = partial(RandomStreams, seed, indices[rows])
             curves = draw_camera_curves(parameters, times[rows, :keys], frames, streams=streams)
             drawn = {name: curve.values for name, curve in curves.items()}
             zero = np.zeros((len(rows), frames, 2))
@@ -652,11 +654,8 @@ def _cameras(
 _Weighted = TypeVar("_Weighted", bound=Any)
 
 
-def _pick(entries: Sequence[_Weighted], rng: np.random.Generator) -> _Weighted:
-    if len(entries) == 1:
-        return entries[0]
-    weights = np.array([entry.weight for entry in entries])
-    return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+def _pick(entries: Sequence[_Weighted], rng: RandomStream) -> _Weighted:
+    return entries[0] if len(entries) == 1 else entries[rng.choice([entry.weight for entry in entries])]
 
 
 def _uses_pictures(recipe: Recipe) -> bool:
@@ -672,16 +671,15 @@ def _background(
     """Draw the background: its layer, its poses ``[T, 3, 3]`` and its brightness."""
     parameters: AnyBackground = _pick(recipe.backgrounds, stream("choice of background"))
     rng = stream("background")
-    brightness = float(rng.uniform(*parameters.brightness))
+    brightness = rng.uniform(*parameters.brightness)
     camera, factors = _background_motion(recipe, parameters, stream)
     if isinstance(parameters, SolidBackground):
-        red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+        red, green, blue = rng.integers(256, 3).tolist()
         color = (red, green, blue) if parameters.color is None else parameters.color
         return Layer(Solid(color), border="repeat"), camera, brightness
     if isinstance(parameters, ImageBackground | VideoBackground):
         return *_from_folder(recipe, parameters, backgrounds, camera, factors, rng), brightness
-    words = rng.integers(0, 2**32, 2)
-    key = int(words[0]), int(words[1])
+    key = rng.integer(2**32), rng.integer(2**32)
     if isinstance(parameters, NoiseBackground):
         return Layer(Noise(key, parameters.redrawn), border="repeat", factors=factors), camera, brightness
     side = max(recipe.size)
@@ -690,7 +688,7 @@ def _background(
         pose = _crop(recipe, (side, side), 1.0, camera, rng)
         return Layer(gradient, border="reflect", factors=factors), camera @ pose, brightness
     side = -(-side // 16) * 16  # so that the first mip levels repeat without a seam, too
-    exponent = float(rng.uniform(*parameters.exponent)) if isinstance(parameters, OneOverFBackground) else 0.0
+    exponent = rng.uniform(*parameters.exponent) if isinstance(parameters, OneOverFBackground) else 0.0
     endless = Drawn(parameters.kind, key, exponent, side, side)
     return Layer(endless, border="repeat", factors=factors), camera, brightness
 
@@ -701,7 +699,7 @@ def _from_folder(
     backgrounds: BackgroundFolder | None,
     camera: Float,
     factors: dict[str, Factor],
-    rng: np.random.Generator,
+    rng: RandomStream,
 ) -> tuple[Layer, Float]:
     """Draw a crop of a picture or of a video's frames: its layer and its poses ``[T, 3, 3]``."""
     what = "pictures" if isinstance(parameters, ImageBackground) else "videos"
@@ -714,7 +712,7 @@ def _from_folder(
         raise UserError(
             f"the recipe has '{parameters.kind}' backgrounds: '{backgrounds.path}' holds no {what} to read"
         )
-    number = int(rng.integers(count))
+    number = rng.integer(count)
     zoom = rng.uniform(*parameters.zoom)
     if isinstance(parameters, ImageBackground):
         size_hw = backgrounds.sizes_hw[number]
@@ -722,18 +720,19 @@ def _from_folder(
         return Layer(Picture("backgrounds", number, *size_hw), "reflect", factors=factors), camera @ pose
     video = backgrounds.videos[number]
     pose = _crop(recipe, (video.height, video.width), zoom, camera, rng)
-    stride = int(rng.integers(parameters.stride[0], parameters.stride[1] + 1))
+    low, high = parameters.stride
+    stride = low + rng.integer(high + 1 - low)
     numbers = _frame_numbers(video.num_frames, recipe.num_frames, stride, rng)
     return Layer(Video(number, numbers, video.height, video.width), "reflect"), camera @ pose
 
 
-def _frame_numbers(available: int, num_frames: int, stride: int, rng: np.random.Generator) -> tuple[int, ...]:
+def _frame_numbers(available: int, num_frames: int, stride: int, rng: RandomStream) -> tuple[int, ...]:
     """Draw where a video starts and return the frames that the clip shows.
 
     A video too short for the clip starts anywhere and is played to and fro: ... 2 1 0 1 2 ...
     """
     span = (num_frames - 1) * stride + 1
-    start = int(rng.integers(max(available - span + 1, 0) or available))
+    start = rng.integer(max(available - span + 1, 0) or available)
     period = max(2 * (available - 1), 1)
     places = [(start + t * stride) % period for t in range(num_frames)]
     return tuple(min(place, period - place) if available > 1 else 0 for place in places)
@@ -750,8 +749,8 @@ def _background_motion(
     if ranges == [None] * len(ranges):
         return poses, {}
     rng = stream("background motion")
-    speed, zoom, roll = (float(rng.uniform(*(values or (0.0, 0.0)))) for values in ranges)
-    direction = float(rng.uniform(0, 360))
+    speed, zoom, roll = (rng.uniform(*(values or (0.0, 0.0))) for values in ranges)
+    direction = rng.uniform(0.0, 360.0)
     toward = np.deg2rad(direction)
     middle = np.array([recipe.size[1], recipe.size[0]]) / 2
     step = geometry.compose(
@@ -771,7 +770,7 @@ def _background_motion(
 
 
 def _crop(
-    recipe: Recipe, picture_hw: tuple[int, int], zoom: float, camera: Float, rng: np.random.Generator
+    recipe: Recipe, picture_hw: tuple[int, int], zoom: float, camera: Float, rng: RandomStream
 ) -> Float:
     """Draw where frame 0 lies in a picture; returns its pose ``[3, 3]``.
 
@@ -786,5 +785,5 @@ def _crop(
     fitting = float(((high - low) / [w, h]).max())
     scale = min(max(scale, fitting), 2 * scale)
     slack = np.array([w, h]) * scale - (high - low)
-    share = np.where(slack > -1e-6, rng.random(2), 0.5)
+    share = np.where(slack > -1e-6, rng.randoms(2), 0.5)
     return geometry.translation(low - share * slack) @ geometry.scaling([scale, scale])

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scenes, stream
 from smile_synth.corpus import Corpus
 from smile_synth.errors import UserError
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 from smile_synth.scene import Picture, Scene
 from smile_synth.stream import StepBatches
 from smile_synth.stream import token_coverage as token_coverage
@@ -189,7 +189,7 @@ class CorpusSource:
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return generator(seed, epoch, "corpus order").permutation(count)
+    return RandomStream(seed, epoch, "corpus order").permutation(count)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class StageData:
         ends = np.array([entry.weight for entry in self.options.sources])
         weights = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * progress
         edges = np.cumsum(weights) / weights.sum()
-        draw = generator(seed, index, "source").random()
+        draw = RandomStream(seed, index, "source").random()
         return self.sources[min(int(np.searchsorted(edges, draw, side="right")), len(edges) - 1)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -139,22 +138,24 @@ def _purpose(name: str, sample: int) -> str:
 
 
 def uniform_draws(seed: int, indices: Tensor, count: int, purpose: str) -> Tensor:
-    """Draw for a whole batch, on its device, what ``smile_synth.rng.generator`` draws clip by clip.
+    """Draw for a whole batch, on its device, float32 numbers from the streams of `smile_synth.rng`.
 
     Args:
         seed: 0 .. 2^63 - 1.
         indices: int64 ``[B]`` clip indices, not negative.
         count: draws per clip.
-        purpose: as of ``rng.generator``.
+        purpose: as of `smile_synth.rng.RandomStreams`.
 
     Returns:
-        ``[B, count]``, float32 in [0, 1): for every clip, to the bit,
-        ``generator(seed, index, purpose).random(count, np.float32)``.
+        ``[B, count]``, float32 in [0, 1): the upper 24 bits of the lower, then of the upper half of every
+        64-bit word of the stream.
 
     Raises:
         ValueError: seed outside its range.
     """
-    block = _counter_block(seed, purpose)
+    if not 0 <= seed <= rng.MAX_SEED:
+        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
+    block = rng.counter_block(purpose)
     words = -(-count // 8)  # a counter gives four words of 64 bits, each two floats
     place = torch.arange(1, words + 1, device=indices.device).expand(len(indices), words)
     zero = torch.zeros_like(place)
@@ -169,12 +170,6 @@ def uniform_draws(seed: int, indices: Tensor, count: int, purpose: str) -> Tenso
     whole = torch.stack([c0, c1, c2, c3], dim=-1)
     halves = torch.stack([whole & _LOW, (whole >> 32) & _LOW], dim=-1).flatten(1)[:, :count]
     return (halves >> 8).float() * 2**-24
-
-
-@lru_cache(maxsize=64)
-def _counter_block(seed: int, purpose: str) -> int:
-    counter: NDArray[np.uint64] = rng.generator(seed, 0, purpose).bit_generator.state["state"]["counter"]
-    return int(counter[3])
 
 
 def _signed(value: int) -> int:

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from smile_synth.annotations._annotation import Annotation
 from smile_synth.annotations._kernels import count_candidates, find_candidates
+from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 QUERY_KINDS = ("grid", "objects", "edges")
 
 
-def query_points(annotation: Annotation, kind: str, *, count: int, rng: np.random.Generator) -> Float:
+def query_points(annotation: Annotation, kind: str, *, count: int, rng: RandomStream) -> Float:
     """Choose query points ``[P, 3]`` = (frame, x, y) for `Annotation.tracks`.
 
     ``grid``: about ``count`` points of frame 0 in even rows and columns, each in the middle of its cell;
@@ -39,9 +40,9 @@ def query_points(annotation: Annotation, kind: str, *, count: int, rng: np.rando
     total = int(in_row.sum())
     found = np.empty((count if total else 0, 3))
     if total:
-        find_candidates(owners, edges, in_row, rng.integers(0, total, count), found)
-        found[:, 1] += rng.random(count)
-        found[:, 2] += rng.random(count)
+        find_candidates(owners, edges, in_row, rng.integers(total, count), found)
+        found[:, 1] += rng.randoms(count)
+        found[:, 2] += rng.randoms(count)
     return found
 
 

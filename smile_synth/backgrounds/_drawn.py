@@ -12,25 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 from smile_synth.texture import Texture
 
 UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
 
-def _spectrum(size: int, exponent: float, *, rng: np.random.Generator) -> Float:
+def _spectrum(size: int, exponent: float, *, rng: RandomStream) -> Float:
     """Draw a periodic picture ``[S, S]`` in 0..1 whose amplitude falls as 1 / frequency^exponent."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1.0
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**exponent
+    spectrum = np.fft.rfft2(rng.normals(size, size)) / frequency**exponent
     spectrum[0, 0] = 0.0
     picture: Float = np.fft.irfft2(spectrum, s=(size, size))
     picture = (picture - picture.min()) / (picture.max() - picture.min())
     return picture
 
 
-def one_over_f(size: int, *, rng: np.random.Generator, exponent: float | None = None) -> UInt8:
+def one_over_f(size: int, *, rng: RandomStream, exponent: float | None = None) -> UInt8:
     """Draw coloured 1/f noise ``[S, S, 3]``, periodic; amplitudes fall as 1 / frequency^exponent.
 
     An exponent left out is drawn from 1.0 to 1.8, around natural pictures' 1.2-1.4.
@@ -40,30 +40,29 @@ def one_over_f(size: int, *, rng: np.random.Generator, exponent: float | None = 
     common = _spectrum(size, exponent, rng=rng)
     channels = np.stack([_spectrum(size, exponent, rng=rng) for _ in range(3)], axis=-1)
     mixed = 0.6 * common[..., None] + 0.4 * channels
-    low, high = np.sort(rng.uniform(0, 255, (2, 3)), axis=0)
+    low, high = np.sort(rng.uniforms(0, 255, 2, 3), axis=0)
     return np.asarray((low + mixed * (high - low)).round(), np.uint8)
 
 
-def gradient(size: int, *, rng: np.random.Generator) -> UInt8:
+def gradient(size: int, *, rng: RandomStream) -> UInt8:
     """Draw a smooth blend ``[S, S, 3]`` of four corner colours."""
-    corner_colors = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
+    corner_colors = rng.uniforms(0, 255, 2, 2, 3).astype(np.float32)
     picture = cv2.resize(corner_colors, (size, size), interpolation=cv2.INTER_LINEAR)
     return np.asarray(picture).round().astype(np.uint8)
 
 
-def dead_leaves(size: int, *, rng: np.random.Generator, periodic: bool = False) -> UInt8:
+def dead_leaves(size: int, *, rng: RandomStream, periodic: bool = False) -> UInt8:
     """Draw overlapping discs ``[S, S, 3]``, radii by the r^-3 law of natural occlusion (Lee et al., 2001).
 
     With ``periodic`` a disc that leaves at one side comes in at the other.
     """
     shifts = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if periodic else [(0, 0)]
-    picture = np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+    picture = np.full((size, size, 3), rng.integers(256, 3), np.uint8)
     smallest, largest = size / 40, size / 5
-    for _ in range(500):
-        # Inverse of the cumulative r^-3 law between the two radii.
-        radius = (smallest**-2 - rng.random() * (smallest**-2 - largest**-2)) ** -0.5
-        x, y = (int(v) for v in rng.integers(0, size, 2))
-        color = tuple(int(v) for v in rng.integers(0, 256, 3))
+    # Inverse of the cumulative r^-3 law between the two radii.
+    radii = (smallest**-2 - rng.randoms(500) * (smallest**-2 - largest**-2)) ** -0.5
+    centers, colors = rng.integers(size, 500, 2), rng.integers(256, 500, 3)
+    for radius, (x, y), color in zip(radii.tolist(), centers.tolist(), colors.tolist(), strict=True):
         for dx, dy in shifts:
             cv2.circle(picture, (x + dx, y + dy), round(radius), color, -1, cv2.LINE_AA)
     return picture
@@ -81,7 +80,7 @@ def write_pictures(folder: Path, *, count: int, seed: int, size: int = 160) -> N
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         kind = list(KINDS)[index % len(KINDS)]
-        picture = KINDS[kind](size, rng=generator(seed, index, f"background {kind}"))
+        picture = KINDS[kind](size, rng=RandomStream(seed, index, f"background {kind}"))
         Image.fromarray(picture).save(folder / f"{index:03d}-{kind}.png")
 
 
@@ -96,4 +95,6 @@ def drawn_texture(kind: str, key: tuple[int, int], size: int, exponent: float) -
         exponent: of 1/f noise; the other kinds have none.
     """
     own: dict[str, dict[str, Any]] = {"one-over-f": {"exponent": exponent}, "dead-leaves": {"periodic": True}}
-    return Texture.opaque(KINDS[kind](size, rng=generator(*key, f"background {kind}"), **own.get(kind, {})))
+    return Texture.opaque(
+        KINDS[kind](size, rng=RandomStream(*key, f"background {kind}"), **own.get(kind, {}))
+    )

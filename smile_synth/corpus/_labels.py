@@ -13,7 +13,7 @@ from smile_synth.annotations import Annotation, query_points
 from smile_synth.corpus._decimals import decimals
 from smile_synth.corpus._media import npz_bytes
 from smile_synth.errors import UserError, nearest
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 from smile_synth.scene import Layer
 
 # Query points of the stored tracks, of each kind.
@@ -31,7 +31,7 @@ def _tracks(annotation: Annotation) -> bytes:
 def track_arrays(annotation: Annotation) -> dict[str, np.ndarray[Any, Any]]:
     """Return the arrays of the stored tracks, see docs/labels.md."""
     scene = annotation.scene
-    rng = generator(scene.seed, scene.index, "query points")
+    rng = RandomStream(scene.seed, scene.index, "query points")
     queries = np.concatenate(
         [query_points(annotation, kind, count=POINTS, rng=rng) for kind in ("grid", "objects", "edges")]
     )

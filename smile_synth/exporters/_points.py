@@ -15,7 +15,7 @@ from smile_synth.annotations import query_points
 from smile_synth.clip import Tracks
 from smile_synth.corpus import npz_bytes
 from smile_synth.exporters._base import ExportedClip, Exporter, ExportSource, Values, write
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 
 _PER_FILE = 100
 
@@ -27,7 +27,7 @@ def _tracks(clip: ExportedClip) -> tuple[NDArray[np.float64], Tracks]:
     """
     annotation, points = clip.annotation, clip.source.points
     scene = annotation.scene
-    rng = generator(scene.seed, scene.index, "exported points")
+    rng = RandomStream(scene.seed, scene.index, "exported points")
     queries = np.concatenate(
         [query_points(annotation, kind, count=max(1, points // 2), rng=rng) for kind in ("objects", "grid")]
     )

@@ -17,7 +17,7 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class ConstantAcceleration(FamilyParameters):
@@ -33,7 +33,7 @@ class ConstantAcceleration(FamilyParameters):
     acceleration: NonNegative
 
 
-def constant_acceleration(*, rng: Draws, parameters: ConstantAcceleration, request: Request) -> Path:
+def constant_acceleration(*, rng: RandomStreams, parameters: ConstantAcceleration, request: Request) -> Path:
     """Draw speed, direction and an acceleration that stays as it is."""
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
     acceleration = rng.uniform(-parameters.acceleration, parameters.acceleration, request.dims)
@@ -63,7 +63,7 @@ class JerkLimited(FamilyParameters):
     jerk: NonNegative
 
 
-def jerk_limited(*, rng: Draws, parameters: JerkLimited, request: Request) -> Path:
+def jerk_limited(*, rng: RandomStreams, parameters: JerkLimited, request: Request) -> Path:
     """Draw an acceleration that wanders within its limit, and integrate it twice."""
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
     velocity = speed[:, None] * units(direction, request.dims, rng=rng)
@@ -96,7 +96,7 @@ class Ballistic(FamilyParameters):
     gravity: PositiveRange
 
 
-def ballistic(*, rng: Draws, parameters: Ballistic, request: Request) -> Path:
+def ballistic(*, rng: RandomStreams, parameters: Ballistic, request: Request) -> Path:
     """Draw a throw; it falls on a parabola."""
     speed, elevation = rng.uniform(*parameters.speed), rng.uniform(*parameters.elevation)
     gravity, side = rng.uniform(*parameters.gravity), rng.sign()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 from smile_synth.strict_yaml import StrictModel
 
 Float = NDArray[np.float64]
@@ -89,7 +89,7 @@ class Request:
         """Frame numbers ``[T]`` float64."""
         return np.arange(self.num_frames, dtype=np.float64)
 
-    def place(self, travel: Float, *, rng: Draws) -> Float:
+    def place(self, travel: Float, *, rng: RandomStreams) -> Float:
         """Draw where a travel ``[R, T, D]``, relative to its start, starts; returns the values.
 
         Without a start of its own, a travel starts where all of it stays within the bounds. On a
@@ -125,7 +125,7 @@ class Path:
     log_scale: Float | None = None
 
 
-def units(degrees: Float, dims: int, *, rng: Draws) -> Float:
+def units(degrees: Float, dims: int, *, rng: RandomStreams) -> Float:
     """Return unit vectors ``[R, D]``: along ``degrees`` in the plane, to either side in one dimension.
 
     In three dimensions and more the direction is drawn uniformly instead.

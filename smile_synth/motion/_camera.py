@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel
 from smile_synth.motion._entries import CAMERA_CURVES, AnyCurve, check_curves, draw_curve
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class Recursion(RangesModel):
@@ -79,7 +79,7 @@ def draw_camera_curves(
 
 
 def draw_recursion(
-    parameters: Recursion, num_frames: int, frame_wh: Float, *, rng: Draws
+    parameters: Recursion, num_frames: int, frame_wh: Float, *, rng: RandomStreams
 ) -> tuple[Float, dict[str, Float]]:
     """Draw a transform about the middle of the frame; returns its powers ``[R, T, 3, 3]`` and factors."""
     rows = len(rng)

@@ -16,7 +16,7 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class ConstantVelocity(FamilyParameters):
@@ -32,7 +32,7 @@ class ConstantVelocity(FamilyParameters):
     direction: Range = (0.0, 360.0)
 
 
-def constant_velocity(*, rng: Draws, parameters: ConstantVelocity, request: Request) -> Path:
+def constant_velocity(*, rng: RandomStreams, parameters: ConstantVelocity, request: Request) -> Path:
     """Draw speed, direction and a start that keeps the box inside the frame where that is possible."""
     speed = rng.uniform(*parameters.speed)
     direction = rng.uniform(*parameters.direction)
@@ -61,10 +61,10 @@ class AxisVelocity(FamilyParameters):
         return self
 
 
-def axis_velocity(*, rng: Draws, parameters: AxisVelocity, request: Request) -> Path:
+def axis_velocity(*, rng: RandomStreams, parameters: AxisVelocity, request: Request) -> Path:
     """Draw a constant speed for every axis; from a list of whole ones it is MoSI's (arXiv 2104.00240)."""
     if parameters.speeds is not None:
-        step = np.array(parameters.speeds)[rng.pick(np.ones(len(parameters.speeds)), request.dims)]
+        step = np.array(parameters.speeds)[rng.choice(np.ones(len(parameters.speeds)), request.dims)]
     else:
         step = rng.uniform(*(parameters.speed or (0.0, 0.0)), request.dims)
     values = request.place(request.frames[:, None] * step[:, None], rng=rng)

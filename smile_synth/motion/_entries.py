@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel, Request
 from smile_synth.motion._families import FAMILIES
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class Curve(NamedTuple):
@@ -165,13 +165,19 @@ else:
     AnyMotion = _made("Path", MotionKeys)
 
 
-def draw_path(parameters: Any, request: Request, *, rng: Draws) -> Path:
+def draw_path(parameters: Any, request: Request, *, rng: RandomStreams) -> Path:
     """Draw values with the family that ``parameters.family`` names."""
     return FAMILIES[parameters.family].draw(rng=rng, parameters=parameters, request=request)
 
 
 def draw_curve(
-    kind: Curve, parameters: Any, key_times: Float, num_frames: int, *, rng: Draws, dims: int | None = None
+    kind: Curve,
+    parameters: Any,
+    key_times: Float,
+    num_frames: int,
+    *,
+    rng: RandomStreams,
+    dims: int | None = None,
 ) -> Path:
     """Draw a curve ``[R, T, D]`` for R rows with key times ``[R, K]``, within its bounds."""
     dims = dims or kind.dims

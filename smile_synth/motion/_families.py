@@ -58,7 +58,7 @@ class Family(NamedTuple):
 
     Attributes:
         parameters: the model of its recipe keys; its key ``family`` is ``Literal[name]``.
-        draw: ``(*, rng: Draws, parameters, request: Request) -> Path``, without any other input.
+        draw: ``(*, rng: RandomStreams, parameters, request: Request) -> Path``, without any other input.
         bounded: it needs finite bounds, so that a curve of it must have ``low`` and ``high``.
     """
 

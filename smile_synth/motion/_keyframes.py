@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from smile_synth.motion._base import FamilyParameters, Float, NonNegative, Path, Request
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 from smile_synth.strict_yaml import StrictModel
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -49,13 +49,13 @@ class KeyTimesParameters(StrictModel):
 
 
 def draw_key_times(
-    num_frames: int, parameters: KeyTimesParameters, *, rng: Draws
+    num_frames: int, parameters: KeyTimesParameters, *, rng: RandomStreams
 ) -> tuple[Float, np.ndarray]:
     """Draw key times ``[R, K]`` and how many of them count, ``[R]``; the rest repeats the last.
 
     Frame 0, the inner ones on whole frames, frame ``num_frames - 1``, each once.
     """
-    inner = rng.pick(parameters.inner_probability)
+    inner = rng.choice(parameters.inner_probability)
     most = len(parameters.inner_probability) - 1
     jitter = rng.uniform(-parameters.jitter, parameters.jitter, most)
     last = float(num_frames - 1)
@@ -75,7 +75,7 @@ def interpolate(
     key_values: Float,
     num_frames: int,
     *,
-    rng: Draws,
+    rng: RandomStreams,
     easing: dict[EasingName, float] = PUBLISHED_EASING,
 ) -> Float:
     """Interpolate values ``[R, K, D]`` at ``[R, K]`` to frames ``[R, T, D]``, drawing every easing."""
@@ -83,7 +83,7 @@ def interpolate(
     if segments == 0:
         return np.repeat(key_values[:, :1], num_frames, axis=1)
     names = list(easing)
-    drawn = rng.pick(list(easing.values()), segments)
+    drawn = rng.choice(list(easing.values()), segments)
     frames = np.arange(num_frames, dtype=np.float64)
     segment = (frames[:, None] >= key_times[:, None, :]).sum(axis=-1) - 1
     segment = np.clip(segment, 0, segments - 1)
@@ -129,7 +129,7 @@ class KeyFramed(EasedParameters):
     rate: NonNegative
 
 
-def key_framed(*, rng: Draws, parameters: KeyFramed, request: Request) -> Path:
+def key_framed(*, rng: RandomStreams, parameters: KeyFramed, request: Request) -> Path:
     """Draw a value per key, each a step from the one before, and run from key to key."""
     keys, rate = request.key_times, parameters.rate
     steps = rng.uniform(-rate, rate, keys.shape[1] - 1, request.dims) * np.diff(keys, axis=1)[..., None]
@@ -149,7 +149,7 @@ class KeyValues(EasedParameters):
     amount: NonNegative
 
 
-def key_values(*, rng: Draws, parameters: KeyValues, request: Request) -> Path:
+def key_values(*, rng: RandomStreams, parameters: KeyValues, request: Request) -> Path:
     """Draw a value per key, whatever the others are, and run from key to key."""
     keys = request.key_times
     values = rng.uniform(-parameters.amount, parameters.amount, keys.shape[1], request.dims)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.motion._base import FamilyParameters, Float, Path, PositiveRange, Range, Request
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 def around(angle: Float, dims: int) -> Float:
@@ -29,7 +29,7 @@ class Orbit(FamilyParameters):
     turn: PositiveRange
 
 
-def orbit(*, rng: Draws, parameters: Orbit, request: Request) -> Path:
+def orbit(*, rng: RandomStreams, parameters: Orbit, request: Request) -> Path:
     """Draw radius, angular speed, sense and phase of a circle inside the frame."""
     radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
     turn = turn * rng.sign()
@@ -54,7 +54,7 @@ class Spiral(FamilyParameters):
     widening: Range
 
 
-def spiral(*, rng: Draws, parameters: Spiral, request: Request) -> Path:
+def spiral(*, rng: RandomStreams, parameters: Spiral, request: Request) -> Path:
     """Draw a circle whose radius changes evenly."""
     radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
     turn = turn * rng.sign()

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.motion._base import FamilyParameters, Path, PositiveRange, Request, direction_factor, units
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class Oscillation(FamilyParameters):
@@ -23,7 +23,7 @@ class Oscillation(FamilyParameters):
     period: PositiveRange
 
 
-def oscillation(*, rng: Draws, parameters: Oscillation, request: Request) -> Path:
+def oscillation(*, rng: RandomStreams, parameters: Oscillation, request: Request) -> Path:
     """Draw axis, amplitude, period and phase of a sine about a middle inside the frame."""
     amplitude, period = rng.uniform(*parameters.amplitude), rng.uniform(*parameters.period)
     axis, phase = rng.uniform(0, 180), rng.uniform(0, 2 * np.pi)

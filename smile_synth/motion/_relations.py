@@ -11,7 +11,7 @@ from pydantic import Field
 
 from smile_synth.motion._base import Float, Path, Positive, PositiveRange, RangesModel, ShareRange
 from smile_synth.motion._orbit import around
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Independent(RelationKeys):
     relation: Literal["independent"]
 
 
-def independent(*, rng: Draws, parameters: Independent, bond: Bond) -> Path:
+def independent(*, rng: RandomStreams, parameters: Independent, bond: Bond) -> Path:
     """Return the follower's own path."""
     return Path(bond.own)
 
@@ -61,7 +61,7 @@ class CommonFate(RelationKeys):
     relation: Literal["common-fate"]
 
 
-def common_fate(*, rng: Draws, parameters: CommonFate, bond: Bond) -> Path:
+def common_fate(*, rng: RandomStreams, parameters: CommonFate, bond: Bond) -> Path:
     """Give the follower the leader's way, from a start that keeps it inside the frame if one does."""
     travel = bond.leader - bond.leader[:, :1]
     half = bond.own_wh[:, None] / 2
@@ -82,7 +82,7 @@ class Following(RelationKeys):
     lag: PositiveRange
 
 
-def following(*, rng: Draws, parameters: Following, bond: Bond) -> Path:
+def following(*, rng: RandomStreams, parameters: Following, bond: Bond) -> Path:
     """Put the follower where the leader was; before its start the leader came straight."""
     frames = bond.leader.shape[1]
     lag = rng.uniform(*parameters.lag)
@@ -107,7 +107,7 @@ class Collision(RelationKeys):
     after: Literal["bounce", "stop", "pass"] = "bounce"
 
 
-def collision(*, rng: Draws, parameters: Collision, bond: Bond) -> Path:
+def collision(*, rng: RandomStreams, parameters: Collision, bond: Bond) -> Path:
     """Run straight from the follower's start to the place where it touches the leader, and on."""
     frames = bond.leader.shape[1]
     time = np.maximum(rng.uniform(*parameters.at) * (frames - 1), 1e-9)
@@ -140,7 +140,7 @@ class Orbiting(RelationKeys):
     turn: PositiveRange
 
 
-def orbiting(*, rng: Draws, parameters: Orbiting, bond: Bond) -> Path:
+def orbiting(*, rng: RandomStreams, parameters: Orbiting, bond: Bond) -> Path:
     """Turn round the leader, wherever it goes."""
     reach = (np.hypot(*bond.leader_wh.T) + np.hypot(*bond.own_wh.T)) / 2
     radius = rng.uniform(*parameters.distance) * reach
@@ -174,7 +174,7 @@ else:
     ]
 
 
-def draw_relation(parameters: RelationKeys, bond: Bond, *, rng: Draws) -> Path:
+def draw_relation(parameters: RelationKeys, bond: Bond, *, rng: RandomStreams) -> Path:
     """Draw the followers' paths with the relation that the parameters name."""
     name: str = parameters.relation  # type: ignore[attr-defined]
     return RELATIONS[name].draw(rng=rng, parameters=parameters, bond=bond)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
 from smile_synth.motion._base import FamilyParameters, Float, NonNegativeRange, Path, Positive, Request
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class SmileGaussian(FamilyParameters):
@@ -45,7 +45,7 @@ def _smoothing(num_points: int, sigma: float) -> Float:
     return np.asarray(gaussian_filter1d(np.eye(num_points), sigma, axis=0, mode="reflect"))
 
 
-def smile_gaussian(*, rng: Draws, parameters: SmileGaussian, request: Request) -> Path:
+def smile_gaussian(*, rng: RandomStreams, parameters: SmileGaussian, request: Request) -> Path:
     """Draw the path of SMILE, section 3.1: 48 uniform points, Gaussian-filtered per axis, min-max
     normalised per axis, times one extent for all axes, at a uniform place in the whole range, evenly
     sampled."""

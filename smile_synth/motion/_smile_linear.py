@@ -8,7 +8,7 @@ import numpy as np
 
 from smile_synth.motion._base import FamilyParameters, NonNegative, Path, Request
 from smile_synth.motion._keyframes import interpolate
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class SmileLinear(FamilyParameters):
@@ -23,7 +23,7 @@ class SmileLinear(FamilyParameters):
     speed: NonNegative = 12.0
 
 
-def smile_linear(*, rng: Draws, parameters: SmileLinear, request: Request) -> Path:
+def smile_linear(*, rng: RandomStreams, parameters: SmileLinear, request: Request) -> Path:
     """Draw the key-framed path of SMILE: a uniform start, then U(-speed, speed) x frames per axis from
     key to key, clipped so that the box of that moment stays inside the frame."""
     keys = request.key_times

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.motion._base import FamilyParameters, Path, Request
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class Still(FamilyParameters):
@@ -16,6 +16,6 @@ class Still(FamilyParameters):
     family: Literal["still"]
 
 
-def still(*, rng: Draws, parameters: Still, request: Request) -> Path:
+def still(*, rng: RandomStreams, parameters: Still, request: Request) -> Path:
     """Draw one place inside the frame and stay there."""
     return Path(request.place(np.zeros((request.num_rows, request.num_frames, request.dims)), rng=rng))

@@ -20,7 +20,7 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -37,7 +37,7 @@ class Bounce(FamilyParameters):
     speed: NonNegativeRange
 
 
-def bounce(*, rng: Draws, parameters: Bounce, request: Request) -> Path:
+def bounce(*, rng: RandomStreams, parameters: Bounce, request: Request) -> Path:
     """Draw a straight line and fold it back at the walls, which are where the box meets the border."""
     low, high = request.room()
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
@@ -71,10 +71,10 @@ class StopAndGo(FamilyParameters):
     turn: NonNegative = 0.0
 
 
-def stop_and_go(*, rng: Draws, parameters: StopAndGo, request: Request) -> Path:
+def stop_and_go(*, rng: RandomStreams, parameters: StopAndGo, request: Request) -> Path:
     """Draw moves and rests in turn, with either first."""
     rows, frames = request.num_rows, request.num_frames
-    speed, direction, rests_first = rng.uniform(*parameters.speed), rng.uniform(0, 360), rng.below(2)
+    speed, direction, rests_first = rng.uniform(*parameters.speed), rng.uniform(0, 360), rng.integers(2)
     pairs = int(np.ceil(frames / (parameters.go[0] + parameters.stop[0]))) + 1
     pairs = min(pairs, frames)
     lengths = np.stack([rng.uniform(*parameters.go, pairs), rng.uniform(*parameters.stop, pairs)], axis=-1)
@@ -112,7 +112,7 @@ class ApproachRecede(FamilyParameters):
     period: PositiveRange
 
 
-def approach_recede(*, rng: Draws, parameters: ApproachRecede, request: Request) -> Path:
+def approach_recede(*, rng: RandomStreams, parameters: ApproachRecede, request: Request) -> Path:
     """Draw a distance that swings, seen by a pinhole camera: the place moves along the line to the middle
     of the frame and the size changes, both as one over the distance."""
     ratio = np.maximum(rng.uniform(*parameters.ratio), 1.0)
@@ -146,10 +146,10 @@ class PassThrough(FamilyParameters):
     share: ShareRange = (1.0, 1.0)
 
 
-def pass_through(*, rng: Draws, parameters: PassThrough, request: Request) -> Path:
+def pass_through(*, rng: RandomStreams, parameters: PassThrough, request: Request) -> Path:
     """Draw an axis and a sense; come in at one side of the frame and leave at the other."""
     share = np.maximum(rng.uniform(*parameters.share), 1e-6)
-    axis, upper = rng.below(request.dims), rng.below(2) == 1
+    axis, upper = rng.integers(request.dims), rng.integers(2) == 1
     low, high = request.room()
     u = rng.random(2, request.dims)
     ends = np.stack([low[:, 0], low[:, -1]], 1) + u * np.stack([high[:, 0] - low[:, 0]] * 2, 1)
@@ -175,10 +175,10 @@ class ReEnter(FamilyParameters):
     wander: Positive = 0.5
 
 
-def re_enter(*, rng: Draws, parameters: ReEnter, request: Request) -> Path:
+def re_enter(*, rng: RandomStreams, parameters: ReEnter, request: Request) -> Path:
     """Draw a way out through one side of the frame, a time away, and a way back in through that side."""
     away, split = rng.uniform(*parameters.away), rng.uniform(0.35, 0.65)
-    axis, upper = rng.below(request.dims), rng.below(2) == 1
+    axis, upper = rng.integers(request.dims), rng.integers(2) == 1
     low, high = request.room()
     first, last = low[:, 0], low[:, -1]
     start = first + rng.random(request.dims) * (high[:, 0] - first)

@@ -15,7 +15,7 @@ from smile_synth.motion._base import (
     PositiveRange,
     Request,
 )
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 
 class Spline(FamilyParameters):
@@ -29,7 +29,7 @@ class Spline(FamilyParameters):
     waypoints: Annotated[int, Field(ge=2)] = 4
 
 
-def spline(*, rng: Draws, parameters: Spline, request: Request) -> Path:
+def spline(*, rng: RandomStreams, parameters: Spline, request: Request) -> Path:
     """Draw waypoints and run through them on a monotone cubic spline, which never leaves their range
     (Fritsch and Butland, 1984)."""
     # Imported here: it would add a fifth to every start of the program.
@@ -55,7 +55,7 @@ class RandomWalk(FamilyParameters):
     step: NonNegative
 
 
-def random_walk(*, rng: Draws, parameters: RandomWalk, request: Request) -> Path:
+def random_walk(*, rng: RandomStreams, parameters: RandomWalk, request: Request) -> Path:
     """Draw an independent normal step for every frame."""
     steps = parameters.step * rng.normal(request.num_frames, request.dims)
     steps[:, 0] = 0
@@ -75,7 +75,7 @@ class OrnsteinUhlenbeck(FamilyParameters):
     memory: PositiveRange
 
 
-def ornstein_uhlenbeck(*, rng: Draws, parameters: OrnsteinUhlenbeck, request: Request) -> Path:
+def ornstein_uhlenbeck(*, rng: RandomStreams, parameters: OrnsteinUhlenbeck, request: Request) -> Path:
     """Draw the stationary process with its exact transition from frame to frame."""
     deviation, memory = rng.uniform(*parameters.deviation), rng.uniform(*parameters.memory)
     values = rng.normal(request.num_frames, request.dims)
@@ -98,7 +98,7 @@ class Flicker(FamilyParameters):
     amount: NonNegativeRange
 
 
-def flicker(*, rng: Draws, parameters: Flicker, request: Request) -> Path:
+def flicker(*, rng: RandomStreams, parameters: Flicker, request: Request) -> Path:
     """Draw every frame for itself."""
     amount = rng.uniform(*parameters.amount)
     travel = rng.uniform(-1, 1, request.num_frames, request.dims) * amount[:, None, None]

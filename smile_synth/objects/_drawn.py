@@ -30,7 +30,7 @@ from smile_synth.objects._outline import coverage
 from smile_synth.objects._photos import SURFACES, _load
 from smile_synth.objects._shapes import COLOURS as HUES
 from smile_synth.objects._shapes import HUE_JITTER_DEGREES, _noisy, _rounded
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 Rings = list[Float]
@@ -68,10 +68,10 @@ class Drawing:
         Raises:
             Reject: the photograph of its texture is not installed.
         """
-        rng = generator(self.seed, self.number, "drawn")
+        rng = RandomStream(self.seed, self.number, "drawn")
         class_name, alpha = _shape(rng)
         height, width = alpha.shape
-        texture = list(TEXTURES)[rng.integers(len(TEXTURES))]
+        texture = list(TEXTURES)[rng.integer(len(TEXTURES))]
         rgb, facts, licence = TEXTURES[texture](height, width, rng)
         yield CutOut(
             class_name=class_name,
@@ -103,9 +103,9 @@ def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
     return [Drawing(options.seed, number) for number in range(int(spec[1] or DEFAULT_COUNT))]
 
 
-def _shape(rng: np.random.Generator) -> tuple[str, UInt8]:
-    weights = np.array([weight for weight, _ in KINDS.values()], np.float64)
-    kind = list(KINDS)[rng.choice(len(KINDS), p=weights / weights.sum())]
+def _shape(rng: RandomStream) -> tuple[str, UInt8]:
+    weights = [weight for weight, _ in KINDS.values()]
+    kind = list(KINDS)[rng.choice(weights)]
     for _ in range(1000):
         suffix, rings = KINDS[kind][1](rng)
         alpha = _fitted(rings)
@@ -130,64 +130,64 @@ def _is_sound(alpha: UInt8) -> bool:
 
 
 # A kind returns the rest of the class name and rings as `coverage` takes them, in any unit.
-def _circle(rng: np.random.Generator) -> tuple[str, Rings]:
+def _circle(rng: RandomStream) -> tuple[str, Rings]:
     return "", [_polar(np.ones(180))]
 
 
-def _ellipse(rng: np.random.Generator) -> tuple[str, Rings]:
+def _ellipse(rng: RandomStream) -> tuple[str, Rings]:
     return "", [_turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
 
 
-def _polygon(rng: np.random.Generator) -> tuple[str, Rings]:
-    corners = int(rng.choice(CORNERS))
+def _polygon(rng: RandomStream) -> tuple[str, Rings]:
+    corners = CORNERS[rng.integer(len(CORNERS))]
     angles = 2 * np.pi * np.arange(corners) / corners
     stretch = 1.0
     if rng.random() < 0.6:  # corners stay on an ellipse: convex, however they are spread
-        angles = angles + rng.uniform(-0.38, 0.38, corners) * 2 * np.pi / corners
+        angles = angles + rng.uniforms(-0.38, 0.38, corners) * 2 * np.pi / corners
         stretch = rng.uniform(0.6, 1.0)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     ring = _turned(_turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
     return f"-{corners}", [_rounded(ring, rng.uniform(0.0, 0.2))]
 
 
-def _star(rng: np.random.Generator) -> tuple[str, Rings]:
-    points = int(rng.choice(CORNERS))
+def _star(rng: RandomStream) -> tuple[str, Rings]:
+    points = CORNERS[rng.integer(len(CORNERS))]
     radius = np.where(np.arange(2 * points) % 2, rng.uniform(0.36, 0.68), 1.0)
     angles = np.pi * np.arange(2 * points) / points
     if rng.random() < 0.5:
-        radius = radius * rng.uniform(0.78, 1.0, 2 * points)
-        angles = angles + rng.uniform(-0.2, 0.2, 2 * points) * np.pi / points
+        radius = radius * rng.uniforms(0.78, 1.0, 2 * points)
+        angles = angles + rng.uniforms(-0.2, 0.2, 2 * points) * np.pi / points
     ring = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
     return f"-{points}", [_rounded(_turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))]
 
 
-def _blob(rng: np.random.Generator) -> tuple[str, Rings]:
+def _blob(rng: RandomStream) -> tuple[str, Rings]:
     """A smooth closed curve: the log of its radius is a sum of the harmonics 2..6."""
     harmonic = np.arange(2, 7)[:, None]
-    size = rng.normal(0, 0.42, harmonic.shape) / harmonic
-    phase = rng.uniform(0, 2 * np.pi, harmonic.shape)
+    size = 0.42 * rng.normals(*harmonic.shape) / harmonic
+    phase = rng.uniforms(0, 2 * np.pi, *harmonic.shape)
     angles = 2 * np.pi * np.arange(240) / 240
     return "", [_polar(np.exp((size * np.cos(harmonic * angles + phase)).sum(axis=0)))]
 
 
-def _letter(rng: np.random.Generator) -> tuple[str, Rings]:
+def _letter(rng: RandomStream) -> tuple[str, Rings]:
     return _written(string.ascii_uppercase, rng)
 
 
-def _digit(rng: np.random.Generator) -> tuple[str, Rings]:
+def _digit(rng: RandomStream) -> tuple[str, Rings]:
     return _written(string.digits, rng)
 
 
-def _written(characters: str, rng: np.random.Generator) -> tuple[str, Rings]:
-    character = characters[rng.integers(len(characters))]
-    rings = _glyph(FONTS[rng.integers(len(FONTS))], character)
+def _written(characters: str, rng: RandomStream) -> tuple[str, Rings]:
+    character = characters[rng.integer(len(characters))]
+    rings = _glyph(FONTS[rng.integer(len(FONTS))], character)
     # Turned little: a 6 is no 9, an N no Z.
     stretch, degrees = [1, math.exp(rng.uniform(-0.2, 0.2))], rng.uniform(-18, 18)
     return f"-{character}", [_turned(ring * stretch, degrees) for ring in rings]
 
 
 # Name: weight, outline.
-KINDS: dict[str, tuple[float, Callable[[np.random.Generator], tuple[str, Rings]]]] = {
+KINDS: dict[str, tuple[float, Callable[[RandomStream], tuple[str, Rings]]]] = {
     "circle": (1, _circle),
     "ellipse": (1.5, _ellipse),
     "polygon": (4, _polygon),
@@ -233,12 +233,12 @@ def _turned(ring: Float, degrees: float) -> Float:
 Paint = tuple[Float, dict[str, str], str]
 
 
-def _solid(height: int, width: int, rng: np.random.Generator) -> Paint:
+def _solid(height: int, width: int, rng: RandomStream) -> Paint:
     name, colour = _colour(rng)
     return colour * _light(height, width, rng, least=0.15), {"color": name}, "CC0"
 
 
-def _striped(height: int, width: int, rng: np.random.Generator) -> Paint:
+def _striped(height: int, width: int, rng: RandomStream) -> Paint:
     """Straight or wavy stripes of two tones, anti-aliased over a pixel."""
     (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
     x, y = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
@@ -252,7 +252,7 @@ def _striped(height: int, width: int, rng: np.random.Generator) -> Paint:
     return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
 
 
-def _noise(height: int, width: int, rng: np.random.Generator) -> Paint:
+def _noise(height: int, width: int, rng: RandomStream) -> Paint:
     """Value noise between two tones, from cloudy to hard-edged."""
     (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
     share = _noisy(height, width, rng, LONG_SIDE)
@@ -260,14 +260,14 @@ def _noise(height: int, width: int, rng: np.random.Generator) -> Paint:
     return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
 
 
-def _photo(height: int, width: int, rng: np.random.Generator) -> Paint:
+def _photo(height: int, width: int, rng: RandomStream) -> Paint:
     """A crop of a photograph of scikit-image, mirrored or turned by quarters, as it is or tinted."""
-    file = list(SURFACES)[rng.integers(len(SURFACES))]
+    file = list(SURFACES)[rng.integer(len(SURFACES))]
     surface = SURFACES[file]
     photo = _load(file, surface.size_hw)
     side = round(min(surface.size_hw) * math.exp(rng.uniform(math.log(0.25), 0)))
-    top, left = (int(rng.integers(length - side + 1)) for length in surface.size_hw)
-    crop = np.rot90(photo[top : top + side, left : left + side], int(rng.integers(4)))
+    top, left = (rng.integer(length - side + 1) for length in surface.size_hw)
+    crop = np.rot90(photo[top : top + side, left : left + side], rng.integer(4))
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     method = cv2.INTER_AREA if side > LONG_SIDE else cv2.INTER_CUBIC
     scaled = cv2.resize(np.ascontiguousarray(crop), (LONG_SIDE, LONG_SIDE), interpolation=method)
@@ -283,7 +283,7 @@ def _photo(height: int, width: int, rng: np.random.Generator) -> Paint:
     return rgb * _light(height, width, rng), facts, surface.licence
 
 
-TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Paint]] = {
+TEXTURES: dict[str, Callable[[int, int, RandomStream], Paint]] = {
     "solid": _solid,
     "striped": _striped,
     "noise": _noise,
@@ -291,16 +291,16 @@ TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Paint]] = {
 }
 
 
-def _colour(rng: np.random.Generator, other_than: str = "") -> tuple[str, Float]:
+def _colour(rng: RandomStream, other_than: str = "") -> tuple[str, Float]:
     names = [name for name in COLOURS if name != other_than]
-    name = names[rng.integers(len(names))]
+    name = names[rng.integer(len(names))]
     hue, saturation, value = COLOURS[name]
     hue += rng.uniform(-HUE_JITTER_DEGREES, HUE_JITTER_DEGREES)
     saturation, value = saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0)
     return name, 255 * np.array(colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))
 
 
-def _second(first: tuple[str, Float], rng: np.random.Generator) -> Float:
+def _second(first: tuple[str, Float], rng: RandomStream) -> Float:
     """Return a darker or lighter tone of the first colour, or another colour."""
     name, colour = first
     if rng.random() < 0.4:
@@ -310,7 +310,7 @@ def _second(first: tuple[str, Float], rng: np.random.Generator) -> Float:
     return colour * 0.4 if darker else 0.35 * colour + 0.65 * 255
 
 
-def _light(height: int, width: int, rng: np.random.Generator, *, least: float = 0.05) -> Float:
+def _light(height: int, width: int, rng: RandomStream, *, least: float = 0.05) -> Float:
     """Return a slow change of brightness about 1 across the box, ``[H, W, 1]``."""
     angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(least, 0.35)
     x = (np.arange(width) + 0.5) / width - 0.5

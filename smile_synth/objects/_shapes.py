@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._outline import coverage
-from smile_synth.rng import generator
+from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 LONG_SIDE = 96
@@ -90,7 +90,7 @@ def outline(
 
 
 def _draw(shape: str, colour: str, texture: str, seed: int, number: int) -> UInt8:
-    rng = generator(seed, number, "shapes")
+    rng = RandomStream(seed, number, "shapes")
     aspect = math.exp(rng.uniform(-0.3, 0.3))
     height = round(LONG_SIDE * min(1.0, 1.0 / aspect))
     width = round(LONG_SIDE * min(1.0, aspect))
@@ -170,33 +170,33 @@ def _rounded(ring: Float, corner: float) -> Float:
 
 
 # A texture returns the share of the second tone in each pixel, [height, width] in 0..1.
-def _plain(height: int, width: int, rng: np.random.Generator) -> Float:
+def _plain(height: int, width: int, rng: RandomStream) -> Float:
     return np.zeros((height, width))
 
 
-def _striped(height: int, width: int, rng: np.random.Generator) -> Float:
+def _striped(height: int, width: int, rng: RandomStream) -> Float:
     u, _ = _turned_grid(height, width, rng, cycles=(4, 8))
     return _area_mean(u - np.floor(u) < 0.5)
 
 
-def _checked(height: int, width: int, rng: np.random.Generator) -> Float:
+def _checked(height: int, width: int, rng: RandomStream) -> Float:
     u, v = _turned_grid(height, width, rng, cycles=(3, 5))
     return _area_mean((np.floor(2 * u) + np.floor(2 * v)) % 2 > 0)
 
 
-def _dotted(height: int, width: int, rng: np.random.Generator) -> Float:
+def _dotted(height: int, width: int, rng: RandomStream) -> Float:
     u, v = _turned_grid(height, width, rng, cycles=(5, 8))
     du, dv = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
     return _area_mean(du * du + dv * dv < rng.uniform(0.27, 0.36) ** 2)
 
 
-def _noisy(height: int, width: int, rng: np.random.Generator, long_side: int = LONG_SIDE) -> Float:
+def _noisy(height: int, width: int, rng: RandomStream, long_side: int = LONG_SIDE) -> Float:
     """Value noise in four octaves, spread over 0..1; its cells are shares of ``long_side``."""
     total = np.zeros((height, width))
     for octave in range(4):
         cells = rng.uniform(3.5, 5.5) * 2**octave
         size = math.ceil(cells) + 2
-        values = rng.random((size, size))
+        values = rng.randoms(size, size)
         y = (np.arange(height) + 0.5) / long_side * cells
         x = (np.arange(width) + 0.5) / long_side * cells
         row, column = np.floor(y).astype(int), np.floor(x).astype(int)
@@ -208,7 +208,7 @@ def _noisy(height: int, width: int, rng: np.random.Generator, long_side: int = L
     return spread
 
 
-TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Float]] = {
+TEXTURES: dict[str, Callable[[int, int, RandomStream], Float]] = {
     "plain": _plain,
     "striped": _striped,
     "dotted": _dotted,
@@ -218,7 +218,7 @@ TEXTURES: dict[str, Callable[[int, int, np.random.Generator], Float]] = {
 
 
 def _turned_grid(
-    height: int, width: int, rng: np.random.Generator, *, cycles: tuple[float, float]
+    height: int, width: int, rng: RandomStream, *, cycles: tuple[float, float]
 ) -> tuple[Float, Float]:
     """Return supersampled coordinates (u, v), turned and shifted, in cycles of the texture."""
     angle, frequency = rng.uniform(0, math.pi), rng.uniform(*cycles) / LONG_SIDE

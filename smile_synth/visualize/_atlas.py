@@ -30,7 +30,7 @@ from smile_synth.motion import (
     draw_relation,
 )
 from smile_synth.recipe import Recipe
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -256,7 +256,9 @@ def _ghost(
 
 
 def _path(axes: Axes, name: str, keys: dict[str, Any], seed: int) -> None:
-    drawn = draw_path(_family(name, keys), _request(3), rng=Draws(seed, np.arange(3), f"atlas {name}"))
+    drawn = draw_path(
+        _family(name, keys), _request(3), rng=RandomStreams(seed, np.arange(3), f"atlas {name}")
+    )
     for row in (1, 2):
         _trail(axes, drawn.values[row], SECOND, alpha=0.22, dots=False)
     path = drawn.values[0]
@@ -269,7 +271,9 @@ def _path(axes: Axes, name: str, keys: dict[str, Any], seed: int) -> None:
 
 def _composed(axes: Axes) -> None:
     """Draw a path whose object turns, grows and changes its opacity on the way."""
-    drawn = draw_path(_family("spline", {"waypoints": 5}), _request(1), rng=Draws(11, [0], "atlas composed"))
+    drawn = draw_path(
+        _family("spline", {"waypoints": 5}), _request(1), rng=RandomStreams(11, [0], "atlas composed")
+    )
     path = drawn.values[0]
     _trail(axes, path, TIME, dots=False)
     turn = _curve_of("rotation", {"family": "constant-velocity", "speed": 4.5})[:, 0]
@@ -289,7 +293,7 @@ def _curve_of(name: str, keys: dict[str, Any], seed: int = 3) -> Float:
     }  # fmt: skip
     entry: MotionKeys = Recipe.model_validate_json(json.dumps(recipe)).motion[0]
     times = np.array([[0.0, 16.0, 32.0, FRAMES - 1.0]])
-    rng = Draws(seed, [0], f"atlas {name}")
+    rng = RandomStreams(seed, [0], f"atlas {name}")
     return np.asarray(draw_curve(OBJECT_CURVES[name], getattr(entry, name), times, FRAMES, rng=rng).values[0])
 
 
@@ -344,22 +348,26 @@ def _graphs(axes: Axes) -> None:
 
 def _relation(axes: Axes, name: str) -> None:
     keys, family, options, seed = RELATED[name]
-    leader = draw_path(_family(family, options), _request(1), rng=Draws(seed, [0], "atlas leader")).values
+    leader = draw_path(
+        _family(family, options), _request(1), rng=RandomStreams(seed, [0], "atlas leader")
+    ).values
     followers = 2 if name in ("common-fate", "following") else 1
-    rng = Draws(seed, np.arange(followers) + 1, "atlas own")
+    rng = RandomStreams(seed, np.arange(followers) + 1, "atlas own")
     own = draw_path(_family("still", {}), _request(followers), rng=rng).values
     box = np.full((followers, 2), BOX * 0.8)
     parameters = RELATIONS[name].parameters.model_validate_json(json.dumps({"relation": name, **keys}))
     bond = Bond(np.repeat(leader, followers, axis=0), own, box, box, np.array([SIDE * 1.09, SIDE]))
     if name == "following":  # one behind the other
         first = draw_relation(
-            parameters, Bond(leader, own[:1], box[:1], box[:1], bond.frame_wh), rng=Draws(1, [0], "a")
+            parameters, Bond(leader, own[:1], box[:1], box[:1], bond.frame_wh), rng=RandomStreams(1, [0], "a")
         )
         second = Bond(first.values, own[1:], box[1:], box[1:], bond.frame_wh)
-        values = [*first.values, *draw_relation(parameters, second, rng=Draws(1, [1], "a")).values]
+        values = [*first.values, *draw_relation(parameters, second, rng=RandomStreams(1, [1], "a")).values]
     else:
         values = list(
-            draw_relation(parameters, bond, rng=Draws(seed, np.arange(followers), "atlas relation")).values
+            draw_relation(
+                parameters, bond, rng=RandomStreams(seed, np.arange(followers), "atlas relation")
+            ).values
         )
     for path, colors in ((leader[0], TIME), *((each, SECOND) for each in values)):
         _trail(axes, path, colors, dots=False)
@@ -382,12 +390,14 @@ def _camera(axes: Axes, keys: dict[str, Any]) -> None:
         curve = getattr(entry, name)
         if curve is None:
             return np.zeros((FRAMES, CAMERA_CURVES[name].dims))
-        rng = Draws(4, [0], f"atlas {name}")
+        rng = RandomStreams(4, [0], f"atlas {name}")
         return np.asarray(draw_curve(CAMERA_CURVES[name], curve, times, FRAMES, rng=rng).values[0])
 
     powers = np.broadcast_to(np.eye(3), (FRAMES, 3, 3))
     if isinstance(entry.recursion, Recursion):
-        powers = draw_recursion(entry.recursion, FRAMES, frame, rng=Draws(1, [0], "atlas recursion"))[0][0]
+        powers = draw_recursion(entry.recursion, FRAMES, frame, rng=RandomStreams(1, [0], "atlas recursion"))[
+            0
+        ][0]
     pan, zoom, roll, tilt = drawn("pan") + drawn("shake"), drawn("zoom"), drawn("roll"), drawn("tilt")
     spread = np.linspace(-1.6, 1.6, 9)
     fine = np.linspace(-1.6, 1.6, 33)

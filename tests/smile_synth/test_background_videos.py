@@ -19,6 +19,7 @@ from smile_synth.compositing import composite
 from smile_synth.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
+from smile_synth.rng import RandomStream
 from smile_synth.scene import Scene, Video, _frame_numbers, sample_scene, texture_of
 
 REAL = Path(__file__).parents[2] / "../shared/data/videos"
@@ -241,12 +242,12 @@ def test_start_and_stride_are_drawn_inside_the_video(bank: ObjectBank, videos: B
 
 
 def test_every_start_that_fits_can_be_drawn() -> None:
-    rng = np.random.default_rng(0)
+    rng = RandomStream(0, 0, "frames")
     assert {_frame_numbers(7, 3, 2, rng) for _ in range(200)} == {(0, 2, 4), (1, 3, 5), (2, 4, 6)}
 
 
 def test_a_video_too_short_is_played_to_and_fro() -> None:
-    rng = np.random.default_rng(0)
+    rng = RandomStream(0, 0, "frames")
     drawn = {_frame_numbers(3, 6, 1, rng) for _ in range(200)}
     assert drawn == {(0, 1, 2, 1, 0, 1), (1, 2, 1, 0, 1, 2), (2, 1, 0, 1, 2, 1)}
     assert (1, 0, 1, 2, 3, 4) in {_frame_numbers(5, 6, 7, rng) for _ in range(200)}

@@ -13,6 +13,7 @@ from smile_synth import geometry
 from smile_synth.annotations import annotate, query_points
 from smile_synth.clip import Labels
 from smile_synth.compositing import composite
+from smile_synth.rng import RandomStream
 from smile_synth.scene import Scene, Solid
 
 HALF = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, -0.5)]
@@ -68,7 +69,7 @@ def test_a_mask_moved_by_its_pose_is_the_next_mask(
 @pytest.mark.parametrize("by_xy", HALF)
 def test_a_track_is_the_integral_of_the_flow(studio: Any, scene: Scene, by_xy: tuple[float, float]) -> None:
     annotation = annotate(scene, studio.bank, studio.pictures)
-    tracks = annotation.tracks(query_points(annotation, "grid", count=300, rng=np.random.default_rng(0)))
+    tracks = annotation.tracks(query_points(annotation, "grid", count=300, rng=RandomStream(0, 0, "points")))
     flows = [annotation.flow(0, 1), annotation.flow(1, 2)]
     owners = annotation.segmentation
     compared = 0
@@ -140,7 +141,7 @@ def test_labels_at_twice_the_size_are_twice_the_labels(
     assert agree(labels, large.labels) == (by_xy == (0.0, 0.0))
     if by_xy == (0.0, 0.0):
         small = annotate(scene, studio.bank, studio.pictures)
-        points = query_points(small, "objects", count=50, rng=np.random.default_rng(1))
+        points = query_points(small, "objects", count=50, rng=RandomStream(1, 0, "points"))
         once, twice = small.tracks(points), large.tracks(points * [1, 2, 2])
         np.testing.assert_allclose(twice.points_xy, 2 * once.points_xy, atol=1e-9)
         assert (twice.visible == once.visible).mean() > 0.97
@@ -171,7 +172,7 @@ def test_oriented_boxes_enclose_the_extent_and_turn_with_the_object(studio: Any,
 
 def test_query_points_lie_where_they_should(studio: Any, scene: Scene) -> None:
     annotation = annotate(scene, studio.bank, studio.pictures)
-    rng = np.random.default_rng(2)
+    rng = RandomStream(2, 0, "points")
     grid = query_points(annotation, "grid", count=20, rng=rng)
     assert grid.shape == (20, 3) and (grid[:, 0] == 0).all()
     np.testing.assert_allclose(np.unique(grid[:, 1]), [8, 24, 40, 56, 72])

@@ -26,7 +26,7 @@ from smile_synth.motion import (
     register,
 )
 from smile_synth.recipe import Recipe
-from smile_synth.rng import Draws
+from smile_synth.rng import RandomStreams
 
 PUBLISHED = KeyTimesParameters()
 ROWS = 5
@@ -73,8 +73,8 @@ def request_of(
     return Request(frames, half, frame_wh - half, outer, np.repeat([key_times], rows, axis=0))
 
 
-def draws(seed: int, rows: int = 1) -> Draws:
-    return Draws(seed, np.arange(rows), "test")
+def draws(seed: int, rows: int = 1) -> RandomStreams:
+    return RandomStreams(seed, np.arange(rows), "test")
 
 
 class One:
@@ -135,10 +135,10 @@ def test_any_family_makes_a_curve_of_any_dimensions(family: str, dims: int) -> N
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_does_not_depend_on_the_others(family: str) -> None:
     many = request_of(9, rows=ROWS, key_times=[0.0, 3.0, 8.0])
-    together = draw_path(parameters_of(family), many, rng=Draws(4, np.arange(ROWS) + 10, "path"))
+    together = draw_path(parameters_of(family), many, rng=RandomStreams(4, np.arange(ROWS) + 10, "path"))
     for row in range(ROWS):
         request = request_of(9, key_times=[0.0, 3.0, 8.0])
-        alone = draw_path(parameters_of(family), request, rng=Draws(4, [row + 10], "path"))
+        alone = draw_path(parameters_of(family), request, rng=RandomStreams(4, [row + 10], "path"))
         np.testing.assert_array_equal(alone.values[0], together.values[row])
 
 
@@ -387,7 +387,7 @@ class Zigzag(FamilyParameters):
     height: float = 3.0
 
 
-def zigzag(*, rng: Draws, parameters: Zigzag, request: Request) -> Any:
+def zigzag(*, rng: RandomStreams, parameters: Zigzag, request: Request) -> Any:
     raise NotImplementedError
 
 

@@ -51,7 +51,7 @@ def chosen(scene: Scene) -> int:
 def test_targets_are_reached_and_are_what_the_labels_say(
     shapes: ObjectBank, name: str, camera: list[str]
 ) -> None:
-    scenes = sample_scenes(recipe_of(TARGETS[name], *camera), shapes, seed=0, indices=range(20))
+    scenes = sample_scenes(recipe_of(TARGETS[name], *camera), shapes, seed=0, indices=range(35))
     assert np.mean([scene.factors["occlusion.reached"] for scene in scenes]) >= 0.95
     ways = set()
     for scene in scenes:

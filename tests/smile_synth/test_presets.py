@@ -24,7 +24,7 @@ PUBLISHED = {
 
 
 class Drawn:
-    """Draws scenes of presets; rungs of circles take the bank's disc."""
+    """RandomStreams scenes of presets; rungs of circles take the bank's disc."""
 
     def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
         self.bank, self.pictures = bank, pictures

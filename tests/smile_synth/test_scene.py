@@ -42,7 +42,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 class Sampler:
-    """Draws scenes of the test recipe, with overrides."""
+    """RandomStreams scenes of the test recipe, with overrides."""
 
     def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
         self.bank, self.pictures = bank, pictures

@@ -73,7 +73,10 @@ def test_draws_are_those_of_the_generator_of_each_clip(
 ) -> None:
     draws = uniform_draws(seed, torch.tensor([3, index]), count, purpose)
     for row, at in zip(draws, (3, index), strict=True):
-        assert np.array_equal(row.numpy(), rng.generator(seed, at, purpose).random(count, dtype=np.float32))
+        key = np.array([seed, at], np.uint64)
+        counter = np.array([0, 0, 0, rng.counter_block(purpose)], np.uint64)
+        numpys = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        assert np.array_equal(row.numpy(), numpys.random(count, dtype=np.float32))
     with pytest.raises(ValueError, match="seed must be in"):
         uniform_draws(-1, torch.tensor([0]), 1, "x")
 

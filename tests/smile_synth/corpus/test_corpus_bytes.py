@@ -59,7 +59,7 @@ def test_arrays_are_packed_as_numpy_packs_them() -> None:
 
 
 def test_the_label_file_is_plain_json_in_order(bank: ObjectBank, recipe: Recipe) -> None:
-    hidden = 0
+    hidden: list[bool] = []
     for index in range(8):
         annotation = annotate(sample_scene(recipe, bank, seed=0, index=index), bank)
         labels = labels_to_json(annotation)
@@ -72,5 +72,5 @@ def test_the_label_file_is_plain_json_in_order(bank: ObjectBank, recipe: Recipe)
         # Masks of which nothing is hidden are encoded once.
         modal, amodal = annotation.modal_runs.coco(), annotation.amodal_runs.coco()
         assert annotation.coco() == (modal, amodal)
-        hidden += modal != amodal
-    assert 0 < hidden < 8
+        hidden += [one != whole for one, whole in zip(modal, amodal, strict=True)]
+    assert 0 < sum(hidden) < len(hidden)

@@ -11,6 +11,7 @@ from smile_synth.objects import _drawn as drawn
 from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects._photos import SURFACES
 from smile_synth.pictures import Reject
+from smile_synth.rng import RandomStream
 
 CLASS = re.compile(r"circle|ellipse|polygon-[3-9]|star-[3-9]|blob|letter-[A-Z]|digit-[0-9]")
 
@@ -114,7 +115,7 @@ def test_every_character_is_whole_and_inside_its_canvas(characters: str) -> None
 
 def test_solid_has_the_colour_it_says() -> None:
     for number in range(30):
-        rng = np.random.default_rng(number)
+        rng = RandomStream(0, number, "colour")
         rgb, facts, _ = drawn._solid(30, 20, rng)
         hue, saturation, value = drawn.COLOURS[facts["color"]]
         hsv = cv2.cvtColor(rgb.mean(axis=(0, 1), keepdims=True).astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[
