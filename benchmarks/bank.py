@@ -28,8 +28,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from smile_synth import ObjectBank, build_bank, workers
+from smile_synth import ObjectBank, build_bank
 from smile_synth.objects import CutOutOptions, export_bank
+from smile_synth.parallel import workers
 
 DISTINCT, SIDE, REPEATS = 1000, 256, 5
 # What a worker of a DataLoader does: open the bank by its pickled form, read, tell its own memory.

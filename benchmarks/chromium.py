@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its debugging pipe: tests, pictures and timings of pages."""
+"""Chromium without a window, driven over its debugging pipe: tests, images and timings of pages."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Page:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
 
-    def picture(self) -> bytes:
+    def image(self) -> bytes:
         """Return a screenshot as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 

@@ -15,7 +15,8 @@ import record
 from rich.console import Console
 
 from smile_synth import ObjectBank, Recipe, build_bank, generate
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 
 TINY = """
 size: [16, 16]
@@ -41,7 +42,9 @@ def main() -> None:
             for _ in range(2):
                 began = time.perf_counter()
                 out = Path(folder) / f"tiny{count}"
-                generate(recipe, bank, out=out, num_clips=count, seed=0, layout="shards", media="npz")
+                generate(
+                    recipe, Sources(bank), out=out, num_clips=count, seed=0, layout="shards", media="npz"
+                )
                 seconds.append(time.perf_counter() - began)
             rows.append(
                 {

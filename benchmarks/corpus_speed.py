@@ -41,7 +41,8 @@ from smile_synth.corpus._labels import labels_bytes, listed_labels, track_arrays
 from smile_synth.corpus._manifest import make_row
 from smile_synth.corpus._media import decode_video
 from smile_synth.corpus._store import assemble, place_of, write_piece
-from smile_synth.workers import in_order
+from smile_synth.parallel.workers import in_order
+from smile_synth.sources import Sources
 
 
 def rate(function: Callable[[int], object], clips: int, repeats: int) -> dict[str, float]:
@@ -64,8 +65,8 @@ _clips: list[np.ndarray] = []
 
 def load(bank_path: Path, recipe_name: str, clips: int) -> None:
     recipe, bank = Recipe.load(recipe_name), ObjectBank.open(bank_path)
-    scenes = [sample_scene(recipe, bank, seed=0, index=i) for i in range(clips)]
-    _clips[:] = [composite(scene, bank) for scene in scenes]
+    scenes = [sample_scene(recipe, Sources(bank), seed=0, index=i) for i in range(clips)]
+    _clips[:] = [composite(scene, Sources(bank)) for scene in scenes]
 
 
 def encode_plainly(clip: np.ndarray) -> int:
@@ -118,13 +119,13 @@ class Stopwatch:
 
 
 def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
-    scenes = [sample_scene(recipe, bank, seed=0, index=i) for i in range(clips * repeats)]
+    scenes = [sample_scene(recipe, Sources(bank), seed=0, index=i) for i in range(clips * repeats)]
     encoded = [MEDIA["h264"].encode(clip, 8.0, DEFAULT_QUALITY)["mp4"] for clip in _clips]
     steps: dict[str, Callable[[int], object]] = {
         **{f"H.264, {name}": encoder for name, encoder in ENCODERS.items()},
         "H.264, decoded to RGB": lambda i: decode_video(encoded[i % len(encoded)]),
-        "render alone": lambda i: composite(scenes[i], bank),
-        "dense flow alone": lambda i: KINDS["flow"](annotate(scenes[i], bank)),
+        "render alone": lambda i: composite(scenes[i], Sources(bank)),
+        "dense flow alone": lambda i: KINDS["flow"](annotate(scenes[i], Sources(bank))),
     }
     result: dict[str, Any] = {
         name: rate(step, clips if "flow" not in name else max(1, clips // 16), repeats)
@@ -140,7 +141,9 @@ def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repe
             count = clips if "flow" not in kinds else max(1, clips // 8)
             began = time.perf_counter()
             out = folder / f"{recipe.digest[:8]} {layout} {len(kinds)} {repeat}"
-            generate(recipe, bank, out=out, num_clips=count, seed=repeat, layout=layout, labels=kinds)
+            generate(
+                recipe, Sources(bank), out=out, num_clips=count, seed=repeat, layout=layout, labels=kinds
+            )
             rates.append(count / (time.perf_counter() - began))
         result[name] = spread(rates)
     return result
@@ -163,7 +166,8 @@ def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) ->
             alone[name].append(watch.rate)
         watch = Stopwatch(clips, TOGETHER * workers)
         generate(
-            recipe, bank, out=folder / f"{recipe.digest[:8]} all {repeat}", num_clips=clips, seed=repeat,
+            recipe, Sources(bank), out=folder / f"{recipe.digest[:8]} all {repeat}", num_clips=clips,
+            seed=repeat,
             layout="shards", clips_per_shard=clips // 4, labels=["tracks"], workers=workers, progress=watch,
         )  # fmt: skip
         corpus.append(watch.rate)
@@ -211,7 +215,7 @@ def budget(run: int) -> dict[str, float]:
         with timed("scene: its file"):
             content = scene.to_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        annotation = annotate(scene, bank)
+        annotation = annotate(scene, Sources(bank))
         with timed("labels: who owns which pixel, amodal masks"):
             _ = annotation.amodal_runs
         with timed("labels: modal masks, boxes, visibility"):
@@ -229,7 +233,7 @@ def budget(run: int) -> dict[str, float]:
         some = scenes[first : first + DRAWN]
         frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
         with timed("frames"):
-            draw_frames(some, bank, None, frames)
+            draw_frames(some, Sources(bank), frames)
         for i, clip in zip(indices[first : first + DRAWN], frames, strict=True):
             with timed("H.264"):
                 members[i] |= MEDIA["h264"].encode(clip, recipe.fps, DEFAULT_QUALITY)
@@ -280,7 +284,7 @@ def main() -> None:
             # Compiles and loads what is needed.
             generate(
                 Recipe.load(name),
-                bank,
+                Sources(bank),
                 out=Path(folder) / name,
                 num_clips=1,
                 seed=9,

@@ -17,7 +17,7 @@ import record
 from rich.console import Console
 from rich.table import Table
 
-from smile_synth.strict_yaml import dump
+from smile_synth.io.strict_yaml import dump
 from smile_train.demo import demo_config
 from smile_train.evaluate import examine_motion, format_interval, load_encoder
 from smile_train.materials import build_materials
@@ -39,7 +39,7 @@ def main() -> None:
         result = pretrain(config, arguments.work / f"seed-{seed}")
         middle = time.perf_counter()
         examination = examine_motion(
-            load_encoder(result.folder), materials.bank, materials.train_backgrounds,
+            load_encoder(result.folder), materials.sources,
             materials.heldout_backgrounds, seed=seed,
         )  # fmt: skip
         runs.append(

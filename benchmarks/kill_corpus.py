@@ -1,4 +1,4 @@
-"""Kill `generate` at random moments and fill the disk under it; the same command must end byte-identical.
+"""Kill `generate` at random subframes and fill the disk under it; the same command must end byte-identical.
 
     uv run python benchmarks/kill_corpus.py --out benchmarks/results/kill_corpus.json
 
@@ -26,6 +26,7 @@ from rich.console import Console
 
 from smile_synth import ObjectBank, Recipe, UserError, build_bank, generate
 from smile_synth.corpus import verify
+from smile_synth.sources import Sources
 
 RECIPE = """
 size: [32, 32]
@@ -49,7 +50,7 @@ def write_corpus(work: Path, out: Path, layout: str, clips: int) -> None:
     recipe = Recipe.load(work / "recipe.yaml")
     try:
         generate(
-            recipe, ObjectBank.open(work / "bank"), out=out, num_clips=clips, seed=0, layout=layout,
+            recipe, Sources(ObjectBank.open(work / 'bank')), out=out, num_clips=clips, seed=0, layout=layout,
             clips_per_shard=20, labels=["tracks"],
         )  # fmt: skip
     except UserError as error:
@@ -57,7 +58,7 @@ def write_corpus(work: Path, out: Path, layout: str, clips: int) -> None:
         raise SystemExit(2) from None
 
 
-# The modules are loaded once, so that the moments fall into the work.
+# The modules are loaded once, so that the subframes fall into the work.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["smile_synth", "smile_synth.corpus"])
 

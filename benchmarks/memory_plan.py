@@ -4,7 +4,7 @@
 
 For one student pass of eight clips of 16x224x224 with 80 % of the tokens masked, in bf16 and with fused
 attention: what is kept for the backward pass; and weights, their copies in bf16, gradients and AdamW's
-moments. A backward pass needs some more on its way, and the teacher its weights.
+subframes. A backward pass needs some more on its way, and the teacher its weights.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, build_bank, sample_scenes
+from smile_synth.sources import Sources
 
 Float = NDArray[np.float64]
 PRESETS = {
@@ -64,7 +65,7 @@ def measure(
     poses, sizes = [], []
     for start in range(0, num_clips, BATCH):
         indices = range(start, min(start + BATCH, num_clips))
-        for scene in sample_scenes(recipe, bank, seed=seed, indices=indices):
+        for scene in sample_scenes(recipe, Sources(bank), seed=seed, indices=indices):
             for k, layer in enumerate(scene.layers[1:], start=1):
                 poses.append(scene.object_to_frame[k])
                 sizes.append((layer.surface.width, layer.surface.height))  # type: ignore[union-attr]

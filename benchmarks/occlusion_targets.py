@@ -23,6 +23,7 @@ from rich.table import Table
 
 from smile_synth import Labels, ObjectBank, Recipe, annotate, build_bank, sample_scenes
 from smile_synth.objects import CutOutOptions
+from smile_synth.sources import Sources
 
 PRESETS = ("smile-gaussian", "tracking-hard")
 TARGETS = {
@@ -69,18 +70,18 @@ def main() -> None:
         for preset in PRESETS:
             for name, text in TARGETS.items():
                 recipe = Recipe.load(preset, [f"occlusion=[{text}]"])
-                sample_scenes(recipe, bank, seed=1, indices=range(2))
+                sample_scenes(recipe, Sources(bank), seed=1, indices=range(2))
                 task = progress.add_task(f"{preset}: {name}", total=options.clips)
                 hits, claimed, wrong, seconds, tries = 0, 0, 0, 0.0, []
                 ways: Counter[str] = Counter()
                 for start in range(0, options.clips, BATCH):
                     begin = time.process_time()
                     indices = range(start, min(start + BATCH, options.clips))
-                    scenes = sample_scenes(recipe, bank, seed=0, indices=indices)
+                    scenes = sample_scenes(recipe, Sources(bank), seed=0, indices=indices)
                     seconds += time.process_time() - begin
                     for scene in scenes:
                         reached = bool(scene.factors["occlusion.reached"])
-                        hit = met(recipe.occlusion[0], annotate(scene, bank).labels)
+                        hit = met(recipe.occlusion[0], annotate(scene, Sources(bank)).labels)
                         hits, claimed, wrong = hits + hit, claimed + reached, wrong + (reached and not hit)
                         ways[str(scene.factors.get("occlusion.by", "missed"))] += 1
                         tries.append(float(scene.factors["occlusion.tries"]))

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, build_bank, composite, sample_scenes
 from smile_synth.annotations import query_points
-from smile_synth.backgrounds._drawn import write_pictures
+from smile_synth.backgrounds._drawn import write_images
+from smile_synth.core.rng import RandomStream
 from smile_synth.objects import CutOutOptions
-from smile_synth.rng import RandomStream
+from smile_synth.sources import Sources
 
 PRESETS = Path(__file__).parents[1] / "configs" / "synth"
 MOST_FRAMES = 12  # longer clips are cut, to keep the run short
@@ -59,8 +60,8 @@ def digests(num_clips: int) -> dict[str, dict[str, str]]:
     with tempfile.TemporaryDirectory() as name:
         build_bank(["builtin:shapes"], Path(name) / "bank", cut=CutOutOptions(max_side=64))
         bank = ObjectBank.open(Path(name) / "bank")
-        write_pictures(Path(name) / "pictures", count=5, seed=0)
-        pictures = BackgroundFolder(Path(name) / "pictures")
+        write_images(Path(name) / "images", count=5, seed=0)
+        images = BackgroundFolder(Path(name) / "images")
         for path in sorted(PRESETS.glob("*.yaml")):
             recipe = Recipe.load(path)
             changes = ["backgrounds=[{kind: image}]"] * any(e.kind == "video" for e in recipe.backgrounds)
@@ -68,13 +69,13 @@ def digests(num_clips: int) -> dict[str, dict[str, str]]:
                 changes.append(f"num_frames={MOST_FRAMES}")
             recipe = Recipe.load(path, changes)
             parts = {part: Digest() for part in ("scenes", "frames", "labels", "flow", "tracks")}
-            for scene in sample_scenes(recipe, bank, pictures, seed=0, indices=range(num_clips)):
+            for scene in sample_scenes(recipe, Sources(bank, images), seed=0, indices=range(num_clips)):
                 for array in ("object_to_frame", "opacity", "depth", "gain", "bias", "level"):
                     parts["scenes"].add(getattr(scene, array))
                 for factors in (scene.factors, *(layer.factors for layer in scene.layers)):
                     parts["scenes"].add(numbers(factors))
-                parts["frames"].add(composite(scene, bank, pictures))
-                annotation = annotate(scene, bank, pictures)
+                parts["frames"].add(composite(scene, Sources(bank, images)))
+                annotation = annotate(scene, Sources(bank, images))
                 for label in LABELS:
                     parts["labels"].add(getattr(annotation.labels, label))
                 flow = annotation.flow(0, scene.num_frames - 1)

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from smile_synth import ObjectBank, Recipe, build_bank, generate
 from smile_synth.corpus import verify
+from smile_synth.sources import Sources
 
 OVERRIDES = ["size=[96,96]", "num_frames=8", "objects.side=[24,32]", "motion.0.extent=[20,70]"]
 
@@ -57,7 +58,7 @@ def trial(layout: str, clips: int, work: Path, bank: ObjectBank) -> dict[str, An
         "num_clips": clips, "seed": 0, "layout": layout, "clips_per_shard": 100, "labels": ["tracks"],
     }  # fmt: skip
     began = time.perf_counter()
-    generate(recipe, bank, out=work / f"{layout} alone", **settings)
+    generate(recipe, Sources(bank), out=work / f"{layout} alone", **settings)
     alone = time.perf_counter() - began
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     told: dict[str, Any] = {}
@@ -88,7 +89,7 @@ def trial(layout: str, clips: int, work: Path, bank: ObjectBank) -> dict[str, An
         killer.start()
         began = time.perf_counter()
         out = work / f"{layout} ray"
-        generate(recipe, bank, out=out, ray="auto", progress=progress, **settings)
+        generate(recipe, Sources(bank), out=out, ray="auto", progress=progress, **settings)
         seconds = time.perf_counter() - began
         killer.join()
     finally:

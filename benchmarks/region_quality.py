@@ -1,4 +1,4 @@
-"""How often the regions proposed in plain pictures are objects that people marked, on a COCO folder.
+"""How often the regions proposed in plain images are objects that people marked, on a COCO folder.
 
     uv run python benchmarks/region_quality.py DATA --out benchmarks/results/region_quality.json
 
@@ -21,8 +21,8 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from rich.table import Table
 
+from smile_synth.io.images import load_rgb
 from smile_synth.objects._regions import AREA_SHARE, find_regions
-from smile_synth.pictures import load_rgb
 
 HIT = 0.5
 
@@ -35,14 +35,14 @@ def main() -> None:
     coco = COCO(arguments.data / "annotations.json")
     overlaps: list[float] = []
     seconds: list[float] = []
-    pictures_with_regions = instances = large = found = 0
-    for picture in coco.dataset["images"]:
-        rgb = load_rgb((arguments.data / "images" / picture["file_name"]).read_bytes())
+    images_with_regions = instances = large = found = 0
+    for image in coco.dataset["images"]:
+        rgb = load_rgb((arguments.data / "images" / image["file_name"]).read_bytes())
         began = time.process_time()
         regions = find_regions(rgb)
         seconds.append(time.process_time() - began)
-        pictures_with_regions += bool(regions)
-        annotated = coco.loadAnns(coco.getAnnIds(picture["id"], iscrowd=False))
+        images_with_regions += bool(regions)
+        annotated = coco.loadAnns(coco.getAnnIds(image["id"], iscrowd=False))
         masks = [coco.annToMask(annotation).astype(bool) for annotation in annotated]
         iou = np.zeros((len(regions), len(masks)))
         for i, region in enumerate(regions):
@@ -56,17 +56,17 @@ def main() -> None:
         found += int((iou.max(axis=0, initial=0) >= HIT).sum())
     hits = sum(overlap >= HIT for overlap in overlaps)
     result = {
-        "pictures": len(seconds),
-        "pictures_with_regions": pictures_with_regions,
+        "images": len(seconds),
+        "images_with_regions": images_with_regions,
         "regions": len(overlaps),
         "regions_that_are_instances": hits,
         "instances": instances,
         "instances_large_enough": large,
         "instances_found": found,
-        "cpu_seconds_per_picture_median": round(statistics.median(seconds), 2),
-        "cpu_seconds_per_picture_highest": round(max(seconds), 2),
+        "cpu_seconds_per_image_median": round(statistics.median(seconds), 2),
+        "cpu_seconds_per_image_highest": round(max(seconds), 2),
     }
-    table = Table("regions of plain pictures", "")
+    table = Table("regions of plain images", "")
     for name, value in result.items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)

@@ -42,9 +42,10 @@ from smile_synth import (
     sample_scenes,
 )
 from smile_synth.compositing import render
-from smile_synth.coverage import window
+from smile_synth.core.coverage import window
 from smile_synth.objects import CutOutOptions
-from smile_synth.scene import Picture, Solid
+from smile_synth.scene import Solid, StoredImage
+from smile_synth.sources import Sources
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,22 +69,22 @@ def plain_pipeline(scene: Scene, files: list[Path]) -> np.ndarray:
     frames = np.full((scene.num_frames, height, width, 3), ground.rgb, np.uint8)
     for t in range(scene.num_frames):
         for k, layer in enumerate(scene.layers[1:], 1):
-            assert isinstance(layer.surface, Picture)
+            assert isinstance(layer.surface, StoredImage)
             pose = scene.object_to_frame[k, t]
             object_wh = np.array([layer.surface.width, layer.surface.height])
             sides = np.hypot(pose[0, :2], pose[1, :2]) * object_wh
             angle = -np.degrees(np.arctan2(pose[1, 0], pose[0, 0]))
             center = (pose @ [*(object_wh / 2), 1])[:2]
-            picture = Image.open(files[layer.surface.texture_id]).convert("RGBA")
-            picture = picture.resize((max(int(sides[0]), 1), max(int(sides[1]), 1)))
-            picture = picture.rotate(int(angle), expand=True)
-            rgba = np.asarray(picture, np.float32)
-            x, y = (int(v) for v in center - np.array(picture.size) / 2)
+            image = Image.open(files[layer.surface.texture_id]).convert("RGBA")
+            image = image.resize((max(int(sides[0]), 1), max(int(sides[1]), 1)))
+            image = image.rotate(int(angle), expand=True)
+            rgba = np.asarray(image, np.float32)
+            x, y = (int(v) for v in center - np.array(image.size) / 2)
             x0, y0, x1, y1 = (
                 max(x, 0),
                 max(y, 0),
-                min(x + picture.width, width),
-                min(y + picture.height, height),
+                min(x + image.width, width),
+                min(y + image.height, height),
             )
             if x1 <= x0 or y1 <= y0:
                 continue
@@ -101,7 +102,7 @@ def opencv(scene: Scene, bank: ObjectBank) -> np.ndarray:
     for t in range(scene.num_frames):
         for k in reversed(scene.front_to_back(t)[:-1]):
             surface, pose, level = scene.layers[k].surface, scene.object_to_frame[k, t], scene.level[k, t]
-            assert isinstance(surface, Picture)
+            assert isinstance(surface, StoredImage)
             texture = bank.texture(surface.texture_id)
             x0, y0, x1, y1 = window(pose, (surface.height, surface.width), level, (0, 0, width, height))
             if x1 <= x0 or y1 <= y0:
@@ -128,14 +129,14 @@ def grid_sample(scene: Scene, bank: ObjectBank) -> torch.Tensor:
     centers = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     for k in range(1, len(scene.layers)):
         surface = scene.layers[k].surface
-        assert isinstance(surface, Picture)
+        assert isinstance(surface, StoredImage)
         level = int(scene.level[k].min())
         texels = torch.from_numpy(bank.texture(surface.texture_id).level(level).copy())
         inverse = torch.from_numpy(np.linalg.inv(scene.object_to_frame[k])).float()
         at = torch.einsum("tij,hwj->thwi", inverse[:, :2], centers)
         grid = at * 2 / torch.tensor([surface.width, surface.height]) - 1
-        picture = texels.permute(2, 0, 1).float()[None].expand(scene.num_frames, -1, -1, -1)
-        rgba = torch.nn.functional.grid_sample(picture, grid, align_corners=False)
+        image = texels.permute(2, 0, 1).float()[None].expand(scene.num_frames, -1, -1, -1)
+        rgba = torch.nn.functional.grid_sample(image, grid, align_corners=False)
         frames = rgba[:, :3] + frames * (1 - rgba[:, 3:] / 255)
     return frames.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -168,13 +169,13 @@ def scaling(bank: ObjectBank, clips: int) -> list[dict[str, Any]]:
         recipe = Recipe.load("smile-gaussian", [f"objects.count={objects}", f"num_frames={frames}"])
         spent, covered = [], 0
         for index in range(clips):
-            scene = sample_scene(recipe, bank, seed=0, index=index).scaled_to((side, side))
+            scene = sample_scene(recipe, Sources(bank), seed=0, index=index).scaled_to((side, side))
             area = np.abs(np.linalg.det(scene.object_to_frame[1:, :, :2, :2]))
             sizes = [layer.surface.height * layer.surface.width for layer in scene.layers[1:]]  # type: ignore[union-attr]
             covered += int((area * np.array(sizes)[:, None]).sum())
-            composite(scene, bank)
+            composite(scene, Sources(bank))
             began = time.perf_counter()
-            composite(scene, bank)
+            composite(scene, Sources(bank))
             spent.append(time.perf_counter() - began)
         rows.append(
             {
@@ -203,7 +204,7 @@ def main() -> None:
         files = straight_files(bank, Path(folder))
 
         def scenes(name: str, count: int) -> list[Scene]:
-            return [sample_scene(Recipe.load(name), bank, seed=0, index=i) for i in range(count)]
+            return [sample_scene(Recipe.load(name), Sources(bank), seed=0, index=i) for i in range(count)]
 
         recipe = Recipe.load("smile-gaussian")
         ahead: dict[int, Scene] = {}
@@ -212,28 +213,30 @@ def main() -> None:
             """Render a clip; the first of a batch draws the scenes of all, as streams do."""
             if i % arguments.clips == 0:
                 indices = range(i, i + arguments.clips)
-                ahead.update(zip(indices, sample_scenes(recipe, bank, seed=0, indices=indices), strict=True))
-            return composite(ahead[i], bank)
+                ahead.update(
+                    zip(indices, sample_scenes(recipe, Sources(bank), seed=0, indices=indices), strict=True)
+                )
+            return composite(ahead[i], Sources(bank))
 
         total = arguments.clips * arguments.repeats
         black, noise = scenes("smile-gaussian", total), scenes("smile-gaussian-noise", total)
         # More than the last cache holds: what is written must reach the memory.
         outputs = [np.full((16, 224, 224, 3), 1, np.uint8) for _ in range(64)]
         cases: dict[str, Callable[[int], object]] = {
-            "render, black": lambda i: composite(black[i], bank),
-            "render, noise": lambda i: composite(noise[i], bank),
+            "render, black": lambda i: composite(black[i], Sources(bank)),
+            "render, noise": lambda i: composite(noise[i], Sources(bank)),
             "render, black, normalised float32": lambda i: render(
-                [black[i]], bank, out_dtype="float32", normalise=(MEAN, DEVIATION)
+                [black[i]], Sources(bank), out_dtype="float32", normalise=(MEAN, DEVIATION)
             ),
             "render, black, normalised bfloat16": lambda i: render(
-                [black[i]], bank, out_dtype="bfloat16", normalise=(MEAN, DEVIATION)
+                [black[i]], Sources(bank), out_dtype="bfloat16", normalise=(MEAN, DEVIATION)
             ),
-            "sample a scene": lambda i: sample_scene(recipe, bank, seed=0, index=i),
+            "sample a scene": lambda i: sample_scene(recipe, Sources(bank), seed=0, index=i),
             "sample one by one and render, black": lambda i: composite(
-                sample_scene(recipe, bank, seed=0, index=i), bank
+                sample_scene(recipe, Sources(bank), seed=0, index=i), Sources(bank)
             ),
             "sample in batches and render, black": batched,
-            "labels (masks, boxes, visibility)": lambda i: annotate(black[i], bank).labels,
+            "labels (masks, boxes, visibility)": lambda i: annotate(black[i], Sources(bank)).labels,
             "plain pipeline, black": lambda i: plain_pipeline(black[i], files),
             "plain pipeline, black, normalised float32": lambda i: normalised(
                 plain_pipeline(black[i], files)

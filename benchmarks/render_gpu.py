@@ -53,11 +53,11 @@ from smile_synth import (
     sample_scenes,
     stream,
 )
-from smile_synth.backgrounds import write_pictures
+from smile_synth.backgrounds import write_images
 from smile_synth.compositing import render
+from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
 from smile_synth.recipe import presets
-from smile_synth.strict_yaml import parse
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What presets hold little of: near horizons, translucent stacks, objects from tiny to huge, every background.
@@ -126,7 +126,7 @@ class Bench:
         names = ["hard", *presets()] if self.gpu else ["hard", "smile-gaussian-image", "pmg-perspective"]
         found: dict[str, list[Any]] = {"torch": [], "triton": []}
         beyond: dict[str, str] = {}
-        two = (self.bank, self.backgrounds)
+        two = self.sources
         for name in names:
             own = ["objects.classes=[circle]"] if "circles" in name else []
             clips = 1 if name != "hard" else 40 if self.gpu else 3
@@ -162,10 +162,10 @@ class Bench:
         out: dict[str, Any] = {"batch": self.batch, "aim": "half of the floor; 100,000 clips/s on an H200"}
         for name in ("smile-gaussian", "smile-gaussian-noise", "smile-gaussian-image"):
             recipe = self.recipe(name)
-            scenes = sample_scenes(recipe, self.bank, self.backgrounds, seed=0, indices=range(self.batch))
+            scenes = sample_scenes(recipe, self.sources, seed=0, indices=range(self.batch))
             for kind in ("uint8", "bfloat16"):
                 draw = partial(
-                    render, scenes, self.bank, self.backgrounds, backend=self.backend, device=self.device,
+                    render, scenes, self.sources, backend=self.backend, device=self.device,
                     out_dtype=kind, normalise=(MEAN, DEVIATION),
                 )  # fmt: skip
                 spent = seconds(draw, self.device, self.repeats)
@@ -190,7 +190,7 @@ class Bench:
         from smile_synth.compositing._triton import composite_triton
 
         frames, (height, width) = recipe.num_frames, recipe.size
-        parameters = prepare(scenes, self.bank, self.backgrounds, range(frames))
+        parameters = prepare(scenes, self.sources, range(frames))
         sent = on_device(parameters, self.bank, self.device)
         shape = (len(scenes) * frames, 3, height, width)
         out = torch.empty(shape, dtype=torch.bfloat16, device=self.device)
@@ -205,7 +205,7 @@ class Bench:
         """Return a stream whose workers have started."""
         began = time.perf_counter()
         batches = stream(
-            self.recipe(name), self.bank, self.backgrounds, batch_size=batch, seed=0, device=self.device,
+            self.recipe(name), self.sources, batch_size=batch, seed=0, device=self.device,
             backend=self.backend, workers=self.workers, **options,
         )  # fmt: skip
         first = {"seconds": 0.0}
@@ -272,11 +272,11 @@ class Bench:
 
 
 def make_sources(folder: Path) -> None:
-    """Build a bank of 256 px cut-outs, pictures and a video."""
+    """Build a bank of 256 px cut-outs, images and a video."""
     build_bank(["builtin:shapes"], folder / "bank", cut=CutOutOptions(max_side=256))
-    write_pictures(folder / "backgrounds", count=30, seed=0, size=320)
-    pictures = [Image.open(file).convert("RGB") for file in sorted((folder / "backgrounds").glob("*.png"))]
-    frames = [picture.resize((340, 256)) for picture in islice(pictures * 3, 64)]
+    write_images(folder / "backgrounds", count=30, seed=0, size=320)
+    images = [Image.open(file).convert("RGB") for file in sorted((folder / "backgrounds").glob("*.png"))]
+    frames = [image.resize((340, 256)) for image in islice(images * 3, 64)]
     frames[0].save(folder / "backgrounds" / "video.gif", save_all=True, append_images=frames[1:])
 
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, build_bank, sample_scene, sample_scenes
 from smile_synth.objects import CutOutOptions
+from smile_synth.sources import Sources
 
 BATCH = 256
 # name -> (preset, overrides, clips at once)
@@ -49,8 +50,10 @@ def rate(draw: Callable[[int], int], seconds: float) -> float:
 
 def drawer(recipe: Recipe, bank: ObjectBank, batch: int) -> Callable[[int], int]:
     if batch == 1:
-        return lambda start: len([sample_scene(recipe, bank, seed=0, index=start)])
-    return lambda start: len(sample_scenes(recipe, bank, seed=0, indices=range(start, start + batch)))
+        return lambda start: len([sample_scene(recipe, Sources(bank), seed=0, index=start)])
+    return lambda start: len(
+        sample_scenes(recipe, Sources(bank), seed=0, indices=range(start, start + batch))
+    )
 
 
 def grown() -> Iterator[tuple[str, int, list[str]]]:

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from smile_synth import Clip, ObjectBank, Recipe, SyntheticClips, build_bank, stream
 from smile_synth.objects import CutOutOptions
+from smile_synth.sources import Sources
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
@@ -58,7 +59,7 @@ def collate(clips: list[Clip], *, normalised: bool) -> torch.Tensor:
 
 def loaded(bank: ObjectBank, kind: str, workers: int) -> Iterator[torch.Tensor]:
     """Yield batches of a DataLoader."""
-    clips = SyntheticClips(Recipe.load("smile-gaussian"), bank, seed=0, num_clips=10**6)
+    clips = SyntheticClips(Recipe.load("smile-gaussian"), Sources(bank), seed=0, num_clips=10**6)
     yield from DataLoader(
         clips, batch_size=BATCH, num_workers=workers, multiprocessing_context="spawn",
         collate_fn=partial(collate, normalised=kind == "float32"),
@@ -68,7 +69,8 @@ def loaded(bank: ObjectBank, kind: str, workers: int) -> Iterator[torch.Tensor]:
 def streamed(bank: ObjectBank, kind: Any, workers: int) -> Iterator[torch.Tensor]:
     """Yield batches of a stream."""
     batches = stream(
-        Recipe.load("smile-gaussian"), bank, batch_size=BATCH, seed=0, workers=workers, out_dtype=kind,
+        Recipe.load("smile-gaussian"), Sources(bank), batch_size=BATCH, seed=0, workers=workers,
+        out_dtype=kind,
         normalise=(MEAN, DEVIATION),
     )  # fmt: skip
     with closing(batches):
@@ -105,7 +107,9 @@ def main() -> None:
         path = Path(folder) / "bank"
         build_bank(["builtin:shapes"], path, cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(path)
-        next(stream(Recipe.load("smile-gaussian"), bank, batch_size=1, seed=0, workers=0))  # compiles kernels
+        next(
+            stream(Recipe.load("smile-gaussian"), Sources(bank), batch_size=1, seed=0, workers=0)
+        )  # compiles kernels
         first: dict[str, list[float]] = {}
         for name, before in (("torch imported before", "import torch"), ("torch imported by the stream", "")):
             command = [sys.executable, "-c", FIRST.format(before=before), str(path)]

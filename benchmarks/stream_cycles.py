@@ -23,9 +23,10 @@ from typing import Any
 
 import record
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, UserError, build_bank, stream
+from smile_synth import ObjectBank, Recipe, UserError, build_bank, stream
+from smile_synth.parallel.workers import SharedBuffer
+from smile_synth.sources import Sources
 from smile_synth.stream import StreamBatch
-from smile_synth.workers import SharedBuffer
 
 
 class Stop(Exception):
@@ -102,8 +103,7 @@ def children() -> list[int]:
 
 def run(
     recipe: Recipe,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None,
+    sources: Sources,
     *,
     cycles: int,
     full_every: int,
@@ -118,7 +118,7 @@ def run(
     for number in range(cycles + 1):  # the first leaves what Python starts once
         way = list(WAYS)[number % len(WAYS)]
         began = time.perf_counter()
-        batches = stream(recipe, bank, backgrounds, batch_size=2, seed=number, workers=workers)
+        batches = stream(recipe, sources, batch_size=2, seed=number, workers=workers)
         cycle(way, batches, number % full_every == full_every - 1)
         del batches
         if not number:

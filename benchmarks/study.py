@@ -17,8 +17,8 @@ from pathlib import Path
 import record
 from rich.console import Console
 
-from smile_synth import workers
-from smile_synth.strict_yaml import dump
+from smile_synth.io.strict_yaml import dump
+from smile_synth.parallel import workers
 from smile_train.ablate import PLOT, SUMMARY, Study, StudyRun
 
 

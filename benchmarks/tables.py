@@ -166,7 +166,7 @@ def kill_results() -> str:
     """Return what became of corpora whose writing was killed."""
     result = _load(RESULTS / "kill_corpus.json")
     lines = [
-        "| layout | killed at random moments | clips standing then | continued: byte-identical | "
+        "| layout | killed at random subframes | clips standing then | continued: byte-identical | "
         "faults, `verify --deep` |",
         "|---|---|---|---|---|",
     ]
@@ -224,14 +224,14 @@ def teacher_results() -> str:
     near = result["patch_neighbours"]
     lines += [
         "",
-        "| nearest patch token in another picture | % | by chance % |",
+        "| nearest patch token in another image | % | by chance % |",
         "|---|---|---|",
         f"| an object's token finds a token on an object | {100 * near['object_finds_object']:.1f} | "
         f"{100 * near['share_of_object_tokens']:.1f} |",
         f"| ... on an object of its own class | {100 * near['object_finds_same_class']:.1f} | "
         f"{100 * near['same_class_by_chance']:.1f} |",
         "",
-        f"{result['num_pictures']} pictures of one object each, {result['num_prompts']} prompts, "
+        f"{result['num_images']} images of one object each, {result['num_prompts']} prompts, "
         f"{near['num_object_tokens']} tokens on objects.",
     ]
     return "\n".join(lines)
@@ -305,7 +305,7 @@ def sampling_results() -> str:
     lines += [
         "",
         f"{result['repeats']} repeats of {result['seconds']:g} s of processor time, batches of "
-        f"{result['batch']}; growth of `smile-linear`. {_where(result)}.",
+        f"{result['batch']}; log_scale of `smile-linear`. {_where(result)}.",
     ]
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 import smile_synth
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 app = typer.Typer(
     help="Turn segmented objects into procedurally animated, labelled clips.",
@@ -54,7 +54,7 @@ BackgroundsOption = Annotated[
     Path | None,
     typer.Option(
         "--backgrounds",
-        help="Folder of pictures and videos, or a text file of their paths, for image and video backgrounds.",
+        help="Folder of images and videos, or a text file of their paths, for image and video backgrounds.",
     ),
 ]
 OptionalBankOption = Annotated[Path | None, typer.Option("--bank", help="Folder of an object bank.")]
@@ -150,8 +150,8 @@ def progress_bar(what: str, unit: str) -> Iterator[Update]:
 BankArgument = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of an object bank.")]
 NewBankOption = Annotated[Path, typer.Option("--out", help="Folder of the new bank.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a bank that stands there.")]
-ValOption = Annotated[float, typer.Option("--val", min=0, max=1, help="Share of pictures for validation.")]
-TestOption = Annotated[float, typer.Option("--test", min=0, max=1, help="Share of pictures for testing.")]
+ValOption = Annotated[float, typer.Option("--val", min=0, max=1, help="Share of images for validation.")]
+TestOption = Annotated[float, typer.Option("--test", min=0, max=1, help="Share of images for testing.")]
 DuplicatesOption = Annotated[
     int,
     typer.Option(
@@ -170,17 +170,17 @@ def bank_build(
         typer.Argument(
             metavar="SOURCE...",
             help="Folders or annotation files, each recognised by itself: cut-outs with alpha "
-            "(class/n.png), COCO or LVIS json, VOC, DAVIS, images/ + masks/, plain pictures; "
+            "(class/n.png), COCO or LVIS json, VOC, DAVIS, images/ + masks/, plain images; "
             "or drawn:COUNT, builtin:shapes, builtin:photos.",
         ),
     ],
     out: NewBankOption,
     format_name: Annotated[
         str | None,
-        typer.Option("--format", help="rgba, coco, voc, davis, pairs or pictures, for all sources given."),
+        typer.Option("--format", help="rgba, coco, voc, davis, pairs or images, for all sources given."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Pictures of a COCO or LVIS json, if not beside it.")
+        Path | None, typer.Option("--images", help="Images of a COCO or LVIS json, if not beside it.")
     ] = None,
     crowd: Annotated[bool, typer.Option("--crowd", help="Take COCO's crowd regions, too.")] = False,
     max_side: Annotated[int, typer.Option(min=8, help="Longest side of a cut-out in pixels.")] = 256,
@@ -191,17 +191,17 @@ def bank_build(
         float, typer.Option(min=0, max=1, help="Least width, as a share of the long side.")
     ] = 0.05,
     max_truncation: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of the outline on the picture's border.")
+        float, typer.Option(min=0, max=1, help="Largest share of the outline on the image's border.")
     ] = 0.05,
     max_covered: Annotated[
         float, typer.Option(min=0, max=1, help="Largest share that smaller objects claim, too.")
     ] = 0.5,
     min_largest_part: Annotated[
-        float, typer.Option(min=0, max=1, help="Least share in its largest part, if cut from a picture.")
+        float, typer.Option(min=0, max=1, help="Least share in its largest part, if cut from an image.")
     ] = 0.5,
     duplicates: DuplicatesOption = 4,
     licence: Annotated[
-        str, typer.Option("--licence", help="Of pictures whose source does not state one.")
+        str, typer.Option("--licence", help="Of images whose source does not state one.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn, and of the split.")] = 0,
     val: ValOption = 0.1,
@@ -218,7 +218,7 @@ def bank_build(
         max_side, erode, feather, min_side, min_thickness, max_truncation, max_covered, min_largest_part,
         duplicates,
     )  # fmt: skip
-    with progress_bar("reading", "pictures") as progress:
+    with progress_bar("reading", "images") as progress:
         report = build_bank(
             sources, out, seed=seed, cut=cut, format=format_name, images=images, crowd=crowd, licence=licence,
             val_fraction=val, test_fraction=test, overwrite=overwrite, workers=workers or os.cpu_count() or 1,
@@ -303,7 +303,7 @@ def bank_show(
     count: Annotated[int, typer.Option("--count", min=1, help="Objects shown, evenly spaced.")] = 64,
     side: Annotated[int, typer.Option("--side", min=16, help="Of a cell in pixels.")] = 128,
     behind: Annotated[
-        str, typer.Option("--behind", help="white, black, R,G,B or a picture's file.")
+        str, typer.Option("--behind", help="white, black, R,G,B or an image's file.")
     ] = "white",
 ) -> None:
     """Draw a contact sheet of a bank's objects."""
@@ -315,7 +315,7 @@ def bank_show(
     ids = bank.select(split=split, classes=_names(classes))
     if len(ids) > count:
         ids = ids[[i * len(ids) // count for i in range(count)]]
-    save_picture(out, object_sheet(bank, ids, behind=_behind(behind), side=side))
+    save_image(out, object_sheet(bank, ids, behind=_behind(behind), side=side))
     console.print(f"{len(ids)} objects in {out}")
 
 
@@ -336,7 +336,7 @@ def _behind(text: str) -> Any:
             return np.asarray(image.convert("RGB"))
     except OSError:
         raise UserError(
-            f"behind '{text}': expected white, black, R,G,B (each 0..255) or a picture's file"
+            f"behind '{text}': expected white, black, R,G,B (each 0..255) or an image's file"
         ) from None
 
 
@@ -410,18 +410,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> tuple[Any, Any]:
-    """Open a bank and, if given, the background pictures and videos, telling what could not be read.
+def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> Any:
+    """Open a bank and, if given, the background images and videos, telling what could not be read.
 
     Raises:
         UserError: with ``strict``, if any file could not be read to its end.
     """
     from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.objects import ObjectBank
+    from smile_synth.sources import Sources
 
-    opened = ObjectBank.open(bank)
+    objects = ObjectBank.open(bank)
     if backgrounds is None:
-        return opened, None
+        return Sources(objects)
     with progress_bar("indexing", "files") as progress:
         folder = BackgroundFolder(backgrounds, progress=progress)
     told = [("skipped", *item) for item in folder.unreadable]
@@ -432,13 +433,13 @@ def open_sources(bank: Path, backgrounds: Path | None, strict: bool) -> tuple[An
     if told:
         more = f" ({len(told) - 20} of them not listed)" if len(told) > 20 else ""
         counts = (
-            f"{len(folder)} pictures and videos in use, {len(folder.unreadable)} files skipped, "
+            f"{len(folder)} images and videos in use, {len(folder.unreadable)} files skipped, "
             f"{len(folder.cut_short)} videos cut short{more}"
         )
         if strict:
             raise UserError(f"backgrounds '{backgrounds}': {counts}; --strict allows none")
         errors.print(f"backgrounds: {counts}")
-    return opened, folder
+    return Sources(objects, folder)
 
 
 @app.command("generate")
@@ -497,13 +498,13 @@ def generate_command(
 
     loaded = Recipe.load(recipe, overrides or [])
     size_hw = parse_size(size)
-    opened, pictures = open_sources(bank, backgrounds, strict)
+    sources = open_sources(bank, backgrounds, strict)
     if shard_index is not None and num_shards is None:
         raise UserError("shard-index: give --num-shards, too")
     part = None if num_shards is None else (shard_index or 0, num_shards)
     with clip_progress("writing") as progress:
         summary = generate(
-            loaded, opened, pictures, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
+            loaded, sources, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
             media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,
             labels=_names(labels) or (), part=part, workers=workers or cores(), ray=ray, progress=progress,
         )  # fmt: skip
@@ -517,7 +518,7 @@ def generate_command(
             continue
         with progress_bar(f"exporting {name}", "clips") as progress_of_export:
             export(
-                out, name, folder, bank=opened, backgrounds=pictures, workers=workers or cores(),
+                out, name, folder, sources=sources, workers=workers or cores(),
                 progress=progress_of_export,
             )  # fmt: skip
         console.print(f"{out} as {name} in {folder}")
@@ -545,10 +546,10 @@ def export_command(
     from smile_synth.exporters import check_format, export
 
     check_format(format_name)
-    opened, pictures = open_sources(bank, backgrounds, False) if bank else (None, None)
+    sources = open_sources(bank, backgrounds, False) if bank else None
     with progress_bar("exporting", "clips") as progress:
         export(
-            corpus_path, format_name, out, bank=opened, backgrounds=pictures, step=step, points=points,
+            corpus_path, format_name, out, sources=sources, step=step, points=points,
             workers=workers or cores(), progress=progress,
         )  # fmt: skip
     console.print(f"{corpus_path} as {format_name} in {out}")
@@ -594,10 +595,10 @@ def corpus_verify(
 
     if rerender and bank is None:
         raise UserError("rerender: needs the sources that the corpus was made from: --bank")
-    opened, pictures = open_sources(bank, backgrounds, False) if rerender and bank else (None, None)
+    sources = open_sources(bank, backgrounds, False) if rerender and bank else None
     with progress_bar("checking", "clips") as progress:
         faults = verify(
-            corpus_path, deep=deep, bank=opened, backgrounds=pictures, workers=workers or cores(),
+            corpus_path, deep=deep, sources=sources, workers=workers or cores(),
             progress=progress,
         )  # fmt: skip
     for fault in faults:
@@ -617,9 +618,9 @@ def corpus_repair(
     """Make missing, cut and altered files again, and nothing else; exit code 1 if any cannot be."""
     from smile_synth.corpus import repair
 
-    opened, pictures = open_sources(bank, backgrounds, False)
+    sources = open_sources(bank, backgrounds, False)
     with progress_bar("mending", "clips") as progress:
-        report = repair(corpus_path, opened, pictures, workers=workers or cores(), progress=progress)
+        report = repair(corpus_path, sources, workers=workers or cores(), progress=progress)
     for fault in report.mended:
         console.print(f"mended: {escape(str(fault))}")
     for fault in report.left:
@@ -640,8 +641,8 @@ def corpus_regenerate(
     """Make all files of one clip again and say whether they are bit for bit the same."""
     from smile_synth.corpus import regenerate
 
-    opened, pictures = open_sources(bank, backgrounds, False)
-    for file, same in regenerate(corpus_path, index, opened, pictures, out=out).items():
+    sources = open_sources(bank, backgrounds, False)
+    for file, same in regenerate(corpus_path, index, sources, out=out).items():
         console.print(f"{escape(str(out / file))}: {'the same bytes' if same else 'OTHER bytes'}")
 
 
@@ -656,10 +657,10 @@ def corpus_extend(
     """Add label kinds to a corpus without new media."""
     from smile_synth.corpus import extend
 
-    opened, pictures = open_sources(bank, backgrounds, False)
+    sources = open_sources(bank, backgrounds, False)
     with clip_progress("adding") as progress:
         summary = extend(
-            corpus_path, _names(labels) or (), opened, pictures, workers=workers or cores(), progress=progress
+            corpus_path, _names(labels) or (), sources, workers=workers or cores(), progress=progress
         )
     console.print(f"{summary.num_clips} clips in {corpus_path} ({summary.written} extended now)")
 
@@ -699,7 +700,7 @@ def preview_command(
 ) -> None:
     """Draw a recipe's first clips: a contact sheet, curves over time, an animation."""
     from smile_synth.recipe import Recipe
-    from smile_synth.scene import sample_scenes
+    from smile_synth.sampling import sample_scenes
     from smile_synth.stream import SyntheticClips
     from smile_synth.visualize import contact_sheet, draw_labels, film_strip, motion_curves
 
@@ -709,15 +710,15 @@ def preview_command(
         if path is not None and path.suffix.lower() not in suffixes:
             raise UserError(f"{name} '{path}': expected a {' or '.join(suffixes)} file")
     loaded = Recipe.load(recipe, overrides or [])
-    opened, pictures = open_sources(bank, backgrounds, strict)
-    scenes = sample_scenes(loaded, opened, pictures, seed=seed, indices=range(num_clips))
-    clips = SyntheticClips(loaded, opened, pictures, seed=seed, num_clips=num_clips)
+    sources = open_sources(bank, backgrounds, strict)
+    scenes = sample_scenes(loaded, sources, seed=seed, indices=range(num_clips))
+    clips = SyntheticClips(loaded, sources, seed=seed, num_clips=num_clips)
     drawn = [clips[i] for i in range(num_clips)]
     frames = [draw_labels(clip) if labels else clip.frames for clip in drawn]
-    save_picture(out, contact_sheet([film_strip(each) for each in frames], columns=1, gap=0))
+    save_image(out, contact_sheet([film_strip(each) for each in frames], columns=1, gap=0))
     written = [out]
     if curves is not None:
-        save_picture(curves, motion_curves(scenes, drawn))
+        save_image(curves, motion_curves(scenes, drawn))
         written.append(curves)
     if animation is not None:
         columns = -(-num_clips // (1 if num_clips < 3 else 2))
@@ -739,7 +740,7 @@ def tell_targets(scenes: Any) -> None:
 
 
 def save_animation(path: Path, sheets: list[Any], fps: float) -> None:
-    """Write pictures of one size as a .gif or .mp4.
+    """Write images of one size as a .gif or .mp4.
 
     Raises:
         UserError: the place cannot be written.
@@ -770,8 +771,8 @@ def check_png(path: Path) -> None:
         raise UserError(f"out '{path}': expected a .png file")
 
 
-def save_picture(path: Path, picture: Any) -> None:
-    """Write a picture, making its folder.
+def save_image(path: Path, picture: Any) -> None:
+    """Write an image, making its folder.
 
     Raises:
         UserError: the place cannot be written.
@@ -787,12 +788,12 @@ def save_picture(path: Path, picture: Any) -> None:
 def atlas_command(
     out: Annotated[Path, typer.Option("--out", help="A .png file.")] = Path("atlas.png"),
 ) -> None:
-    """Draw every motion family, curve, relation and camera move in one picture."""
+    """Draw every motion family, curve, relation and camera move in one image."""
     from smile_synth.visualize import atlas
 
     if out.suffix.lower() != ".png":
         raise UserError(f"out '{out}': expected a .png file")
-    save_picture(out, atlas())
+    save_image(out, atlas())
     console.print(f"the atlas in {out}")
 
 
@@ -822,10 +823,10 @@ def recipes_gallery(
     from smile_synth.visualize import make_gallery
 
     check_suffix(out, ".html")
-    opened, pictures = open_sources(bank, backgrounds, strict)
+    sources = open_sources(bank, backgrounds, strict)
     with progress_bar("drawing", "presets") as progress:
         page, missing = make_gallery(
-            presets(), opened, pictures, num_clips=num_clips, seed=seed,
+            presets(), sources, num_clips=num_clips, seed=seed,
             workers=workers or os.cpu_count() or 1, progress=progress,
         )  # fmt: skip
     save_text(out, page)
@@ -874,13 +875,13 @@ def recipes_check(
 ) -> None:
     """Tell a recipe's mistakes, with file, line and key; with a bank, whether targets are reached."""
     from smile_synth.recipe import Recipe, check_classes
-    from smile_synth.scene import sample_scenes
+    from smile_synth.sampling import sample_scenes
 
     loaded = Recipe.load(recipe, overrides or [])
     if bank is not None:
-        opened, pictures = open_sources(bank, backgrounds, strict)
-        check_classes(loaded, opened, recipe)
-        scenes = sample_scenes(loaded, opened, pictures, seed=0, indices=range(num_clips))
+        sources = open_sources(bank, backgrounds, strict)
+        check_classes(loaded, sources.objects, recipe)
+        scenes = sample_scenes(loaded, sources, seed=0, indices=range(num_clips))
         tell_targets(scenes)
     console.print(f"{escape(recipe)} is sound, digest {loaded.digest[:16]}")
 
@@ -938,13 +939,13 @@ def open_source(
     if Path(source).is_dir():
         if overrides:
             raise UserError(f"'{overrides[0]}': a corpus is as it was written; overrides are for recipes")
-        opened, pictures = open_sources(bank, backgrounds, strict) if bank else (None, None)
-        return open_corpus(Path(source), bank=opened, backgrounds=pictures)
+        sources = open_sources(bank, backgrounds, strict) if bank else None
+        return open_corpus(Path(source), sources=sources)
     recipe = Recipe.load(source, overrides)
     if bank is None:
         raise UserError(f"recipe '{source}': needs an object bank (--bank DIR)")
-    opened, pictures = open_sources(bank, backgrounds, strict)
-    return RecipeSource(source, recipe, opened, pictures, seed, num_clips, tuple(overrides))
+    sources = open_sources(bank, backgrounds, strict)
+    return RecipeSource(source, recipe, sources, seed, num_clips, tuple(overrides))
 
 
 def check_suffix(path: Path, *suffixes: str) -> None:

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.resources import find_config, shipped
+from smile_synth.io.strict_yaml import StrictModel, dump, line_of, load
 from smile_synth.motion import AnyMotion, AnyRelation, CameraEntry, KeyTimesParameters, RangesModel
 from smile_synth.objects import ObjectBank
-from smile_synth.resources import find_config, shipped
-from smile_synth.strict_yaml import StrictModel, dump, line_of, load
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=1)]
@@ -81,7 +81,7 @@ class MovingBackground(BackgroundParameters):
 
     Attributes:
         drift: [low, high] pixels per frame, in a direction drawn uniformly.
-        zoom_rate: [low, high] log-size per frame, about the frame's middle; above 0 the picture grows.
+        zoom_rate: [low, high] log-size per frame, about the frame's middle; above 0 the image grows.
         roll_rate: [low, high] degrees per frame, about the frame's middle; above 0 it turns clockwise.
     """
 
@@ -101,7 +101,7 @@ class NoiseBackground(MovingBackground):
     """White noise, uniform 0..255 per pixel and channel.
 
     Attributes:
-        redrawn: new noise in every frame (no flow is valid on it) instead of one still picture.
+        redrawn: new noise in every frame (no flow is valid on it) instead of one still image.
     """
 
     kind: Literal["noise"]
@@ -109,7 +109,7 @@ class NoiseBackground(MovingBackground):
 
 
 class CroppedBackground(BackgroundParameters):
-    """A crop of a picture or a video that is larger than the frame.
+    """A crop of an image or a video that is larger than the frame.
 
     Attributes:
         zoom: [low, high] at least 1; 1 is the largest crop of the frame's aspect, 2 half of it.
@@ -125,7 +125,7 @@ class CroppedBackground(BackgroundParameters):
 
 
 class ImageBackground(CroppedBackground, MovingBackground):
-    """A crop of a picture from the backgrounds folder; still, or under the motion of a camera."""
+    """A crop of an image from the backgrounds folder; still, or under the motion of a camera."""
 
     kind: Literal["image"]
 
@@ -280,13 +280,13 @@ class Shadows(RangesModel):
     blur: Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_pair)]
 
 
-class LookParameters(RangesModel):
+class AppearanceParameters(RangesModel):
     """How clips are exposed and what keeps their objects from looking pasted; each drawn once per clip.
 
     Attributes:
         shutter: [low, high] degrees 0..360 that the shutter is open, 360 all the time; blurs what moves.
             None: an instant.
-        shutter_samples: moments of that time that are averaged, odd.
+        shutter_samples: subframes of that time that are averaged, odd.
         soft_edges: [low, high] pixels over which objects fade in from their edges; None: as in the bank.
         shadows: of the objects; None: none.
         linear_light: filter and blend light instead of sRGB values.
@@ -304,7 +304,7 @@ class LookParameters(RangesModel):
     compression: Annotated[tuple[Crf, Crf], BeforeValidator(_pair)] | None = None
 
     @model_validator(mode="after")
-    def _check_samples(self) -> LookParameters:
+    def _check_samples(self) -> AppearanceParameters:
         if self.shutter_samples % 2 == 0:
             raise ValueError(
                 f"shutter_samples is odd, the middle one is the frame; got {self.shutter_samples}"
@@ -417,7 +417,7 @@ class Recipe(StrictModel):
         relations: one entry is drawn per clip, by weight; the first objects of the clip are its group.
         camera: one entry is drawn per clip, by weight; it moves every layer. Empty: it stands still.
         occlusion: one target is drawn per clip, by weight. Empty: as it comes.
-        looks: shutter, light, edges, shadows, grain; as it stands, none of them.
+        appearance: shutter, light, edges, shadows, grain; as it stands, none of them.
         mixture: one recipe is drawn per clip, by weight. Empty: this one alone.
     """
 
@@ -431,7 +431,7 @@ class Recipe(StrictModel):
     relations: list[AnyRelation] = []
     camera: list[CameraEntry] = []
     occlusion: list[OcclusionTarget] = []
-    looks: LookParameters = LookParameters()
+    appearance: AppearanceParameters = AppearanceParameters()
     mixture: list[MixtureEntry] = []
 
     @model_validator(mode="after")
@@ -448,9 +448,9 @@ class Recipe(StrictModel):
                     f"occlusion.{number}: is out of reach, objects.count allows no object that another "
                     f"could cover"
                 )
-        if self.occlusion and self.looks.soft_edges is not None:
+        if self.occlusion and self.appearance.soft_edges is not None:
             raise ValueError(
-                "looks.soft_edges: occlusion targets are measured on unsoftened edges; drop one of them"
+                "appearance.soft_edges: occlusion targets are measured on unsoftened edges; drop one of them"
             )
         for number, entry in enumerate(self.mixture):
             other = entry.recipe
@@ -481,32 +481,16 @@ class Recipe(StrictModel):
     def compresses(self) -> bool:
         """Whether clips carry compression's damage, which only a written corpus can have."""
         parts = (self, *(entry.recipe for entry in self.mixture if entry.recipe))
-        return any(part.looks.compression is not None for part in parts)
+        return any(part.appearance.compression is not None for part in parts)
 
     def values(self) -> dict[str, Any]:
-        """Return the recipe as plain data, with looks only where there are any: as before there were."""
-        data: dict[str, Any] = self.model_dump(mode="json")
-        for each in (data, *(entry["recipe"] for entry in data["mixture"] if entry["recipe"])):
-            if each["looks"] == LookParameters().model_dump(mode="json"):
-                del each["looks"]
-            for entry in each["motion"]:
-                for keys in (("bias", "bias_isotropic"), ("gamma",)):
-                    if entry[keys[0]] is None:
-                        for key in keys:
-                            del entry[key]
-        return data
+        """Return the recipe as plain data."""
+        return self.model_dump(mode="json")
 
     @cached_property
     def digest(self) -> str:
         """sha256 of every value: equal digests draw equal scenes from equal sources."""
-        data = self.values()
-        for entry in data["backgrounds"]:
-            # Left out, a key that came later leaves the digests of older recipes as they were.
-            for key in MOTION_KEYS:
-                if entry.get(key, 0) is None:
-                    del entry[key]
-        text = json.dumps(data, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
 
 
 def differences(first: Recipe, second: Recipe) -> list[tuple[str, str, str]]:

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Clip
 from smile_synth.compositing import (
     NOT_NORMALISED,
     STORED,
@@ -34,19 +32,21 @@ from smile_synth.compositing import (
     num_texels,
     render_parameters,
 )
-from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank
+from smile_synth.core.clip import Clip
+from smile_synth.core.errors import UserError
+from smile_synth.parallel.workers import Place, Result, SharedBuffers, Workers, attach
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, Video, sample_scenes
-from smile_synth.workers import Place, Result, SharedBuffers, Workers, attach
+from smile_synth.sampling import sample_scenes
+from smile_synth.scene import Scene, Video
+from smile_synth.sources import Sources
 
 if TYPE_CHECKING:
     import torch
 
 
-def _check_looks(recipe: Recipe) -> None:
+def _check_appearance(recipe: Recipe) -> None:
     if recipe.compresses:
-        raise UserError("looks.compression: only written corpora have it; generate one, or leave it out")
+        raise UserError("appearance.compression: only written corpora have it; generate one, or leave it out")
 
 
 class SyntheticClips:
@@ -55,8 +55,7 @@ class SyntheticClips:
     def __init__(
         self,
         recipe: Recipe,
-        bank: ObjectBank,
-        backgrounds: BackgroundFolder | None = None,
+        sources: Sources,
         *,
         seed: int,
         num_clips: int,
@@ -66,8 +65,8 @@ class SyntheticClips:
         Raises:
             UserError: the recipe wants compression's damage.
         """
-        _check_looks(recipe)
-        self.recipe, self.bank, self.backgrounds = recipe, bank, backgrounds
+        _check_appearance(recipe)
+        self.recipe, self.sources = recipe, sources
         self.seed, self.num_clips = seed, num_clips
 
     def __len__(self) -> int:
@@ -83,12 +82,12 @@ class SyntheticClips:
         for index in indices:
             if not 0 <= index < self.num_clips:
                 raise IndexError(f"clip {index} is outside 0..{self.num_clips - 1}")
-        scenes = sample_scenes(self.recipe, self.bank, self.backgrounds, seed=self.seed, indices=indices)
+        scenes = sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
         return [
             Clip(
-                composite(scene, self.bank, self.backgrounds),
+                composite(scene, self.sources),
                 scene.fps,
-                annotate(scene, self.bank, self.backgrounds),
+                annotate(scene, self.sources),
             )
             for scene in scenes
         ]
@@ -146,8 +145,7 @@ class StreamBatch:
 
 def stream(
     recipe: Recipe,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     batch_size: int,
     seed: int,
@@ -168,12 +166,12 @@ def stream(
     """Yield batches for ever; step s is the same on any restart and for any number of workers.
 
     On the CPU the workers draw frames, into memory that they share with this process. On another device
-    they draw scenes and decode pictures and videos; frames are drawn there, on a CUDA device on a stream
+    they draw scenes and decode images and videos; frames are drawn there, on a CUDA device on a stream
     of its own while the caller's work runs. Until the workers have started, batches are made here. A batch
     is the caller's for as long as it is kept. Closing the generator ends the workers.
 
     Args:
-        recipe, bank, backgrounds: what the clips are drawn from.
+        recipe, sources: what the clips are drawn from.
         batch_size: clips of a step for this process, not over all of them.
         seed: of the clips.
         device: where the frames are wanted.
@@ -187,7 +185,7 @@ def stream(
         tokens: (tubelet_size, patch_size); also give each token's coverage.
         scenes: also give the scenes.
         backend: cpu on the CPU, triton on CUDA and torch elsewhere, if None; see `render`.
-        cache_bytes: bound on background pictures that are kept on a device; those beyond are sent again.
+        cache_bytes: bound on background images that are kept on a device; those beyond are sent again.
 
     Raises:
         UserError: when a batch is asked for: the recipe does not fit its sources, or a worker was killed.
@@ -203,14 +201,14 @@ def stream(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     batch_indices(0, batch_size, rank=rank, world_size=world_size)
     check_output(recipe.num_frames, recipe.size, out_dtype, tokens)
-    _check_looks(recipe)
+    _check_appearance(recipe)
     import torch  # takes seconds to load, and nothing else here needs it
 
     place = torch.device(device)
     backend = backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
     if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and place.type != "cpu"):
         raise ValueError(f"backend {backend} does not draw batches on {place}")
-    maker = _Maker(recipe, bank, backgrounds, seed, out_dtype, normalise, segmentation, tokens, scenes)
+    maker = _Maker(recipe, sources, seed, out_dtype, normalise, segmentation, tokens, scenes)
     batches: _FramesHere | _FramesOnDevice = (
         _FramesHere(maker, batch_size, workers)
         if backend == "cpu"
@@ -250,8 +248,7 @@ class _Maker:
     """What is asked for; a copy of it works in every worker."""
 
     recipe: Recipe
-    bank: ObjectBank
-    backgrounds: BackgroundFolder | None
+    sources: Sources
     seed: int
     out_dtype: OutDtype
     normalise: Normalise
@@ -260,16 +257,16 @@ class _Maker:
     scenes: bool
 
     def sample(self, indices: range) -> list[Scene]:
-        return sample_scenes(self.recipe, self.bank, self.backgrounds, seed=self.seed, indices=indices)
+        return sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
 
     def given(self, scenes: list[Scene]) -> list[Scene]:
         """Return those that the caller is given."""
         return scenes if self.scenes else []
 
     def parameters(self, indices: range) -> _LaidOut:
-        """Lay scenes out; pictures and videos are named, not decoded."""
+        """Lay scenes out; images and videos are named, not decoded."""
         scenes = self.sample(indices)
-        parameters = lay_out(scenes, self.bank, range(self.recipe.num_frames))
+        parameters = lay_out(scenes, self.sources.objects, range(self.recipe.num_frames))
         return parameters, self.given(scenes)
 
     def forms(self, clips: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -301,9 +298,9 @@ class _Maker:
     def draw(self, indices: range, arrays: dict[str, NDArray[Any]]) -> list[Scene]:
         """Draw clips and their labels into arrays."""
         scenes = self.sample(indices)
-        draw_frames(scenes, self.bank, self.backgrounds, arrays["frames"], normalise=self.normalise)
+        draw_frames(scenes, self.sources, arrays["frames"], normalise=self.normalise)
         for row, scene in enumerate(scenes if self.segmentation or self.tokens else ()):
-            owners = annotate(scene, self.bank, self.backgrounds).segmentation
+            owners = annotate(scene, self.sources).segmentation
             if self.segmentation:
                 arrays["segmentation"][row] = owners
             if self.tokens:
@@ -312,7 +309,7 @@ class _Maker:
         return self.given(scenes)
 
     def fetch(self, textures: Sequence[Shown]) -> NDArray[np.uint32]:
-        return fetch(textures, self.bank, self.backgrounds)
+        return fetch(textures, self.sources)
 
 
 def token_coverage(
@@ -533,7 +530,7 @@ class _FramesOnDevice:
             texels[:0] = [sent[shown] for shown in parameters.textures]
             rendered = render_parameters(
                 parameters,
-                self._maker.bank,
+                self._maker.sources.objects,
                 backend=self._backend,
                 device=self._device,
                 out_dtype=self._maker.out_dtype,

@@ -29,11 +29,11 @@ from pydantic import Field, model_validator
 from scipy import stats
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe
-from smile_synth.cluster import Cluster
+from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import write_bytes, write_mp4
-from smile_synth.errors import UserError, nearest
-from smile_synth.resources import shipped
-from smile_synth.strict_yaml import StrictModel, dump, load
+from smile_synth.io.resources import shipped
+from smile_synth.io.strict_yaml import StrictModel, dump, load
+from smile_synth.parallel.cluster import Cluster
 from smile_train.checkpoint import load_student
 from smile_train.config import Count, PretrainConfig, Whole
 from smile_train.data import open_data
@@ -67,7 +67,7 @@ class Study(StrictModel):
         seeds: of data, masks, weights and probes; every arm has all of them.
         tasks: names of probes.
         num_train, num_test: clips of a probe.
-        bank, train_backgrounds, test_backgrounds: what it is done with; left out, drawn shapes and pictures
+        bank, train_backgrounds, test_backgrounds: what it is done with; left out, drawn shapes and images
             that need no download.
     """
 
@@ -370,7 +370,7 @@ class StudyRun:
         if self._last_exam is None or self._last_exam[0] != asked:
             materials = self.materials
             exam = MotionExam(
-                like, materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
+                like, materials.train, materials.heldout,
                 seed=seed, num_train=num_train, num_test=num_test,
                 tasks={name: FACTORS[name] for name in self.study.tasks},
             )  # fmt: skip

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import write_bytes
-from smile_synth.errors import UserError
 from smile_train.models import Student, StudentConfig, why_unreadable
 
 CHECKPOINTS = "checkpoints"

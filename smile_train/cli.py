@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from smile_synth.cli import VersionOption, console, errors, progress_bar, run_app
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 app = typer.Typer(
     help="CLIP-guided masked pretraining on procedurally animated clips, and what was learned.",
@@ -230,7 +230,7 @@ def teacher_command(
         typer.Option("--materials", help="Folder of the objects and backgrounds; made if missing."),
     ] = None,
 ) -> None:
-    """Train a small CLIP on rendered pictures with known captions, in open_clip's format."""
+    """Train a small CLIP on rendered images with known captions, in open_clip's format."""
     from smile_train.config import TeacherTrainingConfig
     from smile_train.materials import build_materials
     from smile_train.train_teacher import train_teacher
@@ -255,7 +255,7 @@ def teacher_command(
     console.print(table)
     near = result["patch_neighbours"]
     console.print(
-        "nearest patch token in another picture: an object's token finds an object in "
+        "nearest patch token in another image: an object's token finds an object in "
         f"{100 * near['object_finds_object']:.1f} % (chance {100 * near['share_of_object_tokens']:.1f} %), "
         f"one of its class in {100 * near['object_finds_same_class']:.1f} % "
         f"(chance {100 * near['same_class_by_chance']:.1f} %)"
@@ -283,7 +283,7 @@ def embed_command(
     strict: StrictOption = False,
 ) -> None:
     """Write one feature per real video: encoder tokens, averaged over tokens and windows."""
-    from smile_synth.strict_yaml import parse
+    from smile_synth.io.strict_yaml import parse
     from smile_train.evaluate import ViewOptions, embed_videos
 
     with progress_bar("embedding", "videos") as progress:
@@ -343,7 +343,7 @@ def evaluate_command(
     strict: StrictOption = False,
 ) -> None:
     """Score a frozen or fine-tuned encoder on labelled real videos, beside its controls."""
-    from smile_synth.strict_yaml import parse
+    from smile_synth.io.strict_yaml import parse
     from smile_train.evaluate import (
         EvaluateOptions,
         evaluate_videos,
@@ -529,11 +529,11 @@ def probe_command(
     checkpoint: EncoderOption,
     bank: Annotated[Path, typer.Option("--bank", help="Object bank with train and test splits.")],
     train_backgrounds: Annotated[
-        Path | None, typer.Option("--train-backgrounds", help="Folder of pictures.")
+        Path | None, typer.Option("--train-backgrounds", help="Folder of images.")
     ] = None,
     test_backgrounds: Annotated[
         Path | None,
-        typer.Option("--test-backgrounds", help="Folder of pictures that share none with the first."),
+        typer.Option("--test-backgrounds", help="Folder of images that share none with the first."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     num_train: Annotated[int, typer.Option("--num-train", min=50)] = 1200,
@@ -551,11 +551,11 @@ def probe_command(
 ) -> None:
     """Probe what a frozen encoder knows of motion, beside its controls on the same clips."""
     import json
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.corpus import write_bytes
-    from smile_synth.objects import ObjectBank
+    from smile_synth.sources import Sources
     from smile_train.checkpoint import steps_of
     from smile_train.evaluate import FACTORS, TASKS, all_controls, examine_motion, load_encoder
     from smile_train.pretrain import choose_device
@@ -564,10 +564,11 @@ def probe_command(
         raise UserError(f"out '{out}': expected a .json file")
     on = choose_device(device)
     encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=on)
-    folders = [BackgroundFolder(p) if p else None for p in (train_backgrounds, test_backgrounds)]
+    train = Sources.open(bank, train_backgrounds)
+    test = replace(train, backgrounds=BackgroundFolder(test_backgrounds) if test_backgrounds else None)
     with progress_bar("probing", "probes") as progress:
         examination = examine_motion(
-            encoder, ObjectBank.open(bank), *folders, seed=seed, num_train=num_train, num_test=num_test,
+            encoder, train, test, seed=seed, num_train=num_train, num_test=num_test,
             tasks=FACTORS if factors else TASKS, plain=all_controls(teacher or None, on), progress=progress,
         )  # fmt: skip
     print_examination(examination)

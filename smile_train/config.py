@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from smile_synth.resources import find_config
-from smile_synth.strict_yaml import StrictModel, load
+from smile_synth.io.resources import find_config
+from smile_synth.io.strict_yaml import StrictModel, load
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -189,7 +189,7 @@ class SourceOptions(StrictModel):
         recipe: a synth preset or a path.
         recipe_overrides: key.path=value for the recipe.
         bank: folder of the object bank.
-        backgrounds: folder or list of pictures and videos, where the recipe wants them.
+        backgrounds: folder or list of images and videos, where the recipe wants them.
         corpus: folder of a corpus of smile-synth generate, in the place of all the above.
     """
 
@@ -242,7 +242,7 @@ class PretrainConfig(SourceOptions):
     """A pretraining run.
 
     Attributes:
-        recipe, recipe_overrides, bank, backgrounds, corpus: where clips come from, see `SourceOptions`.
+        recipe, recipe_overrides, sources, corpus: where clips come from, see `SourceOptions`.
             Their size and frames are the student's.
         mixture: several sources; each entry fills in what it leaves out from the keys above.
         seed: of the data, the masks and the initial weights.
@@ -382,10 +382,10 @@ def _filled(entry: MixtureEntry, own: SourceOptions) -> MixtureEntry:
 
 
 class TeacherTrainingConfig(StrictModel):
-    """Training of a small CLIP on rendered pictures with captions.
+    """Training of a small CLIP on rendered images with captions.
 
     Attributes:
-        recipe: a synth preset or a path; the first frame of each clip is a picture.
+        recipe: a synth preset or a path; the first frame of each clip is an image.
         seed: of the data and the initial weights.
         steps, batch_size: of the contrastive training.
         lr: peak learning rate, reached after warmup_steps.

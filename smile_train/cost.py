@@ -102,7 +102,7 @@ def cost_of(
         teacher_flops = float(counter.get_total_flops())
         by_part["teacher"], parameters["teacher"] = teacher_flops, _count(teacher)
     trained = _count(student)
-    copies = 4 + bool(config.ema_decay)  # weights, gradients, two moments
+    copies = 4 + bool(config.ema_decay)  # weights, gradients, two subframes
     casts = 2 * trained if bf16 else 0  # weights in 16 bits, kept from the forward to the backward pass
     return Cost(
         parameters={names.get(part, part): count for part, count in parameters.items() if count},
@@ -124,7 +124,7 @@ def peak_tflops(config: PretrainConfig, device: torch.device) -> float | None:
 
 
 def _on_meta(module: nn.Module) -> Any:
-    # A copy first would double the memory for a moment; tensors are replaced while it is copied.
+    # A copy first would double the memory for a subframe; tensors are replaced while it is copied.
     memo = {id(t): torch.empty_like(t, device="meta") for t in module.buffers()}
     memo |= {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)

@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composite, sample_scenes, stream
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import Corpus
-from smile_synth.errors import UserError
-from smile_synth.rng import RandomStream
-from smile_synth.scene import Picture, Scene
+from smile_synth.parallel.workers import leave_with_parent
+from smile_synth.scene import Scene, StoredImage
+from smile_synth.sources import Sources
 from smile_synth.stream import StepBatches
 from smile_synth.stream import token_coverage as token_coverage
-from smile_synth.workers import leave_with_parent
 from smile_train.config import MixtureEntry, PretrainConfig, Stage
 from smile_train.masking import upright_boxes
 
@@ -104,8 +105,7 @@ class RenderedSource:
     def __init__(
         self,
         recipe: Recipe,
-        bank: ObjectBank,
-        backgrounds: BackgroundFolder | None,
+        sources: Sources,
         *,
         seed: int,
         name: str,
@@ -116,17 +116,20 @@ class RenderedSource:
             UserError: the recipe wants what only written corpora have.
         """
         if recipe.compresses:
-            raise UserError("looks.compression: only written corpora have it; train on one, or leave it out")
-        self.recipe, self.bank, self.backgrounds, self.seed = recipe, bank, backgrounds, seed
+            raise UserError(
+                "appearance.compression: only written corpora have it; train on one, or leave it out"
+            )
+        self.recipe, self.sources, self.seed = recipe, sources, seed
         self.size_hw, self.num_frames, self.name = recipe.size, recipe.num_frames, name
-        self.digest = recipe.digest + bank.digest + (backgrounds.digest if backgrounds else "")
+        self.digest = recipe.digest + sources.objects.digest
+        self.digest += sources.backgrounds.digest if sources.backgrounds else ""
 
     def clips(self, indices: Sequence[int]) -> list[TrainingClip]:
         """Draw scenes, together, and render them one by one."""
-        sources = self.bank, self.backgrounds
-        scenes = sample_scenes(self.recipe, *sources, seed=self.seed, indices=indices)
+        sources = self.sources
+        scenes = sample_scenes(self.recipe, sources, seed=self.seed, indices=indices)
         return [
-            TrainingClip(composite(scene, *sources), annotate(scene, *sources).segmentation, scene)
+            TrainingClip(composite(scene, sources), annotate(scene, sources).segmentation, scene)
             for scene in scenes
         ]
 
@@ -276,7 +279,9 @@ def open_data(config: PretrainConfig, *, strict: bool = False) -> TrainingData:
                 backgrounds = folders[entry.backgrounds]
             name = f"recipe-{len(recipes)}" if recipes else "recipe"
             recipes[name] = recipe
-            source = RenderedSource(recipe, banks[entry.bank], backgrounds, seed=config.seed, name=name)
+            source = RenderedSource(
+                recipe, Sources(banks[entry.bank], backgrounds), seed=config.seed, name=name
+            )
         opened[key] = source
         return source
 
@@ -335,12 +340,12 @@ class _TrainingBatches(Dataset[Batch | UserError]):
 def _object_boxes(scene: Scene) -> Tensor:
     """Return ``[K, T, 4]`` of the labelled objects."""
     chosen = [
-        k for k, layer in enumerate(scene.layers) if layer.labelled and isinstance(layer.surface, Picture)
+        k for k, layer in enumerate(scene.layers) if layer.labelled and isinstance(layer.surface, StoredImage)
     ]
     surfaces = [scene.layers[k].surface for k in chosen]
-    sizes = np.array([(s.height, s.width) for s in surfaces if isinstance(s, Picture)], np.float64).reshape(
-        -1, 2
-    )
+    sizes = np.array(
+        [(s.height, s.width) for s in surfaces if isinstance(s, StoredImage)], np.float64
+    ).reshape(-1, 2)
     return torch.from_numpy(upright_boxes(scene.object_to_frame[chosen], sizes)).float()
 
 
@@ -397,7 +402,7 @@ def training_batches(
     shares = workers == 0 or hasattr(os, "memfd_create")
     if len(stage.sources) == 1 and isinstance(source, RenderedSource) and shares:
         batches = stream(
-            source.recipe, source.bank, source.backgrounds, batch_size=local, seed=source.seed,
+            source.recipe, source.sources, batch_size=local, seed=source.seed,
             device=render_on or device, rank=rank, world_size=world_size, start_step=start_step,
             workers=workers, ahead=4, tokens=(tubelet_size, patch_size), scenes=boxes,
         )  # fmt: skip

@@ -74,12 +74,10 @@ def run_demo(
     recipe = Recipe.load(config.recipe or "demo", config.recipe_overrides)
     corpus = out / "corpus"
     generate(
-        recipe, materials.bank, materials.train_backgrounds, out=corpus, num_clips=CORPUS_CLIPS,
+        recipe, materials.train, out=corpus, num_clips=CORPUS_CLIPS,
         seed=config.seed, progress=lambda done, total, _: stage("corpus", done, total, ""),
     )  # fmt: skip
-    clips = SyntheticClips(
-        recipe, materials.bank, materials.train_backgrounds, seed=config.seed, num_clips=CORPUS_CLIPS
-    )
+    clips = SyntheticClips(recipe, materials.train, seed=config.seed, num_clips=CORPUS_CLIPS)
     strips = [film_strip(enlarge(draw_labels(clips[i]), 2)) for i in range(8)]
     Image.fromarray(contact_sheet(strips, columns=1, gap=0)).save(out / "contact_sheet.png")
 
@@ -88,7 +86,7 @@ def run_demo(
         config, run, on_step=lambda done, total, loss: stage("pretraining", done, total, f"loss {loss:.3f}")
     )
     examination = examine_motion(
-        load_encoder(run), materials.bank, materials.train_backgrounds, materials.heldout_backgrounds,
+        load_encoder(run), materials.train, materials.heldout,
         seed=config.seed, num_train=num_train, num_test=num_test,
         progress=lambda done, total: stage("probes", done, total, ""),
     )  # fmt: skip
@@ -103,7 +101,7 @@ def enlarge(frames: UInt8, factor: int) -> UInt8:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def mask_pictures(config: PretrainConfig, clips: SyntheticClips, index: int) -> list[tuple[str, UInt8]]:
+def mask_images(config: PretrainConfig, clips: SyntheticClips, index: int) -> list[tuple[str, UInt8]]:
     """Draw what a student sees of one clip under a tube mask and under a trajectory mask.
 
     Returns (kind, ``[2 * side, ., 3]`` uint8): one column per tubelet, the clip above what is left of it.
@@ -114,17 +112,17 @@ def mask_pictures(config: PretrainConfig, clips: SyntheticClips, index: int) -> 
     grid = (frames // tubelet, height // patch, width // patch)
     coverage = torch.from_numpy(token_coverage(clip.segmentation, patch, tubelet))[None]
     batch = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None]
-    pictures = []
+    images = []
     for kind in ("tube", "trajectory"):
         options = config.mask.model_copy(update={"kind": kind, "object_tokens": "coverage"})
         masker = Masker(options, grid, patch_size=patch, tubelet_size=tubelet, seed=config.seed)
         mask = masker(torch.tensor([index]), batch, coverage=coverage)[0].numpy()
         both = np.concatenate([clip.frames, seen_frames(clip.frames, mask, grid)], axis=1)
         columns = list(both[::tubelet])
-        pictures.append(
+        images.append(
             (kind, contact_sheet([c.repeat(2, 0).repeat(2, 1) for c in columns], columns=len(columns)))
         )
-    return pictures
+    return images
 
 
 def loss_curve(log: list[dict[str, Any]]) -> str:
@@ -149,9 +147,9 @@ def loss_curve(log: list[dict[str, Any]]) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _png(picture: UInt8) -> str:
+def _png(image: UInt8) -> str:
     data = io.BytesIO()
-    Image.fromarray(picture).save(data, format="PNG", optimize=True)
+    Image.fromarray(image).save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()
 
 
@@ -171,7 +169,7 @@ def render_page(
         video = base64.b64encode((corpus / "clips" / f"{index:06d}.mp4").read_bytes()).decode()
         shown.append({"index": index, "objects": objects, "video": video})
     crowded = max(range(CORPUS_CLIPS), key=lambda i: float(clips[i].labels.modal_masks.mean()))
-    masks = [{"kind": kind, "png": _png(picture)} for kind, picture in mask_pictures(config, clips, crowded)]
+    masks = [{"kind": kind, "png": _png(image)} for kind, image in mask_images(config, clips, crowded)]
     tasks = []
     for task in dict.fromkeys(row.task for row in examination.rows):
         rows = [row for row in examination.rows if row.task == task]

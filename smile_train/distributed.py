@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from smile_synth import ObjectBank
+from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import CorpusHeader, write_bytes
-from smile_synth.errors import UserError, nearest
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import IMAGENET_MEAN, IMAGENET_STD
@@ -384,8 +384,8 @@ def _training_lines(folder: Path) -> list[str]:
     sources = [source for stage in config.stages for source in stage.sources]
     for bank in dict.fromkeys(source.bank for source in sources if source.bank):
         lines.append(_objects_line(bank))
-    for pictures in dict.fromkeys(source.backgrounds for source in sources if source.backgrounds):
-        lines.append(f"- backgrounds: {Path(pictures).name}; licences are not recorded")
+    for images in dict.fromkeys(source.backgrounds for source in sources if source.backgrounds):
+        lines.append(f"- backgrounds: {Path(images).name}; licences are not recorded")
     for corpus in dict.fromkeys(source.corpus for source in sources if source.corpus):
         lines += _corpus_lines(corpus)
     return lines

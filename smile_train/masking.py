@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth import rng
-from smile_synth.errors import UserError
+from smile_synth.core import rng
+from smile_synth.core.errors import UserError
 from smile_train.config import MaskOptions
 
 Grid = tuple[int, int, int]
@@ -138,13 +138,13 @@ def _purpose(name: str, sample: int) -> str:
 
 
 def uniform_draws(seed: int, indices: Tensor, count: int, purpose: str) -> Tensor:
-    """Draw for a whole batch, on its device, float32 numbers from the streams of `smile_synth.rng`.
+    """Draw for a whole batch, on its device, float32 numbers from the streams of `smile_synth.core.rng`.
 
     Args:
         seed: 0 .. 2^63 - 1.
         indices: int64 ``[B]`` clip indices, not negative.
         count: draws per clip.
-        purpose: as of `smile_synth.rng.RandomStreams`.
+        purpose: as of `smile_synth.core.rng.RandomStreams`.
 
     Returns:
         ``[B, count]``, float32 in [0, 1): the upper 24 bits of the lower, then of the upper half of every

@@ -15,7 +15,7 @@ import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
 from smile_train.checkpoint import load_student
 from smile_train.collapse import effective_rank
@@ -274,7 +274,7 @@ def report_run(run: Path, *, num_clips: int = 32) -> tuple[str, list[Finding]]:
         curves=_curves(log),
         probes=(probes := _probes(run)),
         probe_curves=_probe_curves(probes),
-        inside=None if inside is None else _pictures(inside),
+        inside=None if inside is None else _images(inside),
     )  # fmt: skip
     return html, findings
 
@@ -333,14 +333,14 @@ def _probe_curves(probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return charts
 
 
-def _pictures(inside: Inside) -> dict[str, Any]:
+def _images(inside: Inside) -> dict[str, Any]:
     """Lay out what `look_inside` found for the template."""
     time, height, width = inside.grid
     tubelet = inside.frames.shape[1] // time
     side = max(1, _SIDE // max(inside.frames.shape[2:4]))
 
-    def strip(pictures: Sequence[UInt8]) -> str:
-        large = [p.repeat(side, 0).repeat(side, 1) for p in pictures]
+    def strip(images: Sequence[UInt8]) -> str:
+        large = [p.repeat(side, 0).repeat(side, 1) for p in images]
         return png_uri(contact_sheet(large, columns=len(large)))
 
     def enlarged(colors: NDArray[Any], k: int) -> list[UInt8]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import held, sweep, write_bytes
-from smile_synth.errors import UserError
 from smile_train.checkpoint import CHECKPOINTS
 from smile_train.masking import Grid, seen_frames
 
@@ -129,7 +129,7 @@ class RunLog:
             os.fsync(file.fileno())
 
     def show(self, step: int, frames: Tensor, mask: Tensor, grid_thw: Grid) -> None:
-        """Give TensorBoard the first clips of a batch: as films, and a picture of every tubelet of one.
+        """Give TensorBoard the first clips of a batch: as films, and an image of every tubelet of one.
 
         Above the clip, below what is left of it when the hidden tokens are grey.
 
@@ -160,8 +160,8 @@ def _moving(tag: str, film: NDArray[np.uint8]) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     data = io.BytesIO()
-    pictures = [Image.fromarray(frame) for frame in film]
-    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=125, loop=0)
+    images = [Image.fromarray(frame) for frame in film]
+    images[0].save(data, "GIF", save_all=True, append_images=images[1:], duration=125, loop=0)
     _, height, width, _ = film.shape
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data.getvalue())
     return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 from smile_train.config import HeadOptions, TargetOptions
 from smile_train.models import Teacher, pick_tokens
 

@@ -1,4 +1,4 @@
-"""Train a small CLIP on rendered pictures whose captions are known, and say what it can do."""
+"""Train a small CLIP on rendered images whose captions are known, and say what it can do."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, annotate, composite, sample_scene
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import write_bytes
-from smile_synth.errors import UserError
-from smile_synth.scene import Picture, Scene
+from smile_synth.scene import Scene, StoredImage
 from smile_synth.stream import StepBatches
 from smile_train.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint
 from smile_train.config import TeacherTrainingConfig
@@ -48,7 +48,7 @@ def describe(bank: ObjectBank, object_id: int) -> str:
 def objects_of(scene: Scene) -> list[int]:
     """Return the bank's ids of a scene's objects, the front-most first."""
     surfaces = [scene.layers[k].surface for k in scene.front_to_back(0)[:-1]]
-    return [s.texture_id for s in surfaces if isinstance(s, Picture)]
+    return [s.texture_id for s in surfaces if isinstance(s, StoredImage)]
 
 
 class _Captioned(Dataset[tuple[Tensor, str]]):
@@ -60,9 +60,9 @@ class _Captioned(Dataset[tuple[Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         clips = self.clips
-        scene = sample_scene(clips.recipe, clips.bank, clips.backgrounds, seed=clips.seed, index=index)
-        frame = composite(scene, clips.bank, clips.backgrounds)[0]
-        caption = " and ".join(describe(clips.bank, i) for i in objects_of(scene))
+        scene = sample_scene(clips.recipe, clips.sources, seed=clips.seed, index=index)
+        frame = composite(scene, clips.sources)[0]
+        caption = " and ".join(describe(clips.sources.objects, i) for i in objects_of(scene))
         return torch.from_numpy(frame).permute(2, 0, 1), caption
 
 
@@ -112,8 +112,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, labels: Tenso
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
-def normalise_pictures(pictures: Tensor) -> Tensor:
-    """Return uint8 pictures ``[B, 3, H, W]`` by CLIP's mean and std."""
+def normalise_images(pictures: Tensor) -> Tensor:
+    """Return uint8 images ``[B, 3, H, W]`` by CLIP's mean and std."""
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
     return (pictures.float() / 255 - mean) / std
@@ -124,7 +124,7 @@ def train_teacher(
     materials: Materials,
     out: Path,
     *,
-    num_pictures: int = 2000,
+    num_images: int = 2000,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train, or continue, a CLIP in ``out``; write it in open_clip's format and return its result.
@@ -136,7 +136,7 @@ def train_teacher(
         torch.set_num_threads(config.threads)
     recipe = Recipe.load(config.recipe)
     if recipe.size[0] != recipe.size[1]:
-        raise UserError(f"recipe '{config.recipe}': a CLIP takes square pictures, got {recipe.size}")
+        raise UserError(f"recipe '{config.recipe}': a CLIP takes square images, got {recipe.size}")
     model, description = build_clip(config, recipe.size[0])
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     optimiser = make_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
@@ -154,7 +154,7 @@ def train_teacher(
         start = int(state["step"])
 
     clips = SyntheticClips(
-        recipe, materials.bank, materials.train_backgrounds, seed=config.seed,
+        recipe, materials.train, seed=config.seed,
         num_clips=config.steps * config.batch_size,
     )  # fmt: skip
     loader: DataLoader[Any] = DataLoader(
@@ -175,8 +175,8 @@ def train_teacher(
         )  # fmt: skip
         for group in optimiser.param_groups:
             group["lr"] = lr
-        unique = list(dict.fromkeys(captions))  # many pictures share a caption: encode each once
-        images, texts, scale = model(normalise_pictures(pictures), tokenizer(unique))
+        unique = list(dict.fromkeys(captions))  # many images share a caption: encode each once
+        images, texts, scale = model(normalise_images(pictures), tokenizer(unique))
         places = torch.tensor([unique.index(caption) for caption in captions])
         loss = contrastive_loss(images, texts[places], scale, places)
         optimiser.zero_grad(set_to_none=True)
@@ -189,7 +189,7 @@ def train_teacher(
             raise UserError(f"the loss is {value} at step {step}; lower lr")
         done = step + 1
         rate = (done - start) * config.batch_size / (time.perf_counter() - began)
-        log.write(step=done, loss=value, lr=lr, pictures_per_second=round(rate, 1))
+        log.write(step=done, loss=value, lr=lr, images_per_second=round(rate, 1))
         if on_step:
             on_step(done, config.steps, value)
         if done % config.checkpoint_every == 0 or done == config.steps:
@@ -201,7 +201,7 @@ def train_teacher(
     write_bytes(out / MODEL_CONFIG, (json.dumps(description, indent=1) + "\n").encode())
     shipped = load_clip(f"local-dir:{out}")  # judge what a user will load
     result = {
-        **examine_teacher(shipped, recipe, materials, config, num_pictures=num_pictures),
+        **examine_teacher(shipped, recipe, materials, config, num_images=num_images),
         "config": json.loads(config.model_dump_json()),
     }
     write_bytes(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
@@ -215,17 +215,17 @@ def examine_teacher(
     materials: Materials,
     config: TeacherTrainingConfig,
     *,
-    num_pictures: int,
+    num_images: int,
 ) -> dict[str, Any]:
-    """Measure zero-shot accuracy and patch-token neighbours on pictures that training never showed.
+    """Measure zero-shot accuracy and patch-token neighbours on images that training never showed.
 
     All backgrounds are held out. Objects are asked apart: those of the train split in renders that are
     new, and those of the test split, which training never showed. Classes without a training object are
     left out (some photographs hold one object alone).
 
-    Zero-shot: one object a picture; the prompts are all captions that occur in the bank, and the best one
+    Zero-shot: one object an image; the prompts are all captions that occur in the bank, and the best one
     names class, colour and texture at once. Neighbours, on the test split: the nearest patch token
-    (cosine) of another picture, for tokens at least half covered by an object.
+    (cosine) of another image, for tokens at least half covered by an object.
     """
     bank = materials.bank
     prompts: dict[str, dict[str, str]] = {}
@@ -234,18 +234,18 @@ def examine_teacher(
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
     teacher = Teacher(model.visual, frame_stride=1)
-    result: dict[str, Any] = {"num_pictures": num_pictures, "num_prompts": len(prompts), "zero_shot": {}}
+    result: dict[str, Any] = {"num_images": num_images, "num_prompts": len(prompts), "zero_shot": {}}
     for split, name in (("train", "training objects, new renders"), ("test", "held-out objects")):
         pictures, truth, coverage = _single_objects(
             recipe,
             materials,
             split,
             seed=config.seed + 1,
-            num_pictures=num_pictures,
+            num_images=num_images,
             patch_size=config.patch_size,
         )
         parts = pictures.split(256)
-        images = torch.cat([model.encode_image(normalise_pictures(part), normalize=True) for part in parts])
+        images = torch.cat([model.encode_image(normalise_images(part), normalize=True) for part in parts])
         best = [list(prompts)[i] for i in (images @ texts.T).argmax(1).tolist()]
         result["zero_shot"][name] = _accuracies(
             [{"caption": caption, **prompts[caption]} for caption in best],
@@ -259,24 +259,24 @@ def examine_teacher(
 
 
 def _single_objects(
-    recipe: Recipe, materials: Materials, split: str, *, seed: int, num_pictures: int, patch_size: int
+    recipe: Recipe, materials: Materials, split: str, *, seed: int, num_images: int, patch_size: int
 ) -> tuple[Tensor, list[int], NDArray[np.float32]]:
-    """Render pictures ``[N, 3, H, W]`` of one object of a split each, over held-out backgrounds.
+    """Render images ``[N, 3, H, W]`` of one object of a split each, over held-out backgrounds.
 
     Also returns the bank's ids of the objects and the coverage of every patch ``[N, patches]``.
     """
-    bank, backgrounds = materials.bank, materials.heldout_backgrounds
+    bank, sources = materials.bank, materials.heldout
     sides = [{bank.info(int(i)).class_name for i in bank.select(split=side)} for side in ("train", "test")]
     objects = recipe.objects.model_copy(
         update={"split": split, "count": (1, 1), "classes": sorted(sides[0] & sides[1])}
     )
     single = recipe.model_copy(update={"objects": objects})
     pictures, truth, coverage = [], [], []
-    for index in range(num_pictures):
-        scene = sample_scene(single, bank, backgrounds, seed=seed, index=index)
-        pictures.append(torch.from_numpy(composite(scene, bank, backgrounds)[0]).permute(2, 0, 1))
+    for index in range(num_images):
+        scene = sample_scene(single, sources, seed=seed, index=index)
+        pictures.append(torch.from_numpy(composite(scene, sources)[0]).permute(2, 0, 1))
         truth.append(objects_of(scene)[0])
-        segmentation = annotate(scene, bank, backgrounds).segmentation
+        segmentation = annotate(scene, sources).segmentation
         coverage.append(token_coverage(segmentation, patch_size, 1))
     return torch.stack(pictures), truth, np.stack(coverage)
 
@@ -295,7 +295,7 @@ def _accuracies(guesses: list[dict[str, str]], facts: list[dict[str, str]]) -> d
             "accuracy": round(float(np.mean([guess == fact for guess, fact in pairs])), 4),
             "most_frequent": round(max(values.count(v) for v in set(values)) / len(values), 4),
             "num_values": len(set(values)),
-            "num_pictures": len(pairs),
+            "num_images": len(pairs),
         }
     return rows
 
@@ -308,15 +308,15 @@ def _facts(bank: ObjectBank, object_id: int) -> dict[str, str]:
 
 
 def _patch_neighbours(tokens: Tensor, coverage: NDArray[np.float32], classes: list[str]) -> dict[str, float]:
-    """Return how often a token's nearest neighbour in another picture is of the same kind."""
-    n, per_picture, _ = tokens.shape
-    picture = torch.arange(n).repeat_interleave(per_picture)
+    """Return how often a token's nearest neighbour in another image is of the same kind."""
+    n, per_image, _ = tokens.shape
+    image = torch.arange(n).repeat_interleave(per_image)
     share = torch.from_numpy(coverage).flatten()
-    kinds = np.array([name for name in classes for _ in range(per_picture)], dtype=object)
+    kinds = np.array([name for name in classes for _ in range(per_image)], dtype=object)
     keep = ((share >= 0.5) | (share == 0)).nonzero()[:, 0]
     is_object = share[keep] >= 0.5
     vectors = F.normalize(tokens.flatten(0, 1)[keep], dim=1)
-    owner, labels = picture[keep], kinds[keep.numpy()]
+    owner, labels = image[keep], kinds[keep.numpy()]
     nearest = torch.empty(len(keep), dtype=torch.int64)
     for part in torch.arange(len(keep)).split(512):
         similar = vectors[part] @ vectors.T

@@ -1,4 +1,4 @@
-"""Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny pictures, scenes laid by hand."""
+"""Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny images, scenes laid by hand."""
 
 import io
 import os
@@ -17,11 +17,12 @@ from hypothesis import settings
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from smile_synth import geometry
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.coverage import Border, level_of_detail
+from smile_synth.core import geometry
+from smile_synth.core.coverage import Border, level_of_detail
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
-from smile_synth.scene import Layer, Picture, Scene, Solid, Surface, Textured
+from smile_synth.scene import Layer, Scene, Solid, StoredImage, Surface, Textured
+from smile_synth.sources import Sources
 
 if shutil.which("nvidia-smi") is None:
     # Kernels are tested in Triton's interpreter; read when Triton is first imported, by whichever library.
@@ -65,7 +66,7 @@ def _disc(side: int) -> UInt8:
 
 
 def waves(height: int, width: int, *, period: float = 24.0) -> UInt8:
-    """Draw an opaque smooth picture ``[height, width, 4]`` whose every channel has slopes everywhere."""
+    """Draw an opaque smooth image ``[height, width, 4]`` whose every channel has slopes everywhere."""
     y, x = np.mgrid[:height, :width] + 0.5
     phases = [2 * np.pi * (x * a + y * b) / period for a, b in ((1.0, 0.3), (-0.4, 1.0), (0.7, 0.7))]
     channels = [127.5 + 100 * np.sin(phase) for phase in phases]
@@ -112,9 +113,9 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> BackgroundFolder:
-    """Three pictures: 0 is 2x3, 1 is 17x31 noise, 2 is 90x120 and smooth."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> BackgroundFolder:
+    """Three images: 0 is 2x3, 1 is 17x31 noise, 2 is 90x120 and smooth."""
+    folder = tmp_path_factory.mktemp("images")
     for name, rgba in {"0": _tiny(), "1": _noisy(17, 31, 0), "2": waves(90, 120, period=30.0)}.items():
         Image.fromarray(rgba[..., :3]).save(folder / f"{name}.png")
     return BackgroundFolder(folder)
@@ -135,20 +136,20 @@ class Sheet:
 
 
 class Studio:
-    """Lays scenes by hand from the session's bank and pictures."""
+    """Lays scenes by hand from the session's bank and images."""
 
-    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
-        self.bank, self.pictures = bank, pictures
+    def __init__(self, bank: ObjectBank, images: BackgroundFolder) -> None:
+        self.bank, self.images, self.sources = bank, images, Sources(bank, images)
 
-    def object(self, name: str) -> Picture:
+    def object(self, name: str) -> StoredImage:
         """Return the surface of the object of a class."""
         object_id = int(np.flatnonzero(self.bank.class_ids == self.bank.class_names.index(name))[0])
         height, width = int(self.bank.heights[object_id]), int(self.bank.widths[object_id])
-        return Picture("objects", object_id, height, width)
+        return StoredImage("objects", object_id, height, width)
 
-    def picture(self, image_id: int) -> Picture:
-        """Return the surface of a background picture."""
-        return Picture("backgrounds", image_id, *self.pictures.sizes_hw[image_id])
+    def image(self, image_id: int) -> StoredImage:
+        """Return the surface of a background image."""
+        return StoredImage("backgrounds", image_id, *self.images.sizes_hw[image_id])
 
     def placed(
         self, name: str, center_xy: ArrayLike, scale: ArrayLike = 1.0, degrees: ArrayLike = 0.0
@@ -192,7 +193,7 @@ class Studio:
             index=0,
             recipe_digest="",
             bank_digest=self.bank.digest,
-            background_digest=self.pictures.digest,
+            background_digest=self.images.digest,
             layers=tuple(layers),
             object_to_frame=poses,
             opacity=spread("opacity"),
@@ -237,9 +238,9 @@ def command_line() -> Call:
 
 
 @pytest.fixture(scope="session")
-def studio(bank: ObjectBank, pictures: BackgroundFolder) -> Studio:
+def studio(bank: ObjectBank, images: BackgroundFolder) -> Studio:
     """Where scenes are laid by hand."""
-    return Studio(bank, pictures)
+    return Studio(bank, images)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ KINDS = ("synth", "train")
 PROGRAM = """
 import smile_synth
 from smile_synth import Recipe
-from smile_synth.resources import shipped
+from smile_synth.io.resources import shipped
 from smile_synth.visualize import page_environment
 from smile_train.config import PretrainConfig
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smile_synth import geometry
 from smile_synth.annotations._kernels import (
     back_to_front,
     cover,
@@ -21,11 +20,11 @@ from smile_synth.annotations._kernels import (
     owners_at,
     summarise,
 )
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Flow, Geometry, Labels, Tracks
-from smile_synth.coverage import pixel_centers, window
-from smile_synth.objects import ObjectBank
-from smile_synth.scene import Picture, Scene, check_sources, cut_out_of, is_redrawn
+from smile_synth.core import geometry
+from smile_synth.core.clip import Flow, Geometry, Labels, Tracks
+from smile_synth.core.coverage import pixel_centers, window
+from smile_synth.scene import Scene, StoredImage, check_sources, cut_out_of, is_redrawn
+from smile_synth.sources import Sources
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -68,19 +67,19 @@ class Runs:
 class Annotation:
     """The labels of one scene, computed when first asked for."""
 
-    def __init__(self, scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> None:
-        check_sources(scene, bank, backgrounds)
+    def __init__(self, scene: Scene, sources: Sources) -> None:
+        check_sources(scene, sources)
         self.scene = scene
-        self._sources = bank, backgrounds
+        self._sources = sources
         self._labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
 
     @cached_property
     def _stack(self) -> tuple[Any, ...]:
         """Return what the kernels need of the layers: see `cover`, up to ``order``."""
-        scene, (bank, backgrounds) = self.scene, self._sources
-        front, plain = list[Picture](), True
+        scene, bank = self.scene, self._sources.objects
+        front, plain = list[StoredImage](), True
         for k, layer in enumerate(scene.layers[1:], 1):
-            if not isinstance(layer.surface, Picture) or layer.border != "transparent":
+            if not isinstance(layer.surface, StoredImage) or layer.border != "transparent":
                 raise ValueError(f"layer {k}: labels know only cut-outs in front of the background")
             front.append(layer.surface)
             plain = plain and layer.surface.source == "objects" and not layer.feather
@@ -90,7 +89,7 @@ class Annotation:
             texels = bank.texels
             first = bank.texel_offsets[[0, *(surface.texture_id for surface in front)]]
         else:
-            parts = [cut_out_of(layer, bank, backgrounds).texels for layer in scene.layers[1:]]
+            parts = [cut_out_of(layer, self._sources).texels for layer in scene.layers[1:]]
             texels, first = np.concatenate(parts), np.cumsum([0, 0, *map(len, parts)])[:-1]
         order = np.empty((scene.num_frames, len(scene.layers) - 1), np.int64)
         back_to_front(_frozen(scene.depth), order)
@@ -278,13 +277,13 @@ class Annotation:
         return targets, inside, hidden
 
 
-def annotate(scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None = None) -> Annotation:
+def annotate(scene: Scene, sources: Sources) -> Annotation:
     """Return the labels of a scene; each kind is computed when first asked for.
 
     Raises:
-        UserError: bank or backgrounds are not those that the scene was drawn from.
+        UserError: the sources are not those that the scene was drawn from.
     """
-    return Annotation(scene, bank, backgrounds)
+    return Annotation(scene, sources)
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

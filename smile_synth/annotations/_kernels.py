@@ -1,4 +1,4 @@
-"""Loops over pixels, rows and points, by the sampling of `smile_synth.coverage`.
+"""Loops over pixels, rows and points, by the sampling of `smile_synth.core.coverage`.
 
 A mask is kept as runs: ``runs [R, 2]`` int32, the columns [x0, x1) of one row after another, and ``rows
 [N, T, H + 1]`` int64, where in ``runs`` every row of object n in frame t begins.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from smile_synth.coverage import THRESHOLD, alpha_point, levels_at
+from smile_synth.core.coverage import THRESHOLD, alpha_point, levels_at
 
 # What is known of all points between four neighbouring texels.
 _MIXED, _BELOW, _ABOVE = 0, 1, 2

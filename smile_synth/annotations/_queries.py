@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from smile_synth.annotations._annotation import Annotation
 from smile_synth.annotations._kernels import count_candidates, find_candidates
-from smile_synth.rng import RandomStream
+from smile_synth.core.rng import RandomStream
 
 Float = NDArray[np.float64]
 QUERY_KINDS = ("grid", "objects", "edges")

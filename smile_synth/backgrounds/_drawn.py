@@ -1,4 +1,4 @@
-"""Background pictures made from nothing: coloured 1/f noise, gradients and dead leaves."""
+"""Background images made from nothing: coloured 1/f noise, gradients and dead leaves."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smile_synth.rng import RandomStream
-from smile_synth.texture import Texture
+from smile_synth.core.rng import RandomStream
+from smile_synth.core.texture import Texture
 
 UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
 
 def _spectrum(size: int, exponent: float, *, rng: RandomStream) -> Float:
-    """Draw a periodic picture ``[S, S]`` in 0..1 whose amplitude falls as 1 / frequency^exponent."""
+    """Draw a periodic image ``[S, S]`` in 0..1 whose amplitude falls as 1 / frequency^exponent."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.normals(size, size)) / frequency**exponent
     spectrum[0, 0] = 0.0
-    picture: Float = np.fft.irfft2(spectrum, s=(size, size))
-    picture = (picture - picture.min()) / (picture.max() - picture.min())
-    return picture
+    image: Float = np.fft.irfft2(spectrum, s=(size, size))
+    image = (image - image.min()) / (image.max() - image.min())
+    return image
 
 
 def one_over_f(size: int, *, rng: RandomStream, exponent: float | None = None) -> UInt8:
     """Draw coloured 1/f noise ``[S, S, 3]``, periodic; amplitudes fall as 1 / frequency^exponent.
 
-    An exponent left out is drawn from 1.0 to 1.8, around natural pictures' 1.2-1.4.
+    An exponent left out is drawn from 1.0 to 1.8, around natural images' 1.2-1.4.
     """
     if exponent is None:
         exponent = rng.uniform(1.0, 1.8)
@@ -47,8 +47,8 @@ def one_over_f(size: int, *, rng: RandomStream, exponent: float | None = None) -
 def gradient(size: int, *, rng: RandomStream) -> UInt8:
     """Draw a smooth blend ``[S, S, 3]`` of four corner colours."""
     corner_colors = rng.uniforms(0, 255, 2, 2, 3).astype(np.float32)
-    picture = cv2.resize(corner_colors, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(picture).round().astype(np.uint8)
+    image = cv2.resize(corner_colors, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(image).round().astype(np.uint8)
 
 
 def dead_leaves(size: int, *, rng: RandomStream, periodic: bool = False) -> UInt8:
@@ -57,15 +57,15 @@ def dead_leaves(size: int, *, rng: RandomStream, periodic: bool = False) -> UInt
     With ``periodic`` a disc that leaves at one side comes in at the other.
     """
     shifts = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if periodic else [(0, 0)]
-    picture = np.full((size, size, 3), rng.integers(256, 3), np.uint8)
+    image = np.full((size, size, 3), rng.integers(256, 3), np.uint8)
     smallest, largest = size / 40, size / 5
     # Inverse of the cumulative r^-3 law between the two radii.
     radii = (smallest**-2 - rng.randoms(500) * (smallest**-2 - largest**-2)) ** -0.5
     centers, colors = rng.integers(size, 500, 2), rng.integers(256, 500, 3)
     for radius, (x, y), color in zip(radii.tolist(), centers.tolist(), colors.tolist(), strict=True):
         for dx, dy in shifts:
-            cv2.circle(picture, (x + dx, y + dy), round(radius), color, -1, cv2.LINE_AA)
-    return picture
+            cv2.circle(image, (x + dx, y + dy), round(radius), color, -1, cv2.LINE_AA)
+    return image
 
 
 KINDS: dict[str, Callable[..., Any]] = {
@@ -75,13 +75,13 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def write_pictures(folder: Path, *, count: int, seed: int, size: int = 160) -> None:
-    """Write ``count`` drawn pictures, one kind after the other; the same files for the same seed."""
+def write_images(folder: Path, *, count: int, seed: int, size: int = 160) -> None:
+    """Write ``count`` drawn images, one kind after the other; the same files for the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         kind = list(KINDS)[index % len(KINDS)]
-        picture = KINDS[kind](size, rng=RandomStream(seed, index, f"background {kind}"))
-        Image.fromarray(picture).save(folder / f"{index:03d}-{kind}.png")
+        image = KINDS[kind](size, rng=RandomStream(seed, index, f"background {kind}"))
+        Image.fromarray(image).save(folder / f"{index:03d}-{kind}.png")
 
 
 @lru_cache(maxsize=4)

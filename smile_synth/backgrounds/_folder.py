@@ -1,4 +1,4 @@
-"""A folder or list of pictures and videos as background textures."""
+"""A folder or list of images and videos as background textures."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import pictures
-from smile_synth.backgrounds import _videos
 from smile_synth.backgrounds._index import index_files
-from smile_synth.backgrounds._videos import VideoInfo, read_frames
-from smile_synth.errors import UserError
-from smile_synth.files import LISTED_ALREADY, walk
-from smile_synth.pictures import Reject, load_rgb, read_bytes
-from smile_synth.texture import Texture
+from smile_synth.core.errors import UserError
+from smile_synth.core.texture import Texture
+from smile_synth.io import images as pictures
+from smile_synth.io import videos as _videos
+from smile_synth.io.files import LISTED_ALREADY, walk
+from smile_synth.io.images import Reject, load_rgb, read_bytes
+from smile_synth.io.videos import VideoInfo, read_frames
 
 SUFFIXES = (*pictures.SUFFIXES, *_videos.SUFFIXES)
 _Key = int | tuple[int, tuple[int, ...]]
 
 
 class BackgroundFolder:
-    """Pictures and videos of a folder or a list, decoded when asked for and kept up to a memory bound.
+    """Images and videos of a folder or a list, decoded when asked for and kept up to a memory bound.
 
     Attributes:
         path: the folder or the list.
-        files: the pictures, sorted by relative path, or in the order of the list.
+        files: the images, sorted by relative path, or in the order of the list.
         sizes_hw: their sizes after EXIF rotation.
         video_files: the videos, in the same order.
         videos: what is known of them.
@@ -53,11 +53,11 @@ class BackgroundFolder:
 
         Args:
             path: the folder or the list.
-            cache_bytes: bound on decoded pictures and frames; the last one asked for is always kept.
+            cache_bytes: bound on decoded images and frames; the last one asked for is always kept.
             progress: called with (files looked into, files to look into).
 
         Raises:
-            UserError: nothing stands there, or it holds no readable picture or video.
+            UserError: nothing stands there, or it holds no readable image or video.
         """
         self.path = Path(path)
         self.files: list[Path] = []
@@ -90,18 +90,18 @@ class BackgroundFolder:
         if not self.files and not self.videos:
             found = f"{len(self.unreadable)} unreadable ones" if self.unreadable else "none"
             raise UserError(
-                f"backgrounds '{path}': expected pictures or videos ({', '.join(SUFFIXES)}), found {found}"
+                f"backgrounds '{path}': expected images or videos ({', '.join(SUFFIXES)}), found {found}"
             )
         self.digest = digest.hexdigest()
         self._cache: OrderedDict[_Key, Texture | NDArray[np.uint8]] = OrderedDict()
         self._cache_bytes = cache_bytes
 
     def __len__(self) -> int:
-        """Return the number of pictures and videos."""
+        """Return the number of images and videos."""
         return len(self.files) + len(self.videos)
 
     def texture(self, image_id: int) -> Texture:
-        """Return a picture as an opaque mip-mapped texture.
+        """Return an image as an opaque mip-mapped texture.
 
         Raises:
             UserError: the file has gone or changed since it was indexed.

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smile_synth.backgrounds import _videos
-from smile_synth.backgrounds._videos import VideoInfo, inspect_video
-from smile_synth.pictures import Reject, load_rgb, read_bytes
+from smile_synth.io import videos as _videos
+from smile_synth.io.images import Reject, load_rgb, read_bytes
+from smile_synth.io.videos import VideoInfo, inspect_video
 
 _FORMAT = 1
 _SETTLED_NS = 2 * 10**9  # a file younger than this may still change without its time changing
@@ -27,7 +27,7 @@ class Entry:
 
     Attributes:
         sha256: of its content; empty for a file that cannot be read.
-        size_hw: of a picture.
+        size_hw: of an image.
         video: of a video.
         problem: why it is not used.
     """

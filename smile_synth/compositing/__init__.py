@@ -1,4 +1,4 @@
-"""Compositing: a scene becomes pixels. One interface, several backends, one picture.
+"""Compositing: a scene becomes pixels. One interface, several backends, one image.
 
 Tolerance of every backend against the oracle: at most 1/255 on 99.9 % of the pixels and never more
 than 3/255, with up to four stacked translucent layers.
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._cpu import composite_cpu, write_normalised
-from smile_synth.compositing._film import composite_film
+from smile_synth.compositing._effects import composite_effects
 from smile_synth.compositing._oracle import composite_oracle
 from smile_synth.compositing._parameters import (
     Parameters,
@@ -27,6 +26,7 @@ from smile_synth.compositing._parameters import (
 )
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Scene, check_sources
+from smile_synth.sources import Sources
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +72,7 @@ NOT_NORMALISED: Normalise = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 def composite(
     scene: Scene,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     backend: str = "cpu",
     device: str | torch.device = "cpu",
@@ -84,33 +83,32 @@ def composite(
 
     Args:
         scene: the clip.
-        bank, backgrounds: the sources that the scene was drawn from.
+        sources: the sources that the scene was drawn from.
         backend: cpu, oracle, torch or triton.
         device: where torch and triton draw.
         frames: a run of its frames; all by default.
         threads: that the cpu backend draws with.
 
     Raises:
-        UserError: bank or backgrounds are not those that the scene was drawn from.
+        UserError: the sources are not those that the scene was drawn from.
         ValueError: unknown backend, or frames that the scene does not have.
     """
-    chosen = _checked([scene], bank, backgrounds, backend, frames)
+    chosen = _checked([scene], sources, backend, frames)
     if backend == "oracle":
-        return composite_oracle(scene, bank, backgrounds, chosen)
+        return composite_oracle(scene, sources, chosen)
     if backend == "cpu":
         out = empty_frames(1, len(chosen), scene.size_hw, "uint8")
-        draw_frames([scene], bank, backgrounds, out, frames=chosen, threads=threads)
+        draw_frames([scene], sources, out, frames=chosen, threads=threads)
         drawn: NDArray[np.uint8] = out[0]
         return drawn
-    rendered = render([scene], bank, backgrounds, backend=backend, device=device, frames=frames)
+    rendered = render([scene], sources, backend=backend, device=device, frames=frames)
     clip: NDArray[np.uint8] = rendered.frames[0].cpu().numpy()
     return clip
 
 
 def composite_chunks(
     scene: Scene,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     chunk: int = 32,
     backend: str = "cpu",
@@ -120,20 +118,17 @@ def composite_chunks(
     """Yield a scene's frames ``[t, H, W, 3]`` uint8, t at most ``chunk``: any length in constant memory.
 
     Raises:
-        UserError: bank or backgrounds are not those that the scene was drawn from.
+        UserError: the sources are not those that the scene was drawn from.
         ValueError: unknown backend.
     """
     for start in range(0, scene.num_frames, chunk):
         frames = range(start, min(start + chunk, scene.num_frames))
-        yield composite(
-            scene, bank, backgrounds, backend=backend, device=device, frames=frames, threads=threads
-        )
+        yield composite(scene, sources, backend=backend, device=device, frames=frames, threads=threads)
 
 
 def render(
     scenes: Sequence[Scene],
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     backend: str = "cpu",
     device: str | torch.device = "cpu",
@@ -148,7 +143,7 @@ def render(
 
     Args:
         scenes: the clips.
-        bank, backgrounds: the sources that the scenes were drawn from.
+        sources: the sources that the scenes were drawn from.
         backend: cpu (the device must be cpu), torch or triton.
         device: where the backend draws and where the result is.
         out_dtype: uint8 gives ``[B, T, H, W, 3]``; a float type gives ``[B, T, 3, H, W]``.
@@ -160,19 +155,19 @@ def render(
         threads: that the cpu backend draws with.
 
     Raises:
-        UserError: bank or backgrounds are not those that a scene was drawn from.
+        UserError: the sources are not those that a scene was drawn from.
         ValueError: unknown backend or type, scenes of different sizes, or what a backend cannot give.
     """
     import torch  # takes seconds to load
 
     from smile_synth.compositing._device import Rendered
 
-    chosen = _checked(scenes, bank, backgrounds, backend, frames)
+    chosen = _checked(scenes, sources, backend, frames)
     check_output(len(chosen), scenes[0].size_hw, out_dtype, tokens)
     if backend in ("torch", "triton"):
         return render_parameters(
-            prepare(scenes, bank, backgrounds, chosen),
-            bank,
+            prepare(scenes, sources, chosen),
+            sources.objects,
             backend=backend,
             device=device,
             out_dtype=out_dtype,
@@ -186,7 +181,7 @@ def render(
             "cpu; for all else take torch or triton"
         )
     out = empty_frames(len(scenes), len(chosen), scenes[0].size_hw, out_dtype)
-    draw_frames(scenes, bank, backgrounds, out, normalise=normalise, frames=chosen, threads=threads)
+    draw_frames(scenes, sources, out, normalise=normalise, frames=chosen, threads=threads)
     return Rendered(as_tensor(out))
 
 
@@ -260,8 +255,7 @@ def as_tensor(frames: NDArray[Any]) -> torch.Tensor:
 
 def draw_frames(
     scenes: Sequence[Scene],
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None,
+    sources: Sources,
     out: NDArray[Any],
     *,
     normalise: Normalise = NOT_NORMALISED,
@@ -271,22 +265,22 @@ def draw_frames(
     """Render a batch on the CPU into an array as of `empty_frames`; needs no torch.
 
     Raises:
-        UserError: bank or backgrounds are not those that a scene was drawn from.
+        UserError: the sources are not those that a scene was drawn from.
         ValueError: scenes of different sizes.
     """
-    chosen = _checked(scenes, bank, backgrounds, "cpu", frames)
-    parameters = prepare(scenes, bank, backgrounds, chosen)
+    chosen = _checked(scenes, sources, "cpu", frames)
+    parameters = prepare(scenes, sources, chosen)
     flat = out.reshape(-1, *out.shape[2:])
     drawn: NDArray[Any] = np.empty(flat.shape, np.float32) if out.dtype == np.float16 else flat
     scale, shift = (values.astype(np.float32) for values in _scale_and_shift(normalise))
-    if len(parameters.film):
+    if len(parameters.effects):
         size_hw = scenes[0].size_hw
         exposed = drawn if drawn.dtype == np.uint8 else np.empty((len(flat), *size_hw, 3), np.uint8)
-        composite_film(parameters, words_of(bank.texels), exposed, threads=threads)
+        composite_effects(parameters, words_of(sources.objects.texels), exposed, threads=threads)
         if exposed is not drawn:
             write_normalised(exposed, drawn, scale, shift)
     else:
-        composite_cpu(parameters, words_of(bank.texels), drawn, scale, shift, threads=threads)
+        composite_cpu(parameters, words_of(sources.objects.texels), drawn, scale, shift, threads=threads)
     if drawn is not flat:
         flat[:] = drawn
 
@@ -312,8 +306,7 @@ def _scale_and_shift(normalise: Normalise) -> tuple[NDArray[np.float64], NDArray
 
 def _checked(
     scenes: Sequence[Scene],
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None,
+    sources: Sources,
     backend: str,
     frames: range | None,
 ) -> range:
@@ -323,7 +316,7 @@ def _checked(
     if not scenes:
         raise ValueError("an empty batch has no frames")
     for scene in scenes:
-        check_sources(scene, bank, backgrounds)
+        check_sources(scene, sources)
     chosen = range(scenes[0].num_frames) if frames is None else frames
     if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= scenes[0].num_frames:
         raise ValueError(f"frames {chosen}: expected a run within 0..{scenes[0].num_frames}")

@@ -1,6 +1,6 @@
 """The CPU backend: a frame's ground in bytes, kept while it stands still, and what lies over it.
 
-Pictures that end at their edges, moved by affine maps and shown as they are, go through `_fused`. All else is
+Images that end at their edges, moved by affine maps and shown as they are, go through `_fused`. All else is
 drawn here: every row of a frame is gathered, mixed and blended in a scratch that stays in cache. Positions
 along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie inside the
 texture is solved for a whole row at once, and only the rest asks for borders. Gathering only copies 8-bit
@@ -32,13 +32,13 @@ from smile_synth.compositing._parameters import (
     GAIN,
     GAMMA,
     HEIGHT,
+    IMAGE,
     INVERSE,
     KIND,
     LEVEL,
     NEAR,
     NOISE,
     OPACITY,
-    PICTURE,
     PLAIN,
     REFLECT,
     REPEAT,
@@ -121,7 +121,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
         if len(frames):
             frame = frames[f]
         a, b = first[f], first[f + 1]
-        if a == b or (ints[a, KIND] == PICTURE and ints[a, BORDER] == TRANSPARENT):
+        if a == b or (ints[a, KIND] == IMAGE and ints[a, BORDER] == TRANSPARENT):
             _set(frame.reshape(-1), 0)
         else:
             if ints[a, KIND] == SOLID:
@@ -289,13 +289,13 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
     low, high = max(ints[e, AREA], left), min(ints[e, AREA + 2], right)
     kind = ints[e, KIND]
     mix = np.float32(reals[e, LEVEL] - np.floor(reals[e, LEVEL]))
-    if kind == PICTURE and ints[e, AFFINE] and ints[e, BORDER] == TRANSPARENT:
+    if kind == IMAGE and ints[e, AFFINE] and ints[e, BORDER] == TRANSPARENT:
         low, high = _reached(ints, e, FAR if mix > 0 else NEAR, low, high, y)
     n = high - low
     if n <= 0:
         return
     whole = (n + _GROUP - 1) // _GROUP * _GROUP
-    if kind == PICTURE:
+    if kind == IMAGE:
         texels = bank if ints[e, FROM_BANK] else extra
         for number in range(1 + (mix > 0)):
             _gather(words, pairs, texels, ints, reals, e, FAR if number else NEAR, low, high, y)
@@ -345,7 +345,7 @@ def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragm
 
 @numba.njit(cache=True, nogil=True)
 def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow a row to the pixels that an affine picture reaches at a mip level."""
+    """Narrow a row to the pixels that an affine image reaches at a mip level."""
     n = high - low
     u = ints[e, level + U] + low * ints[e, level + U_X] + y * ints[e, level + U_Y]
     v = ints[e, level + V] + low * ints[e, level + V_X] + y * ints[e, level + V_Y]
@@ -366,7 +366,7 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
         v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
         most_u, most_v = (w - 1) << 32, (h - 1) << 32
         if ints[e, BORDER] != TRANSPARENT:
-            # Folded from the picture's own edge on, which may lie inside the last texel of a coarse level.
+            # Folded from the image's own edge on, which may lie inside the last texel of a coarse level.
             coarse = int(reals[e, LEVEL]) + (level == FAR)
             most_u = min(most_u, (ints[e, WIDTH] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
             most_v = min(most_v, (ints[e, HEIGHT] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
@@ -389,7 +389,7 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
 
 @numba.njit(cache=True, nogil=True)
 def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Gather pixels of an affine picture whose taps all lie inside."""
+    """Gather pixels of an affine image whose taps all lie inside."""
     u += begin * du
     v += begin * dv
     # Unsigned places: numba then drops its test for negative indices.
@@ -406,7 +406,7 @@ def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: 
 
 @numba.njit(cache=True, nogil=True)
 def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Gather pixels of an affine picture of which some taps lie outside, where nothing is."""
+    """Gather pixels of an affine image of which some taps lie outside, where nothing is."""
     for k in range(begin, end):
         u_at, v_at = u + k * du, v + k * dv
         i, j = u_at >> 32, v_at >> 32

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_synth.compositing._parameters import (
-    NUM_FILM,
+    NUM_EFFECTS,
     NUM_INTS,
     NUM_REALS,
     Parameters,
@@ -102,8 +102,8 @@ def on_device(
 ) -> DeviceParameters:
     """Send the parameters of a batch to a device; ``extra`` ``[X]`` int32 stands for theirs, if given."""
     arrays: list[NDArray[Any]] = [parameters.first, parameters.ints, parameters.reals]
-    if len(parameters.film):
-        arrays += [parameters.moments, parameters.film]
+    if len(parameters.effects):
+        arrays += [parameters.subframes, parameters.effects]
     first, ints, reals, *exposure = _sent_together(arrays, device)
     return DeviceParameters(
         first,
@@ -112,7 +112,7 @@ def on_device(
         resident_texels(bank, device),
         _sent(parameters.extra, device) if extra is None else extra,
         parameters.size_hw,
-        *([exposure[0], exposure[1].view(torch.float64).view(-1, NUM_FILM)] if exposure else []),
+        *([exposure[0], exposure[1].view(torch.float64).view(-1, NUM_EFFECTS)] if exposure else []),
     )
 
 

@@ -1,9 +1,9 @@
-"""The common case on the CPU, in whole numbers: pictures that end at their edges, over a frame of bytes.
+"""The common case on the CPU, in whole numbers: images that end at their edges, over a frame of bytes.
 
 Texels stay packed as they lie in the bank, and every multiplication weighs two channels: red and blue, then
 green and alpha. The eight weights of a pixel, four texels at each of two mip levels, are 8-bit and sum to
 256; sums have eight bits below the point, and only the finished row is rounded to bytes. Where a row enters
-and leaves a picture is solved, not tested. The same bits on every processor.
+and leaves an image is solved, not tested. The same bits on every processor.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from smile_synth.compositing._parameters import (
     COLUMNS,
     FAR,
     FROM_BANK,
+    IMAGE,
     KIND,
     LEVEL,
     NEAR,
     OPACITY,
-    PICTURE,
     PLAIN,
     ROWS,
     START,
@@ -56,7 +56,7 @@ def is_common(ints, begin, end):  # type: ignore[no-untyped-def]  # pragma: no c
     """Return whether `blend_common` can draw these entries."""
     for e in range(begin, end):
         if not (
-            ints[e, KIND] == PICTURE
+            ints[e, KIND] == IMAGE
             and ints[e, BORDER] == TRANSPARENT
             and ints[e, AFFINE] == 1
             and ints[e, PLAIN] == 1

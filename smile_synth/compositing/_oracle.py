@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, philox_word_numpy
-from smile_synth.looks import (
+from smile_synth.core import geometry
+from smile_synth.core.appearance import (
     feathered,
     in_light,
     poses_between,
@@ -18,60 +17,54 @@ from smile_synth.looks import (
     to_linear,
     to_srgb,
 )
-from smile_synth.objects import ObjectBank
-from smile_synth.scene import Noise, Picture, Scene, Solid, texture_of
-from smile_synth.texture import Texture
+from smile_synth.core.texture import Texture
+from smile_synth.scene import Noise, Scene, Solid, StoredImage, texture_of
+from smile_synth.sources import Sources
 
 Float = NDArray[np.float64]
 
 
-def composite_oracle(
-    scene: Scene, bank: ObjectBank, backgrounds: BackgroundFolder | None, chosen: range
-) -> NDArray[np.uint8]:
+def composite_oracle(scene: Scene, sources: Sources, chosen: range) -> NDArray[np.uint8]:
     """Render chosen frames ``[T, H, W, 3]`` uint8: back to front, premultiplied "over", round half up."""
     height, width = scene.size_hw
     rows, columns = np.mgrid[0:height, 0:width]
     centers = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=-1)
-    poses = poses_between(scene.object_to_frame, shutter_times(scene.looks))
+    poses = poses_between(scene.object_to_frame, shutter_times(scene.appearance))
     frames = np.empty((len(chosen), height, width, 3), np.uint8)
     for place, t in enumerate(chosen):
-        moments = [
-            _moment(scene, t, poses[:, t, s], centers, bank, backgrounds) for s in range(poses.shape[2])
-        ]
-        picture = np.mean(moments, axis=0)
-        if scene.looks.linear_light:
-            picture = 255 * to_srgb(np.clip(picture / 255, 0, 1))
-        if scene.looks.grain:
-            picture = np.clip(picture + 255 * scene.looks.grain * _grain(scene, t, centers), 0, 255)
-        frames[place] = np.floor(picture + 0.5).astype(np.uint8).reshape(height, width, 3)
+        subframes = [_subframe(scene, t, poses[:, t, s], centers, sources) for s in range(poses.shape[2])]
+        image = np.mean(subframes, axis=0)
+        if scene.appearance.linear_light:
+            image = 255 * to_srgb(np.clip(image / 255, 0, 1))
+        if scene.appearance.grain:
+            image = np.clip(image + 255 * scene.appearance.grain * _grain(scene, t, centers), 0, 255)
+        frames[place] = np.floor(image + 0.5).astype(np.uint8).reshape(height, width, 3)
     return frames
 
 
-def _moment(
-    scene: Scene, t: int, poses: Float, centers: Float, bank: ObjectBank, backgrounds: BackgroundFolder | None
-) -> Float:
+def _subframe(scene: Scene, t: int, poses: Float, centers: Float, sources: Sources) -> Float:
     """Return the colours ``[P, 3]`` 0..255 at points ``[P, 2]`` while the layers have poses ``[L, 3, 3]``."""
-    picture = np.zeros((len(centers), 3))
+    image = np.zeros((len(centers), 3))
     for layer in reversed(scene.front_to_back(t)):
         opacity, shadow = scene.opacity[layer, t], scene.layers[layer].shadow
         if shadow is not None:
-            alpha = _shadow(scene, layer, t, poses[layer], centers, bank)
-            picture = picture * (1 - shadow.strength * opacity * alpha)
-        color, alpha = _sample_layer(scene, layer, t, poses[layer], centers, bank, backgrounds)
+            alpha = _shadow(scene, layer, t, poses[layer], centers, sources)
+            image = image * (1 - shadow.strength * opacity * alpha)
+        color, alpha = _sample_layer(scene, layer, t, poses[layer], centers, sources)
         color = scene.gain[layer, t] * color + scene.bias[layer, t] * 255 * alpha
         color = np.clip(color, 0, 255 * alpha)
         if scene.gamma is not None:
             full = 255 * np.where(alpha > 0, alpha, 1)
             color = (color / full) ** scene.gamma[layer, t] * full
-        picture = color * opacity + picture * (1 - alpha * opacity)
-    return picture
+        image = color * opacity + image * (1 - alpha * opacity)
+    return image
 
 
-def _shadow(scene: Scene, layer: int, t: int, pose: Float, centers: Float, bank: ObjectBank) -> Float:
+def _shadow(scene: Scene, layer: int, t: int, pose: Float, centers: Float, sources: Sources) -> Float:
     """Return the alpha 0..1 ``[P, 1]`` of a layer's shadow."""
     cut_out, shadow = scene.layers[layer], scene.layers[layer].shadow
-    assert shadow is not None and isinstance(cut_out.surface, Picture)
-    texture = texture_of(cut_out.surface, bank, None)
+    assert shadow is not None and isinstance(cut_out.surface, StoredImage)
+    texture = texture_of(cut_out.surface, sources)
     if cut_out.feather:
         texture = feathered(texture, cut_out.feather)
     scale = np.array(scene.size_hw[::-1]) / np.array(scene.recipe_size_hw[::-1])
@@ -92,7 +85,7 @@ def _grain(scene: Scene, t: int, centers: Float) -> Float:
     """Return noise ``[P, 3]`` of mean 0 and deviation 1: the sum of a word's four bytes."""
     cells = np.floor(centers * (np.array(scene.recipe_size_hw[::-1]) / np.array(scene.size_hw[::-1])))
     column, row = cells.astype(np.int64).astype(np.uint64).T
-    words = [philox_word_numpy((column, row, t, c), scene.looks.grain_key) for c in range(3)]
+    words = [philox_word_numpy((column, row, t, c), scene.appearance.grain_key) for c in range(3)]
     total = sum((np.stack(words, axis=-1) >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16, 24))
     return np.asarray((total - GRAIN_MEAN) / GRAIN_DEVIATION)
 
@@ -103,11 +96,10 @@ def _sample_layer(
     t: int,
     pose: Float,
     centers: Float,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None,
+    sources: Sources,
 ) -> tuple[Float, Float]:
     """Return premultiplied colour ``[P, 3]`` (0..255) and alpha ``[P, 1]`` (0..1) at points ``[P, 2]``."""
-    surface, linear_light = scene.layers[layer].surface, scene.looks.linear_light
+    surface, linear_light = scene.layers[layer].surface, scene.appearance.linear_light
     opaque = np.ones((len(centers), 1))
     if isinstance(surface, Solid):
         return _light(np.array(surface.rgb, np.float64) * opaque, linear_light), opaque
@@ -117,7 +109,7 @@ def _sample_layer(
         frame = t if surface.redrawn else 0
         words = [philox_word_numpy((cells[:, 0], cells[:, 1], frame, c), surface.key) for c in range(3)]
         return _light((np.stack(words, axis=-1) >> np.uint64(24)).astype(np.float64), linear_light), opaque
-    texture = texture_of(surface, bank, backgrounds, t)
+    texture = texture_of(surface, sources, t)
     if scene.layers[layer].feather:
         texture = feathered(texture, scene.layers[layer].feather)
     if linear_light:

@@ -1,10 +1,11 @@
 """Render parameters: what all backends but the oracle draw from, as flat arrays.
 
-A batch of scenes becomes a list of entries, one per layer that can be seen in a moment, back to front,
-moment after moment, frame after frame, clip after clip. A frame f (clip x frames + t) is one moment, or the
-mean of the moments ``moments[f]`` to ``moments[f + 1]`` while its shutter is open, of which the middle one
-says who owns a pixel. The entries of moment m are ``first[m]`` to ``first[m + 1]``. A shadow is an entry of
-its own right before its object's. All arithmetic on poses happens here, once, in float64.
+A batch of scenes becomes a list of entries, one per layer that is visible in a subframe, back to front,
+subframe after subframe, frame after frame, clip after clip. A frame f (clip x frames + t) is one subframe,
+or the mean of the subframes ``subframes[f]`` to ``subframes[f + 1]`` while its shutter is open; the middle
+one decides which layer owns a pixel. The entries of subframe m are ``first[m]`` to ``first[m + 1]``.
+A shadow is an entry of its own right before its object's. All arithmetic on poses happens here, once, in
+float64.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.looks import (
-    NO_LOOKS,
+from smile_synth.core import geometry
+from smile_synth.core.appearance import (
+    DEFAULT_APPEARANCE,
     Shadow,
     feathered,
     in_light,
@@ -29,9 +29,10 @@ from smile_synth.looks import (
     shadow_of,
     shutter_times,
 )
+from smile_synth.core.texture import Texture, level_sizes_hw
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Layer, Noise, Picture, Scene, Solid, Textured, Video, texture_of
-from smile_synth.texture import Texture, level_sizes_hw
+from smile_synth.scene import Layer, Noise, Scene, Solid, StoredImage, Textured, Video, texture_of
+from smile_synth.sources import Sources
 
 
 class Shown(NamedTuple):
@@ -42,7 +43,7 @@ class Shown(NamedTuple):
         frame: of the clip; only a video's texture depends on it.
         feather: texels over which it fades in from its edge.
         shadow_blur: texels; the texture's shadow instead of itself. None: itself.
-        linear_light: see `smile_synth.looks.in_light`.
+        linear_light: see `smile_synth.core.appearance.in_light`.
     """
 
     surface: Textured
@@ -56,13 +57,13 @@ class Shown(NamedTuple):
         margin = 0 if self.shadow_blur is None else shadow_margin(self.shadow_blur)
         return self.surface.height + 2 * margin, self.surface.width + 2 * margin
 
-    def texture(self, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> Texture:
+    def texture(self, sources: Sources) -> Texture:
         """Make the texture.
 
         Raises:
-            UserError: a background picture is needed and none were given, or it cannot be read any more.
+            UserError: a background image is needed and none were given, or it cannot be read any more.
         """
-        texture = texture_of(self.surface, bank, backgrounds, self.frame)
+        texture = texture_of(self.surface, sources, self.frame)
         if self.feather:
             texture = feathered(texture, self.feather)
         if self.shadow_blur is not None:
@@ -70,7 +71,7 @@ class Shown(NamedTuple):
         return in_light(texture) if self.linear_light else texture
 
 
-SOLID, NOISE, PICTURE = 0, 1, 2
+SOLID, NOISE, IMAGE = 0, 1, 2
 BORDERS = {"transparent": 0, "reflect": 1, "repeat": 2}
 TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 
@@ -78,12 +79,12 @@ TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 # COLOR is RGB of a solid, or key, key and frame of a noise. AREA is x0, y0, x1, y1, half-open.
 # NEAR and FAR are the two mip levels, at the places below.
 # LABEL: of a labelled object from 1, else 0; SHADOW owns no pixels, whatever its alpha.
-# AFFINE: 1 where the 32.32 map below holds. FOLDED: 1 where a picture without end is seen beyond its edge.
+# AFFINE: 1 where the 32.32 map below holds. FOLDED: 1 where an image without end is seen beyond its edge.
 KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, FOLDED, NEAR, FAR = (
     0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 17, 26,
 )  # fmt: skip
 NUM_INTS = 35
-# Places within a level: its first texel and size; for an affine picture the texel coordinates, less one half,
+# Places within a level: its first texel and size; for an affine image the texel coordinates, less one half,
 # of the first pixel's centre, and their steps along a row and down a column, in 32.32 fixed point.
 START, ROWS, COLUMNS, U, U_X, U_Y, V, V_X, V_Y = range(9)
 FIXED = 2.0**32
@@ -94,7 +95,7 @@ SHADOW = -1
 # Columns of a frame's film: 1 for linear light, the grain's two key words, the frame of the clip, the grain's
 # standard deviation 0..255, recipe pixels per pixel along x and y.
 LINEAR, GRAIN_KEY, GRAIN_FRAME, GRAIN, CELLS = 0, 1, 3, 4, 5
-NUM_FILM = 7
+NUM_EFFECTS = 7
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,11 @@ class Parameters:
     Attributes:
         num_clips, num_frames: clips, and frames of each: F frames in all.
         size_hw: of every frame.
-        first: ``[M + 1]`` int64, where each moment's entries begin; without ``film``, M is F.
+        first: ``[M + 1]`` int64, where each subframe's entries begin; without ``film``, M is F.
         ints: ``[N, NUM_INTS]`` int64.
         reals: ``[N, NUM_REALS]`` float64.
         textures: the textures that are not in the bank, one after another.
-        moments: ``[F + 1]`` int64, where each frame's moments begin; empty without ``film``.
+        subframes: ``[F + 1]`` int64, where each frame's subframes begin; empty without ``film``.
         film: ``[F, NUM_FILM]`` float64; empty where no clip has a shutter, linear light or grain.
         extra: ``[X]`` uint32, their texels; empty until they are fetched.
     """
@@ -120,8 +121,8 @@ class Parameters:
     ints: NDArray[np.int64]
     reals: NDArray[np.float64]
     textures: tuple[Shown, ...] = ()
-    moments: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    film: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, NUM_FILM)))
+    subframes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    effects: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, NUM_EFFECTS)))
     extra: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
 
@@ -137,31 +138,27 @@ def num_texels(shown: Shown) -> int:
     return sum(h * w for h, w in level_sizes_hw(*shown.size_hw()))
 
 
-def fetch(
-    textures: Sequence[Shown], bank: ObjectBank, backgrounds: BackgroundFolder | None
-) -> NDArray[np.uint32]:
+def fetch(textures: Sequence[Shown], sources: Sources) -> NDArray[np.uint32]:
     """Return the texels of textures, one after another, read-only.
 
     Raises:
-        UserError: background pictures are needed and none were given, or one cannot be read any more.
+        UserError: background images are needed and none were given, or one cannot be read any more.
     """
-    words = [words_of(shown.texture(bank, backgrounds).texels) for shown in textures]
+    words = [words_of(shown.texture(sources).texels) for shown in textures]
     texels = words[0] if len(words) == 1 else np.concatenate([np.empty(0, np.uint32), *words])
     texels.flags.writeable = False
     return texels
 
 
-def prepare(
-    scenes: Sequence[Scene], bank: ObjectBank, backgrounds: BackgroundFolder | None, frames: range
-) -> Parameters:
+def prepare(scenes: Sequence[Scene], sources: Sources, frames: range) -> Parameters:
     """Flatten ``frames`` of scenes of one size and fetch the textures that are not in the bank.
 
     Raises:
         UserError: as `fetch`.
         ValueError: as `lay_out`.
     """
-    parameters = lay_out(scenes, bank, frames)
-    return replace(parameters, extra=fetch(parameters.textures, bank, backgrounds))
+    parameters = lay_out(scenes, sources.objects, frames)
+    return replace(parameters, extra=fetch(parameters.textures, sources))
 
 
 def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Parameters:
@@ -171,7 +168,7 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
         ValueError: the scenes differ in size, lack a frame, or a pose squashes the plane to a line.
     """
     size_hw = scenes[0].size_hw
-    samples = [scene.looks.shutter_samples for scene in scenes]
+    samples = [scene.appearance.shutter_samples for scene in scenes]
     entries = sum(
         count * sum(1 + (layer.shadow is not None) for layer in scene.layers)
         for count, scene in zip(samples, scenes, strict=True)
@@ -180,7 +177,7 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
     reals = np.empty((entries, NUM_REALS))
     first = np.zeros(sum(samples) * len(frames) + 1, np.int64)
     places: dict[Shown, int] = {}
-    extra_size = moment = 0
+    extra_size = subframe = 0
     for scene, count in zip(scenes, samples, strict=True):
         if scene.size_hw != size_hw or scene.num_frames < frames.stop:
             raise ValueError(
@@ -188,7 +185,7 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
                 f"got {scene.size_hw} and {scene.num_frames}"
             )
         sheets = _sheets(scene)
-        linear_light = scene.looks.linear_light
+        linear_light = scene.appearance.linear_light
         table = np.zeros((len(sheets), AREA), np.int64)
         first_texel = np.zeros((len(sheets), frames.stop), np.int64)
         label = 0
@@ -196,9 +193,9 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
             row, surface = table[k], layer.surface
             row[BORDER] = BORDERS[layer.border]
             if shadow is not None:
-                assert isinstance(surface, Picture), "only cut-outs cast shadows"
+                assert isinstance(surface, StoredImage), "only cut-outs cast shadows"
                 shown = Shown(surface, 0, layer.feather, shadow.blur)
-                row[KIND], row[LABEL], (row[HEIGHT], row[WIDTH]) = PICTURE, SHADOW, shown.size_hw()
+                row[KIND], row[LABEL], (row[HEIGHT], row[WIDTH]) = IMAGE, SHADOW, shown.size_hw()
                 if shown not in places:
                     places[shown] = extra_size
                     extra_size += num_texels(shown)
@@ -214,9 +211,9 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
                 row[KIND] = NOISE
                 row[COLOR : COLOR + 3] = *surface.key, surface.redrawn
             else:
-                row[KIND], row[HEIGHT], row[WIDTH] = PICTURE, surface.height, surface.width
+                row[KIND], row[HEIGHT], row[WIDTH] = IMAGE, surface.height, surface.width
                 plain = not (layer.feather or linear_light)
-                if plain and isinstance(surface, Picture) and surface.source == "objects":
+                if plain and isinstance(surface, StoredImage) and surface.source == "objects":
                     row[FROM_BANK], first_texel[k] = 1, bank.texel_offsets[surface.texture_id]
                     continue
                 for t in frames:
@@ -226,13 +223,13 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
                         places[shown] = extra_size
                         extra_size += num_texels(shown)
                     first_texel[k, t] = places[shown]
-        poses, opacity, rows = _moments(scene, sheets)
+        poses, opacity, rows = _subframes(scene, sheets)
         gamma = np.ones(scene.opacity.shape) if scene.gamma is None else scene.gamma
         _flatten(
             ints,
             reals,
             first,
-            moment,
+            subframe,
             table,
             first_texel,
             _frozen(poses),
@@ -248,11 +245,11 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
             size_hw[0],
             size_hw[1],
         )
-        moment += count * len(frames)
+        subframe += count * len(frames)
     n = int(first[-1])
-    moments, film = _film(scenes, frames)
+    subframes, effects = _effects(scenes, frames)
     return Parameters(
-        len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places), moments, film
+        len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places), subframes, effects
     )
 
 
@@ -270,13 +267,13 @@ def _sheets(scene: Scene) -> list[_Sheet]:
     return sheets
 
 
-def _moments(
+def _subframes(
     scene: Scene, sheets: Sequence[_Sheet]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], slice | list[int]]:
     """Return poses ``[K, T * S, 3, 3]`` and opacities ``[K, T]`` of sheets, and the layers they are."""
     poses, opacity = scene.object_to_frame, scene.opacity
-    if scene.looks.shutter_samples > 1:
-        moved = poses_between(poses, shutter_times(scene.looks))
+    if scene.appearance.shutter_samples > 1:
+        moved = poses_between(poses, shutter_times(scene.appearance))
         poses = moved.reshape(len(moved), -1, 3, 3)
     if len(sheets) == len(scene.layers):
         return poses, opacity, slice(None)
@@ -294,18 +291,18 @@ def _moments(
     return poses, opacity, rows
 
 
-def _film(scenes: Sequence[Scene], frames: range) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return `Parameters.moments` and `Parameters.film`."""
-    looks = [replace(scene.looks, compression=None) for scene in scenes]
-    if all(look == NO_LOOKS for look in looks):
-        return np.empty(0, np.int64), np.empty((0, NUM_FILM))
-    samples = np.repeat([look.shutter_samples for look in looks], len(frames))
-    film = np.zeros((len(scenes), len(frames), NUM_FILM))
-    for row, scene, look in zip(film, scenes, looks, strict=True):
+def _effects(scenes: Sequence[Scene], frames: range) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return `Parameters.subframes` and `Parameters.film`."""
+    appearance = [replace(scene.appearance, compression=None) for scene in scenes]
+    if all(look == DEFAULT_APPEARANCE for look in appearance):
+        return np.empty(0, np.int64), np.empty((0, NUM_EFFECTS))
+    samples = np.repeat([look.shutter_samples for look in appearance], len(frames))
+    effects = np.zeros((len(scenes), len(frames), NUM_EFFECTS))
+    for row, scene, look in zip(effects, scenes, appearance, strict=True):
         row[:, LINEAR], row[:, GRAIN] = look.linear_light, 255 * look.grain
         row[:, GRAIN_KEY : GRAIN_KEY + 2], row[:, GRAIN_FRAME] = look.grain_key, frames
         row[:, CELLS : CELLS + 2] = np.divide(scene.recipe_size_hw[::-1], scene.size_hw[::-1])
-    return np.append(0, np.cumsum(samples)), film.reshape(-1, NUM_FILM)
+    return np.append(0, np.cumsum(samples)), effects.reshape(-1, NUM_EFFECTS)
 
 
 def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -320,7 +317,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     ints,
     reals,
     first,
-    moment,
+    subframe,
     table,
     first_texel,
     poses,
@@ -336,7 +333,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     height,
     width,
 ):
-    """Append the entries of one scene's moments, and drop those that cannot be seen."""
+    """Append the entries of one scene's subframes, and drop those that cannot be seen."""
     layers = len(table)
     order = np.empty(layers, np.int64)
     for step in range(start * samples, stop * samples):
@@ -348,7 +345,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                 order[place] = order[place - 1]
                 place -= 1
             order[place] = new
-        n = first[moment]
+        n = first[subframe]
         for k in order:
             if opacity[k, t] == 0.0:
                 continue
@@ -380,19 +377,19 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
                     reals[n, at] = 0.0
             else:
                 _invert(pose, affine, reals[n])
-            if table[k, KIND] == PICTURE and table[k, BORDER] == TRANSPARENT:
+            if table[k, KIND] == IMAGE and table[k, BORDER] == TRANSPARENT:
                 _crop(ints[n], pose, level[k, t], width, height)
                 if ints[n, AREA] >= ints[n, AREA + 2] or ints[n, AREA + 1] >= ints[n, AREA + 3]:
                     continue
-            if table[k, KIND] == PICTURE:
+            if table[k, KIND] == IMAGE:
                 _place(ints[n], reals[n], int(level[k, t]), NEAR)
                 if level[k, t] % 1.0 > 0.0:
                     _place(ints[n], reals[n], int(level[k, t]) + 1, FAR)
                 if table[k, BORDER] != TRANSPARENT:
                     ints[n, FOLDED] = _leaves(ints[n], reals[n])
             n += 1
-        moment += 1
-        first[moment] = n
+        subframe += 1
+        first[subframe] = n
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,6 +1,6 @@
 """The torch backend: whole frames, all entries of the same place in their frames' order at once.
 
-It runs wherever torch runs and is the fallback on accelerators without Triton. Affine pictures use the
+It runs wherever torch runs and is the fallback on accelerators without Triton. Affine images use the
 32.32 maps of `smile_synth.compositing._parameters`, all others float64 positions.
 """
 
@@ -28,6 +28,7 @@ from smile_synth.compositing._parameters import (
     GRAIN_FRAME,
     GRAIN_KEY,
     HEIGHT,
+    IMAGE,
     INVERSE,
     KIND,
     LABEL,
@@ -36,7 +37,6 @@ from smile_synth.compositing._parameters import (
     NEAR,
     NOISE,
     OPACITY,
-    PICTURE,
     REFLECT,
     REPEAT,
     ROWS,
@@ -53,7 +53,7 @@ from smile_synth.compositing._parameters import (
     V,
 )
 from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, MULTIPLIERS, ROUNDS, WEYL
-from smile_synth.looks import LIGHT
+from smile_synth.core.appearance import LIGHT
 
 # Frames are drawn in groups of at most this many pixels: about 1 GiB of intermediate values.
 _PIXELS = 2**22
@@ -71,7 +71,7 @@ class DeviceParameters:
         reals: ``[N, NUM_REALS]`` float64.
         bank, extra: ``[X]`` int32.
         size_hw: of a frame.
-        moments: ``[F + 1]`` int64, None without film.
+        subframes: ``[F + 1]`` int64, None without film.
         film: ``[F, NUM_FILM]`` float64, None without.
     """
 
@@ -81,8 +81,8 @@ class DeviceParameters:
     bank: Tensor
     extra: Tensor
     size_hw: tuple[int, int]
-    moments: Tensor | None = None
-    film: Tensor | None = None
+    subframes: Tensor | None = None
+    effects: Tensor | None = None
 
 
 def composite_torch(
@@ -96,8 +96,8 @@ def composite_torch(
     per_group = max(_PIXELS // (height * width), 1)
     for begin in range(0, len(frames), per_group):
         end = min(begin + per_group, len(frames))
-        picture, owner = _exposed(parameters, begin, end)
-        values = torch.floor(picture + 0.5)
+        image, owner = _exposed(parameters, begin, end)
+        values = torch.floor(image + 0.5)
         if frames.dtype == torch.uint8:
             frames[begin:end] = values.permute(0, 2, 3, 1).to(torch.uint8)
         else:
@@ -109,12 +109,12 @@ def composite_torch(
 def _exposed(parameters: DeviceParameters, begin: int, end: int) -> tuple[Tensor, Tensor]:
     """Return colours ``[f, 3, H, W]`` float32 0..255 and owners ``[f, H, W]`` int64 of a run of frames."""
     device = parameters.ints.device
-    if parameters.moments is None or parameters.film is None:
+    if parameters.subframes is None or parameters.effects is None:
         return _draw(parameters, torch.arange(begin, end, device=device), None)
-    film = parameters.film[begin:end]
-    start, stop = parameters.moments[begin:end], parameters.moments[begin + 1 : end + 1]
-    linear = film[:, LINEAR] > 0
-    # The middle moment is the frame itself: it tells the owners.
+    effects = parameters.effects[begin:end]
+    start, stop = parameters.subframes[begin:end], parameters.subframes[begin + 1 : end + 1]
+    linear = effects[:, LINEAR] > 0
+    # The middle subframe is the frame itself: it tells the owners.
     _, owner = _draw(parameters, (start + stop) // 2, linear)
     mean = torch.zeros(end - begin, 3, *parameters.size_hw, device=device)
     for place in range(int((stop - start).max())):
@@ -124,18 +124,18 @@ def _exposed(parameters: DeviceParameters, begin: int, end: int) -> tuple[Tensor
     share = (mean / 255).clamp(0, 1)
     bright = 255 * 1.055 * share.clamp_min(0.0031308).pow(1 / 2.4) - 255 * 0.055
     encoded = torch.where(share <= 0.0031308, mean * 12.92, bright)
-    picture = torch.where(linear[:, None, None, None], encoded, mean)
-    if bool((film[:, GRAIN] > 0).any()):
-        picture += (film[:, GRAIN, None, None, None] * _grain(parameters, film)).float()
-    return picture.clamp(0, 255), owner
+    image = torch.where(linear[:, None, None, None], encoded, mean)
+    if bool((effects[:, GRAIN] > 0).any()):
+        image += (effects[:, GRAIN, None, None, None] * _grain(parameters, effects)).float()
+    return image.clamp(0, 255), owner
 
 
-def _grain(parameters: DeviceParameters, film: Tensor) -> Tensor:
+def _grain(parameters: DeviceParameters, effects: Tensor) -> Tensor:
     """Return noise ``[f, 3, H, W]`` float64 of mean 0 and deviation 1: the sum of a word's four bytes."""
     x, y = (axis + 0.5 for axis in _centers(parameters))
-    columns, rows = (x * film[:, CELLS, None, None]).long(), (y * film[:, CELLS + 1, None, None]).long()
-    key = film[:, GRAIN_KEY : GRAIN_KEY + 2, None, None, None].long().unbind(1)
-    frame = film[:, GRAIN_FRAME, None, None, None].long()
+    columns, rows = (x * effects[:, CELLS, None, None]).long(), (y * effects[:, CELLS + 1, None, None]).long()
+    key = effects[:, GRAIN_KEY : GRAIN_KEY + 2, None, None, None].long().unbind(1)
+    frame = effects[:, GRAIN_FRAME, None, None, None].long()
     word = _philox_word(columns[:, None], rows[:, None], frame, *key)
     total = torch.stack([(word >> shift) & 255 for shift in (0, 8, 16, 24)]).sum(dim=0)
     noise: Tensor = (total.double() - GRAIN_MEAN) / GRAIN_DEVIATION
@@ -143,14 +143,14 @@ def _grain(parameters: DeviceParameters, film: Tensor) -> Tensor:
 
 
 def _draw(parameters: DeviceParameters, chosen: Tensor, linear: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return colours ``[m, 3, H, W]`` float32 0..255 and owners ``[m, H, W]`` int64 of moments ``[m]``.
+    """Return colours ``[m, 3, H, W]`` float32 0..255 and owners ``[m, H, W]`` int64 of subframes ``[m]``.
 
     ``linear`` ``[m]`` says whose colours are light; None: none.
     """
     height, width = parameters.size_hw
     device = parameters.ints.device
     start, stop = parameters.first[chosen], parameters.first[chosen + 1]
-    picture = torch.zeros(len(chosen), 3, height, width, device=device)
+    image = torch.zeros(len(chosen), 3, height, width, device=device)
     owner = torch.zeros(len(chosen), height, width, dtype=torch.int64, device=device)
     for place in range(int((stop - start).max())):
         at = torch.nonzero(start + place < stop).flatten()
@@ -165,15 +165,15 @@ def _draw(parameters: DeviceParameters, chosen: Tensor, linear: Tensor | None) -
             full = torch.where(alpha > 0, alpha, 1.0)
             color = torch.where(gamma != 1, (color / full).pow(gamma) * full, color)
         opacity = reals[:, OPACITY, None, None, None]
-        picture[at] = color * opacity + picture[at] * (1 - alpha * opacity / 255)
+        image[at] = color * opacity + image[at] * (1 - alpha * opacity / 255)
         label = ints[:, LABEL, None, None]
         owns = ((alpha * opacity / 255)[:, 0] >= OWNS) & (label != SHADOW)
         owner[at] = torch.where(owns, label, owner[at])
-    return picture, owner
+    return image, owner
 
 
 def _sample(parameters: DeviceParameters, entries: Tensor, linear: Tensor | None) -> Tensor:
-    """Return premultiplied RGBA ``[n, 4, H, W]`` float32 0..255 of entries ``[n]``, one per moment."""
+    """Return premultiplied RGBA ``[n, 4, H, W]`` float32 0..255 of entries ``[n]``, one per subframe."""
     ints = parameters.ints[entries]
     height, width = parameters.size_hw
     rgba = torch.zeros(len(entries), 4, height, width, device=ints.device)
@@ -186,12 +186,12 @@ def _sample(parameters: DeviceParameters, entries: Tensor, linear: Tensor | None
     stepped = (ints[:, AFFINE] == 1) & (ints[:, FOLDED] == 0)
     for texels, source in ((parameters.extra, 0), (parameters.bank, 1)):
         for fixed in (False, True):
-            chosen = (kind == PICTURE) & (ints[:, FROM_BANK] == source) & (stepped == fixed)
+            chosen = (kind == IMAGE) & (ints[:, FROM_BANK] == source) & (stepped == fixed)
             if chosen.any():
                 light = None if linear is None else linear[chosen]
-                rgba[chosen] = _picture(parameters, entries[chosen], texels, fixed, light)
+                rgba[chosen] = _image(parameters, entries[chosen], texels, fixed, light)
     if linear is not None:
-        flat = linear & ~(kind == PICTURE)
+        flat = linear & ~(kind == IMAGE)
         rgba[flat, :3] = _light(rgba.device)[rgba[flat, :3].long()]
     return rgba
 
@@ -216,7 +216,7 @@ def _positions(parameters: DeviceParameters, entries: Tensor) -> tuple[Tensor, T
     return (m[0] * x + m[1] * y + m[2]) / safe, (m[3] * x + m[4] * y + m[5]) / safe, depth > 0
 
 
-def _picture(
+def _image(
     parameters: DeviceParameters, entries: Tensor, texels: Tensor, fixed: bool, linear: Tensor | None
 ) -> Tensor:
     ints, level = parameters.ints[entries], parameters.reals[entries, LEVEL]
@@ -289,7 +289,7 @@ def _level(
 
 
 def _wrap(u: Tensor, border: Tensor, size: Tensor) -> Tensor:
-    """Bring positions of pictures without end back into the picture."""
+    """Bring positions of images without end back into the image."""
     mirrored = u.abs() % (2.0 * size)
     mirrored = torch.where(mirrored > size, 2.0 * size - mirrored, mirrored)
     return torch.where(border == REFLECT, mirrored, torch.where(border == REPEAT, u % size, u))

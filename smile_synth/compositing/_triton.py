@@ -2,7 +2,7 @@
 
 A program owns a tile of a frame. It walks the frame's entries back to front, skips those whose area misses
 the tile, samples the two mip levels from the resident texels, blends in registers and writes once. Where
-clips have film it does so for every moment of the frame; without, that is not compiled.
+clips have film it does so for every subframe of the frame; without, that is not compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from smile_synth.compositing import _parameters as p
 from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN
 from smile_synth.compositing._torch import OWNS, DeviceParameters
-from smile_synth.looks import LIGHT
+from smile_synth.core.appearance import LIGHT
 
 TILE_ROWS, TILE_COLUMNS = 16, 32
 
@@ -30,7 +30,7 @@ _V, _V_X, _V_Y = tl.constexpr(p.V), tl.constexpr(p.V_X), tl.constexpr(p.V_Y)
 _NUM_INTS, _NUM_REALS = tl.constexpr(p.NUM_INTS), tl.constexpr(p.NUM_REALS)
 _LEVEL, _OPACITY = tl.constexpr(p.LEVEL), tl.constexpr(p.OPACITY)
 _GAIN, _BIAS, _GAMMA = tl.constexpr(p.GAIN), tl.constexpr(p.BIAS), tl.constexpr(p.GAMMA)
-_NUM_FILM, _LINEAR, _GRAIN = tl.constexpr(p.NUM_FILM), tl.constexpr(p.LINEAR), tl.constexpr(p.GRAIN)
+_NUM_FILM, _LINEAR, _GRAIN = tl.constexpr(p.NUM_EFFECTS), tl.constexpr(p.LINEAR), tl.constexpr(p.GRAIN)
 _GRAIN_KEY, _GRAIN_FRAME, _CELLS = (
     tl.constexpr(p.GRAIN_KEY),
     tl.constexpr(p.GRAIN_FRAME),
@@ -69,11 +69,11 @@ def composite_triton(
         num_frames: frames of each clip.
     """
     height, width = parameters.size_hw
-    film, moments = parameters.film, parameters.moments
+    effects, subframes = parameters.effects, parameters.subframes
     # What every byte of a colour means: itself, or light.
     meaning = None
-    if film is not None:
-        meaning = torch.stack([torch.arange(256.0), torch.from_numpy(LIGHT).float()]).to(film.device)
+    if effects is not None:
+        meaning = torch.stack([torch.arange(256.0), torch.from_numpy(LIGHT).float()]).to(effects.device)
     grid = (triton.cdiv(width, TILE_COLUMNS), triton.cdiv(height, TILE_ROWS), len(frames))
     _kernel[grid](
         frames,
@@ -84,8 +84,8 @@ def composite_triton(
         parameters.reals,
         parameters.bank,
         parameters.extra,
-        parameters.first if moments is None else moments,
-        parameters.reals if film is None else film,
+        parameters.first if subframes is None else subframes,
+        parameters.reals if effects is None else effects,
         parameters.reals if meaning is None else meaning,
         height,
         width,
@@ -97,7 +97,7 @@ def composite_triton(
         INTERLEAVED=frames.dtype == torch.uint8,
         WITH_LABELS=labels is not None,
         WITH_COUNTS=counts is not None,
-        WITH_FILM=film is not None,
+        WITH_FILM=effects is not None,
         TILE_ROWS=TILE_ROWS,
         TILE_COLUMNS=TILE_COLUMNS,
         enable_fp_fusion=True,
@@ -125,7 +125,7 @@ def _tap(texels, entry, at: tl.constexpr, row, column, weight, mask, r, g, b, a,
         row = tl.minimum(tl.maximum(row, 0), h - 1)
         column = tl.minimum(tl.maximum(column, 0), w - 1)
     else:
-        # Positions lie in the picture already: only a neighbour can be one too far.
+        # Positions lie in the image already: only a neighbour can be one too far.
         row = tl.where(row < 0, row + h, tl.where(row >= h, row - h, row))
         column = tl.where(column < 0, column + w, tl.where(column >= w, column - w, column))
     word = tl.load(texels + tl.load(entry + at + _START) + row * w + column, mask=mask, other=0)
@@ -163,7 +163,7 @@ def _project(real, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @triton.jit
 def _wrap(u, size, border):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bring a position of a picture without end back into the picture."""
+    """Bring a position of an image without end back into the image."""
     if border == _REPEAT:
         u = u - tl.floor(u / size) * size
     else:
@@ -177,7 +177,7 @@ def _wrap(u, size, border):  # type: ignore[no-untyped-def]  # pragma: no cover
 def _level(  # type: ignore[no-untyped-def]  # pragma: no cover
     texels, entry, real, at: tl.constexpr, level, share, x, y, mask, r, g, b, a, table, FILM: tl.constexpr
 ):
-    """Add one mip level of a picture."""
+    """Add one mip level of an image."""
     if (tl.load(entry + _AFFINE) == 1) & (tl.load(entry + _FOLDED) == 0):
         u = tl.load(entry + at + _U) + x * tl.load(entry + at + _U_X) + y * tl.load(entry + at + _U_Y)
         v = tl.load(entry + at + _V) + x * tl.load(entry + at + _V_X) + y * tl.load(entry + at + _V_Y)
@@ -207,7 +207,7 @@ def _level(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @triton.jit
-def _picture(texels, entry, real, x, y, mask, zero, table, FILM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _image(texels, entry, real, x, y, mask, zero, table, FILM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     level = tl.load(real + _LEVEL)
     low = tl.floor(level)
     mix = (level - low).to(tl.float32)
@@ -234,7 +234,7 @@ def _blend(below, color, alpha, real, c: tl.constexpr, opacity, plain):  # type:
 
 
 @triton.jit
-def _moment(  # type: ignore[no-untyped-def]  # pragma: no cover
+def _subframe(  # type: ignore[no-untyped-def]  # pragma: no cover
     m,
     first,
     ints,
@@ -252,7 +252,7 @@ def _moment(  # type: ignore[no-untyped-def]  # pragma: no cover
     OWNERS: tl.constexpr,
     FILM: tl.constexpr,
 ):
-    """Return colours 0..255 and owners of a tile at one moment."""
+    """Return colours 0..255 and owners of a tile at one subframe."""
     zero = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.float32)
     red, green, blue = zero, zero, zero
     owner = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.int32)
@@ -298,7 +298,7 @@ def _moment(  # type: ignore[no-untyped-def]  # pragma: no cover
                 texels = extra
                 if tl.load(entry + _FROM_BANK) == 1:
                     texels = bank
-                r, g, b, a = _picture(texels, entry, real, x, y, seen, zero, table, FILM)
+                r, g, b, a = _image(texels, entry, real, x, y, seen, zero, table, FILM)
             opacity, plain = tl.load(real + _OPACITY).to(tl.float32), tl.load(entry + _PLAIN)
             red = _blend(red, r, a, real, 0, opacity, plain)
             green = _blend(green, g, a, real, 1, opacity, plain)
@@ -336,8 +336,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     reals,
     bank,
     extra,
-    moments,
-    film,
+    subframes,
+    effects,
     meaning,
     height,
     width,
@@ -366,17 +366,17 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
         zero = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.float32)
         red, green, blue = zero, zero, zero
         owner = tl.zeros((TILE_ROWS, TILE_COLUMNS), tl.int32)
-        exposure = film + f * _NUM_FILM
+        exposure = effects + f * _NUM_FILM
         linear = tl.load(exposure + _LINEAR) > 0
         table = meaning + tl.where(linear, 256, 0)
-        begin, end = tl.load(moments + f), tl.load(moments + f + 1)
+        begin, end = tl.load(subframes + f), tl.load(subframes + f + 1)
         for m in range(begin, end):
-            r, g, b, o = _moment(
+            r, g, b, o = _subframe(
                 m, first, ints, reals, bank, extra, table, left, top, x, y, inside, TILE_ROWS, TILE_COLUMNS,
                 OWNERS, True,
             )  # fmt: skip
             red, green, blue = red + r, green + g, blue + b
-            # The middle moment is the frame itself.
+            # The middle subframe is the frame itself.
             owner = tl.where(m == (begin + end) // 2, o, owner)
         count = (end - begin).to(tl.float32)
         red, green, blue = red / count, green / count, blue / count
@@ -398,7 +398,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
         green = tl.minimum(tl.maximum(green, 0.0), 255.0)
         blue = tl.minimum(tl.maximum(blue, 0.0), 255.0)
     else:
-        red, green, blue, owner = _moment(
+        red, green, blue, owner = _subframe(
             f, first, ints, reals, bank, extra, meaning, left, top, x, y, inside, TILE_ROWS, TILE_COLUMNS,
             OWNERS, False,
         )  # fmt: skip

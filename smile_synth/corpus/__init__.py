@@ -1,11 +1,10 @@
 """Corpora on disk: writing, resuming, reading, checking and mending."""
 
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._files import held, sweep, write_bytes
 from smile_synth.corpus._generate import CorpusSummary, Progress, generate
 from smile_synth.corpus._header import LAYOUTS, CorpusHeader
 from smile_synth.corpus._labels import KINDS, labels_to_json
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, npz_bytes, picture_bytes, write_mp4
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, image_bytes, npz_bytes, write_mp4
 from smile_synth.corpus._verify import (
     Fault,
     RepairReport,
@@ -16,6 +15,7 @@ from smile_synth.corpus._verify import (
     repair,
     verify,
 )
+from smile_synth.io.atomic import held, sweep, write_bytes
 
 __all__ = [
     "DEFAULT_QUALITY",
@@ -35,7 +35,7 @@ __all__ = [
     "labels_to_json",
     "merge",
     "npz_bytes",
-    "picture_bytes",
+    "image_bytes",
     "regenerate",
     "repair",
     "sweep",

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth.core.errors import UserError
 from smile_synth.corpus._header import CorpusHeader
 from smile_synth.corpus._manifest import Row, read_manifest
 from smile_synth.corpus._media import MEDIA, npz_arrays
 from smile_synth.corpus._store import media_names, member_names, read_at
-from smile_synth.errors import UserError
 from smile_synth.scene import Scene
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.cluster import Cluster
 from smile_synth.compositing import draw_frames, empty_frames
+from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._files import only_writer, sync_folder, told
 from smile_synth.corpus._header import (
     HEADER,
     LAYOUTS,
@@ -43,11 +41,13 @@ from smile_synth.corpus._store import (
     write_files,
     write_piece,
 )
-from smile_synth.errors import UserError, nearest
-from smile_synth.objects import ObjectBank
+from smile_synth.io.atomic import only_writer, sync_folder, told
+from smile_synth.parallel.cluster import Cluster
+from smile_synth.parallel.workers import in_order
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, sample_scene, sample_scenes
-from smile_synth.workers import in_order
+from smile_synth.sampling import sample_scene, sample_scenes
+from smile_synth.scene import Scene
+from smile_synth.sources import Sources
 
 _LARGEST_CLIP = 16 * 2**30  # bytes of frames, held in memory as a whole
 _TOGETHER = 2**25  # pixels of the clips that a process makes in one go, of 16x224x224 forty
@@ -64,14 +64,13 @@ class Job:
     Attributes:
         header: of the corpus.
         bank: objects; None where nothing is made.
-        backgrounds: pictures and videos, where the scenes want them.
+        backgrounds: images and videos, where the scenes want them.
         out: the corpus folder.
         anew: make every file again, whatever stands.
     """
 
     header: CorpusHeader
-    bank: ObjectBank | None
-    backgrounds: BackgroundFolder | None
+    sources: Sources | None
     out: Path
     anew: bool = False
 
@@ -93,8 +92,7 @@ class CorpusSummary:
 
 def generate(
     recipe: Recipe,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     out: str | Path,
     num_clips: int,
@@ -118,7 +116,7 @@ def generate(
     Args:
         recipe: what the clips look like.
         bank: objects.
-        backgrounds: pictures, where the recipe wants them.
+        backgrounds: images, where the recipe wants them.
         out: the corpus folder.
         num_clips: at least 1.
         seed: of the corpus.
@@ -153,11 +151,11 @@ def generate(
     _check_size(size_hw, recipe.num_frames)
     kinds = check_kinds(tuple(labels))
     # Draw one scene before anything is written: a recipe that asks for what is not there fails here.
-    scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=0).scaled_to(size_hw)
+    scene = sample_scene(recipe, sources, seed=seed, index=0).scaled_to(size_hw)
     wanted = CorpusHeader(
         recipe=recipe.values(),
         recipe_digest=recipe.digest,
-        bank_digest=bank.digest,
+        bank_digest=sources.objects.digest,
         background_digest=scene.background_digest,
         seed=seed,
         num_clips=num_clips,
@@ -169,8 +167,8 @@ def generate(
         clips_per_shard=clips_per_shard,
         labels=kinds,
         part=part,
-        classes=tuple(bank.class_names),
-        licences=licences(bank, backgrounds if scene.background_digest else None),
+        classes=tuple(sources.objects.class_names),
+        licences=licences(sources.objects, sources.backgrounds if scene.background_digest else None),
         versions=versions(),
     )
     out = Path(out)
@@ -187,7 +185,7 @@ def generate(
             header.write(out)
         cluster = Cluster(ray) if ray else None
         with closing(cluster) if cluster else nullcontext():
-            job = Job(header, bank, backgrounds, out)
+            job = Job(header, sources, out)
             return complete(job, workers=workers, progress=progress, cluster=cluster)
 
 
@@ -431,10 +429,8 @@ def draw_scenes(job: Job, indices: Sequence[int]) -> list[Scene]:
     header = job.header
     if not indices:
         return []
-    assert job.bank is not None
-    scenes = sample_scenes(
-        header.resolved_recipe, job.bank, job.backgrounds, seed=header.seed, indices=indices
-    )
+    assert job.sources is not None
+    scenes = sample_scenes(header.resolved_recipe, job.sources, seed=header.seed, indices=indices)
     return [scene.scaled_to(header.size_hw) for scene in scenes]
 
 
@@ -461,8 +457,8 @@ def make_labels(
     """
     made: dict[str, bytes] = {}
     listed: dict[str, Any] | None = None
-    assert job.bank is not None
-    annotation = annotate(scene, job.bank, job.backgrounds)
+    assert job.sources is not None
+    annotation = annotate(scene, job.sources)
     content = scene.to_bytes()
     for name in names:
         kind = name.removesuffix(".npz")
@@ -483,13 +479,13 @@ def make_media(job: Job, scenes: Sequence[Scene]) -> Iterator[dict[str, bytes]]:
         UserError: the sources are not those of a scene.
     """
     header = job.header
-    assert job.bank is not None
+    assert job.sources is not None
     together = max(1, _DRAWN_TOGETHER // (header.num_frames * header.size_hw[0] * header.size_hw[1]))
     for first in range(0, len(scenes), together):
         some = scenes[first : first + together]
         frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
-        draw_frames(some, job.bank, job.backgrounds, frames)
+        draw_frames(some, job.sources, frames)
         for scene, clip in zip(some, frames, strict=True):
-            if scene.looks.compression is not None:
-                clip = damaged(clip, scene.fps, scene.looks.compression)
+            if scene.appearance.compression is not None:
+                clip = damaged(clip, scene.fps, scene.appearance.compression)
             yield MEDIA[header.media].encode(clip, header.fps, header.quality)

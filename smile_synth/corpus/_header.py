@@ -14,8 +14,8 @@ from typing import Any
 import pydantic
 
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.corpus._files import write_bytes
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.atomic import write_bytes
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 

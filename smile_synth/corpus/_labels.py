@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from smile_synth.actors import Factor
 from smile_synth.annotations import Annotation, query_points
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.rng import RandomStream
 from smile_synth.corpus._decimals import decimals
 from smile_synth.corpus._media import npz_bytes
-from smile_synth.errors import UserError, nearest
-from smile_synth.rng import RandomStream
-from smile_synth.scene import Layer
+from smile_synth.scene import Factor, Layer
 
 # Query points of the stored tracks, of each kind.
 POINTS = 64

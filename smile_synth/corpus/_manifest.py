@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smile_synth.corpus._files import appearing
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.atomic import appearing
 
 MANIFEST = "manifest.parquet"
 _ROWS = 1024  # in one group, and in memory

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.corpus._files import write_bytes
-from smile_synth.errors import UserError, nearest
-from smile_synth.pixel_format import PixelFormat
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.io.atomic import write_bytes
+from smile_synth.io.pixel_format import PixelFormat
 
 UInt8 = NDArray[np.uint8]
 # File name without its clip's number -> content.
@@ -86,8 +86,8 @@ def decode_video(data: bytes) -> UInt8:
         return np.stack([convert.to_rgb(frame) for frame in container.decode(stream)])
 
 
-def picture_bytes(frame: UInt8, suffix: str) -> bytes:
-    """Encode an RGB picture ``[H, W, 3]`` uint8: ``.png``, ``.webp`` without loss, ``.jpg`` of quality 95."""
+def image_bytes(frame: UInt8, suffix: str) -> bytes:
+    """Encode an RGB image ``[H, W, 3]`` uint8: ``.png``, ``.webp`` without loss, ``.jpg`` of quality 95."""
     options = {
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, 4],
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 is lossless
@@ -114,14 +114,14 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _pictures(suffix: str) -> Medium:
+def _images(suffix: str) -> Medium:
     def names(num_frames: int) -> tuple[str, ...]:
         digits = max(3, len(str(num_frames - 1)))
         return tuple(f"{t:0{digits}d}{suffix}" for t in range(num_frames))
 
     def encode(frames: UInt8, fps: float, quality: int) -> Members:
-        pictures = (picture_bytes(frame, suffix) for frame in frames)
-        return dict(zip(names(len(frames)), pictures, strict=True))
+        images = (image_bytes(frame, suffix) for frame in frames)
+        return dict(zip(names(len(frames)), images, strict=True))
 
     def decode(members: Mapping[str, bytes]) -> UInt8:
         read: list[Any] = [
@@ -156,8 +156,8 @@ def _read_npz(data: bytes) -> UInt8:
 MEDIA: dict[str, Medium] = {
     "h264": _single("mp4", _h264, decode_video, lossless=False, even=True),
     "ffv1": _single("mkv", _ffv1, decode_video),
-    "png": _pictures(".png"),
-    "webp": _pictures(".webp"),
+    "png": _images(".png"),
+    "webp": _images(".webp"),
     "npz": _single("npz", lambda frames, fps, quality: npz_bytes(frames=frames), _read_npz),
 }
 DEFAULT_QUALITY = 18
@@ -178,7 +178,7 @@ def check_medium(name: str, quality: int, size_hw: tuple[int, int], *, compresse
             f"size {size_hw[0]}x{size_hw[1]}: an mp4 (yuv420p) needs even sides; other media do not"
         )
     if compresses and (size_hw[0] % 2 or size_hw[1] % 2):
-        raise UserError(f"size {size_hw[0]}x{size_hw[1]}: looks.compression needs even sides")
+        raise UserError(f"size {size_hw[0]}x{size_hw[1]}: appearance.compression needs even sides")
 
 
 def damaged(frames: UInt8, fps: float, crf: int) -> UInt8:

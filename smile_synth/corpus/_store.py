@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from smile_synth.corpus import _tar
-from smile_synth.corpus._files import appearing, sync_folder, write_bytes
 from smile_synth.corpus._header import CorpusHeader
 from smile_synth.corpus._manifest import Row
 from smile_synth.corpus._media import MEDIA
+from smile_synth.io.atomic import appearing, sync_folder, write_bytes
 
 SHARDS = "shards"
 _TAR_HEADER = 512

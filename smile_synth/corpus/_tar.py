@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 _BLOCK = tarfile.BLOCKSIZE
 

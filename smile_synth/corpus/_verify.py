@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.core.errors import UserError
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._files import LOCK, PART, only_writer, sync_folder, told, write_bytes
 from smile_synth.corpus._generate import CorpusSummary, Job, Progress, complete, draw_scenes, make_members
 from smile_synth.corpus._header import HEADER, CorpusHeader, versions
 from smile_synth.corpus._labels import check_kinds
@@ -33,10 +32,10 @@ from smile_synth.corpus._store import (
     write_files,
     write_piece,
 )
-from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank
+from smile_synth.io.atomic import LOCK, PART, only_writer, sync_folder, told, write_bytes
+from smile_synth.parallel.workers import in_order
 from smile_synth.scene import Scene
-from smile_synth.workers import in_order
+from smile_synth.sources import Sources
 
 # Called with (clips done, clips in all).
 Count = Callable[[int, int], None]
@@ -91,8 +90,7 @@ def verify(
     path: str | Path,
     *,
     deep: bool = False,
-    bank: ObjectBank | None = None,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources | None = None,
     workers: int = 1,
     progress: Count | None = None,
 ) -> list[Fault]:
@@ -101,8 +99,8 @@ def verify(
     Args:
         path: the corpus.
         deep: compare the content of all files with the manifest, too.
-        bank: given, everything is rendered and labelled again from the scenes and compared.
-        backgrounds: what the corpus was made with, for that.
+        sources: what the corpus was made from; if given, every clip is rendered and labelled again from its
+            scene and compared.
         workers: processes.
         progress: called with (clips done, clips in all).
 
@@ -116,10 +114,10 @@ def verify(
     except UserError as error:
         return [Fault(MANIFEST, str(error))]
     faults = _unfinished(corpus) + _sizes(corpus) + _strays(corpus)
-    if deep or bank:
-        sources = None if bank is None else Job(header, bank, backgrounds, path)
+    if deep or sources:
+        job = None if sources is None else Job(header, sources, path)
         seen = {(fault.index, fault.file) for fault in faults}
-        examination = _Examination(path, sources)
+        examination = _Examination(path, job)
         for done, found in enumerate(
             in_order(_examine, corpus.indices, workers=workers, start=_start, arguments=(examination,)), 1
         ):
@@ -248,8 +246,7 @@ def _intact(corpus: Corpus, index: int) -> tuple[dict[str, bytes], list[Fault]]:
 
 def repair(
     path: str | Path,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     workers: int = 1,
     progress: Count | None = None,
@@ -264,9 +261,9 @@ def repair(
     """
     path = Path(path)
     header = CorpusHeader.read(path)
-    _check_sources(header, bank, backgrounds)
+    _check_sources(header, sources)
     with only_writer(path):
-        job = Job(header, bank, backgrounds, path)
+        job = Job(header, sources, path)
         try:
             corpus = Corpus(path, unfinished=True)
             if not len(corpus):
@@ -281,13 +278,13 @@ def repair(
         mended: list[Fault] = []
         left: list[Fault] = []
         examination = _Examination(path, job, mend=True)
-        sources: dict[int, Source] = {}
+        pieces: dict[int, Source] = {}
         for done, (gone, stays, found) in enumerate(
             in_order(_mend, corpus.indices, workers=workers, start=_start, arguments=(examination,)), 1
         ):
             mended += gone
             left += stays
-            sources |= found
+            pieces |= found
             if progress:
                 progress(done, len(corpus))
         if header.layout == "shards":
@@ -295,22 +292,19 @@ def repair(
             hopeless = {fault.file for fault in left}
             for file, indices in _blocks(corpus):
                 if file in touched and file not in hopeless:
-                    _rejoin(corpus, indices, sources)
+                    _rejoin(corpus, indices, pieces)
             listed = {fault.file for fault in (*mended, *left)}
             mended += [fault for fault in wrong_sizes if fault.file not in listed]
             for fault in [fault for fault in mended if fault.file in hopeless]:
                 mended.remove(fault)
                 left.append(replace(fault, what=f"{fault.what}; its shard cannot be put together"))
-            for pieces in (path / "shards").glob("*.parts"):
-                shutil.rmtree(pieces)
+            for left_over in (path / "shards").glob("*.parts"):
+                shutil.rmtree(left_over)
     return RepairReport(tuple(mended), tuple(left))
 
 
-def _check_sources(header: CorpusHeader, bank: ObjectBank, backgrounds: BackgroundFolder | None) -> None:
-    if header.bank_digest != bank.digest:
-        raise UserError(f"bank '{bank.path}': is not the bank this corpus was made from (its digest differs)")
-    if header.background_digest and (backgrounds is None or backgrounds.digest != header.background_digest):
-        raise UserError("backgrounds: not the pictures this corpus was made from (their digest differs)")
+def _check_sources(header: CorpusHeader, sources: Sources) -> None:
+    sources.check(header.bank_digest, header.background_digest, of="corpus")
 
 
 def _clips(progress: Count | None) -> Progress | None:
@@ -359,8 +353,7 @@ def _rejoin(corpus: Corpus, indices: list[int], mended: dict[int, Source]) -> No
 def regenerate(
     path: str | Path,
     index: int,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     out: str | Path,
 ) -> dict[str, bool]:
@@ -373,8 +366,8 @@ def regenerate(
     """
     corpus = Corpus(path, unfinished=True)
     row = corpus.row(index)
-    _check_sources(corpus.header, bank, backgrounds)
-    job = Job(corpus.header, bank, backgrounds, corpus.path)
+    _check_sources(corpus.header, sources)
+    job = Job(corpus.header, sources, corpus.path)
     members, _ = _intact(corpus, index)
     scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
     recorded = {member["name"]: member["sha256"] for member in row["members"]}
@@ -392,8 +385,7 @@ def regenerate(
 def extend(
     path: str | Path,
     labels: Sequence[str],
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     workers: int = 1,
     progress: Progress | None = None,
@@ -406,7 +398,7 @@ def extend(
     path = Path(path)
     header = CorpusHeader.read(path)
     kinds = check_kinds((*header.labels, *labels))
-    _check_sources(header, bank, backgrounds)
+    _check_sources(header, sources)
     with only_writer(path):
         now = versions()
         new = [kind for kind in kinds if kind not in header.labels]
@@ -414,7 +406,7 @@ def extend(
         grown = replace(header, labels=kinds, extensions=extensions)
         if grown != header:
             grown.write(path)
-        return complete(Job(grown, bank, backgrounds, path), workers=workers, progress=progress)
+        return complete(Job(grown, sources, path), workers=workers, progress=progress)
 
 
 def merge(parts: Sequence[str | Path], out: str | Path, *, progress: Count | None = None) -> CorpusSummary:
@@ -502,7 +494,7 @@ def convert(
                 write_piece(out, header, {index: members})
             else:
                 write_files(out, index, members)
-        return complete(Job(header, None, None, out), workers=1, progress=_clips(progress))
+        return complete(Job(header, None, out), workers=1, progress=_clips(progress))
 
 
 def _check_empty(out: Path, header: CorpusHeader) -> None:

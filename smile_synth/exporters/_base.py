@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.annotations import Annotation, annotate
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.corpus import Corpus, picture_bytes
-from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank
-from smile_synth.workers import in_order
+from smile_synth.core.errors import UserError
+from smile_synth.corpus import Corpus, image_bytes
+from smile_synth.parallel.workers import in_order
+from smile_synth.sources import Sources
 
 UInt8 = NDArray[np.uint8]
 Values = dict[str, Any]
@@ -51,9 +50,8 @@ class ExportedClip:
     @cached_property
     def annotation(self) -> Annotation:
         """Every label there is, from the scene; needs the sources."""
-        bank = self.source.bank
-        assert bank is not None
-        return annotate(self.source.corpus.scene(self.index), bank, self.source.backgrounds)
+        assert self.source.sources is not None
+        return annotate(self.source.corpus.scene(self.index), self.source.sources)
 
 
 @dataclass(frozen=True)
@@ -62,15 +60,13 @@ class ExportSource:
 
     Attributes:
         corpus: what is exported.
-        bank: its objects, or None.
-        backgrounds: its pictures, or None.
+        sources: what it was made from, or None.
         step: flow leads from frame t to t + step.
         points: number of query points of tracks.
     """
 
     corpus: Corpus
-    bank: ObjectBank | None
-    backgrounds: BackgroundFolder | None
+    sources: Sources | None
     step: int
     points: int
 
@@ -170,10 +166,10 @@ def write(path: Path, data: bytes) -> None:
 
 
 def write_frames(clip: ExportedClip, folder: Path, pattern: str, *, first: int = 0) -> list[str]:
-    """Write a clip's frames as pictures; ``pattern`` has the suffix and a place for the number."""
+    """Write a clip's frames as images; ``pattern`` has the suffix and a place for the number."""
     names = [pattern.format(t) for t in range(first, first + len(clip.frames))]
     for name, frame in zip(names, clip.frames, strict=True):
-        write(folder / name, picture_bytes(frame, Path(name).suffix))
+        write(folder / name, image_bytes(frame, Path(name).suffix))
     return names
 
 

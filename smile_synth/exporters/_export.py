@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import Corpus, convert
-from smile_synth.errors import UserError, nearest
 from smile_synth.exporters._base import Exporter, ExportSource, run_exporter
 from smile_synth.exporters._coco import COCO, YOUTUBE_VIS
 from smile_synth.exporters._flows import FLO, FLOW_NPZ, KITTI
 from smile_synth.exporters._points import TAPVID, TAPVID_KUBRIC
 from smile_synth.exporters._sequences import DAVIS, FRAMES, MOT, MOTS
-from smile_synth.objects import ObjectBank
+from smile_synth.sources import Sources
 
 _EXPORTERS: dict[str, Exporter] = {
     "frames": FRAMES,
@@ -36,8 +35,7 @@ def export(
     format: str,
     out: str | Path,
     *,
-    bank: ObjectBank | None = None,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources | None = None,
     step: int = 1,
     points: int = 256,
     workers: int = 1,
@@ -49,8 +47,7 @@ def export(
         corpus: its folder.
         format: one of `EXPORT_FORMATS`; the table in docs/labels.md says what each means.
         out: a new folder.
-        bank: what the corpus was made from, for flow and points, which are computed from the scenes.
-        backgrounds: the same.
+        sources: what the corpus was made from, for flow and points, which are computed from the scenes.
         step: flow leads from frame t to t + step; below 0 backward.
         points: query points a clip.
         workers: processes.
@@ -69,13 +66,13 @@ def export(
         convert(corpus, out, layout="folder", progress=progress)
         return
     exporter = _EXPORTERS[format]
-    if exporter.needs_bank and bank is None:
+    if exporter.needs_bank and sources is None:
         raise UserError(f"format '{format}': is computed from the scenes: give --bank")
     if not 1 <= abs(step) < max(opened.header.num_frames, 2):
         raise UserError(f"step {step}: expected 1 to {opened.header.num_frames - 1}, or the same below 0")
     if points < 1:
         raise UserError(f"points must be at least 1, got {points}")
-    source = ExportSource(opened, bank, backgrounds, step, points)
+    source = ExportSource(opened, sources, step, points)
     run_exporter(exporter, source, out, workers=workers, progress=progress)
 
 

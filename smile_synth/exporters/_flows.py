@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from smile_synth.clip import Flow
-from smile_synth.corpus import npz_bytes, picture_bytes
+from smile_synth.core.clip import Flow
+from smile_synth.corpus import image_bytes, npz_bytes
 from smile_synth.exporters._base import ExportedClip, Exporter, write
 
 _UNKNOWN = 1e10  # Middlebury: above 1e9 a flow is not known
@@ -30,7 +30,7 @@ def _sintel(clip: ExportedClip, out: Path) -> None:
     """Write Sintel's folders; a frame has the flow that begins at it."""
     root = out / "training"
     for t, frame in enumerate(clip.frames):
-        write(root / "clean" / clip.name / f"frame_{t + 1:04d}.png", picture_bytes(frame, ".png"))
+        write(root / "clean" / clip.name / f"frame_{t + 1:04d}.png", image_bytes(frame, ".png"))
     for t0, t1 in clip.source.pairs:
         flow = clip.annotation.flow(t0, t1)
         name = f"frame_{t0 + 1:04d}"
@@ -42,7 +42,7 @@ def _sintel(clip: ExportedClip, out: Path) -> None:
 
 
 def _kitti_bytes(flow: Flow, valid: np.ndarray) -> bytes:
-    """Return KITTI's flow picture: red 64 u + 2^15, green 64 v + 2^15, blue whether it is valid."""
+    """Return KITTI's flow image: red 64 u + 2^15, green 64 v + 2^15, blue whether it is valid."""
     valid = valid & (np.abs(flow.flow_xy) < 511.9).all(axis=2)
     encoded = np.round(flow.flow_xy.astype(np.float64) * 64 + 2**15)
     blue_green_red = np.stack([valid, encoded[..., 1] * valid, encoded[..., 0] * valid], axis=2)
@@ -57,7 +57,7 @@ def _kitti(clip: ExportedClip, out: Path) -> None:
     for number, (t0, t1) in enumerate(pairs, first):
         flow = clip.annotation.flow(t0, t1)
         for t, suffix in ((t0, "10"), (t1, "11")):
-            write(root / "image_2" / f"{number:06d}_{suffix}.png", picture_bytes(clip.frames[t], ".png"))
+            write(root / "image_2" / f"{number:06d}_{suffix}.png", image_bytes(clip.frames[t], ".png"))
         write(root / "flow_occ" / f"{number:06d}_10.png", _kitti_bytes(flow, flow.valid))
         seen = flow.valid & ~flow.occluded & ~flow.leaves
         write(root / "flow_noc" / f"{number:06d}_10.png", _kitti_bytes(flow, seen))

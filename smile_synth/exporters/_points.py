@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.annotations import query_points
-from smile_synth.clip import Tracks
+from smile_synth.core.clip import Tracks
+from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import npz_bytes
 from smile_synth.exporters._base import ExportedClip, Exporter, ExportSource, Values, write
-from smile_synth.rng import RandomStream
 
 _PER_FILE = 100
 

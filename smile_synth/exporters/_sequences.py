@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_synth.exporters._base import (
     ExportedClip,
     Exporter,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import (
     FamilyParameters,
     NonNegative,
@@ -17,7 +18,6 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import RandomStreams
 
 
 class ConstantAcceleration(FamilyParameters):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from smile_synth.rng import RandomStreams
-from smile_synth.strict_yaml import StrictModel
+from smile_synth.core.rng import RandomStreams
+from smile_synth.io.strict_yaml import StrictModel
 
 Float = NDArray[np.float64]
 Positive = Annotated[float, Field(gt=0)]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from pydantic import model_validator
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel
 from smile_synth.motion._entries import CAMERA_CURVES, AnyCurve, check_curves, draw_curve
-from smile_synth.rng import RandomStreams
 
 
 class Recursion(RangesModel):
@@ -31,7 +31,7 @@ class Recursion(RangesModel):
 
 
 class CameraEntry(RangesModel):
-    """One way for the camera to move; pictures move against it, as curves of what is seen.
+    """One way for the camera to move; images move against it, as curves of what is seen.
 
     Attributes:
         weight: how often this entry is drawn, relative to the others.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import (
     FamilyParameters,
     NonNegativeRange,
@@ -16,7 +17,6 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import RandomStreams
 
 
 class ConstantVelocity(FamilyParameters):

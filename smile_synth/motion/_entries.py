@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 import numpy as np
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel, Request
 from smile_synth.motion._families import FAMILIES
-from smile_synth.rng import RandomStreams
 
 
 class Curve(NamedTuple):
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
 _INFINITE = float("inf")
 OBJECT_CURVES: dict[str, Curve] = {
-    "growth": Curve(2, 0.0, -_INFINITE, _INFINITE, "log"),
+    "log_scale": Curve(2, 0.0, -_INFINITE, _INFINITE, "log"),
     "rotation": Curve(1, 0.0, -_INFINITE, _INFINITE, "degrees"),
     "shear": Curve(2, 0.0, -_INFINITE, _INFINITE, "slope"),
     "tilt": Curve(2, 0.0, -80.0, 80.0, "degrees"),
@@ -124,8 +124,8 @@ class MotionKeys(RangesModel):
         weight: how often this entry is drawn, relative to the others.
         start: [low, high] where the middle of the box starts, in shares of the frame's sides (beyond 0..1 is
             outside); None: wherever the whole way stays inside the frame, if it can.
-        growth: log-size over time, drawn apart for width and height.
-        growth_isotropic: draw one growth for both sides.
+        log_scale: log-size over time, drawn apart for width and height.
+        log_scale_isotropic: draw one log_scale for both sides.
         rotation: degrees, clockwise.
         shear: slopes, x by y and y by x.
         tilt: degrees about the horizontal and the vertical axis, in perspective.
@@ -140,8 +140,8 @@ class MotionKeys(RangesModel):
 
     weight: Positive = 1.0
     start: Range | None = None
-    growth: AnyCurve | None = None
-    growth_isotropic: bool = False
+    log_scale: AnyCurve | None = None
+    log_scale_isotropic: bool = False
     rotation: AnyCurve | None = None
     shear: AnyCurve | None = None
     tilt: AnyCurve | None = None

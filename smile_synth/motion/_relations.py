@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Union
 import numpy as np
 from pydantic import Field
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import Float, Path, Positive, PositiveRange, RangesModel, ShareRange
 from smile_synth.motion._orbit import around
-from smile_synth.rng import RandomStreams
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import FamilyParameters, Float, NonNegativeRange, Path, Positive, Request
-from smile_synth.rng import RandomStreams
 
 
 class SmileGaussian(FamilyParameters):

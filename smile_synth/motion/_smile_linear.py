@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import FamilyParameters, NonNegative, Path, Request
 from smile_synth.motion._keyframes import interpolate
-from smile_synth.rng import RandomStreams
 
 
 class SmileLinear(FamilyParameters):
@@ -25,7 +25,7 @@ class SmileLinear(FamilyParameters):
 
 def smile_linear(*, rng: RandomStreams, parameters: SmileLinear, request: Request) -> Path:
     """Draw the key-framed path of SMILE: a uniform start, then U(-speed, speed) x frames per axis from
-    key to key, clipped so that the box of that moment stays inside the frame."""
+    key to key, clipped so that the box of that subframe stays inside the frame."""
     keys = request.key_times
     frames = np.clip(np.round(keys).astype(int), 0, request.num_frames - 1)
     rows = np.arange(request.num_rows)[:, None]

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import (
     FamilyParameters,
     Float,
@@ -20,7 +21,6 @@ from smile_synth.motion._base import (
     direction_factor,
     units,
 )
-from smile_synth.rng import RandomStreams
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]

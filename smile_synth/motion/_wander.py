@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion._base import (
     FamilyParameters,
     NonNegative,
@@ -15,7 +16,6 @@ from smile_synth.motion._base import (
     PositiveRange,
     Request,
 )
-from smile_synth.rng import RandomStreams
 
 
 class Spline(FamilyParameters):

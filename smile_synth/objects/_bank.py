@@ -2,7 +2,7 @@
 
 A bank is a folder::
 
-    texels.bin      uint8, the textures one after another (their layout: smile_synth.texture)
+    texels.bin      uint8, the textures one after another (their layout: smile_synth.core.texture)
     index.parquet   one row per object: the fields of ObjectInfo
     bank.json       format, number of objects, digest, the sources it was built from
     report.json     every item that was rejected, with the reason
@@ -24,8 +24,8 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError, nearest
-from smile_synth.texture import Texture, UInt8, level_sizes_hw
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.texture import Texture, UInt8, level_sizes_hw
 
 if TYPE_CHECKING:
     import torch
@@ -49,17 +49,17 @@ class ObjectInfo:
         width: columns of the texture.
         texel_offset: place of its first texel (4 bytes each) in ``texels.bin``.
         source: its name inside the source it was read from; files by posix path.
-        source_image: the picture it was cut from, by name.
-        picture_key: equal keys mean the same picture; they are always in the same split.
+        source_image: the image it was cut from, by name.
+        image_key: equal keys mean the same image; they are always in the same split.
         annotation_id: of a dataset's annotation, empty where there is none.
-        licence: of that picture, empty where unknown.
+        licence: of that image, empty where unknown.
         split: ``train``, ``val`` or ``test``.
-        original_height: rows of its box in the picture, before shrinking.
-        original_width: columns of its box in the picture.
+        original_height: rows of its box in the image, before shrinking.
+        original_width: columns of its box in the image.
         fill: mean alpha 0..1 of the texture.
         thickness: diameter of the largest circle inside, as a share of the long side.
-        truncation: share 0..1 of the outline on the border of the picture.
-        covered: share 0..1 of its pixels that smaller objects of the picture claim, too.
+        truncation: share 0..1 of the outline on the border of the image.
+        covered: share 0..1 of its pixels that smaller objects of the image claim, too.
         largest_part: share 0..1 of its pixels in the largest connected part.
         perceptual_hash: 16 hex digits.
         content_sha256: hex digest of its texels.
@@ -73,7 +73,7 @@ class ObjectInfo:
     texel_offset: int
     source: str
     source_image: str
-    picture_key: str
+    image_key: str
     annotation_id: str
     licence: str
     split: str

@@ -24,16 +24,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import MAX_SEED
+from smile_synth.core.texture import Texture
+from smile_synth.io.images import Reject
 from smile_synth.objects._bank import FORMAT_VERSION, TEXELS, ObjectInfo, read_header, write_tables
 from smile_synth.objects._cutout import CutOutOptions, prepare
 from smile_synth.objects._duplicates import Appearance, DuplicateIndex, appearance_of
 from smile_synth.objects._item import Item, ReadOptions, Rejected
 from smile_synth.objects._sources import list_items
-from smile_synth.pictures import Reject
-from smile_synth.rng import MAX_SEED
-from smile_synth.texture import Texture
-from smile_synth.workers import in_order
+from smile_synth.parallel.workers import in_order
 
 # Items a process is handed at once, and a line of the journal holds.
 BATCH = 16
@@ -124,8 +124,8 @@ def build_bank(
         format: of all sources that are paths; None: recognised, each on its own.
         images: folder that the file names of an annotation file are relative to; None: looked for.
         crowd: take COCO's crowd regions, too.
-        licence: of pictures whose source does not state one.
-        val_fraction: share of source pictures for validation, 0..1; which ones is decided by hash.
+        licence: of images whose source does not state one.
+        val_fraction: share of source images for validation, 0..1; which ones is decided by hash.
         test_fraction: likewise for testing; the rest is for training.
         overwrite: replace a bank that stands at ``out``.
         workers: processes; the bytes do not depend on it.
@@ -159,7 +159,7 @@ def build_bank(
             if progress:
                 progress(done, total)
             work = partial(make_objects, cut=cut)
-            # Processes take a second to start: not worth it for a few pictures.
+            # Processes take a second to start: not worth it for a few images.
             processes = workers if len(waiting) >= 4 else 1
             results = in_order(work, [batch.items for batch in waiting], workers=processes)
             for batch, made in zip(waiting, results, strict=True):
@@ -208,15 +208,15 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which side of the split a picture is on: a function of its key alone."""
+    """Which side of the split an image is on: a function of its key alone."""
 
     seed: int
     val_fraction: float
     test_fraction: float
 
-    def side_of(self, picture_key: str) -> str:
+    def side_of(self, image_key: str) -> str:
         """Return ``train``, ``val`` or ``test``."""
-        bits = hashlib.sha256(f"{self.seed}/{picture_key}".encode()).digest()[:6]
+        bits = hashlib.sha256(f"{self.seed}/{image_key}".encode()).digest()[:6]
         place = int.from_bytes(bits, "big") / 2**48
         if place < self.val_fraction:
             return "val"
@@ -326,7 +326,7 @@ def _make_objects(items: Iterable[Item], cut: CutOutOptions) -> Iterator[_Made |
                     texel_offset=-1,
                     source=found.source,
                     source_image=found.source_image,
-                    picture_key=found.picture_key,
+                    image_key=found.image_key,
                     annotation_id=found.annotation_id,
                     licence=found.licence,
                     split="",
@@ -403,7 +403,7 @@ class _Writer:
                 item.row,
                 object_id=len(self.rows),
                 texel_offset=self._end // 4,
-                split=self._split.side_of(item.row.picture_key),
+                split=self._split.side_of(item.row.image_key),
                 licence=item.row.licence or self._licence,
             )
             self._texels.write(item.texels)

@@ -16,16 +16,16 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError, nearest
-from smile_synth.files import key_of
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.io.files import key_of
+from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.objects._folder import LostItem
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._mask_cut import HALF, Photo, corner_of
 from smile_synth.objects._polygons import union_coverage
-from smile_synth.pictures import Reject, load_rgb, read_bytes
 
 SECTIONS = ("images", "annotations", "categories")
-# Beside these, COCO's own folder holds captions and key points of the same pictures.
+# Beside these, COCO's own folder holds captions and key points of the same images.
 INSTANCE_NAMES = ("annotations.json", "instances_*.json", "lvis_v1_*.json")
 
 
@@ -54,12 +54,12 @@ def is_coco(path: Path) -> bool:
 
 
 def read_coco(source: str, options: ReadOptions) -> list[Item]:
-    """List the annotated pictures of a COCO or LVIS JSON file, in the file's order.
+    """List the annotated images of a COCO or LVIS JSON file, in the file's order.
 
     Polygons become anti-aliased alpha, run lengths a hard one. ``covered`` takes the object of the smaller
     area to lie in front. Crowd regions are rejected unless ``options.crowd``.
 
-    Pictures are looked for under ``file_name``, then under the last two parts of ``coco_url``, then under
+    Images are looked for under ``file_name``, then under the last two parts of ``coco_url``, then under
     its last part: in ``options.images``, else beside the JSON file, in ``images/``, in a folder named after
     the split (``train2017`` of ``instances_train2017.json``) and in ``images/<split>``; where the file
     stands in a folder ``annotations``, beside that folder, too.
@@ -73,7 +73,7 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
         options: ``images`` and ``crowd`` are used.
 
     Raises:
-        UserError: no such file, several, not JSON, not of COCO's form, or none of its pictures is there.
+        UserError: no such file, several, not JSON, not of COCO's form, or none of its images is there.
     """
     file = _find_file(source)
     data = _parse(file)
@@ -82,15 +82,15 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
     unusable: list[Item] = []
     taken: set[str] = set()
     for place, entry in enumerate(data["images"]):
-        picture = _entry(entry, licences)
-        if picture is None:
+        image = _entry(entry, licences)
+        if image is None:
             unusable.append(LostItem(f"images[{place}]", "unusable entry: no id or no file name"))
-        elif entry["id"] in pictures or picture.name in taken:
-            reason = f"listed twice: id {entry['id']} or {picture.name} is in 'images' before"
+        elif entry["id"] in pictures or image.name in taken:
+            reason = f"listed twice: id {entry['id']} or {image.name} is in 'images' before"
             unusable.append(LostItem(f"images[{place}]", reason))
         else:
-            pictures[entry["id"]] = picture
-            taken.add(picture.name)
+            pictures[entry["id"]] = image
+            taken.add(image.name)
     groups: dict[Any, list[_Annotation]] = {image_id: [] for image_id in pictures}
     for place, found in enumerate(data["annotations"]):
         annotation = _packed(found) if isinstance(found, dict) else found
@@ -110,15 +110,15 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
     items: list[Item] = []
     for image_id, group in groups.items():
         if group:
-            picture = pictures[image_id]
+            image = pictures[image_id]
             class_names = tuple(_class_of(annotation, classes) for annotation in group)
             items.append(
-                _CocoPicture(
-                    source=picture.name,
-                    path=find(picture),
+                _CocoImage(
+                    source=image.name,
+                    path=find(image),
                     file=file,
-                    size_hw=picture.size_hw,
-                    licence=picture.licence,
+                    size_hw=image.size_hw,
+                    licence=image.licence,
                     crowd=options.crowd,
                     annotations=tuple(group),
                     class_names=class_names,
@@ -126,7 +126,7 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
             )
     if items and not find.found:
         raise UserError(
-            f"object source '{source}': none of its {len(items)} pictures is there, first {items[0].source}; "
+            f"object source '{source}': none of its {len(items)} images is there, first {items[0].source}; "
             f"looked in {', '.join(map(str, find.folders)) or 'no folder'}; name their folder (--images DIR)"
         )
     return items + unusable
@@ -240,12 +240,12 @@ def _entry(entry: object, licences: Mapping[Any, str]) -> _Entry | None:
 
 
 class _Finder:
-    """Finds pictures in the folders they may stand in."""
+    """Finds images in the folders they may stand in."""
 
     def __init__(self, file: Path, images: Path | None) -> None:
         if images is not None:
             if not images.is_dir():
-                raise UserError(f"folder of pictures '{images}': no such folder")
+                raise UserError(f"folder of images '{images}': no such folder")
             self.folders = [images]
         else:
             split = file.stem.rsplit("_", 1)[-1]
@@ -254,13 +254,13 @@ class _Finder:
             self.folders = [place for place in dict.fromkeys(places) if place.is_dir()]
         self.found = 0
 
-    def __call__(self, picture: _Entry) -> Path:
+    def __call__(self, image: _Entry) -> Path:
         for folder in self.folders:
-            for name in picture.names:
+            for name in image.names:
                 if os.path.isfile(folder / name):  # unlike Path's, False for names the system refuses
                     self.found += 1
                     return folder / name
-        return self.folders[0] / picture.name
+        return self.folders[0] / image.name
 
 
 def _pack_annotations(entry: dict[str, Any]) -> dict[str, Any] | _Annotation:
@@ -298,7 +298,7 @@ def _class_of(annotation: _Annotation, classes: Mapping[Any, str]) -> str | None
 
 
 @dataclass(frozen=True)
-class _CocoPicture:
+class _CocoImage:
     source: str
     path: Path
     file: Path
@@ -320,7 +320,7 @@ class _CocoPicture:
             object_id = _text(f"nr{place}" if given is None else given)
             try:
                 if object_id in ids:
-                    raise Reject(f"listed twice: another annotation of the picture has id {object_id}")
+                    raise Reject(f"listed twice: another annotation of the image has id {object_id}")
                 ids.add(object_id)
                 if annotation.crowd and not self.crowd:
                     raise Reject("crowd region")
@@ -348,7 +348,7 @@ class _CocoPicture:
 
 
 class _Shape(Protocol):
-    """A checked region of a picture: its area, before it is drawn, and its alpha within a window."""
+    """A checked region of an image: its area, before it is drawn, and its alpha within a window."""
 
     @property
     def area(self) -> float: ...
@@ -393,7 +393,7 @@ def _polygons(region: tuple[array[float], ...], height: int, width: int) -> _Pol
     points = np.concatenate(rings)
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     if left >= width or top >= height or right <= 0 or bottom <= 0:
-        raise Reject("outside the picture: the whole polygon")
+        raise Reject("outside the image: the whole polygon")
     y = slice(math.floor(max(0.0, top)), math.ceil(min(height, bottom)))
     x = slice(math.floor(max(0.0, left)), math.ceil(min(width, right)))
     return _Polygons(rings, (y, x))
@@ -433,7 +433,7 @@ class _Runs:
 def _runs(region: _Rle, height: int, width: int) -> _Runs:
     if region.size_hw != (height, width):
         given = "x".join(map(str, region.size_hw))
-        raise Reject(f"size differs: the picture has {height}x{width} pixels, its run lengths {given}")
+        raise Reject(f"size differs: the image has {height}x{width} pixels, its run lengths {given}")
     counts = (
         _decompressed(region.counts) if isinstance(region.counts, str) else np.array(region.counts, np.int64)
     )

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, UInt8
-from smile_synth.pictures import Reject
 
 Float = NDArray[np.float64]
 
@@ -21,14 +21,14 @@ class CutOutOptions:
 
     Attributes:
         max_side: longest side of a texture in pixels; longer ones are shrunk by exact area averaging.
-        erode: pixels of the picture taken off all round before shrinking, 0 or more.
+        erode: pixels of the image taken off all round before shrinking, 0 or more.
         feather: pixels of the texture over which alpha rises from the edge inwards, 0 or more.
         min_side: shortest side of a usable texture in pixels.
         min_thickness: least diameter of the largest circle inside, as a share 0..1 of the long side.
-        max_truncation: largest share 0..1 of the outline on the border of the picture.
+        max_truncation: largest share 0..1 of the outline on the border of the image.
         max_covered: largest share 0..1 of pixels that smaller objects claim, too.
         min_largest_part: least share 0..1 of its pixels in the largest connected part, of what is cut from
-            pictures: what stands in front of a thing can leave only scraps of it.
+            images: what stands in front of a thing can leave only scraps of it.
         duplicate_distance: 64-bit perceptual hashes that differ in at most so many bits (0..7) are
             compared as near-duplicates; -1 keeps them all.
     """
@@ -67,7 +67,7 @@ class Prepared:
 
     Attributes:
         rgba: straight RGBA ``[H, W, 4]`` uint8, tight.
-        original_hw: its size in the picture, before shrinking.
+        original_hw: its size in the image, before shrinking.
         fill: share 0..1 of its box that it covers (mean alpha).
         thickness: diameter of the largest circle inside, as a share of the long side.
         largest_part: share 0..1 of its pixels in the largest connected part.
@@ -91,7 +91,7 @@ def prepare(found: CutOut, options: CutOutOptions) -> Prepared:
     """
     if found.truncation > options.max_truncation:
         share = f"{found.truncation:.0%} of its outline, at most {options.max_truncation:.0%} may be"
-        raise Reject(f"truncated by the picture's border: {share}")
+        raise Reject(f"truncated by the image's border: {share}")
     if found.covered > options.max_covered:
         raise Reject(
             f"mostly covered: {found.covered:.0%} by others, at most {options.max_covered:.0%} may be"
@@ -205,7 +205,7 @@ def _box_sums(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 def _soften(rgba: UInt8) -> UInt8:
     """Anti-alias a hard edge over its outermost pixel, inwards only: nothing outside can show.
 
-    The mask's 5x5 binomial mean m, outside the picture counting as 0, becomes alpha's factor
+    The mask's 5x5 binomial mean m, outside the image counting as 0, becomes alpha's factor
     (m - 3/8) / (35/64), kept in .5..1: about .57 along a straight edge, 1 from the second pixel on. It
     never falls below .5, so an opaque object's extent (alpha >= .5) stays that of the given mask.
     """

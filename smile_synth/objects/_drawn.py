@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStream
 from smile_synth.objects._item import CutOut, ReadOptions, Rejected, UInt8
 from smile_synth.objects._outline import coverage
 from smile_synth.objects._photos import SURFACES, _load
 from smile_synth.objects._shapes import COLOURS as HUES
 from smile_synth.objects._shapes import HUE_JITTER_DEGREES, _noisy, _rounded
-from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 Rings = list[Float]
@@ -78,7 +78,7 @@ class Drawing:
             source=self.source,
             source_image=self.source,
             # Crops of one photograph overlap: all of them stay on one side of the split.
-            picture_key=f"scikit-image {facts['photo']}" if "photo" in facts else self.source,
+            image_key=f"scikit-image {facts['photo']}" if "photo" in facts else self.source,
             rgba=np.dstack([np.floor(np.clip(rgb, 0, 255) + 0.5).astype(np.uint8), alpha]),
             licence=licence,
             attributes={"shape": class_name.split("-")[0], "texture": texture, **facts},
@@ -88,7 +88,7 @@ class Drawing:
 def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
     """List drawings: ``drawn:5000`` for 5000 of them, ``drawn`` alone for 1000.
 
-    Each counts as a picture of its own, but for those with a crop of the same photograph. The first n
+    Each counts as an image of its own, but for those with a crop of the same photograph. The first n
     drawings of a seed are the same whatever the count.
 
     Raises:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.texture import Texture, level_sizes_hw
+from smile_synth.core.texture import Texture, level_sizes_hw
 
-# Pictures whose thumbnails differ by no more, on average over all values 0..255, look alike.
+# Images whose thumbnails differ by no more, on average over all values 0..255, look alike.
 THUMBNAIL_DIFFERENCE = 6.0
 THUMBNAIL_SIDE = 8
 

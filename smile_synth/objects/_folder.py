@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from smile_synth.errors import UserError
-from smile_synth.files import LISTED_ALREADY, key_of, shown, walk
+from smile_synth.core.errors import UserError
+from smile_synth.io.files import LISTED_ALREADY, key_of, shown, walk
+from smile_synth.io.images import SUFFIXES, Reject, load_rgba, read_bytes
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
-from smile_synth.pictures import SUFFIXES, Reject, load_rgba, read_bytes
 
 INDEX = "index.csv"
-# Files looked at to tell cut-outs from plain pictures.
+# Files looked at to tell cut-outs from plain images.
 PEEK = 16
 
 
@@ -41,7 +41,7 @@ class FolderItem:
             class_name=self.class_name,
             source=self.source,
             source_image=named or self.source,
-            picture_key=named or key_of(data),
+            image_key=named or key_of(data),
             licence=self.row.get("licence") or "",
             annotation_id=self.row.get("annotation_id") or self.row.get("coco_ann_id") or "",
             rgba=load_rgba(data),
@@ -61,7 +61,7 @@ class LostItem:
 
 
 def is_cut_outs(folder: Path) -> bool:
-    """Tell whether the first few pictures below a folder have alpha; files without any reader count not."""
+    """Tell whether the first few images below a folder have alpha; files without any reader count not."""
     pictures = (path for path in walk(folder)[0] if path.suffix.lower() in SUFFIXES)
     return any(_has_alpha(path) for path in islice(pictures, PEEK))
 
@@ -107,8 +107,8 @@ def read_folder(source: str, options: ReadOptions) -> list[Item]:
     The class is the path of the file's folder relative to the source; files directly in the source
     take the source's own name. Links are followed, to every folder once. A file ``index.csv`` beside the
     class folders may say more: columns ``file`` (path relative to the source), ``licence``,
-    ``annotation_id``, and ``source_image`` (or ``src_item``), the picture the file was cut from; without
-    it each file counts as a picture of its own.
+    ``annotation_id``, and ``source_image`` (or ``src_item``), the image the file was cut from; without
+    it each file counts as an image of its own.
 
     Raises:
         UserError: no such folder, no files in it, or an unusable ``index.csv``.

@@ -1,4 +1,4 @@
-"""What every reader gives: items, each one picture (or drawing) and the objects to be cut from it."""
+"""What every reader gives: items, each one image (or drawing) and the objects to be cut from it."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class CutOut:
 
     Attributes:
         class_name: the label.
-        source: its name inside its source, unique there; of an annotated picture ``<picture>#<id>``.
-        source_image: the picture it was cut from, by name.
-        picture_key: equal keys mean the same picture, which stays on one side of the split. The hash of
-            the picture's file where nothing better is known; the sequence for frames of a video.
+        source: its name inside its source, unique there; of an annotated image ``<image>#<id>``.
+        source_image: the image it was cut from, by name.
+        image_key: equal keys mean the same image, which stays on one side of the split. The hash of
+            the image's file where nothing better is known; the sequence for frames of a video.
         rgba: straight RGBA ``[H, W, 4]`` uint8.
         from_photo: cut by a mask whose edge pixels show what lay behind, so that their colour is to be
             taken from inside.
         annotation_id: of a dataset's annotation, empty where there is none.
-        licence: of the picture, empty where unknown.
-        truncation: share 0..1 of the outline that lies on the border of the picture.
-        covered: share 0..1 of its pixels that smaller objects of the same picture claim as well.
+        licence: of the image, empty where unknown.
+        truncation: share 0..1 of the outline that lies on the border of the image.
+        covered: share 0..1 of its pixels that smaller objects of the same image claim as well.
         attributes: further known facts, such as a shape's colour.
     """
 
     class_name: str
     source: str
     source_image: str
-    picture_key: str
+    image_key: str
     rgba: UInt8
     from_photo: bool = False
     annotation_id: str = ""
@@ -60,7 +60,7 @@ class CutOut:
 
 
 class Item(Protocol):
-    """One picture of a source: a picklable, small dataclass; pixels are read only by `cut_outs`.
+    """One image of a source: a picklable, small dataclass; pixels are read only by `cut_outs`.
 
     Every file it depends on stands in a field of type `Path`: a stopped build is continued only where
     these are as they were.
@@ -73,10 +73,10 @@ class Item(Protocol):
     def source(self) -> str: ...
 
     def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Read the picture and yield its objects one by one, in a fixed order.
+        """Read the image and yield its objects one by one, in a fixed order.
 
         Raises:
-            smile_synth.pictures.Reject: nothing of the item can be used.
+            smile_synth.io.images.Reject: nothing of the item can be used.
         """
 
 
@@ -95,6 +95,6 @@ class ReadOptions:
     crowd: bool = False
 
 
-# Lists a source's items in a fixed order, before any picture is decoded.
+# Lists a source's items in a fixed order, before any image is decoded.
 # Raises UserError where the source as a whole cannot be read.
 Reader = Callable[[str, ReadOptions], Sequence[Item]]

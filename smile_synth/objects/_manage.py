@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_synth.objects._bank import TEXELS, ObjectBank, ObjectInfo, read_header, write_tables
 from smile_synth.objects._build import SplitRule, check_out, publish, sync, told
 from smile_synth.objects._duplicates import DuplicateIndex, appearance_of
@@ -50,7 +50,7 @@ def merge_banks(
         The digest, the number of objects, and the number left out.
 
     Raises:
-        UserError: a picture is on different sides of the split in two banks and ``resplit`` is not set,
+        UserError: an image is on different sides of the split in two banks and ``resplit`` is not set,
             ``out`` is taken, or the disk is full.
     """
     out = Path(out).resolve()
@@ -87,7 +87,7 @@ def merge_banks(
                             rejected.append({"given": bank.path, "source": info.source, "reason": reason})
                             continue
                         own.append((appearance, info.source))
-                        side = rule.side_of(info.picture_key) if resplit else info.split
+                        side = rule.side_of(info.image_key) if resplit else info.split
                         rows.append(replace(info, object_id=len(rows), texel_offset=end // 4, split=side))
                         texels.write(texture.texels.data)
                         end += texture.texels.nbytes
@@ -113,14 +113,14 @@ def _check_sides(banks: Sequence[ObjectBank]) -> None:
     sides: dict[str, tuple[str, str]] = {}
     wrong: list[str] = []
     for bank in banks:
-        columns = (bank.index[name].to_pylist() for name in ("picture_key", "split", "source_image"))
+        columns = (bank.index[name].to_pylist() for name in ("image_key", "split", "source_image"))
         for key, split, name in zip(*columns, strict=True):
             side, where = sides.setdefault(key, (split, bank.path))
             if side != split:
                 wrong.append(f"{name} ({side} in {where}, {split} in {bank.path})")
     if wrong:
         raise UserError(
-            f"{len(wrong)} objects come from pictures that are on another side of the split in an earlier "
+            f"{len(wrong)} objects come from images that are on another side of the split in an earlier "
             f"bank, first {wrong[0]}; draw the split anew for all (--resplit)"
         )
 
@@ -166,8 +166,8 @@ def export_bank(
             name = f"{info.class_name}/{object_id:06d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(straight_rgba(bank, int(object_id))).save(folder / name)
-            # The key, not the name: it is what keeps a picture's objects together.
-            writer.writerow({**asdict(info), "file": name, "source_image": info.picture_key})
+            # The key, not the name: it is what keeps an image's objects together.
+            writer.writerow({**asdict(info), "file": name, "source_image": info.image_key})
             if progress:
                 progress(count, len(ids))
         (folder / INDEX).write_text(table.getvalue(), "utf-8")

@@ -1,4 +1,4 @@
-"""What the readers of masks share: align a mask with its picture, find its objects, cut them out."""
+"""What the readers of masks share: align a mask with its image, find its objects, cut them out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.objects._item import CutOut, UInt8
-from smile_synth.pictures import Reject, load_rgb, read_bytes
 
 VOID = 255
 MAX_MISFIT = 2
@@ -22,13 +22,13 @@ HALF = 128
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded picture, of which objects are cut.
+    """A decoded image, of which objects are cut.
 
     Attributes:
         name: inside its source.
-        key: as ``CutOut.picture_key``.
+        key: as ``CutOut.image_key``.
         rgb: ``[H, W, 3]`` uint8.
-        licence: of the picture.
+        licence: of the image.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Photo:
     ) -> CutOut:
         """Cut an object out, as tight as alpha > 0.
 
-        ``truncation`` is the share of the outline's pixel edges that lie on the border of the picture;
+        ``truncation`` is the share of the outline's pixel edges that lie on the border of the image;
         the outline is that of alpha > 0, because annotators stop short of the border by part of a pixel.
 
         Args:
-            alpha: ``[h, w]`` uint8, a window of the picture.
+            alpha: ``[h, w]`` uint8, a window of the image.
             corner_yx: row and column of the window's first pixel.
             class_name: the label.
-            object_id: of the object within the picture.
+            object_id: of the object within the image.
             covered: as ``CutOut.covered``.
 
         Raises:
@@ -71,7 +71,7 @@ class Photo:
             class_name=class_name,
             source=f"{self.name}#{object_id}",
             source_image=self.name,
-            picture_key=self.key,
+            image_key=self.key,
             rgba=np.dstack([self.rgb[top:bottom, left:right], alpha]),
             from_photo=True,
             annotation_id=object_id,
@@ -104,9 +104,9 @@ def read_mask(path: Path) -> bytes:
 
 
 def aligned(data: bytes, mask: NDArray[Any]) -> tuple[UInt8, NDArray[Any]]:
-    """Decode the picture that a mask ``[H, W]`` belongs to; return RGB and mask of one size.
+    """Decode the image that a mask ``[H, W]`` belongs to; return RGB and mask of one size.
 
-    Published masks can be a pixel or two larger or smaller than their picture. Both start at the top
+    Published masks can be a pixel or two larger or smaller than their image. Both start at the top
     left; what only one of them has is dropped.
 
     Raises:
@@ -121,7 +121,7 @@ def aligned(data: bytes, mask: NDArray[Any]) -> tuple[UInt8, NDArray[Any]]:
     rgb = load_rgb(data)
     if abs(rgb.shape[0] - height) > MAX_MISFIT or abs(rgb.shape[1] - width) > MAX_MISFIT:
         raise Reject(
-            f"size differs: the picture has {rgb.shape[0]}x{rgb.shape[1]} pixels, its mask {height}x{width}"
+            f"size differs: the image has {rgb.shape[0]}x{rgb.shape[1]} pixels, its mask {height}x{width}"
         )
     height, width = min(height, rgb.shape[0]), min(width, rgb.shape[1])
     return rgb[:height, :width], mask[:height, :width]

@@ -14,7 +14,7 @@ def coverage(rings: Sequence[NDArray[np.float64]], height: int, width: int) -> N
     """Draw outlines as the share of each pixel that lies inside.
 
     Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. An outline may leave the
-    picture but not cross itself.
+    image but not cross itself.
 
     Args:
         rings: closed outlines ``[N, 2]`` (x, y) in pixels; the last point joins the first. The first

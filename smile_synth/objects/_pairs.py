@@ -1,4 +1,4 @@
-"""Read pictures with a mask each: ``images/<anything>`` and ``masks/<the same>``."""
+"""Read images with a mask each: ``images/<anything>`` and ``masks/<the same>``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from smile_synth.errors import UserError
-from smile_synth.files import LISTED_ALREADY, key_of, shown, walk
+from smile_synth.core.errors import UserError
+from smile_synth.io.files import LISTED_ALREADY, key_of, shown, walk
+from smile_synth.io.images import SUFFIXES, Reject, opened, read_bytes
 from smile_synth.objects._folder import LostItem
 from smile_synth.objects._item import CutOut, Item, ReadOptions, UInt8
 from smile_synth.objects._mask_cut import (
@@ -25,7 +26,6 @@ from smile_synth.objects._mask_cut import (
     read_mask,
     regions,
 )
-from smile_synth.pictures import SUFFIXES, Reject, opened, read_bytes
 
 IMAGES, MASKS = "images", "masks"
 MAX_IDS = 1000
@@ -39,9 +39,9 @@ def is_pairs(path: Path) -> bool:
 
 
 def read_pairs(source: str, options: ReadOptions) -> list[Item]:
-    """List pictures and masks of the same path but for the suffix, in order of the pictures' paths.
+    """List images and masks of the same path but for the suffix, in order of the images' paths.
 
-    The class is the picture's folder relative to ``images/``, for pictures directly in it the source's own
+    The class is the image's folder relative to ``images/``, for images directly in it the source's own
     name. What a mask means is told from its pixels:
 
     - one value beside 0: an object. Masks stored as JPEG are cut at one half, other levels being noise;
@@ -52,7 +52,7 @@ def read_pairs(source: str, options: ReadOptions) -> list[Item]:
     - colours: every colour but black is an object. Colour masks with equal channels count as grey, alpha
       is ignored.
 
-    A mask may differ from its picture by two pixels a side. What has no partner is rejected.
+    A mask may differ from its image by two pixels a side. What has no partner is rejected.
 
     Raises:
         UserError: not such a folder, or both folders are empty.
@@ -62,7 +62,7 @@ def read_pairs(source: str, options: ReadOptions) -> list[Item]:
     pictures = _by_stem(folder, IMAGES, unusable)
     masks = _by_stem(folder, MASKS, unusable)
     if not pictures and not masks:
-        raise UserError(f"object source '{source}': no pictures in {IMAGES}/ and {MASKS}/")
+        raise UserError(f"object source '{source}': no images in {IMAGES}/ and {MASKS}/")
     items: list[Item] = []
     for stem, path in pictures.items():
         name = shown(path.relative_to(folder).as_posix())
@@ -73,12 +73,12 @@ def read_pairs(source: str, options: ReadOptions) -> list[Item]:
             items.append(LostItem(name, f"no mask: nothing named so in {MASKS}/"))
     for stem in masks.keys() - pictures.keys():
         name = shown(masks[stem].relative_to(folder).as_posix())
-        unusable.append(LostItem(name, f"no picture: nothing named so in {IMAGES}/"))
+        unusable.append(LostItem(name, f"no image: nothing named so in {IMAGES}/"))
     return items + sorted(unusable, key=lambda item: item.source)
 
 
 def _by_stem(folder: Path, name: str, unusable: list[Item]) -> dict[str, Path]:
-    """Return a folder's pictures by their path without suffix; others are added to the unusable ones."""
+    """Return a folder's images by their path without suffix; others are added to the unusable ones."""
     found: dict[str, Path] = {}
     files, links = walk(folder / name)
     unusable += [LostItem(shown(link.relative_to(folder).as_posix()), LISTED_ALREADY) for link in links]
@@ -86,7 +86,7 @@ def _by_stem(folder: Path, name: str, unusable: list[Item]) -> dict[str, Path]:
         label = shown(path.relative_to(folder).as_posix())
         stem = path.relative_to(folder / name).with_suffix("").as_posix()
         if path.suffix.lower() not in SUFFIXES:
-            unusable.append(LostItem(label, f"not a picture: expected {', '.join(SUFFIXES)}"))
+            unusable.append(LostItem(label, f"not an image: expected {', '.join(SUFFIXES)}"))
         elif stem in found:
             unusable.append(LostItem(label, f"ambiguous name: {found[stem].name} stands beside it"))
         else:

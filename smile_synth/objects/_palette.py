@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from smile_synth.errors import UserError
-from smile_synth.files import key_of, shown
+from smile_synth.core.errors import UserError
+from smile_synth.io.files import key_of, shown
+from smile_synth.io.images import SUFFIXES, Reject, opened, read_bytes
 from smile_synth.objects._item import CutOut, Item, ReadOptions, UInt8
 from smile_synth.objects._mask_cut import VOID, Photo, aligned, corner_of, need_folders, read_mask, regions
-from smile_synth.pictures import SUFFIXES, Reject, opened, read_bytes
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -34,12 +34,12 @@ def is_davis(path: Path) -> bool:
 
 
 def read_voc(source: str, options: ReadOptions) -> list[Item]:
-    """List the pictures of a VOC folder that have an object mask, in order of their names.
+    """List the images of a VOC folder that have an object mask, in order of their names.
 
     A mask ``SegmentationObject/<name>.png`` holds 0 for background, 255 for void and an object's number
     elsewhere. An object's class is what most of its pixels are in ``SegmentationClass/<name>.png`` (1..20
     are VOC's classes, a higher number n becomes ``class n``); without that file the name of the n-th
-    object of ``Annotations/<name>.xml``; without either ``object``. A mask may differ from its picture
+    object of ``Annotations/<name>.xml``; without either ``object``. A mask may differ from its image
     by two pixels a side.
 
     Raises:
@@ -51,17 +51,17 @@ def read_voc(source: str, options: ReadOptions) -> list[Item]:
     )
     if not masks:
         raise UserError(f"object source '{source}': no .png in SegmentationObject/")
-    return [_VocPicture(shown(m.stem), _picture(folder / "JPEGImages", m.stem), m) for m in masks]
+    return [_VocImage(shown(m.stem), _image(folder / "JPEGImages", m.stem), m) for m in masks]
 
 
 def read_davis(source: str, options: ReadOptions) -> list[Item]:
     """List the frames of a DAVIS folder that have a mask, by sequence and frame.
 
-    ``Annotations/<resolution>/<sequence>/<frame>.png`` belongs to the picture of the same name below
+    ``Annotations/<resolution>/<sequence>/<frame>.png`` belongs to the image of the same name below
     ``JPEGImages``. Of several resolutions the highest is taken that both folders have: a name without a
     number, such as ``Full-Resolution``, before ``1080p`` before ``480p``. In a mask 0 is background and
     255 void, unless 255 is its only number (DAVIS 2016). An object's class is its sequence, whose frames
-    count as one picture. A mask may differ from its frame by two pixels a side.
+    count as one image. A mask may differ from its frame by two pixels a side.
 
     Raises:
         UserError: not such a folder, or without masks.
@@ -77,7 +77,7 @@ def read_davis(source: str, options: ReadOptions) -> list[Item]:
     frames = folder / "JPEGImages" / resolution
     masks = sorted((folder / "Annotations" / resolution).glob("*/*.png"))
     return [
-        _Frame(shown(f"{m.parent.name}/{m.stem}"), _picture(frames / m.parent.name, m.stem), m) for m in masks
+        _Frame(shown(f"{m.parent.name}/{m.stem}"), _image(frames / m.parent.name, m.stem), m) for m in masks
     ]
 
 
@@ -95,7 +95,7 @@ def _height(resolution: str) -> float:
     return int(number[0]) if number else float("inf")
 
 
-def _picture(folder: Path, stem: str) -> Path:
+def _image(folder: Path, stem: str) -> Path:
     names = [stem + suffix for lower in SUFFIXES for suffix in (lower, lower.upper())]
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
@@ -117,7 +117,7 @@ def _numbers(path: Path) -> UInt8:
 
 
 @dataclass(frozen=True)
-class _VocPicture:
+class _VocImage:
     source: str
     path: Path
     mask: Path

@@ -1,6 +1,6 @@
 """``builtin:photos``: cut-outs of the photographs that ship with scikit-image.
 
-Outlines were drawn by hand and refined on the pictures (graph cuts for people, the strongest circular
+Outlines were drawn by hand and refined on the images (graph cuts for people, the strongest circular
 edge for coins), then checked by eye; they are data, so that a bank does not depend on the version of a
 segmentation library. Nothing is ever downloaded: a photograph that is not installed is reported.
 """
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._outline import coverage
 from smile_synth.objects._shapes import OUTLINES, outline
-from smile_synth.pictures import Reject
 
 Float = NDArray[np.float64]
 OUTLINE_FILE = Path(__file__).with_name("_photo_outlines.json")
@@ -72,7 +72,7 @@ class ThingItem:
             class_name=self.class_name,
             source=self.source,
             source_image=self.source_image,
-            picture_key=self.source_image,
+            image_key=self.source_image,
             licence=self.licence,
             attributes=self.attributes,
             rgba=np.dstack([rgb[y0:y1, x0:x1], alpha]),
@@ -99,7 +99,7 @@ class PatchItem:
             class_name=surface.class_name,
             source=self.source,
             source_image=self.source,
-            picture_key=self.source,
+            image_key=self.source,
             licence=surface.licence,
             attributes={"shape": self.shape, "texture": surface.class_name},
             rgba=np.dstack([tinted, coverage(outline(self.shape, side, side, corner=0.08), side, side)]),
@@ -110,7 +110,7 @@ def read_photos(source: str, options: ReadOptions) -> list[Item]:
     """List the cut-outs: things first, then the shapes cut from surfaces.
 
     Things cut from one photograph share its name as ``source_image``, because their pixels overlap. Each
-    coin of ``coins.png`` and each patch of a surface counts as a picture of its own: they share no
+    coin of ``coins.png`` and each patch of a surface counts as an image of its own: they share no
     pixel, show different things, and a class could otherwise not be held out in part.
     """
     return [*_things(), *_patches()]
@@ -151,5 +151,5 @@ def _load(file: str, size_hw: tuple[int, int]) -> UInt8:
     with Image.open(path) as image:
         rgb = np.asarray(image.convert("RGB"))
     if rgb.shape[:2] != size_hw:
-        raise Reject(f"another picture than expected: {rgb.shape[0]}x{rgb.shape[1]} pixels")
+        raise Reject(f"another image than expected: {rgb.shape[0]}x{rgb.shape[1]} pixels")
     return rgb

@@ -12,7 +12,7 @@ Int = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 
 LINES_PER_PIXEL = 8
-# Values that one band of rows may hold at once, so that memory does not grow with the picture.
+# Values that one band of rows may hold at once, so that memory does not grow with the image.
 BAND_VALUES = 1 << 20
 
 
@@ -21,7 +21,7 @@ def union_coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
 
     Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. Inside a ring is what an
     odd number of its turns encloses (the even-odd rule), so rings may cross themselves, run either way
-    round and leave the picture.
+    round and leave the image.
 
     Args:
         rings: closed rings ``[N, 2]`` of finite (x, y) in pixels; the last point joins the first.

@@ -1,9 +1,9 @@
-"""Propose objects in plain pictures: class-agnostic regions, few and good rather than many.
+"""Propose objects in plain images: class-agnostic regions, few and good rather than many.
 
-A picture is cut into small even segments (Felzenszwalb and Huttenlocher, IJCV 2004), which are merged
+A image is cut into small even segments (Felzenszwalb and Huttenlocher, IJCV 2004), which are merged
 pair by pair, most similar first (the idea of selective search, Uijlings et al., IJCV 2013). Every region
 on the way is a proposal; the plausible ones are scored, overlapping ones dropped, the best refined on
-the picture itself by a graph cut (GrabCut, Rother et al., SIGGRAPH 2004).
+the image itself by a graph cut (GrabCut, Rother et al., SIGGRAPH 2004).
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError
-from smile_synth.files import key_of
+from smile_synth.core.errors import UserError
+from smile_synth.io.files import key_of
+from smile_synth.io.images import SUFFIXES, Reject, load_rgb, read_bytes
 from smile_synth.objects._folder import list_files
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._mask_cut import Photo, need_folders
-from smile_synth.pictures import SUFFIXES, Reject, load_rgb, read_bytes
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 METHOD = "felzenszwalb-merge-grabcut"
-MAX_REGIONS = 6  # of a picture
+MAX_REGIONS = 6  # of an image
 MIN_SCORE = 0.35
-AREA_SHARE = (0.008, 0.45)  # of the picture
+AREA_SHARE = (0.008, 0.45)  # of the image
 MIN_SOLIDITY = 0.5  # area by that of the convex hull
 MIN_ASPECT = 0.2  # short side by long side of the least box around it, however turned
 MAX_OVERLAP = 0.3  # intersection by the smaller of two regions
 # Proposing
-PROPOSAL_SIDE = 320  # long side of the picture that is segmented
+PROPOSAL_SIDE = 320  # long side of the image that is segmented
 MIN_SIDE = 16  # short side of the same
 SCALES = (40.0, 120.0)  # of the first segments
 UNSEEN_STEP = 6.0  # Lab distance between neighbours that counts as none
-MAX_TRIED = 10  # proposals of a picture that are refined
+MAX_TRIED = 10  # proposals of an image that are refined
 # Refining
 WINDOW_SIDE = 256  # long side of the window around a region
 MIN_AGREEMENT = 0.6  # intersection over union of a region before and after
 SMOOTHING = 1.2  # sigma in pixels of the window
-EDGE_WIDTH = 1.5  # pixels of the picture over which alpha rises
+EDGE_WIDTH = 1.5  # pixels of the image over which alpha rises
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Region:
     """A found object.
 
     Attributes:
-        alpha: ``[h, w]`` uint8, a window of the picture.
+        alpha: ``[h, w]`` uint8, a window of the image.
         corner_yx: row and column of the window's first pixel.
         score: 0..1, see `_score`.
     """
@@ -62,8 +62,8 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A plain picture below a folder."""
+class StoredImage:
+    """A plain image below a folder."""
 
     source: str
     path: Path
@@ -73,7 +73,7 @@ class Picture:
         """Find regions and cut them out, best first.
 
         Raises:
-            Reject: the picture cannot be read or holds no plausible region.
+            Reject: the image cannot be read or holds no plausible region.
         """
         if self.path.suffix.lower() not in SUFFIXES:
             raise Reject("not an image")
@@ -91,7 +91,7 @@ class Picture:
             )
 
 
-def read_pictures(source: str, options: ReadOptions) -> list[Item]:
+def read_images(source: str, options: ReadOptions) -> list[Item]:
     """List every file below a folder, in order of its path; links are followed, to every folder once.
 
     The class is the path of the file's folder relative to the source; files directly in the source
@@ -101,17 +101,17 @@ def read_pictures(source: str, options: ReadOptions) -> list[Item]:
         UserError: no such folder, or an empty one.
     """
     files, unusable = list_files(need_folders(source))
-    items: list[Item] = [Picture(*file) for file in files]
+    items: list[Item] = [StoredImage(*file) for file in files]
     items += unusable
     if not items:
-        raise UserError(f"object source '{source}': the folder is empty; expected pictures")
+        raise UserError(f"object source '{source}': the folder is empty; expected images")
     return items
 
 
 def find_regions(rgb: UInt8) -> list[Region]:
-    """Find objects in a picture ``[H, W, 3]`` uint8, best first, at most MAX_REGIONS.
+    """Find objects in an image ``[H, W, 3]`` uint8, best first, at most MAX_REGIONS.
 
-    Plausible are regions of AREA_SHARE of the picture that keep away from its border, fill their convex
+    Plausible are regions of AREA_SHARE of the image that keep away from its border, fill their convex
     hull by MIN_SOLIDITY, are no slivers, and reach MIN_SCORE, as proposed and once more as refined.
     """
     scale = min(1.0, PROPOSAL_SIDE / max(rgb.shape[:2]))
@@ -163,10 +163,10 @@ def _smooth_lab(rgb: UInt8) -> Float:
 
 
 def _refined(rgb: UInt8, proposal: Bool) -> tuple[Bool, UInt8, tuple[int, int]] | None:
-    """Fit a proposal's outline to the picture.
+    """Fit a proposal's outline to the image.
 
     Returns:
-        The mask at the size of the proposal; alpha ``[h, w]`` of a window of the picture; the row and
+        The mask at the size of the proposal; alpha ``[h, w]`` of a window of the image; the row and
         column of the window's first pixel. None where graph cut and proposal disagree.
     """
     rows, columns = np.nonzero(proposal.any(axis=1))[0], np.nonzero(proposal.any(axis=0))[0]
@@ -324,11 +324,11 @@ def _score(lab: Float, distance: Float, mask: Bool) -> float:
 
     - edge = e / (e + 20), e the first quartile along the outline of the Lab distance between the colours
       just inside and just outside, plus the same farther away: an outline is as good as its weak parts;
-    - isolation: how much less apart from the picture's border (`_distance_from_border`) the surroundings
+    - isolation: how much less apart from the image's border (`_distance_from_border`) the surroundings
       are than the region itself, so that a piece of an object loses against the whole;
     - solidity^(1/2), solidity the area by that of the convex hull;
-    - size = (share of the picture / 3 %)^(1/4), at most 1;
-    - clearance: 0.5 at the picture's border, 1 from 8 % of the long side on, as what lies there is often
+    - size = (share of the image / 3 %)^(1/4), at most 1;
+    - clearance: 0.5 at the image's border, 1 from 8 % of the long side on, as what lies there is often
       a piece of background cut by chance;
     - variety: 0.7 for one even colour, 1 from a spread of 12 in Lab on, as walls and sky are even.
     """
@@ -362,7 +362,7 @@ def _score(lab: Float, distance: Float, mask: Bool) -> float:
 
 
 def _distance_from_border(labels: NDArray[np.int64], mean: NDArray[np.float64]) -> Float:
-    """Return each pixel's way to the picture's border in Lab steps between segments.
+    """Return each pixel's way to the image's border in Lab steps between segments.
 
     The way with the least sum (Wei et al., Geodesic saliency using background priors, ECCV 2012).
     """

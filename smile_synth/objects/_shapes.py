@@ -11,9 +11,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_synth.core.rng import RandomStream
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
 from smile_synth.objects._outline import coverage
-from smile_synth.rng import RandomStream
 
 Float = NDArray[np.float64]
 LONG_SIDE = 96
@@ -54,7 +54,7 @@ class ShapeItem:
             class_name=self.shape,
             source=self.source,
             source_image=self.source,
-            picture_key=self.source,
+            image_key=self.source,
             licence="CC0",
             attributes={"shape": self.shape, "color": self.color, "texture": self.texture},
             rgba=_draw(self.shape, self.color, self.texture, self.seed, self.number),
@@ -65,7 +65,7 @@ def read_shapes(source: str, options: ReadOptions) -> list[Item]:
     """List one instance of every shape, colour and texture; the shape is the class.
 
     An instance varies in aspect, tilt, corner radius, hue, second tone, shading, and the texture's
-    frequency, angle and phase. Each counts as a picture of its own.
+    frequency, angle and phase. Each counts as an image of its own.
     """
     kinds = product(OUTLINES, COLOURS, TEXTURES)
     return [ShapeItem(*kind, options.seed, number) for number, kind in enumerate(kinds)]

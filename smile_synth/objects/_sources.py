@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 from smile_synth.objects._coco import is_coco, read_coco
 from smile_synth.objects._drawn import read_drawn
 from smile_synth.objects._folder import is_cut_outs, read_folder
@@ -14,7 +14,7 @@ from smile_synth.objects._item import Item, Reader, ReadOptions
 from smile_synth.objects._pairs import is_pairs, read_pairs
 from smile_synth.objects._palette import is_davis, is_voc, read_davis, read_voc
 from smile_synth.objects._photos import read_photos
-from smile_synth.objects._regions import read_pictures
+from smile_synth.objects._regions import read_images
 from smile_synth.objects._shapes import read_shapes
 
 
@@ -33,7 +33,7 @@ FORMATS: dict[str, Format] = {
     "davis": Format(is_davis, read_davis, "DAVIS: JPEGImages/<size>/<sequence>/ and Annotations/ alike"),
     "pairs": Format(is_pairs, read_pairs, "pairs: images/ and masks/ with the same names"),
     "rgba": Format(is_cut_outs, read_folder, "cut-outs with alpha: <class>/<name>.png or .webp"),
-    "pictures": Format(lambda path: path.is_dir(), read_pictures, "plain pictures, to be segmented"),
+    "images": Format(lambda path: path.is_dir(), read_images, "plain images, to be segmented"),
 }
 # Sources that are no path, by the word before ':COUNT'.
 MADE: dict[str, Reader] = {

@@ -1,4 +1,4 @@
-"""Pictures of clips, banks, corpora and recipes: sheets, overlays, charts, statistics, pages."""
+"""Images of clips, banks, corpora and recipes: sheets, overlays, charts, statistics, pages."""
 
 from smile_synth.visualize._atlas import atlas
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
@@ -6,12 +6,12 @@ from smile_synth.visualize._compare import distribution_distance, make_compariso
 from smile_synth.visualize._curves import motion_curves
 from smile_synth.visualize._gallery import make_gallery
 from smile_synth.visualize._health import Finding, find_problems
+from smile_synth.visualize._images import COLORS, contact_sheet, draw_labels, film_strip
 from smile_synth.visualize._media import mp4_bytes, mp4_uri, png_uri, save_clip
 from smile_synth.visualize._notebook import bank_html, clip_html, recipe_html, scene_html
 from smile_synth.visualize._objects import object_sheet
 from smile_synth.visualize._overlay import OVERLAYS, check_overlays, flow_colors, overlay, track_queries
 from smile_synth.visualize._page import page_environment
-from smile_synth.visualize._pictures import COLORS, contact_sheet, draw_labels, film_strip
 from smile_synth.visualize._report import Report, make_report, measure_source
 from smile_synth.visualize._source import CorpusSource, Fault, RecipeSource, Sample, Source, open_corpus
 from smile_synth.visualize._statistics import ClipMeasure, Intent, Statistics, intentions, measure, summarise

@@ -1,4 +1,4 @@
-"""The atlas: one picture of every motion family, curve, relation and camera move."""
+"""The atlas: one image of every motion family, curve, relation and camera move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from numpy.typing import NDArray
 
-from smile_synth import geometry
+from smile_synth.core import geometry
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion import (
     CAMERA_CURVES,
     FAMILIES,
@@ -30,7 +31,6 @@ from smile_synth.motion import (
     draw_relation,
 )
 from smile_synth.recipe import Recipe
-from smile_synth.rng import RandomStreams
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -67,7 +67,7 @@ PATHS: dict[str, tuple[dict[str, Any], int]] = {
     "re-enter": ({"away": [0.25, 0.3]}, 9),
 }
 CURVES: dict[str, dict[str, Any]] = {
-    "growth": {"family": "oscillation", "amplitude": 0.6, "period": 40},
+    "log_scale": {"family": "oscillation", "amplitude": 0.6, "period": 40},
     "rotation": {"family": "constant-velocity", "speed": 3.5},
     "shear": {"family": "constant-velocity", "speed": 0.016, "direction": [10, 20], "start": -0.4},
     "tilt": {"family": "constant-velocity", "speed": 2.6, "direction": [50, 60], "start": -60},
@@ -99,7 +99,7 @@ CAMERAS: dict[str, dict[str, Any]] = {
 
 
 def atlas() -> UInt8:
-    """Draw every family, curve, relation and camera move in one picture ``[H, W, 3]`` uint8."""
+    """Draw every family, curve, relation and camera move in one image ``[H, W, 3]`` uint8."""
     paths = [*PATHS, *(name for name in FAMILIES if name not in PATHS)]
     rows = -(-(len(paths) + 2) // COLUMNS) + 2
     figure = Figure(figsize=(15.4, 1.98 * rows + 2.15), dpi=100, facecolor=INK)
@@ -277,7 +277,7 @@ def _composed(axes: Axes) -> None:
     path = drawn.values[0]
     _trail(axes, path, TIME, dots=False)
     turn = _curve_of("rotation", {"family": "constant-velocity", "speed": 4.5})[:, 0]
-    size = np.exp(_curve_of("growth", {"family": "oscillation", "amplitude": 0.5, "period": 36}))
+    size = np.exp(_curve_of("log_scale", {"family": "oscillation", "amplitude": 0.5, "period": 36}))
     for t in np.linspace(0, FRAMES - 1, 8).round().astype(int):
         u = t / (FRAMES - 1)
         _ghost(
@@ -306,7 +306,7 @@ def _curve(axes: Axes, name: str) -> None:
         size, matrix, alpha = np.array([14.0, 14.0]), np.eye(3), 1.0
         color = np.array(to_rgb("#f2c14e"))
         v = values[t]
-        if name == "growth":
+        if name == "log_scale":
             size = size * np.exp(v)
         elif name == "rotation":
             matrix = geometry.rotation(v[0])

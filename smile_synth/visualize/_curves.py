@@ -10,10 +10,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.clip import Clip
-from smile_synth.scene import Picture, Scene
-from smile_synth.visualize._pictures import COLORS
+from smile_synth.core import geometry
+from smile_synth.core.clip import Clip
+from smile_synth.scene import Scene, StoredImage
+from smile_synth.visualize._images import COLORS
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -68,8 +68,8 @@ def motion_curves(scenes: Sequence[Scene], clips: Sequence[Clip]) -> UInt8:
 def _motion(scene: Scene, layer: int) -> tuple[Float, Float, Float]:
     """Return middle ``[T, 2]``, size ``[T]`` and rotation ``[T]`` of a layer in the frame."""
     surface = scene.layers[layer].surface
-    if not isinstance(surface, Picture):
-        raise ValueError(f"layer {layer}: only pictures of objects have a motion to draw")
+    if not isinstance(surface, StoredImage):
+        raise ValueError(f"layer {layer}: only images of objects have a motion to draw")
     pose = scene.object_to_frame[layer]
     middle = np.array([surface.width / 2, surface.height / 2])
     points = geometry.apply(pose, middle + np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5]]))

@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.errors import UserError
-from smile_synth.objects import ObjectBank
+from smile_synth.core.errors import UserError
+from smile_synth.parallel.workers import in_order
 from smile_synth.recipe import Recipe, check_classes
+from smile_synth.sources import Sources
 from smile_synth.visualize._media import fitted, mp4_uri, resized
 from smile_synth.visualize._page import page_environment
 from smile_synth.visualize._source import RecipeSource
-from smile_synth.workers import in_order
 
 LONGEST = 128  # side of a film, pixels
 MOST_FRAMES = 32
@@ -22,8 +21,7 @@ MOST_FRAMES = 32
 
 def make_gallery(
     recipes: Mapping[str, str],
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None = None,
+    sources: Sources,
     *,
     num_clips: int = 2,
     seed: int = 0,
@@ -34,7 +32,7 @@ def make_gallery(
 
     Args:
         recipes: what each one is, by its name or file.
-        bank, backgrounds: what they are drawn from.
+        sources: what they are drawn from.
         num_clips: of each recipe; a clip's first `MOST_FRAMES` frames play.
         seed: of the clips.
         workers: processes.
@@ -45,7 +43,7 @@ def make_gallery(
     """
     films: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
-    draw = partial(_films, bank=bank, backgrounds=backgrounds, num_clips=num_clips, seed=seed)
+    draw = partial(_films, sources=sources, num_clips=num_clips, seed=seed)
     results = in_order(draw, list(recipes), workers=workers)
     for done, (name, result) in enumerate(zip(recipes, results, strict=True), 1):
         if isinstance(result, str):
@@ -65,14 +63,12 @@ def make_gallery(
     return page, missing
 
 
-def _films(
-    name: str, *, bank: ObjectBank, backgrounds: BackgroundFolder | None, num_clips: int, seed: int
-) -> list[str] | str:
+def _films(name: str, *, sources: Sources, num_clips: int, seed: int) -> list[str] | str:
     """Return films of a recipe as data URIs, or why there are none."""
     try:
         recipe = Recipe.load(name)
-        check_classes(recipe, bank, name)
-        source = RecipeSource(name, recipe, bank, backgrounds, seed, num_clips)
+        check_classes(recipe, sources.objects, name)
+        source = RecipeSource(name, recipe, sources, seed, num_clips)
         small = replace(source, size_hw=_small(recipe.size))
         frames = [small.read(index).frames for index in small.indices]
     except UserError as error:

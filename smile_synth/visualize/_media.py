@@ -1,4 +1,4 @@
-"""Pictures and films as text inside a page."""
+"""Images and films as text inside a page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import write_mp4
-from smile_synth.errors import UserError
-from smile_synth.pixel_format import PixelFormat
-from smile_synth.visualize._pictures import film_strip
+from smile_synth.io.pixel_format import PixelFormat
+from smile_synth.visualize._images import film_strip
 
 UInt8 = NDArray[np.uint8]
 
@@ -72,9 +72,9 @@ def save_clip(path: Path, frames: UInt8, fps: float) -> None:
             # One palette for the whole clip: colours that change from frame to frame flicker.
             sheet = Image.fromarray(frames[:: max(1, len(frames) // 8)].reshape(-1, frames.shape[2], 3))
             palette = sheet.quantize(256)
-            pictures = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+            images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
             duration = round(1000 / fps)
-            pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+            images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
         elif path.suffix.lower() == ".png":
             Image.fromarray(film_strip(frames)).save(path)
         else:
@@ -88,10 +88,10 @@ def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def png_uri(picture: UInt8) -> str:
-    """Return a picture ``[H, W, 3]`` uint8 as a data URI."""
+def png_uri(image: UInt8) -> str:
+    """Return an image ``[H, W, 3]`` uint8 as a data URI."""
     data = io.BytesIO()
-    Image.fromarray(picture).save(data, format="PNG", optimize=True)
+    Image.fromarray(image).save(data, format="PNG", optimize=True)
     return "data:image/png;base64," + base64_text(data.getvalue())
 
 

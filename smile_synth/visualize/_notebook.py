@@ -6,15 +6,15 @@ from html import escape
 
 import numpy as np
 
-from smile_synth import geometry
-from smile_synth.clip import Clip
+from smile_synth.core import geometry
+from smile_synth.core.clip import Clip
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.scene import Scene, Textured
+from smile_synth.visualize._images import COLORS
 from smile_synth.visualize._media import mp4_uri, png_uri
 from smile_synth.visualize._objects import object_sheet
 from smile_synth.visualize._overlay import overlay
-from smile_synth.visualize._pictures import COLORS
 
 
 def clip_html(clip: Clip) -> str:

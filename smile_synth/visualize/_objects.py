@@ -1,4 +1,4 @@
-"""A bank's objects laid out on paper or on a picture."""
+"""A bank's objects laid out on paper or on an image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def object_sheet(
     Args:
         bank: where from.
         object_ids: which, in order.
-        behind: an RGB colour, or a picture ``[H, W, 3]`` uint8 whose middle fills every cell.
+        behind: an RGB colour, or an image ``[H, W, 3]`` uint8 whose middle fills every cell.
         side: of a cell in pixels; objects smaller than it are magnified, at most fourfold.
         columns: cells in a row.
         captions: write number and class below each.
@@ -60,10 +60,10 @@ def object_sheet(
 def _ground(behind: UInt8 | tuple[int, int, int], side: int) -> UInt8:
     if isinstance(behind, tuple):
         return np.full((side, side, 3), behind, np.uint8)
-    picture = Image.fromarray(behind)
-    shortest = min(picture.size)
-    left, top = (picture.width - shortest) // 2, (picture.height - shortest) // 2
-    middle = picture.crop((left, top, left + shortest, top + shortest))
+    image = Image.fromarray(behind)
+    shortest = min(image.size)
+    left, top = (image.width - shortest) // 2, (image.height - shortest) // 2
+    middle = image.crop((left, top, left + shortest, top + shortest))
     return np.asarray(middle.resize((side, side), Image.Resampling.LANCZOS))
 
 

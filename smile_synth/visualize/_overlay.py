@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from smile_synth.clip import Clip, Flow, Labels
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.clip import Clip, Flow, Labels
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.visualize._images import COLORS
 from smile_synth.visualize._media import resized
-from smile_synth.visualize._pictures import COLORS
 
 UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float64]
@@ -194,8 +194,8 @@ def _names(frames: UInt8, clip: Clip, scale: int) -> None:
     """Number and class at the upper left corner of every visible object, on its own colour."""
     font = ImageFont.load_default(size=12)
     for t, frame in enumerate(frames):
-        picture = Image.fromarray(frame)
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(frame)
+        draw = ImageDraw.Draw(image)
         for i, name in enumerate(clip.labels.class_names):
             box = clip.labels.modal_boxes_xyxy[i, t] * scale
             if np.isfinite(box).all():
@@ -208,7 +208,7 @@ def _names(frames: UInt8, clip: Clip, scale: int) -> None:
                 light = 0.299 * red + 0.587 * green + 0.114 * blue > 110
                 draw.rectangle((x, y, x + wide - 1, y + high - 1), _color(i))
                 draw.text((x + 3 - x0, y + 2 - y0), text, (0, 0, 0) if light else (255, 255, 255), font)
-        frame[:] = np.asarray(picture)
+        frame[:] = np.asarray(image)
 
 
 OVERLAYS: dict[str, Callable[[UInt8, Clip, int], None]] = {

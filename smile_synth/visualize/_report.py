@@ -14,12 +14,13 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from smile_synth.parallel.workers import in_order
 from smile_synth.scene import Scene, Textured, is_redrawn
 from smile_synth.visualize._charts import heat_map, histogram, line_chart, range_strip, share_strip
 from smile_synth.visualize._health import Finding, find_problems
+from smile_synth.visualize._images import COLORS
 from smile_synth.visualize._media import base64_text, fitted, mp4_bytes, resized
 from smile_synth.visualize._page import page_environment
-from smile_synth.visualize._pictures import COLORS
 from smile_synth.visualize._source import Sample, Source
 from smile_synth.visualize._statistics import (
     QUANTITIES,
@@ -30,7 +31,6 @@ from smile_synth.visualize._statistics import (
     measure,
     summarise,
 )
-from smile_synth.workers import in_order
 
 Progress = Callable[[int, int], None]
 # Longest side of a film and its x264 quality, the best first; a page takes the first that fits.

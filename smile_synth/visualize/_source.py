@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Annotator, Clip, Labels
 from smile_synth.compositing import composite
+from smile_synth.core.clip import Annotator, Clip, Labels
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import Corpus, labels_to_json
-from smile_synth.errors import UserError
+from smile_synth.io.pixel_format import PixelFormat
 from smile_synth.objects import ObjectBank
-from smile_synth.pixel_format import PixelFormat
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, sample_scene
+from smile_synth.sampling import sample_scene
+from smile_synth.scene import Scene
+from smile_synth.sources import Sources
 from smile_synth.visualize._stored import StoredAnnotation
 
 UInt8 = NDArray[np.uint8]
@@ -104,8 +105,7 @@ class RecipeSource:
 
     name: str
     recipe: Recipe
-    bank: ObjectBank
-    backgrounds: BackgroundFolder | None
+    sources: Sources
     seed: int
     num_clips: int
     overrides: tuple[str, ...] = ()
@@ -119,18 +119,18 @@ class RecipeSource:
 
     def read(self, index: int) -> Sample:
         """Draw, render and label a clip."""
-        scene = sample_scene(self.recipe, self.bank, self.backgrounds, seed=self.seed, index=index)
+        scene = sample_scene(self.recipe, self.sources, seed=self.seed, index=index)
         scene = scene.scaled_to(self.size_hw or scene.size_hw)
-        annotation = annotate(scene, self.bank, self.backgrounds)
-        frames = composite(scene, self.bank, self.backgrounds)
+        annotation = annotate(scene, self.sources)
+        frames = composite(scene, self.sources)
         stored = _with_factors(labels_to_json(annotation))
         return Sample(index, frames, annotation, stored, scene, fps=scene.fps)
 
     def command(self, index: int) -> str:
         """Return the command that renders the clip anew."""
-        parts = ["smile-synth", "view", self.name, *self.overrides, "--bank", str(self.bank.path)]
-        if self.backgrounds is not None:
-            parts += ["--backgrounds", str(self.backgrounds.path)]
+        parts = ["smile-synth", "view", self.name, *self.overrides, "--bank", str(self.sources.objects.path)]
+        if self.sources.backgrounds is not None:
+            parts += ["--backgrounds", str(self.sources.backgrounds.path)]
         if self.size_hw is not None:
             parts += ["--size", f"{self.size_hw[0]}x{self.size_hw[1]}"]
         return _command(parts, self.seed, index)
@@ -150,8 +150,7 @@ class CorpusSource:
     header: dict[str, Any] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
-    bank: ObjectBank | None = None
-    backgrounds: BackgroundFolder | None = None
+    sources: Sources | None = None
     reader: Corpus | None = None
 
     @property
@@ -201,10 +200,11 @@ class CorpusSource:
 
     def command(self, index: int) -> str:
         """Return the command that renders the clip anew."""
-        bank = BANK if self.bank is None else str(self.bank.path)
+        bank = BANK if self.sources is None else str(self.sources.objects.path)
         parts = ["smile-synth", "view", str(self.path / "recipe.yaml"), "--bank", bank]
         if self.header.get("background_digest"):
-            parts += ["--backgrounds", str(self.backgrounds.path) if self.backgrounds else BACKGROUNDS]
+            folder = self.sources.backgrounds if self.sources else None
+            parts += ["--backgrounds", str(folder.path) if folder else BACKGROUNDS]
         size = self.header.get("size_hw")
         if size and self.recipe is not None and tuple(size) != self.recipe.size:
             parts += ["--size", f"{size[0]}x{size[1]}"]
@@ -252,9 +252,7 @@ def read_frames(path: Path) -> UInt8:
     return np.stack(frames)
 
 
-def open_corpus(
-    path: Path, *, bank: ObjectBank | None = None, backgrounds: BackgroundFolder | None = None
-) -> CorpusSource:
+def open_corpus(path: Path, *, sources: Sources | None = None) -> CorpusSource:
     """Open a corpus folder, whatever state it is in.
 
     Raises:
@@ -292,10 +290,10 @@ def open_corpus(
             found = set(reader.indices)
         except UserError as error:
             faults.append(_fault("corpus", path, error))
-    if bank is not None and header.get("bank_digest", bank.digest) != bank.digest:
-        raise UserError(f"bank '{bank.path}': is not the bank of corpus '{path}' (its digest differs)")
+    if sources is not None and "bank_digest" in header:
+        sources.check(header["bank_digest"], header.get("background_digest", ""), of=f"corpus '{path}'")
     return CorpusSource(
-        path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), bank, backgrounds, reader
+        path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), sources, reader
     )
 
 

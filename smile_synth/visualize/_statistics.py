@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.clip import Labels
+from smile_synth.core import geometry
+from smile_synth.core.clip import Labels
 from smile_synth.recipe import Recipe, SideLaw
-from smile_synth.scene import Drawn, Noise, Picture, Scene, Solid, Video
+from smile_synth.scene import GeneratedImage, Noise, Scene, Solid, StoredImage, Video
 from smile_synth.visualize._source import Fault, Sample
 
 Float = NDArray[np.float64]
@@ -126,9 +126,9 @@ def measure(sample: Sample) -> ClipMeasure:
 
 def _background_kind(scene: Scene) -> str:
     surface = scene.layers[0].surface
-    if isinstance(surface, Drawn):
+    if isinstance(surface, GeneratedImage):
         return surface.pattern
-    return {Solid: "solid", Noise: "noise", Picture: "image", Video: "video"}[type(surface)]
+    return {Solid: "solid", Noise: "noise", StoredImage: "image", Video: "video"}[type(surface)]
 
 
 def _objects(stored: dict[str, Any], labels: Labels, scene: Scene | None) -> tuple[ObjectMeasure, ...]:
@@ -218,7 +218,7 @@ def _pixels(sample: Sample) -> dict[str, Any]:
 def power_spectrum(gray: Float) -> Float:
     """Return log10 of the mean power at spatial frequencies 1 .. SPECTRUM_SIDE / 2 cycles per frame.
 
-    The picture ``[H, W]`` is first resized to `SPECTRUM_SIDE` pixels either way, its mean taken off and a
+    The image ``[H, W]`` is first resized to `SPECTRUM_SIDE` pixels either way, its mean taken off and a
     Hann window laid over it, for frames do not wrap round.
     """
     side = SPECTRUM_SIDE
@@ -390,7 +390,7 @@ def intentions(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Intent]:
                 and all(isinstance(v, int | float) for v in value)
             ):
                 ranges.setdefault((family, name), []).append(value)
-        for name, unit in (("rotation", "rotation_degrees_per_frame"), ("growth", "growth_log_per_frame")):
+        for name, unit in (("rotation", "rotation_degrees_per_frame"), ("log_scale", "log_scale_per_frame")):
             rate = getattr(getattr(entry, name), "rate", None)
             if rate is not None:
                 ranges.setdefault((family, unit), []).append((-rate, rate))
@@ -401,9 +401,10 @@ def intentions(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Intent]:
         values = [v for factors in own if (v := _drawn(factors, name)) is not None]
         if values:
             low, high = min(r[0] for r in wanted_ranges), max(r[1] for r in wanted_ranges)
-            key = {"rotation_degrees_per_frame": "rotation.rate", "growth_log_per_frame": "growth.rate"}.get(
-                name, name
-            )
+            key = {
+                "rotation_degrees_per_frame": "rotation.rate",
+                "log_scale_per_frame": "log_scale.rate",
+            }.get(name, name)
             out.append(_range(f"{family}: {key}", (low, high), values))
     reached = [float(c.factors["occlusion.reached"]) for c in labelled if "occlusion.reached" in c.factors]
     if reached:

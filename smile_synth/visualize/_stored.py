@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco_mask
 
-from smile_synth import geometry
-from smile_synth.clip import Flow, Labels, Tracks
-from smile_synth.errors import UserError
+from smile_synth.core import geometry
+from smile_synth.core.clip import Flow, Labels, Tracks
+from smile_synth.core.errors import UserError
 from smile_synth.scene import Scene, Textured, is_redrawn
 
 Bool = NDArray[np.bool_]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 
 SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".m4v", ".gif")
 Int = NDArray[np.int64]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 from smile_train.checkpoint import CHECKPOINTS, STUDENT, load_student
 from smile_train.data import IMAGENET_MEAN, IMAGENET_STD, normalise
 from smile_train.export import from_folder
@@ -172,12 +172,12 @@ class LibraryEncoder:
     def tokens(self, frames: Tensor, layer: int = -1) -> Tensor:
         """See `FrozenEncoder.tokens`; frames of another size are resized."""
         _check_layer(layer, self.num_layers)
-        pictures = frames.flatten(0, 1).to(self.device).float() / 255
-        if pictures.shape[-1] != self.side:
+        images = frames.flatten(0, 1).to(self.device).float() / 255
+        if images.shape[-1] != self.side:
             size = (self.side, self.side)
-            pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in self._pixels.values())
-        clips = ((pictures - mean) / std).unflatten(0, frames.shape[:2])
+        clips = ((images - mean) / std).unflatten(0, frames.shape[:2])
         return self._look(self.model, clips, layer).float()
 
     def reinitialised(self, seed: int) -> LibraryEncoder:
@@ -338,8 +338,8 @@ def _from_clip(text: str, num_frames: int) -> LibraryEncoder:
 
 
 def _look_by_frame(model: Any, clips: Tensor, layer: int) -> Tensor:
-    pictures = clips.flatten(0, 1)
-    tokens = model(pictures)[:, None] if layer < 0 else _after(model.blocks[layer], model, pictures)
+    images = clips.flatten(0, 1)
+    tokens = model(images)[:, None] if layer < 0 else _after(model.blocks[layer], model, images)
     return torch.as_tensor(tokens.unflatten(0, clips.shape[:2]))
 
 
@@ -354,23 +354,23 @@ def _from_transformers(text: str, num_frames: int) -> LibraryEncoder:
         model = transformers.AutoModel.from_pretrained(text, local_files_only=True)
     except Exception as error:  # it raises whatever its readers raise
         raise UserError(f"encoder '{text}': cannot be loaded: {_short(error)}") from None
-    model = getattr(model, "vision_model", model)  # of a model of pictures and text
+    model = getattr(model, "vision_model", model)  # of a model of images and text
     config = model.config
     side = getattr(config, "image_size", getattr(config, "crop_size", None))
     frames = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
     if side is None or not hasattr(config, "num_hidden_layers"):
-        raise UserError(f"encoder '{text}': '{config.model_type}' is no transformer of pictures or video")
+        raise UserError(f"encoder '{text}': '{config.model_type}' is no transformer of images or video")
     given = Path(text) / "preprocessor_config.json"
     pixels = json.loads(given.read_text(encoding="utf-8")) if given.is_file() else {}
     return LibraryEncoder(
-        text, model, _look_at_video if frames else _look_at_pictures,
+        text, model, _look_at_video if frames else _look_at_images,
         mean=tuple(pixels.get("image_mean", IMAGENET_MEAN)), std=tuple(pixels.get("image_std", IMAGENET_STD)),
         num_frames=frames or num_frames, side=side if isinstance(side, int) else side[0],
         num_layers=config.num_hidden_layers,
     )  # fmt: skip
 
 
-def _look_at_pictures(model: Any, clips: Tensor, layer: int) -> Tensor:
+def _look_at_images(model: Any, clips: Tensor, layer: int) -> Tensor:
     out = model(pixel_values=clips.flatten(0, 1), output_hidden_states=True)
     pooled = getattr(out, "pooler_output", None)
     last = out.last_hidden_state if pooled is None else pooled[:, None]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from smile_synth.core.errors import UserError
 from smile_synth.corpus import write_bytes
-from smile_synth.errors import UserError
-from smile_synth.strict_yaml import StrictModel
+from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, Whole
 from smile_train.evaluate._datasets import LabelledVideo, Split, check_split, low_shot
 from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder, load_encoder

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth.errors import UserError
-from smile_synth.workers import in_order
+from smile_synth.core.errors import UserError
+from smile_synth.parallel.workers import in_order
 from smile_train.evaluate._controls import flow_histograms, size_and_length
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._features import color_statistics, frame_means
@@ -110,7 +110,7 @@ class PlainFeature:
 
 
 class SizeAndLength:
-    """What the file tells without its pictures."""
+    """What the file tells without its images."""
 
     name = "size and length"
     key = "size and length 1"

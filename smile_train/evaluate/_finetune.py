@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from smile_synth.errors import UserError
-from smile_synth.strict_yaml import StrictModel
+from smile_synth.core.errors import UserError
+from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, NonNegative, Positive, Whole
 from smile_train.data import normalise
 from smile_train.evaluate._encoders import VideoEncoder

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth import BackgroundFolder, ObjectBank, Recipe, composite, sample_scene
-from smile_synth.errors import UserError
+from smile_synth import ObjectBank, Recipe, composite, sample_scene
+from smile_synth.core.errors import UserError
 from smile_synth.scene import Scene
+from smile_synth.sources import Sources
 from smile_train.evaluate._controls import flow_histograms
 from smile_train.evaluate._encoders import FrozenEncoder, load_encoder
 from smile_train.evaluate._features import color_statistics, encode_tokens, frame_means, tokens_in_place
@@ -134,8 +135,7 @@ class MotionExamination:
 
 def _render(
     recipe: Recipe,
-    bank: ObjectBank,
-    backgrounds: BackgroundFolder | None,
+    sources: Sources,
     *,
     size_hw: tuple[int, int],
     seed: int,
@@ -144,9 +144,9 @@ def _render(
     frames = torch.empty((num_clips, recipe.num_frames, 3, *size_hw), dtype=torch.uint8)
     scenes = []
     for index in range(num_clips):
-        scene = sample_scene(recipe, bank, backgrounds, seed=seed, index=index)
+        scene = sample_scene(recipe, sources, seed=seed, index=index)
         shown = scene if scene.size_hw == size_hw else scene.scaled_to(size_hw)
-        frames[index] = torch.from_numpy(composite(shown, bank, backgrounds)).permute(0, 3, 1, 2)
+        frames[index] = torch.from_numpy(composite(shown, sources)).permute(0, 3, 1, 2)
         scenes.append(scene)
     return frames, scenes
 
@@ -171,17 +171,16 @@ def all_controls(teacher: str | None = "clip:tiny-clip", device: torch.device | 
 class MotionExam:
     """Questions about synthetic clips, the same for every encoder of one form.
 
-    Training clips show objects of the bank's train split over ``train_backgrounds``; test clips show
-    objects of its test split over ``test_backgrounds``. An encoder that reads another size or length than
+    Training clips show objects of the bank's train split over the backgrounds of ``train``; test clips show
+    objects of its test split over those of ``test``. An encoder that reads another size or length than
     the recipes are written for gets the same scenes at its size, as many frames as it reads.
     """
 
     def __init__(
         self,
         like: FrozenEncoder,
-        bank: ObjectBank,
-        train_backgrounds: BackgroundFolder | None,
-        test_backgrounds: BackgroundFolder | None,
+        train: Sources,
+        test: Sources,
         *,
         seed: int = 0,
         num_train: int = 1200,
@@ -194,7 +193,7 @@ class MotionExam:
 
         Args:
             like: an encoder of the form of those that will be asked.
-            bank, train_backgrounds, test_backgrounds: see above.
+            train, test: the sources of the training and of the test clips; they share their objects.
             seed: of clips, random encoders and the bootstrap.
             num_train, num_test: clips of each question.
             tasks: the questions.
@@ -215,11 +214,11 @@ class MotionExam:
             if name not in self._clips:
                 recipe = Recipe.load(name, [f"num_frames={like.num_frames}"])
                 (train_clips, train_scenes), (test_clips, test_scenes) = (
-                    _render(_split(recipe, split, bank), bank, backgrounds, size_hw=size_hw,
+                    _render(_split(recipe, split, train.objects), sources, size_hw=size_hw,
                             seed=place + seed, num_clips=count)
-                    for split, backgrounds, place, count in (
-                        ("train", train_backgrounds, 1_000, num_train),
-                        ("test", test_backgrounds, 2_000, num_test),
+                    for split, sources, place, count in (
+                        ("train", train, 1_000, num_train),
+                        ("test", test, 2_000, num_test),
                     )
                 )  # fmt: skip
                 self._clips[name], scenes[name] = (train_clips, test_clips), (train_scenes, test_scenes)
@@ -285,9 +284,8 @@ class MotionExam:
 
 def examine_motion(
     encoder: FrozenEncoder,
-    bank: ObjectBank,
-    train_backgrounds: BackgroundFolder | None,
-    test_backgrounds: BackgroundFolder | None,
+    train: Sources,
+    test: Sources,
     *,
     seed: int = 0,
     num_train: int = 1200,
@@ -298,7 +296,7 @@ def examine_motion(
 ) -> MotionExamination:
     """Probe one encoder; see `MotionExam`."""
     exam = MotionExam(
-        encoder, bank, train_backgrounds, test_backgrounds, seed=seed, num_train=num_train,
+        encoder, train, test, seed=seed, num_train=num_train,
         num_test=num_test, tasks=tasks, plain=plain, progress=progress,
     )  # fmt: skip
     return exam.examine(encoder)

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from smile_synth.errors import UserError
-from smile_synth.pixel_format import PixelFormat
-from smile_synth.strict_yaml import StrictModel
+from smile_synth.core.errors import UserError
+from smile_synth.io.pixel_format import PixelFormat
+from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, Positive, Whole
 
 UInt8 = NDArray[np.uint8]
@@ -80,7 +80,7 @@ class ReadOptions(ViewOptions):
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What can be told of a video without looking at a picture.
+    """What can be told of a video without looking at an image.
 
     Attributes:
         height, width: of its upright frames.
@@ -111,7 +111,7 @@ def read_windows(path: Path, options: ReadOptions) -> Iterator[UInt8]:
     One window and what overlaps it is in memory at a time.
 
     Raises:
-        UserError: the file cannot be decoded, is cut short or holds no picture.
+        UserError: the file cannot be decoded, is cut short or holds no image.
     """
     for window in _windows(path, options):
         if options.fit == "crop" and options.crops > 1:
@@ -132,7 +132,7 @@ def _windows(path: Path, options: ReadOptions, place: float | None = None) -> It
             yield np.stack([kept[n] for n in plans[done]])
             done += 1
             alive = {n for plan in plans[done:] for n in plan}
-            kept = {n: picture for n, picture in kept.items() if n in alive}
+            kept = {n: image for n, image in kept.items() if n in alive}
     if last is None:
         raise UserError("holds no frames")
     # Fewer frames come out than are stored: the first window is completed, others are left out.
@@ -189,7 +189,7 @@ def file_facts(path: Path) -> FileFacts:
     """Read what a video's packets and header say.
 
     Raises:
-        UserError: the file cannot be opened or holds no picture.
+        UserError: the file cannot be opened or holds no image.
     """
     times = _times(path)
     with _opened(path) as container:
@@ -230,7 +230,7 @@ class _opened:
             raise UserError(f"cannot be decoded: {_reason(error)}") from None
         if not self._container.streams.video:
             self._container.close()
-            raise UserError("holds no picture, only sound or data")
+            raise UserError("holds no image, only sound or data")
         stream = self._container.streams.video[0]
         stream.thread_type = "NONE"  # frame threads hang forked readers
         return self._container
@@ -318,7 +318,7 @@ def fit_square(frame: UInt8, side: int, fit: str = "crop", keep_ends: bool = Fal
     inner: UInt8 = resized[y : y + side, x : x + side].astype(np.uint8)
     if inner.shape[:2] == (side, side):
         return inner
-    # the mean of the two borders that touch the padding: no line where the picture ends
+    # the mean of the two borders that touch the padding: no line where the image ends
     axis = 0 if inner.shape[0] < side else 1
     border = np.concatenate([inner.take(0, axis), inner.take(-1, axis)])
     square = np.empty((side, side, 3), np.uint8)

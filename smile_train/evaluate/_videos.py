@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_train.evaluate._datasets import find_videos
 from smile_train.evaluate._encoders import load_encoder
 from smile_train.evaluate._extract import EncoderFeature, Progress, extract

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 from smile_train.config import StudentOptions
 from smile_train.models._weights import check_fit, kind_of, read_tensors
 

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smile_synth.errors import UserError, nearest
-from smile_synth.resources import shipped
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.io.resources import shipped
 from smile_train.config import TeacherOptions
 from smile_train.models._token_cache import TokenCache
 from smile_train.models._weights import check_fit, read_tensors
@@ -132,24 +132,24 @@ class Teacher(nn.Module):
         """
         frames = clips[:, :: self.frame_stride]
         batch, time = frames.shape[:2]
-        pictures = frames.flatten(0, 1)
-        if tuple(pictures.shape[-2:]) != self.image_size_hw:
+        images = frames.flatten(0, 1)
+        if tuple(images.shape[-2:]) != self.image_size_hw:
             if self.options.input_size is None:
                 raise ValueError(
                     f"the teacher takes {self.image_size_hw} frames, got {tuple(clips.shape[-2:])}"
                 )
-            pictures = F.interpolate(pictures, self.image_size_hw, mode="bicubic", antialias=True)
-        pictures = (pictures - self.mean) / self.std
+            images = F.interpolate(images, self.image_size_hw, mode="bicubic", antialias=True)
+        images = (images - self.mean) / self.std
         if self.options.precision == "auto":
-            tokens: Tensor = self._layer_tokens(pictures)
+            tokens: Tensor = self._layer_tokens(images)
         else:
             with torch.autocast(clips.device.type, enabled=False):
-                tokens = self._layer_tokens(pictures.to(next(self.trunk.parameters()).dtype))
+                tokens = self._layer_tokens(images.to(next(self.trunk.parameters()).dtype))
         return tokens.reshape(batch, time * tokens.shape[1], self.width)
 
-    def _layer_tokens(self, pictures: Tensor) -> Tensor:
+    def _layer_tokens(self, images: Tensor) -> Tensor:
         found = self.trunk.forward_intermediates(
-            pictures, indices=list(self.layers), stop_early=True, intermediates_only=True, output_fmt="NLC"
+            images, indices=list(self.layers), stop_early=True, intermediates_only=True, output_fmt="NLC"
         )
         layers: list[Tensor] = found["image_intermediates"] if self._own else found
         order = sorted(set(self.layers))

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 TOKENS = "tokens"
 

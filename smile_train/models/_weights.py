@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 # Where files keep their weights beside other things.
 CONTAINERS = ("model", "module", "state_dict", "teacher")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.compositing import composite
 from smile_synth.compositing._oracle import _sample_layer
+from smile_synth.core import geometry
 from smile_synth.scene import Noise, Scene, Solid
 
 GROUND = Solid((40, 80, 120))
@@ -25,7 +25,7 @@ HALF = 0.5 - 1e-9
 def alpha_of(studio: Any, scene: Scene, layer: int, t: int, points: np.ndarray) -> np.ndarray:
     """Return a layer's alpha ``[P]`` at points, without opacity, as the oracle samples it."""
     pose = scene.object_to_frame[layer, t]
-    return _sample_layer(scene, layer, t, pose, points, studio.bank, studio.pictures)[1][:, 0]
+    return _sample_layer(scene, layer, t, pose, points, studio.sources)[1][:, 0]
 
 
 def centers_of(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def scenes(draw: st.DrawFn, studio: Any, *, max_layers: int = 4) -> Scene:
         studio.sheet(GROUND),
         studio.sheet(Noise((1, 2), draw(st.booleans()))),
         studio.sheet(
-            studio.picture(1), geometry.translation(rng.uniform(-5, 5, (frames, 2))), border="reflect"
+            studio.image(1), geometry.translation(rng.uniform(-5, 5, (frames, 2))), border="reflect"
         ),
     ]
     return studio.scene(draw(st.sampled_from(backgrounds)), *sheets, size_hw=(height, width), frames=frames)
@@ -118,7 +118,7 @@ def test_labels_are_those_of_brute_force(studio: Any) -> None:
     @settings(max_examples=60)
     @given(scenes(studio))
     def check(scene: Scene) -> None:
-        labels = annotate(scene, studio.bank, studio.pictures).labels
+        labels = annotate(scene, studio.sources).labels
         labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
         height, width = scene.size_hw
         frame = np.s_[MARGIN : MARGIN + height, MARGIN : MARGIN + width]
@@ -159,7 +159,7 @@ def test_flow_is_that_of_brute_force(studio: Any) -> None:
     @given(scenes(studio), st.sampled_from([(0, 1), (2, 0), (0, 2), (1, 1)]))
     def check(scene: Scene, pair: tuple[int, int]) -> None:
         t0, t1 = pair
-        flow = annotate(scene, studio.bank, studio.pictures).flow(t0, t1)
+        flow = annotate(scene, studio.sources).flow(t0, t1)
         height, width = scene.size_hw
         owner = brute_force(studio, scene, t0).owner
         for k in range(len(scene.layers)):
@@ -206,7 +206,7 @@ def test_flow_is_that_of_brute_force(studio: Any) -> None:
 def test_an_object_partly_outside_is_partly_in_frame(studio: Any) -> None:
     # The board covers [-4, 4) x [1, 9) of a frame of 5 x 7.
     sheet = studio.sheet(studio.object("smooth"), studio.placed("smooth", [0, 5], [8 / 64, 8 / 40]))
-    labels = annotate(studio.scene(GROUND, sheet), studio.bank, studio.pictures).labels
+    labels = annotate(studio.scene(GROUND, sheet), studio.sources).labels
     assert labels.amodal_boxes_xyxy[0, 0].tolist() == [-4, 1, 4, 9]
     assert labels.modal_boxes_xyxy[0, 0].tolist() == [0, 1, 4, 5]
     assert labels.in_frame[0].tolist() == [0.25] * 3
@@ -215,7 +215,7 @@ def test_an_object_partly_outside_is_partly_in_frame(studio: Any) -> None:
 
 def test_an_object_outside_has_no_visibility_but_a_box(studio: Any) -> None:
     sheet = studio.sheet(studio.object("smooth"), studio.placed("smooth", [-20, 5], [8 / 64, 8 / 40]))
-    labels = annotate(studio.scene(GROUND, sheet), studio.bank, studio.pictures).labels
+    labels = annotate(studio.scene(GROUND, sheet), studio.sources).labels
     assert labels.amodal_boxes_xyxy[0, 2].tolist() == [-24, 1, -16, 9]
     assert np.isnan(labels.modal_boxes_xyxy).all()
     assert np.isnan(labels.visibility).all()
@@ -232,7 +232,7 @@ def crossing(studio: Any, *, front_labelled: bool = True, opacity: Any = 1.0) ->
 
 
 def test_depth_is_per_frame(studio: Any) -> None:
-    labels = annotate(crossing(studio), studio.bank, studio.pictures).labels
+    labels = annotate(crossing(studio), studio.sources).labels
     assert labels.depth_order.tolist() == [[0, 1, 1], [1, 0, 0]]
     assert labels.segmentation[0, 0].tolist() == [1, 1, 1, 1, 2, 2, 0]
     assert labels.segmentation[1, 0].tolist() == [1, 1, 2, 2, 2, 2, 0]
@@ -243,14 +243,14 @@ def test_depth_is_per_frame(studio: Any) -> None:
 
 
 def test_an_unlabelled_layer_occludes_and_is_exported_as_background(studio: Any) -> None:
-    labels = annotate(crossing(studio, front_labelled=False), studio.bank, studio.pictures).labels
+    labels = annotate(crossing(studio, front_labelled=False), studio.sources).labels
     assert labels.class_names == ("class 1",)
     assert labels.segmentation[1, 0].tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert labels.visibility.tolist() == [[1.0, 0.5, 0.5]]
 
 
 def test_below_half_opacity_a_layer_owns_nothing_but_keeps_its_extent(studio: Any) -> None:
-    labels = annotate(crossing(studio, opacity=[1.0, 0.49, 0.51]), studio.bank, studio.pictures).labels
+    labels = annotate(crossing(studio, opacity=[1.0, 0.49, 0.51]), studio.sources).labels
     assert labels.segmentation[1, 0].tolist() == [1, 1, 1, 1, 0, 0, 0]
     assert labels.segmentation[2, 0].tolist() == [1, 1, 2, 2, 2, 2, 0]
     assert labels.amodal_masks[1, 1].sum() == 16
@@ -262,12 +262,12 @@ def test_half_opacity_owns_every_pixel_of_an_opaque_texture(studio: Any) -> None
     # Turned and magnified over the whole frame; its first texel, the only one of alpha 254, lies outside.
     pose = studio.placed("smooth", [15.3, 12.2], 1.3, 33.0)
     sheet = studio.sheet(studio.object("smooth"), pose, opacity=0.5)
-    labels = annotate(studio.scene(GROUND, sheet, size_hw=(24, 31)), studio.bank, studio.pictures).labels
+    labels = annotate(studio.scene(GROUND, sheet, size_hw=(24, 31)), studio.sources).labels
     assert labels.modal_masks.all()
 
 
 def test_a_scene_without_objects_has_empty_labels(studio: Any) -> None:
-    annotation = annotate(studio.scene(GROUND), studio.bank, studio.pictures)
+    annotation = annotate(studio.scene(GROUND), studio.sources)
     labels = annotation.labels
     assert labels.modal_masks.shape == (0, 3, 5, 7)
     assert labels.amodal_boxes_xyxy.shape == (0, 3, 4)
@@ -281,7 +281,7 @@ def test_labels_of_anything_but_cut_outs_in_front_are_refused(studio: Any, surfa
     front = studio.sheet(Solid((1, 2, 3)))
     if surface == "repeat":
         front = studio.sheet(studio.object("board"), border="repeat")
-    annotation = annotate(studio.scene(GROUND, front), studio.bank, studio.pictures)
+    annotation = annotate(studio.scene(GROUND, front), studio.sources)
     with pytest.raises(ValueError, match="layer 1: labels know only cut-outs in front of the background"):
         _ = annotation.labels
 
@@ -298,7 +298,7 @@ def moving(studio: Any, shift: Any, **options: Any) -> Scene:
 
 
 def test_a_translated_object_has_exactly_that_flow(studio: Any) -> None:
-    flow = annotate(moving(studio, [2.25, -0.5]), studio.bank, studio.pictures).flow(0, 2)
+    flow = annotate(moving(studio, [2.25, -0.5]), studio.sources).flow(0, 2)
     square = np.zeros((24, 31), bool)
     square[2:10, 3:11] = True
     np.testing.assert_allclose(flow.flow_xy[square], np.broadcast_to([4.5, -1.0], (64, 2)), atol=1e-6)
@@ -309,7 +309,7 @@ def test_a_translated_object_has_exactly_that_flow(studio: Any) -> None:
 def test_flow_about_a_turning_object_is_perpendicular_to_the_radius(studio: Any) -> None:
     poses = studio.placed("smooth", np.full((3, 2), 12.0), [20 / 64, 20 / 40], np.array([0.0, 90.0, 180.0]))
     sheet = studio.sheet(studio.object("smooth"), poses)
-    annotation = annotate(studio.scene(GROUND, sheet, size_hw=(24, 31)), studio.bank, studio.pictures)
+    annotation = annotate(studio.scene(GROUND, sheet, size_hw=(24, 31)), studio.sources)
     # (14.5, 13.5) is (2.5, 1.5) from the middle; a quarter turn takes it to (-1.5, 2.5).
     np.testing.assert_allclose(annotation.flow(0, 1).flow_xy[13, 14], [-4.0, 1.0], atol=1e-6)
     np.testing.assert_allclose(annotation.flow(1, 0).flow_xy[13, 14], [-1.0, -4.0], atol=1e-6)
@@ -318,22 +318,22 @@ def test_flow_about_a_turning_object_is_perpendicular_to_the_radius(studio: Any)
 
 def test_what_another_object_covers_is_occluded(studio: Any) -> None:
     wall = studio.sheet(studio.object("smooth"), studio.placed("smooth", [14, 6], [4 / 64, 20 / 40]))
-    flow = annotate(moving(studio, [3.0, 0.0], front=(wall,)), studio.bank, studio.pictures).flow(0, 2)
+    flow = annotate(moving(studio, [3.0, 0.0], front=(wall,)), studio.sources).flow(0, 2)
     # The wall stands on columns 12..15; the square's columns 3..10 arrive at 9..16.
     assert flow.occluded[5, 3:11].tolist() == [False] * 3 + [True] * 4 + [False]
     assert flow.valid.all() and not flow.leaves.any()
 
 
 def test_what_the_object_uncovers_or_covers_is_flow_of_the_background(studio: Any) -> None:
-    flow = annotate(moving(studio, [3.0, 0.0]), studio.bank, studio.pictures).flow(0, 1)
+    flow = annotate(moving(studio, [3.0, 0.0]), studio.sources).flow(0, 1)
     # The ground of columns 11..13 is covered in the next frame.
     assert flow.occluded[5, 9:16].tolist() == [False, False, True, True, True, False, False]
-    backward = annotate(moving(studio, [3.0, 0.0]), studio.bank, studio.pictures).flow(1, 0)
+    backward = annotate(moving(studio, [3.0, 0.0]), studio.sources).flow(1, 0)
     assert backward.occluded[5, 1:9].tolist() == [False, False, True, True, True, False, False, False]
 
 
 def test_what_goes_out_of_the_frame_leaves_and_is_not_occluded(studio: Any) -> None:
-    flow = annotate(moving(studio, [-4.0, 0.0]), studio.bank, studio.pictures).flow(0, 1)
+    flow = annotate(moving(studio, [-4.0, 0.0]), studio.sources).flow(0, 1)
     # Columns 3..10 arrive at -1..6.
     assert flow.leaves[5, 3:11].tolist() == [True] + [False] * 7
     assert not (flow.leaves & flow.occluded).any()
@@ -342,7 +342,7 @@ def test_what_goes_out_of_the_frame_leaves_and_is_not_occluded(studio: Any) -> N
 
 
 def test_the_right_and_lower_edges_are_outside(studio: Any) -> None:
-    annotation = annotate(moving(studio, [20.5, 15.5]), studio.bank, studio.pictures)
+    annotation = annotate(moving(studio, [20.5, 15.5]), studio.sources)
     # Column 10 arrives at x = 31, rows 8 and 9 at y = 24 and 25: outside of a frame of 24 x 31.
     assert annotation.flow(0, 1).leaves[2:10, 3:11].tolist() == [
         [y >= 8 or x == 10 for x in range(3, 11)] for y in range(2, 10)
@@ -355,8 +355,7 @@ def test_a_point_stays_visible_where_its_object_is_only_seen_smaller(studio: Any
     poses = np.stack([studio.placed("board", [12, 12], scale) for scale in (2.0, 0.25, 1.0)])
     annotation = annotate(
         studio.scene(GROUND, studio.sheet(studio.object("board"), poses), size_hw=(24, 31)),
-        studio.bank,
-        studio.pictures,
+        studio.sources,
     )
     owned = annotation.labels.segmentation == 1
     assert owned[0].sum() > 80 and owned[1].sum() < 4
@@ -367,14 +366,14 @@ def test_a_faded_object_is_occluded_by_what_shows_through(studio: Any) -> None:
     scene = moving(studio, [1.0, 0.0])
     opacity = scene.opacity.copy()
     opacity[1, 1] = 0.2
-    flow = annotate(replace(scene, opacity=opacity), studio.bank, studio.pictures).flow(0, 1)
+    flow = annotate(replace(scene, opacity=opacity), studio.sources).flow(0, 1)
     assert flow.occluded[2:10, 3:11].all()
 
 
 @pytest.mark.parametrize("redrawn", [False, True])
 def test_redrawn_noise_has_no_flow(studio: Any, redrawn: bool) -> None:
     scene = moving(studio, [1.0, 0.0], background=studio.sheet(Noise((1, 2), redrawn)))
-    annotation = annotate(scene, studio.bank, studio.pictures)
+    annotation = annotate(scene, studio.sources)
     flow = annotation.flow(0, 1)
     assert flow.valid[5, 5]
     assert flow.valid[20, 20] != redrawn
@@ -386,8 +385,8 @@ def test_redrawn_noise_has_no_flow(studio: Any, redrawn: bool) -> None:
 
 def test_camera_motion_is_the_flow_of_the_background(studio: Any) -> None:
     poses = geometry.translation([[0, 0], [-2.5, 1.0], [0, 0]])
-    background = studio.sheet(studio.picture(2), poses, border="reflect")
-    flow = annotate(moving(studio, [0, 0], background=background), studio.bank, studio.pictures).flow(0, 1)
+    background = studio.sheet(studio.image(2), poses, border="reflect")
+    flow = annotate(moving(studio, [0, 0], background=background), studio.sources).flow(0, 1)
     np.testing.assert_allclose(flow.flow_xy[20, 20], [-2.5, 1.0], atol=1e-6)
     assert flow.leaves[20, :4].tolist() == [True, True, False, False]
     assert flow.leaves[23].all()
@@ -396,8 +395,8 @@ def test_camera_motion_is_the_flow_of_the_background(studio: Any) -> None:
 def test_what_goes_behind_the_horizon_has_no_flow(studio: Any) -> None:
     tilts = np.repeat(np.eye(3)[None], 3, axis=0)
     tilts[1, 2, 0] = -1 / 16
-    background = studio.sheet(studio.picture(2), tilts, border="reflect")
-    flow = annotate(studio.scene(background, size_hw=(5, 31)), studio.bank, studio.pictures).flow(0, 1)
+    background = studio.sheet(studio.image(2), tilts, border="reflect")
+    flow = annotate(studio.scene(background, size_hw=(5, 31)), studio.sources).flow(0, 1)
     assert flow.valid[2].tolist() == [x + 0.5 < 16 for x in range(31)]
     assert not flow.flow_xy[2, 16:].any()
 
@@ -408,11 +407,11 @@ def warp_error(studio: Any, shift_xy: tuple[float, float] = (0.0, 0.0)) -> np.nd
         "smooth", np.array([[36.3, 30.8], [40.7, 27.5], [0, 0]]), 0.9, np.array([10.0, 17.0, 0.0])
     )
     background = studio.sheet(
-        studio.picture(2), geometry.translation([[-8.2, -6.1], [-9.5, -4.4], [0, 0]]), border="reflect"
+        studio.image(2), geometry.translation([[-8.2, -6.1], [-9.5, -4.4], [0, 0]]), border="reflect"
     )
     scene = studio.scene(background, studio.sheet(studio.object("smooth"), turned), size_hw=(64, 80))
-    frames = composite(scene, studio.bank, studio.pictures).astype(float)
-    annotation = annotate(scene, studio.bank, studio.pictures)
+    frames = composite(scene, studio.sources).astype(float)
+    annotation = annotate(scene, studio.sources)
     flow = annotation.flow(0, 1)
     owners = annotation.labels.segmentation
     errors = []
@@ -450,7 +449,7 @@ def test_tracks_are_the_flow_from_their_query(studio: Any) -> None:
     @settings(max_examples=25)
     @given(scenes(studio), st.integers(0, 2), st.integers(0, 4), st.integers(0, 6))
     def check(scene: Scene, t0: int, y: int, x: int) -> None:
-        annotation = annotate(scene, studio.bank, studio.pictures)
+        annotation = annotate(scene, studio.sources)
         tracks = annotation.tracks([[t0, x + 0.5, y + 0.5]])
         for t in range(3):
             flow = annotation.flow(t0, t)
@@ -465,7 +464,7 @@ def test_tracks_are_the_flow_from_their_query(studio: Any) -> None:
 
 
 def test_tracks_chain_through_the_frames(studio: Any) -> None:
-    annotation = annotate(moving(studio, [2.25, -0.5]), studio.bank, studio.pictures)
+    annotation = annotate(moving(studio, [2.25, -0.5]), studio.sources)
     tracks = annotation.tracks([[0, 4.3, 3.7], [2, 8.8, 2.7], [1, 20.0, 20.0]])
     expected = np.array([4.3, 3.7]) + np.arange(3)[:, None] * [2.25, -0.5]
     np.testing.assert_allclose(tracks.points_xy[0], expected, atol=1e-9)
@@ -477,7 +476,7 @@ def test_tracks_chain_through_the_frames(studio: Any) -> None:
 
 def test_a_track_is_seen_unless_it_is_covered_or_outside(studio: Any) -> None:
     wall = studio.sheet(studio.object("smooth"), studio.placed("smooth", [12, 6], [4 / 64, 20 / 40]))
-    annotation = annotate(moving(studio, [4.0, 0.0], front=(wall,)), studio.bank, studio.pictures)
+    annotation = annotate(moving(studio, [4.0, 0.0], front=(wall,)), studio.sources)
     # The wall covers columns 10..13; a query on it belongs to the wall, which stands still.
     tracks = annotation.tracks([[0, 4.2, 6.0], [0, 6.1, 6.0], [0, 7.9, 6.0], [0, 10.5, 6.0]])
     assert tracks.visible.tolist() == [
@@ -487,7 +486,7 @@ def test_a_track_is_seen_unless_it_is_covered_or_outside(studio: Any) -> None:
         [True] * 3,
     ]
     assert tracks.layer.tolist() == [1, 1, 1, 2]
-    gone = annotate(moving(studio, [-4.0, 0.0]), studio.bank, studio.pictures).tracks([[0, 4.2, 6.0]])
+    gone = annotate(moving(studio, [-4.0, 0.0]), studio.sources).tracks([[0, 4.2, 6.0]])
     assert gone.visible.tolist() == [[True, True, False]]
     np.testing.assert_allclose(gone.points_xy[0, 2], [-3.8, 6.0], atol=1e-9)
 
@@ -495,26 +494,26 @@ def test_a_track_is_seen_unless_it_is_covered_or_outside(studio: Any) -> None:
 def test_a_track_belongs_to_what_owns_the_point_itself(studio: Any) -> None:
     # The block covers x from 1.6 on: more than half of pixel 1, but not its centre.
     sheet = studio.sheet(studio.object("block"), studio.placed("block", [3.6, 2]))
-    annotation = annotate(studio.scene(GROUND, sheet), studio.bank, studio.pictures)
+    annotation = annotate(studio.scene(GROUND, sheet), studio.sources)
     assert annotation.labels.segmentation[0, 2].tolist() == [0, 0, 1, 1, 1, 1, 0]
     tracks = annotation.tracks([[0, 1.5, 2.0], [0, 1.7, 2.0], [0, 5.5, 2.0], [0, 5.7, 2.0]])
     assert tracks.layer.tolist() == [0, 1, 1, 0]
 
 
 def test_no_points_give_no_tracks(studio: Any) -> None:
-    tracks = annotate(moving(studio, [1, 0]), studio.bank, studio.pictures).tracks(np.zeros((0, 3)))
+    tracks = annotate(moving(studio, [1, 0]), studio.sources).tracks(np.zeros((0, 3)))
     assert tracks.points_xy.shape == (0, 3, 2)
 
 
 @pytest.mark.parametrize("frame", [-1, 3, 0.5, np.nan])
 def test_a_frame_that_the_clip_lacks_is_refused(studio: Any, frame: float) -> None:
-    annotation = annotate(moving(studio, [1, 0]), studio.bank, studio.pictures)
+    annotation = annotate(moving(studio, [1, 0]), studio.sources)
     with pytest.raises(ValueError, match=rf"query frames are whole, in 0\.\.2, got {frame:g}"):
         annotation.tracks([[frame, 1.0, 1.0]])
 
 
 def test_points_of_another_shape_and_frames_outside_are_refused(studio: Any) -> None:
-    annotation = annotate(moving(studio, [1, 0]), studio.bank, studio.pictures)
+    annotation = annotate(moving(studio, [1, 0]), studio.sources)
     with pytest.raises(ValueError, match=r"points are \[P, 3\] = \(frame, x, y\), got \(1, 2\)"):
         annotation.tracks([[1.0, 1.0]])
     for pair in ((0, 3), (-1, 0)):

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder, drawn_texture
 from smile_synth.cli import main
 from smile_synth.compositing import composite
-from smile_synth.errors import UserError
+from smile_synth.core import geometry
+from smile_synth.core.errors import UserError
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Drawn, Picture, Scene, sample_scene
+from smile_synth.sampling import sample_scene
+from smile_synth.scene import GeneratedImage, Scene, StoredImage
+from smile_synth.sources import Sources
 
 DRAWN = ["one-over-f", "dead-leaves", "gradient"]
 
@@ -30,10 +32,8 @@ def recipe_of(background: str, *overrides: str) -> Recipe:
     )  # fmt: skip
 
 
-def draw(
-    bank: ObjectBank, background: str, pictures: BackgroundFolder | None = None, index: int = 0
-) -> Scene:
-    return sample_scene(recipe_of(background), bank, pictures, seed=1, index=index)
+def draw(bank: ObjectBank, background: str, images: BackgroundFolder | None = None, index: int = 0) -> Scene:
+    return sample_scene(recipe_of(background), Sources(bank, images), seed=1, index=index)
 
 
 # --- drawn textures
@@ -55,8 +55,8 @@ def test_one_over_f_has_the_exponent_asked_for() -> None:
     for exponent in (0.5, 1.0, 1.5):
         power = np.zeros((size, size))
         for key in range(4):
-            picture = drawn_texture("one-over-f", (key, 0), size, exponent).level(0)[..., :3].astype(float)
-            power += (np.abs(np.fft.fft2(picture, axes=(0, 1))) ** 2).sum(axis=-1)
+            image = drawn_texture("one-over-f", (key, 0), size, exponent).level(0)[..., :3].astype(float)
+            power += (np.abs(np.fft.fft2(image, axes=(0, 1))) ** 2).sum(axis=-1)
         slopes.append(-np.polyfit(np.log(frequency[band]), np.log(power[band]) / 2, 1)[0])
     assert slopes == pytest.approx([0.5, 1.0, 1.5], abs=0.08)
 
@@ -65,32 +65,32 @@ def test_one_over_f_has_the_exponent_asked_for() -> None:
 def test_endless_kinds_have_no_seam(kind: str) -> None:
     seams, inside = [], []
     for key in range(6):
-        picture = drawn_texture(kind, (key, 7), 64, 1.5).level(0)[..., :3].astype(float)
-        seams.append(np.abs(picture[0] - picture[-1]).mean())
-        inside.append(np.abs(np.diff(picture, axis=0)).mean())
+        image = drawn_texture(kind, (key, 7), 64, 1.5).level(0)[..., :3].astype(float)
+        seams.append(np.abs(image[0] - image[-1]).mean())
+        inside.append(np.abs(np.diff(image, axis=0)).mean())
     assert np.mean(seams) < 1.5 * np.mean(inside)
 
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_backends_agree_and_scenes_are_read_back(bank: ObjectBank, kind: str) -> None:
     scene = draw(bank, f"{{kind: {kind}, drift: 3.3, zoom_rate: [-0.05, 0.05], roll_rate: 4}}")
-    assert isinstance(scene.layers[0].surface, Drawn) and scene.background_digest == ""
+    assert isinstance(scene.layers[0].surface, GeneratedImage) and scene.background_digest == ""
     again = Scene.from_bytes(scene.to_bytes())
     assert again.to_bytes() == scene.to_bytes() and again.layers == scene.layers
-    cpu, oracle = (composite(again, bank, backend=b).astype(int) for b in ("cpu", "oracle"))
+    cpu, oracle = (composite(again, Sources(bank), backend=b).astype(int) for b in ("cpu", "oracle"))
     difference = np.abs(cpu - oracle)
     assert difference.max() <= 2 and (difference <= 1).mean() >= 0.999
-    assert (composite(scene.scaled_to((48, 72)), bank).std(axis=(0, 1, 2)) > 1).any()
+    assert (composite(scene.scaled_to((48, 72)), Sources(bank)).std(axis=(0, 1, 2)) > 1).any()
 
 
 def test_drawn_kinds_stand_pixel_for_pixel(bank: ObjectBank) -> None:
     scene = draw(bank, "{kind: one-over-f}")
     surface = scene.layers[0].surface
-    assert isinstance(surface, Drawn) and surface.height == 48 and 1.0 <= surface.exponent <= 1.8
-    picture = drawn_texture(surface.pattern, surface.key, 48, surface.exponent).level(0)[:24, :36, :3]
-    behind = annotate(scene, bank).segmentation[0] == 0
+    assert isinstance(surface, GeneratedImage) and surface.height == 48 and 1.0 <= surface.exponent <= 1.8
+    image = drawn_texture(surface.pattern, surface.key, 48, surface.exponent).level(0)[:24, :36, :3]
+    behind = annotate(scene, Sources(bank)).segmentation[0] == 0
     # An object's soft edge reaches beyond what it owns.
-    same = (composite(scene, bank)[0] == picture).all(axis=-1)
+    same = (composite(scene, Sources(bank))[0] == image).all(axis=-1)
     assert same[behind].mean() > 0.9
 
 
@@ -101,28 +101,26 @@ def test_a_still_background_draws_what_it_drew_before_motion_was_known(bank: Obj
     plain, still = (recipe_of(f"{{kind: noise{keys}}}") for keys in ("", ", drift: null, roll_rate: null"))
     moving = recipe_of("{kind: noise, drift: 1}")
     assert plain.digest == still.digest != moving.digest
-    scene, moved = (sample_scene(r, bank, seed=0, index=4) for r in (plain, moving))
+    scene, moved = (sample_scene(r, Sources(bank), seed=0, index=4) for r in (plain, moving))
     assert (scene.object_to_frame[0] == np.eye(3)).all() and scene.layers[0].factors == {}
     assert moved.layers[0].surface == scene.layers[0].surface
     np.testing.assert_array_equal(moved.object_to_frame[1:], scene.object_to_frame[1:])
 
 
 @pytest.mark.parametrize("kind", ["noise", "one-over-f", "gradient", "image"])
-def test_drift_is_pixels_per_frame(bank: ObjectBank, pictures: BackgroundFolder, kind: str) -> None:
-    scene = draw(bank, f"{{kind: {kind}, drift: [2.5, 2.5]}}", pictures)
+def test_drift_is_pixels_per_frame(bank: ObjectBank, images: BackgroundFolder, kind: str) -> None:
+    scene = draw(bank, f"{{kind: {kind}, drift: [2.5, 2.5]}}", images)
     factors = scene.layers[0].factors
     toward = np.deg2rad(float(factors["drift_direction_degrees"]))
     expected = 2.5 * np.array([np.cos(toward), np.sin(toward)])
-    flow = annotate(scene, bank, pictures).flow(1, 3)
-    behind = annotate(scene, bank, pictures).segmentation[1] == 0
+    flow = annotate(scene, Sources(bank, images)).flow(1, 3)
+    behind = annotate(scene, Sources(bank, images)).segmentation[1] == 0
     assert flow.valid[behind].all()
     np.testing.assert_allclose(flow.flow_xy[behind], np.tile(2 * expected, (behind.sum(), 1)), atol=1e-4)
 
 
-def test_zoom_and_roll_are_about_the_middle_of_the_frame(
-    bank: ObjectBank, pictures: BackgroundFolder
-) -> None:
-    scene = draw(bank, "{kind: image, zoom_rate: 0.1, roll_rate: 5}", pictures)
+def test_zoom_and_roll_are_about_the_middle_of_the_frame(bank: ObjectBank, images: BackgroundFolder) -> None:
+    scene = draw(bank, "{kind: image, zoom_rate: 0.1, roll_rate: 5}", images)
     pose = scene.object_to_frame[0]
     change = pose[3] @ geometry.invert(pose[0])
     np.testing.assert_allclose(geometry.apply(change, [[18.0, 12.0]]), [[18.0, 12.0]], atol=1e-9)
@@ -132,12 +130,12 @@ def test_zoom_and_roll_are_about_the_middle_of_the_frame(
     assert scene.layers[0].factors["zoom_log_per_frame"] == pytest.approx(0.1)
 
 
-def test_flow_follows_what_is_seen(bank: ObjectBank, pictures: BackgroundFolder) -> None:
-    scene = draw(bank, "{kind: image, drift: 3, zoom: 1}", pictures, index=1)
+def test_flow_follows_what_is_seen(bank: ObjectBank, images: BackgroundFolder) -> None:
+    scene = draw(bank, "{kind: image, drift: 3, zoom: 1}", images, index=1)
     surface = scene.layers[0].surface
-    assert isinstance(surface, Picture)
-    frames = composite(scene, bank, pictures).astype(float)
-    labels = annotate(scene, bank, pictures)
+    assert isinstance(surface, StoredImage)
+    frames = composite(scene, Sources(bank, images)).astype(float)
+    labels = annotate(scene, Sources(bank, images))
     flow = labels.flow(0, 1)
     y, x = np.mgrid[:24, :36].astype(np.float32)
     seen = cv2.remap(frames[1].astype(np.float32), x + flow.flow_xy[..., 0], y + flow.flow_xy[..., 1], cv2.INTER_LINEAR)  # fmt: skip
@@ -151,7 +149,7 @@ def test_flow_follows_what_is_seen(bank: ObjectBank, pictures: BackgroundFolder)
 
 
 def corners_seen(scene: Scene) -> np.ndarray:
-    """Where the frame's corners lie in the picture, over all frames ``[T, 4, 2]``."""
+    """Where the frame's corners lie in the image, over all frames ``[T, 4, 2]``."""
     h, w = scene.size_hw
     return geometry.apply(geometry.invert(scene.object_to_frame[0]), geometry.corners(w, h))
 
@@ -159,14 +157,14 @@ def corners_seen(scene: Scene) -> np.ndarray:
 @pytest.mark.parametrize(
     "keys", ["drift: [1, 4]", "roll_rate: [-8, 8]", "zoom_rate: [-0.1, 0.1]", "drift: 2, roll_rate: 3"]
 )
-def test_the_crop_stays_inside_the_picture_where_it_can(
-    bank: ObjectBank, pictures: BackgroundFolder, keys: str
+def test_the_crop_stays_inside_the_image_where_it_can(
+    bank: ObjectBank, images: BackgroundFolder, keys: str
 ) -> None:
     moved = 0.0
     for index in range(25):
-        scene = draw(bank, f"{{kind: image, zoom: 1, {keys}}}", pictures, index)
+        scene = draw(bank, f"{{kind: image, zoom: 1, {keys}}}", images, index)
         surface = scene.layers[0].surface
-        assert isinstance(surface, Picture)
+        assert isinstance(surface, StoredImage)
         seen = corners_seen(scene)
         assert seen.min() > -1e-6
         assert (seen.reshape(-1, 2).max(axis=0) < [surface.width + 1e-6, surface.height + 1e-6]).all()
@@ -174,13 +172,13 @@ def test_the_crop_stays_inside_the_picture_where_it_can(
     assert moved > 0.5
 
 
-def test_a_way_too_long_for_the_picture_is_centred_at_twice_its_size(
-    bank: ObjectBank, pictures: BackgroundFolder
+def test_a_way_too_long_for_the_image_is_centred_at_twice_its_size(
+    bank: ObjectBank, images: BackgroundFolder
 ) -> None:
     for index in range(12):
-        scene = draw(bank, "{kind: image, zoom: 1, drift: 60}", pictures, index)
+        scene = draw(bank, "{kind: image, zoom: 1, drift: 60}", images, index)
         surface = scene.layers[0].surface
-        assert isinstance(surface, Picture)
+        assert isinstance(surface, StoredImage)
         cover = max(24 / surface.height, 36 / surface.width)
         assert scene.object_to_frame[0, 0, 0, 0] == pytest.approx(2 * cover)
         seen = corners_seen(scene).reshape(-1, 2)
@@ -228,8 +226,8 @@ def test_the_preset_of_kinds_draws_them_all(bank: ObjectBank) -> None:
     )
     kinds = set()
     for index in range(60):
-        surface = sample_scene(recipe, bank, seed=0, index=index).layers[0].surface
-        kinds.add(surface.pattern if isinstance(surface, Drawn) else type(surface).__name__)
+        surface = sample_scene(recipe, Sources(bank), seed=0, index=index).layers[0].surface
+        kinds.add(surface.pattern if isinstance(surface, GeneratedImage) else type(surface).__name__)
     assert kinds == {"Solid", "Noise", *DRAWN}
 
 
@@ -239,16 +237,16 @@ def test_the_preset_of_kinds_draws_them_all(bank: ObjectBank) -> None:
 def test_strict_refuses_what_is_else_listed(
     bank: ObjectBank, tmp_path: Path, command_line: Callable[..., Any]
 ) -> None:
-    folder = tmp_path / "pictures [1]"
+    folder = tmp_path / "images [1]"
     folder.mkdir()
     Image.new("RGB", (40, 40), (9, 99, 9)).save(folder / "a.png")
-    (folder / "brökén.png").write_bytes(b"no picture")
+    (folder / "brökén.png").write_bytes(b"no image")
     command = [
         "preview", "smile-gaussian-image", "size=[32,32]", "objects.side=[12]", "motion.0.extent=[4,9]",
         "num_frames=2", "--num-clips", 1, "--bank", bank.path, "--backgrounds", folder, "--out", tmp_path / "p.png",
     ]  # fmt: skip
     told = command_line(main, *command).stderr
-    assert "skipped" in told and "pictures [1]/brökén.png: not an image" in told
-    assert "1 pictures and videos in use, 1 files skipped, 0 videos cut short" in told
+    assert "skipped" in told and "images [1]/brökén.png: not an image" in told
+    assert "1 images and videos in use, 1 files skipped, 0 videos cut short" in told
     told = command_line(main, *command, "--strict", expect=2).stderr
     assert "1 files skipped, 0 videos cut short; --strict allows none" in told

@@ -16,11 +16,14 @@ from PIL import Image
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder, _folder, _videos
 from smile_synth.compositing import composite
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStream
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.rng import RandomStream
-from smile_synth.scene import Scene, Video, _frame_numbers, sample_scene, texture_of
+from smile_synth.sampling import sample_scene
+from smile_synth.sampling._background import _frame_numbers
+from smile_synth.scene import Scene, Video, texture_of
+from smile_synth.sources import Sources
 
 REAL = Path(__file__).parents[2] / "../shared/data/videos"
 STEP = 6  # grey levels from one frame of a test video to the next
@@ -55,7 +58,7 @@ def numbers_seen(frames: NDArray[np.uint8]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> BackgroundFolder:
-    """Forty frames with two key frames and B-frames; 40 at a variable rate; 7; a picture."""
+    """Forty frames with two key frames and B-frames; 40 at a variable rate; 7; an image."""
     folder = tmp_path_factory.mktemp("vidéos with spaces")
     write_video(folder / "a forty.mp4", 40)
     pts = np.cumsum([13 + 90 * (k % 3 == 0) for k in range(40)]).tolist()
@@ -225,7 +228,7 @@ def recipe(*overrides: str, stride: str = "4", frames: int = 5) -> Recipe:
 
 
 def draw(bank: ObjectBank, videos: BackgroundFolder, index: int = 0, **changes: object) -> Scene:
-    return sample_scene(recipe(**changes), bank, videos, seed=3, index=index)  # type: ignore[arg-type]
+    return sample_scene(recipe(**changes), Sources(bank, videos), seed=3, index=index)  # type: ignore[arg-type]
 
 
 def test_start_and_stride_are_drawn_inside_the_video(bank: ObjectBank, videos: BackgroundFolder) -> None:
@@ -264,7 +267,7 @@ def test_a_scene_with_video_is_read_back_as_written(bank: ObjectBank, videos: Ba
 @pytest.mark.parametrize("index", range(3))
 def test_backends_agree_on_video(bank: ObjectBank, videos: BackgroundFolder, index: int) -> None:
     scene = draw(bank, videos, index)
-    cpu, oracle = (composite(scene, bank, videos, backend=b).astype(int) for b in ("cpu", "oracle"))
+    cpu, oracle = (composite(scene, Sources(bank, videos), backend=b).astype(int) for b in ("cpu", "oracle"))
     difference = np.abs(cpu - oracle).max(axis=-1)
     assert difference.max() <= 3 and (difference > 1).mean() <= 0.001
     assert len({frame.tobytes() for frame in cpu}) > 1
@@ -276,12 +279,12 @@ def test_each_frame_of_a_clip_shows_its_frame_of_the_video(
     scene = draw(bank, videos, frames=19, stride="2")  # more frames than are decoded together
     surface = scene.layers[0].surface
     assert isinstance(surface, Video)
-    shown = np.stack([texture_of(surface, bank, videos, t).level(0)[..., :3] for t in range(19)])
+    shown = np.stack([texture_of(surface, Sources(bank, videos), t).level(0)[..., :3] for t in range(19)])
     assert numbers_seen(shown) == list(surface.numbers)
 
 
 def test_natural_video_has_no_flow_and_no_tracks(bank: ObjectBank, videos: BackgroundFolder) -> None:
-    labels = annotate(draw(bank, videos), bank, videos)
+    labels = annotate(draw(bank, videos), Sources(bank, videos))
     behind = labels.segmentation[0] == 0
     assert behind.any()
     assert not labels.flow(0, 1).valid[behind].any() and labels.flow(0, 0).valid.all()
@@ -294,10 +297,10 @@ def test_natural_video_has_no_flow_and_no_tracks(bank: ObjectBank, videos: Backg
 
 def test_a_recipe_says_what_it_lacks(bank: ObjectBank, videos: BackgroundFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'video' backgrounds: give a folder of videos"):
-        sample_scene(recipe(), bank, seed=0, index=0)
+        sample_scene(recipe(), Sources(bank), seed=0, index=0)
     shutil.copy(videos.path / "d.png", tmp_path)
     with pytest.raises(UserError, match=r"'video' backgrounds: '.*' holds no videos to read"):
-        sample_scene(recipe(), bank, BackgroundFolder(tmp_path), seed=0, index=0)
+        sample_scene(recipe(), Sources(bank, BackgroundFolder(tmp_path)), seed=0, index=0)
 
 
 def test_real_videos_are_exact_from_anywhere() -> None:

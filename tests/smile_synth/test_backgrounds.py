@@ -10,34 +10,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smile_synth.backgrounds import BackgroundFolder, _index, write_pictures
-from smile_synth.errors import UserError
+from smile_synth.backgrounds import BackgroundFolder, _index, write_images
+from smile_synth.core.errors import UserError
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+def image(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
-    picture(5, 7).save(tmp_path / "b.png")
-    picture(9, 4, seed=1).save(tmp_path / "sub" / "a.BMP")
-    picture(3, 3, seed=2).save(tmp_path / "c.jpg")
-    (tmp_path / "notes.txt").write_text("no picture")
+    image(5, 7).save(tmp_path / "b.png")
+    image(9, 4, seed=1).save(tmp_path / "sub" / "a.BMP")
+    image(3, 3, seed=2).save(tmp_path / "c.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_pictures_are_listed_by_path_with_their_sizes(folder: Path) -> None:
+def test_images_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     images = BackgroundFolder(folder)
     assert [file.name for file in images.files] == ["b.png", "c.jpg", "a.BMP"]
     assert images.sizes_hw == [(5, 7), (3, 3), (9, 4)]
     assert len(images) == 3 and images.unreadable == []
 
 
-def test_a_texture_is_the_opaque_picture_padded_by_its_edge(folder: Path) -> None:
+def test_a_texture_is_the_opaque_image_padded_by_its_edge(folder: Path) -> None:
     texture = BackgroundFolder(folder).texture(0)
-    expected = np.array(picture(5, 7))
+    expected = np.array(image(5, 7))
     np.testing.assert_array_equal(texture.level(0)[..., :3], expected)
     assert (texture.texels[:, 3] == 255).all()
     # 5 x 7 halves to 3 x 4; the last texel is a copy of the corner.
@@ -47,10 +47,10 @@ def test_a_texture_is_the_opaque_picture_padded_by_its_edge(folder: Path) -> Non
 def test_the_camera_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    picture(5, 7).save(tmp_path / "a.png", exif=exif)
+    image(5, 7).save(tmp_path / "a.png", exif=exif)
     images = BackgroundFolder(tmp_path)
     assert images.sizes_hw == [(7, 5)]
-    np.testing.assert_array_equal(images.texture(0).level(0)[..., :3], np.rot90(np.array(picture(5, 7)), -1))
+    np.testing.assert_array_equal(images.texture(0).level(0)[..., :3], np.rot90(np.array(image(5, 7)), -1))
 
 
 def test_the_digest_is_of_names_and_contents_not_of_the_place(
@@ -62,31 +62,31 @@ def test_the_digest_is_of_names_and_contents_not_of_the_place(
     assert BackgroundFolder(copy).digest == digest
     (copy / "b.png").rename(copy / "bb.png")
     renamed = BackgroundFolder(copy).digest
-    picture(5, 7, seed=5).save(copy / "bb.png")
+    image(5, 7, seed=5).save(copy / "bb.png")
     assert len({digest, renamed, BackgroundFolder(copy).digest}) == 3
 
 
 def test_unreadable_files_are_left_out_and_listed(folder: Path) -> None:
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     images = BackgroundFolder(folder)
     assert len(images) == 3
     assert [file.name for file, _ in images.unreadable] == ["broken.png"]
     assert images.unreadable[0][1] == "not an image"
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"backgrounds '.*nowhere': no such folder or list"):
         BackgroundFolder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"expected pictures or videos \(\.jpg, .*\), found none"):
+    with pytest.raises(UserError, match=r"expected images or videos \(\.jpg, .*\), found none"):
         BackgroundFolder(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="found 1 unreadable ones"):
         BackgroundFolder(tmp_path)
 
 
-def test_a_picture_that_changed_or_went_is_refused(folder: Path) -> None:
+def test_a_image_that_changed_or_went_is_refused(folder: Path) -> None:
     images = BackgroundFolder(folder)
-    picture(5, 8).save(folder / "b.png")
+    image(5, 8).save(folder / "b.png")
     with pytest.raises(UserError, match=r"b\.png': has changed since the folder was opened"):
         images.texture(0)
     (folder / "c.jpg").unlink()
@@ -118,9 +118,9 @@ def test_a_copy_for_a_worker_starts_with_an_empty_cache(folder: Path) -> None:
     assert len(pickle.dumps(images)) == size
 
 
-def test_drawn_pictures_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+def test_drawn_images_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_pictures(tmp_path / name, count=4, seed=seed, size=24)
+        write_images(tmp_path / name, count=4, seed=seed, size=24)
     names = ["000-one-over-f.png", "001-gradient.png", "002-dead-leaves.png", "003-one-over-f.png"]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == names
     for name in names:
@@ -131,31 +131,31 @@ def test_drawn_pictures_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert min(len(colors) for colors in shades) > 20
 
 
-def test_more_drawn_pictures_leave_the_first_as_they_were(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "few", count=2, seed=3, size=16)
-    write_pictures(tmp_path / "many", count=5, seed=3, size=16)
+def test_more_drawn_images_leave_the_first_as_they_were(tmp_path: Path) -> None:
+    write_images(tmp_path / "few", count=2, seed=3, size=16)
+    write_images(tmp_path / "many", count=5, seed=3, size=16)
     for file in (tmp_path / "few").iterdir():
         assert (tmp_path / "many" / file.name).read_bytes() == file.read_bytes()
 
 
-# --- bad and odd pictures
+# --- bad and odd images
 
 
-def test_every_odd_picture_is_read_as_it_looks(tmp_path: Path) -> None:
+def test_every_odd_image_is_read_as_it_looks(tmp_path: Path) -> None:
     gray = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1800
     Image.fromarray(gray).save(tmp_path / "16-bit.png")
     Image.new("CMYK", (7, 5), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
     palette = Image.new("P", (7, 5), 1)
     palette.putpalette([0, 0, 0, 9, 99, 199])
     palette.save(tmp_path / "palette.png", transparency=bytes([0, 128]))
-    picture(5, 7).save(tmp_path / "ein Bild für München ☂.png")
+    image(5, 7).save(tmp_path / "ein Bild für München ☂.png")
     images = BackgroundFolder(tmp_path)
     assert images.unreadable == []
     seen = {file.name: images.texture(i).level(0)[..., :3] for i, file in enumerate(images.files)}
     np.testing.assert_array_equal(seen["16-bit.png"][..., 2], gray >> 8)
     assert np.abs(seen["cmyk.jpg"].astype(int) - [255, 0, 0]).max() < 8
     assert (seen["palette.png"] == [9, 99, 199]).all()
-    np.testing.assert_array_equal(seen["ein Bild für München ☂.png"], np.array(picture(5, 7)))
+    np.testing.assert_array_equal(seen["ein Bild für München ☂.png"], np.array(image(5, 7)))
 
 
 def huge_png() -> bytes:
@@ -168,7 +168,7 @@ def huge_png() -> bytes:
     return bytes(data)
 
 
-def test_every_bad_picture_has_one_clear_line(folder: Path) -> None:
+def test_every_bad_image_has_one_clear_line(folder: Path) -> None:
     whole = (folder / "c.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.png").write_bytes(b"")
@@ -184,7 +184,7 @@ def test_every_bad_picture_has_one_clear_line(folder: Path) -> None:
         "again": "is a link to a folder that is listed already",
         "empty.png": "empty file",
         "gone.png": "missing file",
-        "huge.png": "picture too large: more than 90 million pixels",
+        "huge.png": "image too large: more than 90 million pixels",
         "loop.png": "unreadable file: Too many levels of symbolic links",
     }
     assert not any("\n" in reason for _, reason in images.unreadable)
@@ -201,7 +201,7 @@ def test_a_list_is_relative_to_its_own_folder_and_keeps_its_order(folder: Path) 
         "missing file",
         "is a folder",
     ]
-    np.testing.assert_array_equal(images.texture(1).level(0)[..., :3], np.array(picture(9, 4, seed=1)))
+    np.testing.assert_array_equal(images.texture(1).level(0)[..., :3], np.array(image(9, 4, seed=1)))
     with pytest.raises(UserError, match="expected a folder or a text file of paths"):
         BackgroundFolder(folder / "b.png")
 
@@ -216,7 +216,7 @@ def age(*files: Path) -> None:
 
 
 def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     age(*(file for file in folder.rglob("*") if file.is_file()))
     first = BackgroundFolder(folder)
     looked_into: list[str] = []
@@ -229,7 +229,7 @@ def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest
         first.sizes_hw,
         first.unreadable,
     )
-    picture(6, 7).save(folder / "b.png")
+    image(6, 7).save(folder / "b.png")
     changed = BackgroundFolder(folder)
     assert looked_into == ["b.png"] and changed.sizes_hw[0] == (6, 7) and changed.digest != first.digest
     BackgroundFolder(folder)

@@ -11,10 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from smile_synth.cli import app
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.resources import shipped
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe, recipe_schema
-from smile_synth.resources import shipped
 
 
 def run(*arguments: object) -> str:

@@ -54,7 +54,7 @@ def test_bank_show_merge_verify_and_export(run: Run, bank: Path, tmp_path: Path)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (80, 56) and sheet.getpixel((1, 1)) == (10, 200, 30)
     refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--behind", "256,0,0", expect=2).stderr
-    assert "behind '256,0,0': expected white, black, R,G,B (each 0..255) or a picture's file" in refused
+    assert "behind '256,0,0': expected white, black, R,G,B (each 0..255) or an image's file" in refused
     refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--classes", "cta", expect=2).stderr
     assert "has no class 'cta'; did you mean 'cat'?" in refused
     drawn = run("bank", "build", "drawn:5", "--out", tmp_path / "drawn.bank", "--licence", "mine").stdout
@@ -82,7 +82,7 @@ def test_bank_build_says_what_it_read_and_what_it_left_out(run: Run, tmp_path: P
     command = ["bank", "build", tmp_path / "pairs", "--out", tmp_path / "out.bank"]
     done = run(*command)
     assert f"{tmp_path / 'pairs'}: read as pairs" in done.stdout
-    assert "1 objects in" in done.stdout and "1 rejected: truncated by the picture's border 1" in done.stdout
+    assert "1 objects in" in done.stdout and "1 rejected: truncated by the image's border 1" in done.stdout
     assert "rejected images/a.png#255: truncated" in done.stderr
     assert "exists; choose another folder" in run(*command, expect=2).stderr
     assert "2 objects in" in run(*command, "--overwrite", "--max-truncation", "1").stdout
@@ -103,9 +103,9 @@ def test_generate_then_nothing_to_do(run: Run, bank: Path, tmp_path: Path) -> No
 def test_preview_draws_one_row_per_clip(run: Run, bank: Path, tmp_path: Path) -> None:
     run("preview", "smile-linear-noise", "size=[32,32]", "objects.side=[12]", "--bank", bank, "--num-clips", "3",
         "--out", tmp_path / "p.png")  # fmt: skip
-    with Image.open(tmp_path / "p.png") as picture:
-        assert picture.size == (8 * 36 + 4, 3 * 40)
-        assert np.asarray(picture).std() > 10
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.size == (8 * 36 + 4, 3 * 40)
+        assert np.asarray(image).std() > 10
 
 
 def test_help_and_version(run: Run) -> None:

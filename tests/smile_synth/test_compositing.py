@@ -13,17 +13,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.compositing import composite, composite_chunks, render
 from smile_synth.compositing._fused import is_common
 from smile_synth.compositing._parameters import prepare
 from smile_synth.compositing._philox import philox_word_numpy
-from smile_synth.errors import UserError
-from smile_synth.looks import Looks, Shadow
+from smile_synth.core import geometry
+from smile_synth.core.appearance import Appearance, Shadow
+from smile_synth.core.errors import UserError
+from smile_synth.core.texture import Texture
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.scene import Noise, Scene, Solid
-from smile_synth.texture import Texture
+from smile_synth.sources import Sources
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -46,7 +47,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def draw(studio: Any, scene: Scene, backend: str) -> np.ndarray:
     if backend == "triton":
         pytest.importorskip("triton")
-    return composite(scene, studio.bank, studio.pictures, backend=backend, device=DEVICE)
+    return composite(scene, studio.sources, backend=backend, device=DEVICE)
 
 
 # --- noise
@@ -143,21 +144,21 @@ def test_the_last_step_rounds_half_up(studio: Any, backend: str) -> None:
     assert draw(studio, studio.scene(background), backend)[0, 0, 0].tolist() == [1, 3, 128]
 
 
-def test_a_reflected_picture_mirrors_at_its_edge(studio: Any, backend: str) -> None:
-    picture = np.array(studio.pictures.texture(0).level(0))[..., :3]
-    whole = studio.sheet(studio.picture(0), geometry.translation([1, 1]), border="reflect")
-    expected = picture[[0, 0, 1, 1, 0]][:, [0, 0, 1, 2, 2, 1, 0]]
+def test_a_reflected_image_mirrors_at_its_edge(studio: Any, backend: str) -> None:
+    image = np.array(studio.images.texture(0).level(0))[..., :3]
+    whole = studio.sheet(studio.image(0), geometry.translation([1, 1]), border="reflect")
+    expected = image[[0, 0, 1, 1, 0]][:, [0, 0, 1, 2, 2, 1, 0]]
     np.testing.assert_array_equal(draw(studio, studio.scene(whole), backend)[0], expected)
-    half = studio.sheet(studio.picture(0), geometry.translation([0.5, 0]), border="reflect")
+    half = studio.sheet(studio.image(0), geometry.translation([0.5, 0]), border="reflect")
     assert draw(studio, studio.scene(half), backend)[0, 0, :, 0].tolist() == [10, 30, 70, 90, 70, 30, 10]
 
 
-def test_a_repeated_picture_starts_again_at_its_edge(studio: Any, backend: str) -> None:
-    picture = np.array(studio.pictures.texture(0).level(0))[..., :3]
-    whole = studio.sheet(studio.picture(0), geometry.translation([1, 1]), border="repeat")
-    expected = picture[[1, 0, 1, 0, 1]][:, [2, 0, 1, 2, 0, 1, 2]]
+def test_a_repeated_image_starts_again_at_its_edge(studio: Any, backend: str) -> None:
+    image = np.array(studio.images.texture(0).level(0))[..., :3]
+    whole = studio.sheet(studio.image(0), geometry.translation([1, 1]), border="repeat")
+    expected = image[[1, 0, 1, 0, 1]][:, [2, 0, 1, 2, 0, 1, 2]]
     np.testing.assert_array_equal(draw(studio, studio.scene(whole), backend)[0], expected)
-    half = studio.sheet(studio.picture(0), geometry.translation([0.5, 0]), border="repeat")
+    half = studio.sheet(studio.image(0), geometry.translation([0.5, 0]), border="repeat")
     assert draw(studio, studio.scene(half), backend)[0, 0, :, 0].tolist() == [50, 30, 70, 50, 30, 70, 50]
 
 
@@ -196,7 +197,7 @@ def test_between_two_mip_levels_both_are_mixed(studio: Any, backend: str) -> Non
 
 def test_a_moving_background_is_rendered_in_every_frame(studio: Any, backend: str) -> None:
     poses = geometry.translation([[0, 0], [1, 0], [1, 0]])
-    frames = draw(studio, studio.scene(studio.sheet(studio.picture(1), poses, border="reflect")), backend)
+    frames = draw(studio, studio.scene(studio.sheet(studio.image(1), poses, border="reflect")), backend)
     np.testing.assert_array_equal(frames[1, :, 1:], frames[0, :, :-1])
     np.testing.assert_array_equal(frames[2], frames[1])
 
@@ -254,7 +255,7 @@ def squares(studio: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     board[..., :3] = 255 * ((x + y) % 2)[..., None]
     Image.fromarray(board).save(folder / "in" / "squares" / "0.png")
     build_bank([folder / "in"], folder / "bank", cut=CutOutOptions(max_side=512))
-    return type(studio)(ObjectBank.open(folder / "bank"), studio.pictures)
+    return type(studio)(ObjectBank.open(folder / "bank"), studio.images)
 
 
 def shrinking(squares: Any, scale: np.ndarray) -> Scene:
@@ -270,7 +271,7 @@ def test_a_shrinking_checkerboard_changes_as_much_as_if_it_were_supersampled(squ
     scene = shrinking(squares, np.geomspace(0.6, 0.08, 64))
     assert scene.level[1].min() < 1 and scene.level[1].max() > 3
     fine = sharp(scene.scaled_to((32 * 16, 32 * 16)))
-    chunks = composite_chunks(fine, squares.bank, squares.pictures, chunk=4)
+    chunks = composite_chunks(fine, Sources(squares.bank), squares.images, chunk=4)
     averaged = np.concatenate([part.reshape(-1, 32, 16, 32, 16, 3).mean(axis=(2, 4)) for part in chunks])
 
     def energy(frames: np.ndarray) -> float:
@@ -339,19 +340,19 @@ def scenes(draw: st.DrawFn, studio: Any, *, common: bool = False) -> Scene:
             "bias": [draw(st.floats(-0.5, 0.5)) for _ in range(3)],
         }
 
-    kind = draw(st.sampled_from(["solid", "noise", "picture"]))
+    kind = draw(st.sampled_from(["solid", "noise", "image"]))
     if kind == "solid":
         background = studio.sheet(Solid(tuple(draw(st.integers(0, 255)) for _ in range(3))), **colors())
     elif kind == "noise":
         background = studio.sheet(Noise((draw(WORD), draw(WORD)), draw(st.booleans())), **colors())
     else:
-        picture = studio.picture(draw(st.integers(0, 2)))
-        pose = draw(poses(picture.height, picture.width, frames, size_hw))
-        # Towards a horizon a picture without end has no limit: what is seen there is up to the last bit.
+        image = studio.image(draw(st.integers(0, 2)))
+        pose = draw(poses(image.height, image.width, frames, size_hw))
+        # Towards a horizon an image without end has no limit: what is seen there is up to the last bit.
         edge = np.concatenate([geometry.corners(size_hw[1], size_hw[0]), np.ones((4, 1))], axis=1)
         assume((edge @ geometry.invert(pose)[:, 2].T > 0.02).all())
         background = studio.sheet(
-            picture, pose, border=draw(st.sampled_from(["reflect", "repeat"])), **colors()
+            image, pose, border=draw(st.sampled_from(["reflect", "repeat"])), **colors()
         )
     sheets = []
     for _ in range(draw(st.integers(1, 4))):
@@ -380,7 +381,7 @@ def looked(draw: st.DrawFn, studio: Any) -> Scene:
             offset = draw(st.floats(-4, 4)), draw(st.floats(-4, 4))
             shadow = Shadow(draw(st.floats(0.1, 1)), offset, draw(st.sampled_from([0.0, 2.5, 7.0])))
         layers.append(replace(layer, feather=feather, shadow=shadow))
-    looks = Looks(
+    appearance = Appearance(
         shutter=draw(st.sampled_from([0.0, 0.4, 1.0])),
         shutter_samples=draw(st.sampled_from([1, 3, 5])),
         linear_light=draw(st.booleans()),
@@ -390,7 +391,7 @@ def looked(draw: st.DrawFn, studio: Any) -> Scene:
     gamma = None
     if draw(st.booleans()):
         gamma = np.array([[draw(st.sampled_from([0.4, 1.0, 2.3]))] * scene.num_frames for _ in layers])
-    return replace(scene, layers=tuple(layers), looks=looks, gamma=gamma)
+    return replace(scene, layers=tuple(layers), appearance=appearance, gamma=gamma)
 
 
 def distances(studio: Any, backend: str, strategy: st.SearchStrategy[Scene], examples: int) -> np.ndarray:
@@ -449,39 +450,37 @@ def test_only_plain_affine_objects_take_the_common_way(studio: Any) -> None:
         studio.sheet(studio.object("tiny"), pose, bias=(0, 0.1, 0)),
         studio.sheet(studio.object("tiny"), tilted),
     ]
-    scene = studio.scene(studio.sheet(studio.picture(0), border="repeat"), *sheets)
-    ints = prepare([scene], studio.bank, studio.pictures, range(1)).ints
+    scene = studio.scene(studio.sheet(studio.image(0), border="repeat"), *sheets)
+    ints = prepare([scene], studio.sources, range(1)).ints
     assert [bool(is_common(ints, e, e + 1)) for e in range(5)] == [False, True, False, False, False]
     assert is_common(ints, 1, 2) and not is_common(ints, 1, 3) and is_common(ints, 2, 2)
     bent = replace(scene, gamma=np.full((5, 3), 2.0))
-    assert not is_common(prepare([bent], studio.bank, studio.pictures, range(1)).ints, 1, 2)
+    assert not is_common(prepare([bent], studio.sources, range(1)).ints, 1, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
 @pytest.mark.parametrize("degrees", [0.0, 33.0, 90.0])
 def test_a_row_of_many_segments_is_that_of_the_oracle(studio: Any, backend: str, degrees: float) -> None:
     card = studio.sheet(studio.object("card"), studio.placed("card", [290, 9], [12.0, 3.0], degrees))
-    ground = studio.sheet(studio.picture(2), geometry.scaling([6.0, 0.3]), border="reflect")
+    ground = studio.sheet(studio.image(2), geometry.scaling([6.0, 0.3]), border="reflect")
     scene = studio.scene(ground, card, size_hw=(17, 601), frames=1)
     difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
     assert np.abs(difference).max() <= 1
 
 
-def test_a_picture_is_folded_from_its_own_edge_on_at_coarse_levels(studio: Any, backend: str) -> None:
+def test_a_image_is_folded_from_its_own_edge_on_at_coarse_levels(studio: Any, backend: str) -> None:
     # 17 rows are 4.25 texels at the second level, which has 5.
     pose = geometry.translation([-15.5, -1.6]) @ geometry.rotation(2.0) @ geometry.scaling([1.0, 0.125])
-    scene = studio.scene(studio.sheet(studio.picture(1), pose, border="reflect"), size_hw=(5, 10), frames=1)
+    scene = studio.scene(studio.sheet(studio.image(1), pose, border="reflect"), size_hw=(5, 10), frames=1)
     assert scene.level.max() == pytest.approx(1.5, abs=0.01)
     difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
     assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("border", ["reflect", "repeat"])
-def test_a_picture_turned_beyond_its_edge_is_that_of_the_oracle(
-    studio: Any, backend: str, border: str
-) -> None:
+def test_a_image_turned_beyond_its_edge_is_that_of_the_oracle(studio: Any, backend: str, border: str) -> None:
     pose = geometry.translation([-31, 5]) @ geometry.rotation(20.0) @ geometry.scaling([0.3, 0.4])
-    scene = studio.scene(studio.sheet(studio.picture(2), pose, border=border), size_hw=(19, 40), frames=1)
+    scene = studio.scene(studio.sheet(studio.image(2), pose, border=border), size_hw=(19, 40), frames=1)
     difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
     assert np.abs(difference).max() <= 1
 
@@ -509,13 +508,13 @@ def batch(studio: Any) -> list[Scene]:
     return [
         studio.scene(studio.sheet(Noise((5, 6), True)), **size),
         studio.scene(GROUND, disc, **size),
-        studio.scene(studio.sheet(studio.picture(2), pan, border="reflect"), card, disc, hidden, **size),
+        studio.scene(studio.sheet(studio.image(2), pan, border="reflect"), card, disc, hidden, **size),
     ]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
 def test_a_batch_is_its_clips(studio: Any, batch: list[Scene], backend: str) -> None:
-    rendered = render(batch, studio.bank, studio.pictures, backend=backend, device=DEVICE)
+    rendered = render(batch, studio.sources, backend=backend, device=DEVICE)
     expected = np.stack([draw(studio, scene, backend) for scene in batch])
     np.testing.assert_array_equal(rendered.frames.cpu().numpy(), expected)
     assert rendered.segmentation is None and rendered.coverage is None
@@ -528,10 +527,10 @@ def test_normalised_batches_are_channels_first(
 ) -> None:
     mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
     frames = render(
-        batch, studio.bank, studio.pictures, backend=backend, device=DEVICE, out_dtype=out_dtype,
+        batch, studio.sources, backend=backend, device=DEVICE, out_dtype=out_dtype,
         normalise=(mean, deviation),
     ).frames  # fmt: skip
-    pixels = render(batch, studio.bank, studio.pictures, backend=backend, device=DEVICE).frames
+    pixels = render(batch, studio.sources, backend=backend, device=DEVICE).frames
     expected = (pixels.double() / 255 - torch.tensor(mean)) / torch.tensor(deviation)
     assert frames.dtype == getattr(torch, out_dtype) and frames.shape == (3, 2, 3, 16, 24)
     error = (frames.double().cpu() - expected.cpu().permute(0, 1, 4, 2, 3)).abs().max()
@@ -541,18 +540,15 @@ def test_normalised_batches_are_channels_first(
 def test_bfloat16_is_the_nearest_to_float32(studio: Any, batch: list[Scene]) -> None:
     options: Any = {"normalise": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
     fine, coarse = (
-        render(batch, studio.bank, studio.pictures, out_dtype=kind, **options).frames
-        for kind in ("float32", "bfloat16")
+        render(batch, studio.sources, out_dtype=kind, **options).frames for kind in ("float32", "bfloat16")
     )
     assert torch.equal(coarse, fine.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_owners_and_coverage_come_with_the_frames(studio: Any, batch: list[Scene], backend: str) -> None:
-    rendered = render(
-        batch, studio.bank, studio.pictures, backend=backend, device=DEVICE, segmentation=True, tokens=(2, 8)
-    )
-    expected = np.stack([annotate(s, studio.bank, studio.pictures).segmentation for s in batch])
+    rendered = render(batch, studio.sources, backend=backend, device=DEVICE, segmentation=True, tokens=(2, 8))
+    expected = np.stack([annotate(s, studio.sources).segmentation for s in batch])
     assert rendered.segmentation is not None and rendered.coverage is not None
     np.testing.assert_array_equal(rendered.segmentation.cpu().numpy(), expected)
     shares = (expected > 0).reshape(3, 1, 2, 2, 8, 3, 8).mean(axis=(2, 4, 6)).reshape(3, -1)
@@ -563,7 +559,7 @@ def test_owners_and_coverage_come_with_the_frames(studio: Any, batch: list[Scene
 def test_chunks_are_the_clip_in_pieces(studio: Any, batch: list[Scene], backend: str) -> None:
     for scene in (batch[0], batch[2]):
         chunks = composite_chunks(
-            scene, studio.bank, studio.pictures, chunk=1, backend=backend, device=DEVICE
+            scene, Sources(studio.bank), studio.images, chunk=1, backend=backend, device=DEVICE
         )
         pieces = list(chunks)
         assert [len(piece) for piece in pieces] == [1, 1]
@@ -574,13 +570,13 @@ def test_a_long_clip_is_drawn_in_the_memory_of_a_chunk(studio: Any) -> None:
     """1,200 frames with a moving object, a moving ground and a shutter, 16 at a time."""
     count, size = 1200, {"size_hw": (64, 80), "frames": 1200}
     way = np.stack([np.linspace(-20, 100, count), np.linspace(0, 64, count)], axis=-1)
-    ground = studio.sheet(studio.picture(2), geometry.translation(-way), border="reflect")
+    ground = studio.sheet(studio.image(2), geometry.translation(-way), border="reflect")
     scene = studio.scene(ground, studio.sheet(studio.object("disc"), studio.placed("disc", way)), **size)
-    scene = replace(scene, looks=Looks(shutter=0.5, shutter_samples=3))
-    expected = composite(scene, studio.bank, studio.pictures, frames=range(1195, 1200))
+    scene = replace(scene, appearance=Appearance(shutter=0.5, shutter_samples=3))
+    expected = composite(scene, studio.sources, frames=range(1195, 1200))
     tracemalloc.start()
     try:
-        for chunk in composite_chunks(scene, studio.bank, studio.pictures, chunk=16):
+        for chunk in composite_chunks(scene, Sources(studio.bank), studio.images, chunk=16):
             last = chunk[-5:]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -590,9 +586,7 @@ def test_a_long_clip_is_drawn_in_the_memory_of_a_chunk(studio: Any) -> None:
 
 
 def test_threads_draw_the_same(studio: Any, batch: list[Scene]) -> None:
-    alone, together = (
-        render(batch, studio.bank, studio.pictures, threads=threads).frames for threads in (1, 5)
-    )
+    alone, together = (render(batch, studio.sources, threads=threads).frames for threads in (1, 5))
     assert torch.equal(alone, together)
 
 
@@ -601,9 +595,9 @@ def test_threads_draw_the_same(studio: Any, batch: list[Scene]) -> None:
 def test_processes_started_after_drawing_with_threads_draw_the_same(
     studio: Any, batch: list[Scene], method: Any
 ) -> None:
-    here = composite(batch[2], studio.bank, studio.pictures, threads=2)
+    here = composite(batch[2], studio.sources, threads=2)
     with multiprocessing.get_context(method).Pool(1) as pool:
-        there = pool.apply(composite, (batch[2], studio.bank, studio.pictures), {"threads": 2})
+        there = pool.apply(composite, (batch[2], studio.bank, studio.images), {"threads": 2})
     np.testing.assert_array_equal(there, here)
 
 
@@ -614,7 +608,7 @@ from smile_synth.compositing._triton import TILE_COLUMNS, TILE_ROWS, _kernel
 
 types = dict.fromkeys(("height", "width", "num_frames", "tubelet_size", "patch_size"), "i32")
 types |= dict(frames="*bf16", labels="*i16", counts="*i32", first="*i64", ints="*i64", reals="*fp64")
-types |= dict(bank="*i32", extra="*i32", moments="*i64", film="*fp64", meaning="*fp32")
+types |= dict(bank="*i32", extra="*i32", subframes="*i64", film="*fp64", meaning="*fp32")
 types |= {name: "fp32" for name in _kernel.arg_names if name.startswith(("scale", "shift"))}
 fixed = dict(INTERLEAVED=False, WITH_LABELS=True, WITH_COUNTS=True, WITH_FILM={film})
 fixed |= dict(TILE_ROWS=TILE_ROWS, TILE_COLUMNS=TILE_COLUMNS)
@@ -625,12 +619,12 @@ compile(ASTSource(_kernel, types, places), target=GPUTarget("cuda", 90, 32), opt
 
 
 @pytest.mark.parametrize("film", [False, True])
-def test_the_triton_kernel_compiles_without_a_gpu(film: bool) -> None:
+def test_the_triton_kernel_compiles_without_a_gpu(effects: bool) -> None:
     """The interpreter knows no types: only the compiler sees what a GPU would refuse."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("{film}", str(film))],
+        [sys.executable, "-c", COMPILE.replace("{film}", str(effects))],
         capture_output=True,
         text=True,
         env=environment,
@@ -649,24 +643,24 @@ def test_an_unknown_backend_is_refused(studio: Any) -> None:
 def test_sources_other_than_the_scenes_own_are_refused(studio: Any) -> None:
     scene = replace(studio.scene(GROUND), bank_digest="0" * 64)
     with pytest.raises(UserError, match="is not the bank this scene was drawn from"):
-        composite(scene, studio.bank, studio.pictures)
-    with pytest.raises(UserError, match="not the pictures this scene was drawn from"):
-        composite(studio.scene(GROUND), studio.bank, None)
+        composite(scene, studio.sources)
+    with pytest.raises(UserError, match="not the images this scene was drawn from"):
+        composite(studio.scene(GROUND), Sources(studio.bank))
 
 
 def test_batches_that_do_not_fit_are_refused(studio: Any, batch: list[Scene]) -> None:
-    bank, pictures = studio.bank, studio.pictures
+    bank, images = studio.bank, studio.images
     with pytest.raises(ValueError, match=r"expected \(16, 24\) and 2 frames, got \(5, 7\) and 3"):
-        render([batch[0], studio.scene(GROUND)], bank, pictures)
+        render([batch[0], studio.scene(GROUND)], Sources(bank, images))
     with pytest.raises(ValueError, match="an empty batch has no frames"):
-        render([], bank, pictures)
+        render([], Sources(bank, images))
     with pytest.raises(ValueError, match=r"tokens \(3, 8\) do not divide 2 frames of \(16, 24\)"):
-        render(batch, bank, pictures, backend="torch", tokens=(3, 8))
+        render(batch, Sources(bank, images), backend="torch", tokens=(3, 8))
     with pytest.raises(ValueError, match="the oracle draws single scenes"):
-        render(batch, bank, pictures, backend="oracle")
+        render(batch, Sources(bank, images), backend="oracle")
     with pytest.raises(ValueError, match="for all else take torch or triton"):
-        render(batch, bank, pictures, segmentation=True)
+        render(batch, Sources(bank, images), segmentation=True)
     with pytest.raises(ValueError, match="unknown out_dtype 'int8', allowed are uint8, float32"):
-        render(batch, bank, pictures, out_dtype="int8")  # type: ignore[arg-type]
+        render(batch, Sources(bank, images), out_dtype="int8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"frames range\(1, 3\): expected a run within 0..2"):
-        composite(batch[0], bank, pictures, frames=range(1, 3))
+        composite(batch[0], Sources(bank, images), frames=range(1, 3))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smile_synth import geometry
 from smile_synth.compositing._oracle import _sample_layer
-from smile_synth.coverage import (
+from smile_synth.core import geometry
+from smile_synth.core.coverage import (
     alpha_at,
     level_of_detail,
     level_start,
@@ -15,6 +15,7 @@ from smile_synth.coverage import (
     window,
 )
 from smile_synth.scene import Solid
+from smile_synth.sources import Sources
 
 GROUND = Solid((0, 0, 0))
 
@@ -80,7 +81,7 @@ def test_a_window_leaves_out_nothing_and_alpha_is_what_is_rendered(
     scene = studio.scene(GROUND, studio.sheet(surface, pose), size_hw=(16, 23), frames=1)
     texture, level = studio.bank.texture(surface.texture_id), float(scene.level[1, 0])
     centers = pixel_centers((0, 0, 23, 16))
-    _, alpha = _sample_layer(scene, 1, 0, pose, centers, studio.bank, None)
+    _, alpha = _sample_layer(scene, 1, 0, pose, centers, Sources(studio.bank))
     np.testing.assert_allclose(alpha_at(texture, pose, level, centers), alpha[:, 0], atol=1e-9)
     x0, y0, x1, y1 = window(pose, (texture.height, texture.width), level, (0, 0, 23, 16))
     outside = np.ones((16, 23), bool)

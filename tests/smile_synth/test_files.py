@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from smile_synth.files import walk
+from smile_synth.io.files import walk
 
 
 def make(folder: Path, *names: str) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smile_synth import geometry
+from smile_synth.core import geometry
 
 COORDINATE = st.floats(-1e4, 1e4)
 

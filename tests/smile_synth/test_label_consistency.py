@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from smile_synth import geometry
 from smile_synth.annotations import annotate, query_points
-from smile_synth.clip import Labels
 from smile_synth.compositing import composite
-from smile_synth.rng import RandomStream
+from smile_synth.core import geometry
+from smile_synth.core.clip import Labels
+from smile_synth.core.rng import RandomStream
 from smile_synth.scene import Scene, Solid
 
 HALF = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, -0.5)]
@@ -21,14 +21,14 @@ HALF = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, -0.5)]
 
 @pytest.fixture(scope="module")
 def scene(studio: Any) -> Scene:
-    """Two cut-outs that turn, grow and cross over a moving picture; one leaves the frame."""
+    """Two cut-outs that turn, grow and cross over a moving image; one leaves the frame."""
     large = studio.placed(
         "smooth", np.array([[30.3, 28.8], [36.7, 31.5], [43.2, 33.1]]),
         np.array([[0.6, 0.6], [0.66, 0.66], [0.7, 0.7]]), np.array([10.0, 19.0, 26.0]),
     )  # fmt: skip
     small = studio.placed("disc", np.array([[58.2, 20.1], [64.4, 27.3], [75.9, 30.6]]), 1.4, np.zeros(3))
     camera = geometry.translation([[-8.2, -6.1], [-9.5, -4.4], [-11.0, -3.9]])
-    background = studio.sheet(studio.picture(2), camera, border="reflect")
+    background = studio.sheet(studio.image(2), camera, border="reflect")
     front = studio.sheet(studio.object("disc"), small, depth=0.5)
     return studio.scene(background, studio.sheet(studio.object("smooth"), large), front, size_hw=(64, 80))
 
@@ -51,7 +51,7 @@ def test_a_mask_moved_by_its_pose_is_the_next_mask(
     studio: Any, scene: Scene, by_xy: tuple[float, float]
 ) -> None:
     """Single pixels tell no half of one, their middle does."""
-    labels = annotate(scene, studio.bank, studio.pictures).labels
+    labels = annotate(scene, studio.sources).labels
     pose = geometry.compose(scene.object_to_frame[1, 1], geometry.invert(scene.object_to_frame[1, 0]))
     pose = geometry.translation(by_xy) @ pose
     # OpenCV counts from the pixels' centres.
@@ -68,7 +68,7 @@ def test_a_mask_moved_by_its_pose_is_the_next_mask(
 
 @pytest.mark.parametrize("by_xy", HALF)
 def test_a_track_is_the_integral_of_the_flow(studio: Any, scene: Scene, by_xy: tuple[float, float]) -> None:
-    annotation = annotate(scene, studio.bank, studio.pictures)
+    annotation = annotate(scene, studio.sources)
     tracks = annotation.tracks(query_points(annotation, "grid", count=300, rng=RandomStream(0, 0, "points")))
     flows = [annotation.flow(0, 1), annotation.flow(1, 2)]
     owners = annotation.segmentation
@@ -97,7 +97,7 @@ def test_a_track_is_the_integral_of_the_flow(studio: Any, scene: Scene, by_xy: t
 
 
 def test_areas_masks_and_maps_agree(studio: Any, scene: Scene) -> None:
-    labels = annotate(scene, studio.bank, studio.pictures).labels
+    labels = annotate(scene, studio.sources).labels
     assert not (labels.modal_masks & ~labels.amodal_masks).any()
     assert (labels.modal_masks.sum(axis=0) <= 1).all()
     areas = labels.modal_masks.sum(axis=(2, 3)) / labels.amodal_masks.sum(axis=(2, 3))
@@ -111,7 +111,7 @@ def test_areas_masks_and_maps_agree(studio: Any, scene: Scene) -> None:
     for k in range(2):
         assert np.array_equal(labels.segmentation == k + 1, labels.modal_masks[k])
     # Half a pixel of one object changes every one of them.
-    other = annotate(shifted(scene, 2, 0, (0.5, 0.5)), studio.bank, studio.pictures).labels
+    other = annotate(shifted(scene, 2, 0, (0.5, 0.5)), studio.sources).labels
     assert (other.segmentation != labels.segmentation).any()
     assert (other.visibility[:, 0] != labels.visibility[:, 0]).any()
 
@@ -120,11 +120,11 @@ def test_areas_masks_and_maps_agree(studio: Any, scene: Scene) -> None:
 def test_labels_at_twice_the_size_are_twice_the_labels(
     studio: Any, scene: Scene, by_xy: tuple[float, float]
 ) -> None:
-    labels = annotate(scene, studio.bank, studio.pictures).labels
+    labels = annotate(scene, studio.sources).labels
     doubled = scene.scaled_to((128, 160))
     for layer in (1, 2):
         doubled = shifted(doubled, layer, 1, (4 * by_xy[0], 4 * by_xy[1]))
-    large = annotate(doubled, studio.bank, studio.pictures)
+    large = annotate(doubled, studio.sources)
 
     def agree(labels: Labels, twice: Labels) -> bool:
         boxes = np.abs(twice.amodal_boxes_xyxy[:, 1] - 2 * labels.amodal_boxes_xyxy[:, 1]).max() <= 2
@@ -140,22 +140,22 @@ def test_labels_at_twice_the_size_are_twice_the_labels(
 
     assert agree(labels, large.labels) == (by_xy == (0.0, 0.0))
     if by_xy == (0.0, 0.0):
-        small = annotate(scene, studio.bank, studio.pictures)
+        small = annotate(scene, studio.sources)
         points = query_points(small, "objects", count=50, rng=RandomStream(1, 0, "points"))
         once, twice = small.tracks(points), large.tracks(points * [1, 2, 2])
         np.testing.assert_allclose(twice.points_xy, 2 * once.points_xy, atol=1e-9)
         assert (twice.visible == once.visible).mean() > 0.97
 
 
-def test_frames_at_twice_the_size_are_the_same_picture(studio: Any, scene: Scene) -> None:
-    once = composite(scene, studio.bank, studio.pictures).astype(float)
-    twice = composite(scene.scaled_to((128, 160)), studio.bank, studio.pictures).astype(float)
+def test_frames_at_twice_the_size_are_the_same_image(studio: Any, scene: Scene) -> None:
+    once = composite(scene, studio.sources).astype(float)
+    twice = composite(scene.scaled_to((128, 160)), studio.sources).astype(float)
     means = twice.reshape(3, 64, 2, 80, 2, 3).mean(axis=(2, 4))
     assert np.abs(means - once).mean() < 3
 
 
 def test_oriented_boxes_enclose_the_extent_and_turn_with_the_object(studio: Any, scene: Scene) -> None:
-    labels = annotate(scene, studio.bank, studio.pictures).labels
+    labels = annotate(scene, studio.sources).labels
     boxes = labels.oriented_boxes_xy
     for k in range(2):
         for t in range(3):
@@ -171,7 +171,7 @@ def test_oriented_boxes_enclose_the_extent_and_turn_with_the_object(studio: Any,
 
 
 def test_query_points_lie_where_they_should(studio: Any, scene: Scene) -> None:
-    annotation = annotate(scene, studio.bank, studio.pictures)
+    annotation = annotate(scene, studio.sources)
     rng = RandomStream(2, 0, "points")
     grid = query_points(annotation, "grid", count=20, rng=rng)
     assert grid.shape == (20, 3) and (grid[:, 0] == 0).all()
@@ -191,7 +191,7 @@ def test_query_points_lie_where_they_should(studio: Any, scene: Scene) -> None:
             for a, b, c in zip(t, x, y, strict=True)
         ]
         assert all(ends) if kind == "edges" else not all(ends)
-    empty = annotate(studio.scene(Solid((1, 2, 3))), studio.bank, studio.pictures)
+    empty = annotate(studio.scene(Solid((1, 2, 3))), studio.sources)
     assert query_points(empty, "edges", count=3, rng=rng).shape == (0, 3)
     for kind, count in (("corners", 3), ("grid", 0)):
         with pytest.raises(ValueError, match="expected a kind of grid, objects, edges and a count from 1"):

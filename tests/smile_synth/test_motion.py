@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion import (
     FAMILIES,
     OBJECT_CURVES,
@@ -26,7 +27,6 @@ from smile_synth.motion import (
     register,
 )
 from smile_synth.recipe import Recipe
-from smile_synth.rng import RandomStreams
 
 PUBLISHED = KeyTimesParameters()
 ROWS = 5
@@ -483,7 +483,7 @@ def curve_of(name: str, frames: int = 9, rows: int = 30, **keys: Any) -> Any:
 
 
 def test_a_key_framed_curve_changes_by_at_most_its_rate_from_where_it_changes_nothing() -> None:
-    for name, neutral in (("growth", 0.0), ("rotation", 0.0), ("opacity", 1.0), ("gain", 1.0)):
+    for name, neutral in (("log_scale", 0.0), ("rotation", 0.0), ("opacity", 1.0), ("gain", 1.0)):
         curve = curve_of(name, rate=0.05)
         assert (curve[:, 0] == neutral).all() and np.ptp(curve) > 0
         assert (np.abs(curve[:, 3] - curve[:, 0]) <= 0.15 + 1e-9).all()

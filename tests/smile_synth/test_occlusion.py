@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from smile_synth.annotations import annotate
+from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Scene, sample_scene, sample_scenes
-from smile_synth.strict_yaml import parse
+from smile_synth.sampling import sample_scene, sample_scenes
+from smile_synth.scene import Scene
+from smile_synth.sources import Sources
 
 BASE = """
 size: [64, 80]
@@ -51,14 +53,14 @@ def chosen(scene: Scene) -> int:
 def test_targets_are_reached_and_are_what_the_labels_say(
     shapes: ObjectBank, name: str, camera: list[str]
 ) -> None:
-    scenes = sample_scenes(recipe_of(TARGETS[name], *camera), shapes, seed=0, indices=range(35))
+    scenes = sample_scenes(recipe_of(TARGETS[name], *camera), Sources(shapes), seed=0, indices=range(35))
     assert np.mean([scene.factors["occlusion.reached"] for scene in scenes]) >= 0.95
     ways = set()
     for scene in scenes:
         if not scene.factors["occlusion.reached"]:
             continue
         ways.add(scene.factors["occlusion.by"])
-        labels, share = annotate(scene, shapes).labels, scene.factors["occlusion.reached_share"]
+        labels, share = annotate(scene, Sources(shapes)).labels, scene.factors["occlusion.reached_share"]
         if name == "overlap":
             covered = 1 - labels.modal_masks.sum() / labels.amodal_masks.sum()
             assert covered == pytest.approx(share, abs=1e-12) and 0.2 <= covered <= 0.4
@@ -79,8 +81,8 @@ def test_targets_are_reached_and_are_what_the_labels_say(
 @pytest.mark.parametrize(("way", "name"), [("path", "half"), ("occluder", "hidden"), ("depth", "half")])
 def test_only_the_allowed_ways_are_taken(shapes: ObjectBank, way: str, name: str) -> None:
     target = TARGETS[name].replace("}", f", by: [{way}]}}")
-    scenes = sample_scenes(recipe_of(target), shapes, seed=0, indices=range(12))
-    plain = sample_scenes(recipe_of(target, "occlusion=[]"), shapes, seed=0, indices=range(12))
+    scenes = sample_scenes(recipe_of(target), Sources(shapes), seed=0, indices=range(12))
+    plain = sample_scenes(recipe_of(target, "occlusion=[]"), Sources(shapes), seed=0, indices=range(12))
     ways = {scene.factors.get("occlusion.by", "missed") for scene in scenes}
     assert ways <= {way, "chance", "missed"} and way in ways
     for scene, before in zip(scenes, plain, strict=True):
@@ -94,8 +96,8 @@ def test_only_the_allowed_ways_are_taken(shapes: ObjectBank, way: str, name: str
 def test_a_missed_target_leaves_the_scene_as_it_was_and_says_so(shapes: ObjectBank) -> None:
     target = "{visibility: 0, frames: 10, by: [depth], tries: 3}"
     for index in range(4):
-        scene = sample_scene(recipe_of(target), shapes, seed=0, index=index)
-        plain = sample_scene(recipe_of(target, "occlusion=[]"), shapes, seed=0, index=index)
+        scene = sample_scene(recipe_of(target), Sources(shapes), seed=0, index=index)
+        plain = sample_scene(recipe_of(target, "occlusion=[]"), Sources(shapes), seed=0, index=index)
         assert scene.factors["occlusion.reached"] == 0 and 1 <= scene.factors["occlusion.tries"] <= 3
         assert "occlusion.by" not in scene.factors
         np.testing.assert_array_equal(scene.object_to_frame, plain.object_to_frame)
@@ -105,10 +107,11 @@ def test_a_missed_target_leaves_the_scene_as_it_was_and_says_so(shapes: ObjectBa
 
 def test_targets_do_not_depend_on_the_batch_and_are_drawn_by_weight(shapes: ObjectBank) -> None:
     both = f"{TARGETS['half']}, {TARGETS['overlap']}"
-    scenes = sample_scenes(recipe_of(both), shapes, seed=3, indices=range(10))
+    scenes = sample_scenes(recipe_of(both), Sources(shapes), seed=3, indices=range(10))
     for index in (0, 7):
         assert (
-            sample_scene(recipe_of(both), shapes, seed=3, index=index).to_bytes() == scenes[index].to_bytes()
+            sample_scene(recipe_of(both), Sources(shapes), seed=3, index=index).to_bytes()
+            == scenes[index].to_bytes()
         )
     assert (
         len(
@@ -124,7 +127,7 @@ def test_targets_do_not_depend_on_the_batch_and_are_drawn_by_weight(shapes: Obje
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_targets_that_no_object_can_meet_are_refused(count: int) -> None:
-    from smile_synth.errors import UserError
+    from smile_synth.core.errors import UserError
 
     with pytest.raises(UserError, match=r"occlusion.0: is out of reach, objects.count allows no object"):
         recipe_of(
@@ -136,5 +139,5 @@ def test_targets_that_no_object_can_meet_are_refused(count: int) -> None:
 
 def test_presets_with_targets_reach_them(shapes: ObjectBank) -> None:
     for name in ("tracking-hard", "one-factor-occlusion"):
-        scenes = sample_scenes(Recipe.load(name), shapes, seed=0, indices=range(12))
+        scenes = sample_scenes(Recipe.load(name), Sources(shapes), seed=0, indices=range(12))
         assert np.mean([scene.factors["occlusion.reached"] for scene in scenes]) >= 0.95

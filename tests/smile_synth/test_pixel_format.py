@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from smile_synth.pixel_format import PixelFormat
+from smile_synth.io.pixel_format import PixelFormat
 
 RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smile_synth import geometry
 from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.core import geometry
+from smile_synth.io.resources import shipped
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.resources import shipped
-from smile_synth.scene import Picture, Scene, sample_scenes
+from smile_synth.sampling import sample_scenes
+from smile_synth.scene import Scene, StoredImage
+from smile_synth.sources import Sources
 
 PRESETS = sorted(path.stem for path in (shipped("configs") / "synth").glob("*.yaml"))
 PUBLISHED = {
@@ -23,22 +25,22 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-class Drawn:
+class GeneratedImage:
     """RandomStreams scenes of presets; rungs of circles take the bank's disc."""
 
-    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
-        self.bank, self.pictures = bank, pictures
+    def __init__(self, bank: ObjectBank, images: BackgroundFolder) -> None:
+        self.bank, self.images = bank, images
 
     def __call__(self, name: str, *overrides: str, count: int = 60) -> list[Scene]:
         if "circles" in name:
             overrides = (*overrides, "objects.classes=[disc]")
         recipe = Recipe.load(name, overrides)
-        return sample_scenes(recipe, self.bank, self.pictures, seed=0, indices=range(count))
+        return sample_scenes(recipe, Sources(self.bank, self.images), seed=0, indices=range(count))
 
 
 @pytest.fixture(scope="module")
-def drawn(bank: ObjectBank, pictures: BackgroundFolder) -> Drawn:
-    return Drawn(bank, pictures)
+def drawn(bank: ObjectBank, images: BackgroundFolder) -> GeneratedImage:
+    return GeneratedImage(bank, images)
 
 
 def centers(scenes: list[Scene]) -> np.ndarray:
@@ -47,7 +49,7 @@ def centers(scenes: list[Scene]) -> np.ndarray:
     for scene in scenes:
         for k, layer in enumerate(scene.layers[1:], start=1):
             surface = layer.surface
-            assert isinstance(surface, Picture)
+            assert isinstance(surface, StoredImage)
             middle = [[surface.width / 2, surface.height / 2]]
             out.append(geometry.apply(scene.object_to_frame[k], middle)[:, 0])
     return np.array(out)
@@ -75,7 +77,7 @@ def test_the_published_recipes_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"captioned", "demo", "demo-direction", "demo-probe"}))
-def test_a_preset_writes_out_what_it_uses_and_draws(drawn: Drawn, name: str) -> None:
+def test_a_preset_writes_out_what_it_uses_and_draws(drawn: GeneratedImage, name: str) -> None:
     few = ["objects.count=[1, 4]", "num_frames=9"] if "ladder" in name else []
     if name == "tracking-hard":
         few = ["occlusion=[]"]
@@ -100,14 +102,14 @@ def test_only_faithful_presets_carry_published_quirks() -> None:
 
 
 @pytest.mark.parametrize("name", ["smile-gaussian-faithful", "smile-linear-faithful"])
-def test_faithful_presets_are_whole(drawn: Drawn, name: str) -> None:
+def test_faithful_presets_are_whole(drawn: GeneratedImage, name: str) -> None:
     for scene in drawn(name, count=12):
         for k in (1, 2):
             pose = scene.object_to_frame[k]
             degrees = np.rad2deg(np.arctan2(pose[:, 1, 0], pose[:, 0, 0]))
             np.testing.assert_allclose(degrees, np.round(degrees), atol=1e-9)
             surface = scene.layers[k].surface
-            assert isinstance(surface, Picture)
+            assert isinstance(surface, StoredImage)
             box = np.linalg.norm(pose[:, :2, :2], axis=1) * [surface.width, surface.height]
             corner = centers([scene])[k - 1] - box / 2
             np.testing.assert_allclose(box, np.round(box), atol=1e-9)
@@ -115,15 +117,15 @@ def test_faithful_presets_are_whole(drawn: Drawn, name: str) -> None:
     assert shape_of(drawn(name, count=1)[0]) == (16, (224, 224))
 
 
-def test_the_row_without_motion_is_a_still_picture(drawn: Drawn) -> None:
+def test_the_row_without_motion_is_a_still_image(drawn: GeneratedImage) -> None:
     for scene in drawn("smile-still-image", count=4):
-        assert len(scene.layers) == 1 and isinstance(scene.layers[0].surface, Picture)
+        assert len(scene.layers) == 1 and isinstance(scene.layers[0].surface, StoredImage)
         np.testing.assert_array_equal(
             scene.object_to_frame, np.repeat(scene.object_to_frame[:, :1], 16, axis=1)
         )
 
 
-def test_catch_the_patch(drawn: Drawn) -> None:
+def test_catch_the_patch(drawn: GeneratedImage) -> None:
     scenes = drawn("ctp", "objects.classes=[disc]", count=200)
     assert shape_of(scenes[0]) == (16, (112, 112)) and {len(s.layers) for s in scenes} == {4}
     assert {round(float(side)) for side in sides(scenes)} == {16, 24, 28, 32, 48, 64}
@@ -133,11 +135,11 @@ def test_catch_the_patch(drawn: Drawn) -> None:
     seen = opacity[opacity > 0]
     assert seen.min() >= 0.8 - 1e-9 and seen.max() <= 1 and seen.min() < 0.82
     assert (opacity > 0).mean() == pytest.approx(0.8, abs=0.02)
-    growth = np.log(sides(scenes, -1) / sides(scenes, 0))
-    assert np.abs(growth).max() <= 0.025 * 15 + 1e-9
+    log_scale = np.log(sides(scenes, -1) / sides(scenes, 0))
+    assert np.abs(log_scale).max() <= 0.025 * 15 + 1e-9
 
 
-def test_tubelets(drawn: Drawn) -> None:
+def test_tubelets(drawn: GeneratedImage) -> None:
     scenes = drawn("tubelet", count=100)
     assert shape_of(scenes[0]) == (16, (112, 112)) and {len(s.layers) for s in scenes} == {3}
     extents = np.array([layer.factors["path.extent_px"] for s in scenes for layer in s.layers[1:]], float)
@@ -147,11 +149,11 @@ def test_tubelets(drawn: Drawn) -> None:
     )
     assert 4 < np.abs(turned).max() <= 6
     recipe = Recipe.load("tubelet").motion[0]
-    assert (recipe.shear.rate, recipe.growth.rate) == (0.066, 0.0001)  # type: ignore[union-attr]
+    assert (recipe.shear.rate, recipe.log_scale.rate) == (0.066, 0.0001)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("rung", range(1, 9))
-def test_the_rungs_of_the_ladder(drawn: Drawn, rung: int) -> None:
+def test_the_rungs_of_the_ladder(drawn: GeneratedImage, rung: int) -> None:
     name = next(n for n in PRESETS if n.startswith(f"ladder-{rung}-"))
     recipe = Recipe.load(name)
     assert (recipe.size, recipe.fps, recipe.objects.count[1]) == ((256, 256), 25.0, 500)
@@ -174,14 +176,14 @@ def test_the_rungs_of_the_ladder(drawn: Drawn, rung: int) -> None:
         acceleration = np.abs(np.diff(step, axis=1))
         assert 0.055 < acceleration.max() <= 0.06 + 1e-9
     turned = [abs(float(x.factors["rotation_degrees_per_frame"])) for s in scenes for x in s.layers[1:]]
-    grown = [abs(float(x.factors["growth_log_per_frame"])) for s in scenes for x in s.layers[1:]]
+    grown = [abs(float(x.factors["log_scale_per_frame"])) for s in scenes for x in s.layers[1:]]
     if rung < 4:
         assert max(turned) == 0 and max(grown) == 0
     else:
         assert 1.6 < max(turned) <= 1.8 and 0.003 < max(grown) <= 0.005
 
 
-def test_mosi_pans_at_whole_speeds(drawn: Drawn) -> None:
+def test_mosi_pans_at_whole_speeds(drawn: GeneratedImage) -> None:
     speeds = set()
     for scene in drawn("mosi", count=200):
         offset = np.diff(scene.object_to_frame[0, :, :2, 2], axis=0)
@@ -191,7 +193,7 @@ def test_mosi_pans_at_whole_speeds(drawn: Drawn) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n.startswith("pmg-")])
-def test_pmg_applies_one_transform_again_and_again(drawn: Drawn, name: str) -> None:
+def test_pmg_applies_one_transform_again_and_again(drawn: GeneratedImage, name: str) -> None:
     for scene in drawn(name, count=4):
         assert shape_of(scene) == (16, (224, 224))
         poses = scene.object_to_frame[0]
@@ -206,7 +208,7 @@ def test_pmg_applies_one_transform_again_and_again(drawn: Drawn, name: str) -> N
         assert np.abs(moves[0] - np.eye(3)).max() > 1e-6
 
 
-def test_matting_goes_from_one_affine_to_another(drawn: Drawn) -> None:
+def test_matting_goes_from_one_affine_to_another(drawn: GeneratedImage) -> None:
     scenes = drawn("matting-affine", count=150)
     away = np.abs(centers(scenes) - 112)
     assert 20 < away.max() <= 22.4 + 1e-9
@@ -216,7 +218,7 @@ def test_matting_goes_from_one_affine_to_another(drawn: Drawn) -> None:
     assert 10 < np.abs(turned * 15).max() <= 20
 
 
-def one(drawn: Drawn, name: str) -> list[Scene]:
+def one(drawn: GeneratedImage, name: str) -> list[Scene]:
     return drawn(f"one-factor-{name}", count=6)
 
 
@@ -243,26 +245,26 @@ def changing(scene: Scene) -> set[str]:
         ("occlusion", set()), ("camera", {"place", "camera"}),
     ],
 )  # fmt: skip
-def test_ablations_change_one_factor(drawn: Drawn, name: str, expected: set[str]) -> None:
+def test_ablations_change_one_factor(drawn: GeneratedImage, name: str, expected: set[str]) -> None:
     for scene in one(drawn, name):
         assert changing(scene) == expected
 
 
-def test_ablations_of_shear_and_tilt(drawn: Drawn) -> None:
+def test_ablations_of_shear_and_tilt(drawn: GeneratedImage) -> None:
     assert all(
         "skew" in changing(s) and not {"place", "perspective"} & changing(s) for s in one(drawn, "shear")
     )
     assert all("perspective" in changing(s) and "place" not in changing(s) for s in one(drawn, "tilt"))
 
 
-def test_the_histogram_of_speeds_is_the_weights_of_flow_mix(drawn: Drawn) -> None:
+def test_the_histogram_of_speeds_is_the_weights_of_flow_mix(drawn: GeneratedImage) -> None:
     scenes = drawn("flow-mix", count=150)
     speeds = [layer.factors["path.speed_px_per_frame"] for scene in scenes for layer in scene.layers[1:]]
     shares, _ = np.histogram(np.array(speeds, float), [0, 1, 4, 10, 25])
     np.testing.assert_allclose(shares / len(speeds), [0.3, 0.3, 0.25, 0.15], atol=0.05)
 
 
-def test_tracking_hard_has_many_that_leave_and_return(drawn: Drawn) -> None:
+def test_tracking_hard_has_many_that_leave_and_return(drawn: GeneratedImage) -> None:
     scenes = drawn("tracking-hard", "occlusion=[]", count=40)
     assert {scene.factors["num_objects"] for scene in scenes} == {6, 7, 8, 9, 10}
     assert {sum(not x.labelled for x in s.layers[1:]) for s in scenes} == {2, 3, 4}

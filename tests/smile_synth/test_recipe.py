@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
+from smile_synth.io.resources import find_config, shipped
 from smile_synth.motion import FAMILIES
 from smile_synth.recipe import Recipe
-from smile_synth.resources import find_config, shipped
 
 PRESETS = sorted(path.stem for path in (shipped("configs") / "synth").glob("*.yaml"))
 MINIMAL = """

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from smile_synth.rng import MAX_SEED, RandomStream, RandomStreams
+from smile_synth.core.rng import MAX_SEED, RandomStream, RandomStreams
 
 
 def first(seed: int, index: int, purpose: str) -> tuple[float, ...]:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smile_synth import geometry
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.errors import UserError
+from smile_synth.core import geometry
+from smile_synth.core.errors import UserError
+from smile_synth.io.strict_yaml import parse
 from smile_synth.motion import OBJECT_CURVES
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Picture, Scene, sample_scene, sample_scenes
-from smile_synth.strict_yaml import parse
+from smile_synth.sampling import sample_scene, sample_scenes
+from smile_synth.scene import Scene, StoredImage
+from smile_synth.sources import Sources
 
 BASE = """
 size: [40, 56]
@@ -32,14 +34,14 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def scenes_of(
-    bank: ObjectBank, *overrides: str, count: int = 12, pictures: BackgroundFolder | None = None
+    bank: ObjectBank, *overrides: str, count: int = 12, images: BackgroundFolder | None = None
 ) -> list[Scene]:
-    return sample_scenes(recipe_of(*overrides), bank, pictures, seed=5, indices=range(count))
+    return sample_scenes(recipe_of(*overrides), Sources(bank, images), seed=5, indices=range(count))
 
 
 def middles(scene: Scene, k: int) -> np.ndarray:
     surface = scene.layers[k].surface
-    assert isinstance(surface, Picture)
+    assert isinstance(surface, StoredImage)
     return geometry.apply(scene.object_to_frame[k], [[surface.width / 2, surface.height / 2]])[:, 0]
 
 
@@ -103,9 +105,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
 def test_any_recipe_draws_finite_scenes_alike_in_any_batch_and_read_back(
     bank: ObjectBank, recipe: Recipe, seed: int
 ) -> None:
-    scenes = sample_scenes(recipe, bank, seed=seed, indices=[9, 0, 4])
+    scenes = sample_scenes(recipe, Sources(bank), seed=seed, indices=[9, 0, 4])
     for scene, index in zip(scenes, (9, 0, 4), strict=True):
-        alone = sample_scene(recipe, bank, seed=seed, index=index)
+        alone = sample_scene(recipe, Sources(bank), seed=seed, index=index)
         assert alone.to_bytes() == scene.to_bytes() == Scene.from_bytes(scene.to_bytes()).to_bytes()
         for name in ("object_to_frame", "opacity", "depth", "gain", "level"):
             assert np.isfinite(getattr(scene, name)).all(), name
@@ -124,8 +126,10 @@ def test_a_batch_of_a_preset_is_that_of_single_scenes(bank: ObjectBank) -> None:
         recipe = Recipe.load(name, ["objects.count=[1, 5]"])
         if "ladder" in name:
             recipe = Recipe.load(name, ["objects.count=[1, 5]", "num_frames=9"])
-        for scene in sample_scenes(recipe, bank, seed=1, indices=range(3, 20, 4)):
-            assert sample_scene(recipe, bank, seed=1, index=scene.index).to_bytes() == scene.to_bytes()
+        for scene in sample_scenes(recipe, Sources(bank), seed=1, indices=range(3, 20, 4)):
+            assert (
+                sample_scene(recipe, Sources(bank), seed=1, index=scene.index).to_bytes() == scene.to_bytes()
+            )
 
 
 # --- curves
@@ -233,7 +237,7 @@ def test_the_first_frame_overlaps_as_wanted(bank: ObjectBank, bounds: tuple[floa
 
 
 def test_whole_pixels_are_whole(bank: ObjectBank) -> None:
-    scenes = scenes_of(bank, "objects.whole_pixels=true", "motion=[{family: still, growth: {rate: 0.05}}]")
+    scenes = scenes_of(bank, "objects.whole_pixels=true", "motion=[{family: still, log_scale: {rate: 0.05}}]")
     for scene in scenes:
         for k in range(1, len(scene.layers)):
             corner = scene.object_to_frame[k][:, :2, 2]
@@ -285,16 +289,16 @@ def test_a_collision_touches_at_its_time_and_goes_on(bank: ObjectBank, after: st
 # --- camera
 
 
-def test_the_camera_moves_every_layer(bank: ObjectBank, pictures: BackgroundFolder) -> None:
-    picture = "backgrounds=[{kind: image}]"
-    still = scenes_of(bank, picture, pictures=pictures)
+def test_the_camera_moves_every_layer(bank: ObjectBank, images: BackgroundFolder) -> None:
+    image = "backgrounds=[{kind: image}]"
+    still = scenes_of(bank, image, images=images)
     for camera in (
         "pan: {family: axis-velocity, speeds: [2]}",
         "zoom: {rate: 0.05}, roll: {rate: 3}",
         "recursion: {zoom: 0.1}",
     ):
         for scene, other in zip(
-            scenes_of(bank, picture, f"camera=[{{{camera}}}]", pictures=pictures), still, strict=True
+            scenes_of(bank, image, f"camera=[{{{camera}}}]", images=images), still, strict=True
         ):
             moves = scene.object_to_frame @ geometry.invert(other.object_to_frame)
             np.testing.assert_allclose(moves, np.repeat(moves[:1], len(moves), axis=0), atol=1e-9)
@@ -342,14 +346,14 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
     recipe = recipe_of(
         f"mixture=[{{recipe: '{other}', weight: [[100, 1], [200, 0]]}}, {{weight: [[100, 0], [200, 1]]}}]"
     )
-    drawn = sample_scenes(recipe, bank, seed=0, indices=range(300))
+    drawn = sample_scenes(recipe, Sources(bank), seed=0, indices=range(300))
     counts = np.array([scene.factors["num_objects"] for scene in drawn])
     assert (counts[:101] == 1).all() and (counts[200:] == 3).all()
     assert set(counts[101:200]) == {1, 3}
-    assert drawn[150].to_bytes() == sample_scene(recipe, bank, seed=0, index=150).to_bytes()
+    assert drawn[150].to_bytes() == sample_scene(recipe, Sources(bank), seed=0, index=150).to_bytes()
     never = recipe_of("mixture=[{weight: [[0, 1], [10, 0]]}]")
     with pytest.raises(UserError, match="every weight is 0 at clip 12"):
-        sample_scene(never, bank, seed=0, index=12)
+        sample_scene(never, Sources(bank), seed=0, index=12)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smile_synth import geometry
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.compositing import composite
-from smile_synth.coverage import level_of_detail
-from smile_synth.errors import UserError
+from smile_synth.core import geometry
+from smile_synth.core.coverage import level_of_detail
+from smile_synth.core.errors import UserError
+from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Noise, Picture, Scene, Solid, sample_scene, sample_scenes
-from smile_synth.strict_yaml import parse
+from smile_synth.sampling import sample_scene, sample_scenes
+from smile_synth.scene import Noise, Scene, Solid, StoredImage
+from smile_synth.sources import Sources
 
 TEXT = """
 size: [40, 56]
@@ -32,7 +34,7 @@ backgrounds:
   - {kind: image, zoom: [1.0, 2.0]}
 objects: {count: [1, 4], side: [12, 20], aspect: [0.5, 1.5], side_jitter: 0.2, depth_order: random}
 motion:
-  - {family: constant-velocity, speed: [1, 4], rotation: {rate: 6}, growth: {rate: 0.05}}
+  - {family: constant-velocity, speed: [1, 4], rotation: {rate: 6}, log_scale: {rate: 0.05}}
   - {family: still}
 """
 
@@ -44,16 +46,16 @@ def recipe_of(*overrides: str) -> Recipe:
 class Sampler:
     """RandomStreams scenes of the test recipe, with overrides."""
 
-    def __init__(self, bank: ObjectBank, pictures: BackgroundFolder) -> None:
-        self.bank, self.pictures = bank, pictures
+    def __init__(self, bank: ObjectBank, images: BackgroundFolder) -> None:
+        self.bank, self.images = bank, images
 
     def __call__(self, *overrides: str, seed: int = 0, index: int = 0) -> Scene:
-        return sample_scene(recipe_of(*overrides), self.bank, self.pictures, seed=seed, index=index)
+        return sample_scene(recipe_of(*overrides), Sources(self.bank, self.images), seed=seed, index=index)
 
 
 @pytest.fixture(scope="module")
-def sample(bank: ObjectBank, pictures: BackgroundFolder) -> Sampler:
-    return Sampler(bank, pictures)
+def sample(bank: ObjectBank, images: BackgroundFolder) -> Sampler:
+    return Sampler(bank, images)
 
 
 # --- addresses
@@ -67,10 +69,10 @@ def test_a_scene_is_the_same_in_whatever_order_it_is_asked_for(sample: Sampler) 
 
 
 def test_a_reopened_or_pickled_bank_gives_the_same_scene(
-    sample: Sampler, bank: ObjectBank, pictures: BackgroundFolder
+    sample: Sampler, bank: ObjectBank, images: BackgroundFolder
 ) -> None:
-    again = Sampler(ObjectBank.open(bank.path), BackgroundFolder(pictures.path))
-    copied = Sampler(pickle.loads(pickle.dumps(bank)), pickle.loads(pickle.dumps(pictures)))
+    again = Sampler(ObjectBank.open(bank.path), BackgroundFolder(images.path))
+    copied = Sampler(pickle.loads(pickle.dumps(bank)), pickle.loads(pickle.dumps(images)))
     assert again(index=5).to_bytes() == copied(index=5).to_bytes() == sample(index=5).to_bytes()
 
 
@@ -91,7 +93,7 @@ def test_other_generators_do_not_matter(sample: Sampler) -> None:
 # --- what is drawn
 
 
-def looks(scene: Scene) -> list[Any]:
+def appearance(scene: Scene) -> list[Any]:
     return sorted((layer.surface.texture_id, layer.class_name) for layer in scene.layers[1:])  # type: ignore[union-attr]
 
 
@@ -102,7 +104,7 @@ def test_another_motion_leaves_objects_and_background_as_they_were(sample: Sampl
         assert [x.surface for x in one.layers] == [x.surface for x in other.layers]
         assert one.layers[0] == other.layers[0]
         np.testing.assert_array_equal(one.object_to_frame[0], other.object_to_frame[0])
-        assert looks(one) == looks(other)
+        assert appearance(one) == appearance(other)
         sizes = [
             np.linalg.norm(s.object_to_frame[1:, 0, :2, :2], axis=-2).prod(axis=-1) for s in (one, other)
         ]
@@ -127,7 +129,7 @@ def test_other_objects_move_along_the_same_paths(sample: Sampler) -> None:
             middles = []
             for scene in (one, other):
                 surface = scene.layers[k].surface
-                assert isinstance(surface, Picture)
+                assert isinstance(surface, StoredImage)
                 middle = [[surface.width / 2, surface.height / 2]]
                 middles.append(geometry.apply(scene.object_to_frame[k], middle))
             np.testing.assert_allclose(*middles, atol=1e-9)
@@ -136,7 +138,7 @@ def test_other_objects_move_along_the_same_paths(sample: Sampler) -> None:
 def test_everything_the_recipe_allows_is_drawn(sample: Sampler, bank: ObjectBank) -> None:
     scenes = [sample(index=i) for i in range(150)]
     assert {len(scene.layers) - 1 for scene in scenes} == {1, 2, 3, 4}
-    assert {type(scene.layers[0].surface) for scene in scenes} == {Solid, Noise, Picture}
+    assert {type(scene.layers[0].surface) for scene in scenes} == {Solid, Noise, StoredImage}
     assert {s.layers[0].surface.redrawn for s in scenes if isinstance(s.layers[0].surface, Noise)} == {
         False,
         True,
@@ -189,15 +191,13 @@ def test_an_object_keeps_its_own_aspect_or_is_stretched(sample: Sampler, fit: st
     assert width * height == pytest.approx(144)
 
 
-def test_a_picture_behind_fills_the_frame(sample: Sampler) -> None:
+def test_a_image_behind_fills_the_frame(sample: Sampler) -> None:
     for index in range(20):
         scene = sample("backgrounds=[{kind: image, zoom: [1.0, 2.0]}]", index=index)
-        picture = scene.layers[0].surface
-        assert isinstance(picture, Picture) and scene.layers[0].border == "reflect"
+        image = scene.layers[0].surface
+        assert isinstance(image, StoredImage) and scene.layers[0].border == "reflect"
         corners = geometry.apply(geometry.invert(scene.object_to_frame[0, 0]), geometry.corners(56, 40))
-        assert (corners >= -1e-9).all() and (
-            corners <= np.array([picture.width, picture.height]) + 1e-9
-        ).all()
+        assert (corners >= -1e-9).all() and (corners <= np.array([image.width, image.height]) + 1e-9).all()
 
 
 def test_factors_are_those_of_the_poses(sample: Sampler) -> None:
@@ -225,10 +225,10 @@ def test_clips_of_one_and_two_frames_are_drawn(sample: Sampler, frames: int) -> 
         assert scene.num_frames == frames and np.isfinite(scene.object_to_frame).all()
 
 
-def test_a_recipe_with_pictures_wants_pictures(bank: ObjectBank) -> None:
+def test_a_recipe_with_images_wants_images(bank: ObjectBank) -> None:
     recipe = recipe_of("backgrounds=[{kind: image}]")
-    with pytest.raises(UserError, match=r"give a folder of pictures \(--backgrounds DIR\)"):
-        sample_scene(recipe, bank, seed=0, index=0)
+    with pytest.raises(UserError, match=r"give a folder of images \(--backgrounds DIR\)"):
+        sample_scene(recipe, Sources(bank), seed=0, index=0)
 
 
 # --- containers
@@ -246,7 +246,7 @@ def test_scenes_survive_their_bytes(sample: Sampler) -> None:
 
 
 def test_the_bytes_of_a_small_scene_are_few(bank: ObjectBank) -> None:
-    scene = sample_scene(Recipe.load("smile-gaussian"), bank, seed=0, index=0)
+    scene = sample_scene(Recipe.load("smile-gaussian"), Sources(bank), seed=0, index=0)
     assert len(scene.layers) == 3 and scene.num_frames == 16
     assert len(scene.to_bytes()) < 10_000
 
@@ -269,7 +269,7 @@ def test_every_field_is_in_the_digest(sample: Sampler) -> None:
 
 
 def damaged(data: bytes) -> list[bytes]:
-    start = len(b"SMILESCENE1\n")
+    start = len(b"SMILE SCENE 2\n")
     (length,) = struct.unpack("<I", data[start : start + 4])
     header = json.loads(data[start + 4 : start + 4 + length])
     body = data[start + 4 + length :]
@@ -297,7 +297,7 @@ def test_damaged_bytes_are_refused(sample: Sampler) -> None:
     for wrong in damaged(data):
         with pytest.raises(UserError, match="cut short or damaged"):
             Scene.from_bytes(wrong)
-    for wrong in (b"", b"SMILE", data[:14], b"SMILESCENE3\n" + data[12:]):
+    for wrong in (b"", b"SMILE", data[:16], b"SMILE SCENE 9\n" + data[14:]):
         with pytest.raises(UserError, match="not a scene file of this version"):
             Scene.from_bytes(wrong)
 
@@ -334,10 +334,10 @@ def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
                 atol=1e-9,
             )
             surface = scene.layers[k].surface
-            assert isinstance(surface, Picture)
+            assert isinstance(surface, StoredImage)
             expected = level_of_detail(double.object_to_frame[k], surface.height, surface.width)
             np.testing.assert_array_equal(double.level[k], expected)
-        small, large = (annotate(s, sample.bank, sample.pictures).labels for s in (scene, double))
+        small, large = (annotate(s, Sources(sample.bank, sample.images)).labels for s in (scene, double))
         np.testing.assert_allclose(large.in_frame, small.in_frame, atol=0.1)
         assert labels_close(small.amodal_boxes_xyxy, large.amodal_boxes_xyxy) <= 1
         np.testing.assert_array_equal(small.depth_order, large.depth_order)
@@ -346,7 +346,9 @@ def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
 def test_a_scaled_clip_is_the_same_clip(sample: Sampler) -> None:
     overrides = ["objects.classes=[smooth]", "backgrounds=[{kind: noise}]", "objects.side=[30]"]
     scene = sample(*overrides)
-    frames, large = (composite(s, sample.bank, sample.pictures) for s in (scene, scene.scaled_to((160, 224))))
+    frames, large = (
+        composite(s, Sources(sample.bank, sample.images)) for s in (scene, scene.scaled_to((160, 224)))
+    )
     reduced = large.reshape(3, 40, 4, 56, 4, 3).mean(axis=(2, 4))
     assert np.abs(reduced - frames).mean() < 3
 
@@ -392,7 +394,7 @@ def test_another_bank_is_refused(sample: Sampler, bank: ObjectBank, tmp_path: Pa
     other = ObjectBank.open(tmp_path / "bank")
     for use in (composite, annotate):
         with pytest.raises(UserError, match=r"bank '.*': is not the bank this scene was drawn from"):
-            use(sample(), other, sample.pictures)
+            use(sample(), other, sample.images)
 
 
 def test_other_backgrounds_are_refused(sample: Sampler, bank: ObjectBank, tmp_path: Path) -> None:
@@ -401,17 +403,17 @@ def test_other_backgrounds_are_refused(sample: Sampler, bank: ObjectBank, tmp_pa
     Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
     for use in (composite, annotate):
         for wrong in (None, BackgroundFolder(tmp_path)):
-            with pytest.raises(UserError, match="not the pictures this scene was drawn from"):
+            with pytest.raises(UserError, match="not the images this scene was drawn from"):
                 use(sample(), bank, wrong)
 
 
-def test_a_recipe_without_pictures_does_not_depend_on_them(
-    sample: Sampler, bank: ObjectBank, pictures: BackgroundFolder
+def test_a_recipe_without_images_does_not_depend_on_them(
+    sample: Sampler, bank: ObjectBank, images: BackgroundFolder
 ) -> None:
     recipe = recipe_of("backgrounds=[{kind: solid}]")
-    scene = sample_scene(recipe, bank, pictures, seed=0, index=0)
-    assert scene.to_bytes() == sample_scene(recipe, bank, seed=0, index=0).to_bytes()
-    composite(scene, bank)
+    scene = sample_scene(recipe, Sources(bank, images), seed=0, index=0)
+    assert scene.to_bytes() == sample_scene(recipe, Sources(bank), seed=0, index=0).to_bytes()
+    composite(scene, Sources(bank))
 
 
 def test_brightness_dims_the_background_alone(sample: Sampler) -> None:
@@ -450,8 +452,8 @@ def test_the_order_of_a_mapping_does_not_matter(bank: ObjectBank) -> None:
     )
     assert one.digest == other.digest
     for a, b in zip(
-        sample_scenes(one, bank, seed=0, indices=range(20)),
-        sample_scenes(other, bank, seed=0, indices=range(20)),
+        sample_scenes(one, Sources(bank), seed=0, indices=range(20)),
+        sample_scenes(other, Sources(bank), seed=0, indices=range(20)),
         strict=True,
     ):
         assert a.to_bytes() == b.to_bytes()

@@ -18,15 +18,17 @@ from PIL import Image
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.clip import Clip, Flow, Labels, Tracks
 from smile_synth.compositing import Shown, composite, device_textures, num_texels
-from smile_synth.errors import UserError
+from smile_synth.core.clip import Clip, Flow, Labels, Tracks
+from smile_synth.core.errors import UserError
+from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import ObjectBank
+from smile_synth.parallel.workers import SharedBuffer
 from smile_synth.recipe import Recipe
-from smile_synth.scene import Picture, Video, sample_scene
+from smile_synth.sampling import sample_scene
+from smile_synth.scene import StoredImage, Video
+from smile_synth.sources import Sources
 from smile_synth.stream import StepBatches, StreamBatch, SyntheticClips, batch_indices, stream
-from smile_synth.strict_yaml import parse
-from smile_synth.workers import SharedBuffer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import stream_cycles
@@ -46,18 +48,18 @@ motion: [{family: constant-velocity, speed: [1, 3]}]
 
 
 @pytest.fixture(scope="module")
-def clips(bank: ObjectBank, pictures: BackgroundFolder) -> SyntheticClips:
-    return SyntheticClips(RECIPE, bank, pictures, seed=3, num_clips=12)
+def clips(bank: ObjectBank, images: BackgroundFolder) -> SyntheticClips:
+    return SyntheticClips(RECIPE, Sources(bank, images), seed=3, num_clips=12)
 
 
 def test_a_clip_is_that_of_its_index_with_its_labels(
-    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
+    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
 ) -> None:
-    scene = sample_scene(RECIPE, bank, pictures, seed=3, index=7)
+    scene = sample_scene(RECIPE, Sources(bank, images), seed=3, index=7)
     clip = clips[7]
     assert isinstance(clip, Clip) and clip.fps == 5.0
-    np.testing.assert_array_equal(clip.frames, composite(scene, bank, pictures))
-    expected = annotate(scene, bank, pictures)
+    np.testing.assert_array_equal(clip.frames, composite(scene, Sources(bank, images)))
+    expected = annotate(scene, Sources(bank, images))
     np.testing.assert_array_equal(clip.masks, expected.labels.modal_masks)
     np.testing.assert_array_equal(clip.boxes, expected.labels.modal_boxes_xyxy)
     np.testing.assert_array_equal(clip.visibility, expected.labels.visibility)
@@ -138,9 +140,9 @@ def from_workers(batches: Iterator[StreamBatch]) -> Iterator[StreamBatch]:
 
 
 def test_a_stream_is_channels_first_and_the_same_on_any_restart(
-    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
+    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
 ) -> None:
-    here = partial(stream, RECIPE, bank, pictures, seed=3, workers=0)
+    here = partial(stream, RECIPE, bank, images, seed=3, workers=0)
     batches = list(islice(here(batch_size=2), 3))
     assert batches[0].frames.shape == (2, 3, 3, 20, 28) and batches[0].frames.dtype == torch.uint8
     assert batches[2].indices == range(4, 6)
@@ -153,12 +155,12 @@ def test_a_stream_is_channels_first_and_the_same_on_any_restart(
 
 
 def test_a_stream_gives_labels_beside_normalised_frames(
-    clips: SyntheticClips, bank: ObjectBank, pictures: BackgroundFolder
+    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
 ) -> None:
     norm = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
     for kind in ("float32", "float16", "bfloat16"):
         batch = next(
-            stream(RECIPE, bank, pictures, batch_size=2, seed=3, workers=0, start_step=1, out_dtype=kind,
+            stream(RECIPE, Sources(bank, images), batch_size=2, seed=3, workers=0, start_step=1, out_dtype=kind,
                    normalise=norm, segmentation=True, tokens=(3, 4))
         )  # fmt: skip
         clip = clips[3]
@@ -177,13 +179,13 @@ def test_a_stream_gives_labels_beside_normalised_frames(
 
 
 def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
-    bank: ObjectBank, pictures: BackgroundFolder
+    bank: ObjectBank, images: BackgroundFolder
 ) -> None:
     options: dict[str, Any] = {"batch_size": 3, "seed": 3}
     options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
-    batches = from_workers(stream(RECIPE, bank, pictures, workers=2, **options))
+    batches = from_workers(stream(RECIPE, Sources(bank, images), workers=2, **options))
     kept = list(islice(batches, 6))  # more than are made ahead: none may be drawn over
-    here = stream(RECIPE, bank, pictures, workers=0, start_step=kept[0].indices[0] // 3, **options)
+    here = stream(RECIPE, Sources(bank, images), workers=0, start_step=kept[0].indices[0] // 3, **options)
     assert all(same(one, other) for one, other in zip(kept, here, strict=False))
     with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps for want of memory"):
         for batch in batches:
@@ -193,11 +195,11 @@ def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
     assert kept[-1].frames.sum() > 0
 
 
-def test_a_device_is_sent_scenes_and_decoded_pictures(
-    bank: ObjectBank, pictures: BackgroundFolder, tmp_path: Path
+def test_a_device_is_sent_scenes_and_decoded_images(
+    bank: ObjectBank, images: BackgroundFolder, tmp_path: Path
 ) -> None:
-    (tmp_path / "1.png").write_bytes(pictures.files[1].read_bytes())
-    (tmp_path / "2.png").write_bytes(pictures.files[2].read_bytes())
+    (tmp_path / "1.png").write_bytes(images.files[1].read_bytes())
+    (tmp_path / "2.png").write_bytes(images.files[2].read_bytes())
     noise = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), np.uint8)
     first, *rest = (Image.fromarray(frame) for frame in noise)
     first.save(tmp_path / "3.gif", save_all=True, append_images=rest)
@@ -207,11 +209,14 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
     options: dict[str, Any] = {"batch_size": 4, "seed": 3}
     options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
     for bound in (0, 2**20):
-        own = stream(recipe, bank, folder, backend="torch", workers=1, cache_bytes=bound, **options)
+        own = stream(recipe, Sources(bank, folder), backend="torch", workers=1, cache_bytes=bound, **options)
         with closing(own):
             for batch in islice(from_workers(own), 4):
                 (expected,) = islice(
-                    stream(recipe, bank, folder, workers=0, start_step=batch.indices[0] // 4, **options), 1
+                    stream(
+                        recipe, Sources(bank, folder), workers=0, start_step=batch.indices[0] // 4, **options
+                    ),
+                    1,
                 )
                 difference = (batch.frames.int() - expected.frames.int()).abs()
                 assert difference.max() <= 3 and (difference > 1).float().mean() <= 1e-3
@@ -226,7 +231,7 @@ def test_a_device_is_sent_scenes_and_decoded_pictures(
 
 def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
     kept = device_textures("cpu", 4 * 100)
-    shown = [Shown(Picture("backgrounds", number, 5, 7)) for number in range(4)]
+    shown = [Shown(StoredImage("backgrounds", number, 5, 7)) for number in range(4)]
     each = num_texels(shown[0])
     assert each == 35 + 12 + 4 + 1 and 100 // each == 1
     first, second = kept.send(shown[:2], np.arange(2 * each, dtype=np.uint32))
@@ -237,8 +242,8 @@ def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
     assert kept.get(frame) is None and kept.get(shown[1]) is not None
 
 
-def test_streams_that_stop_leave_nothing(bank: ObjectBank, pictures: BackgroundFolder) -> None:
-    found = stream_cycles.run(RECIPE, bank, pictures, cycles=4, full_every=4)
+def test_streams_that_stop_leave_nothing(bank: ObjectBank, images: BackgroundFolder) -> None:
+    found = stream_cycles.run(RECIPE, bank, images, cycles=4, full_every=4)
     assert found["processes left"] == found["shared memory left"] == found["descriptors left"] == 0
     assert found["ways"] == {"closed": 1, "an exception": 1, "Ctrl-C": 1, "a worker killed": 1}
 
@@ -259,7 +264,7 @@ def test_options_outside_are_refused_before_anything_starts(
     bank: ObjectBank, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        stream(RECIPE, bank, **{"batch_size": 2, "seed": 0, **options})
+        stream(RECIPE, Sources(bank), **{"batch_size": 2, "seed": 0, **options})
 
 
 # --- loaders

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from smile_synth.errors import UserError
-from smile_synth.strict_yaml import StrictModel, dump, load, parse
+from smile_synth.core.errors import UserError
+from smile_synth.io.strict_yaml import StrictModel, dump, load, parse
 
 
 class Cat(StrictModel):

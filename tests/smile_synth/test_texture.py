@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from smile_synth.texture import Texture, level_sizes_hw
+from smile_synth.core.texture import Texture, level_sizes_hw
 
 
 def test_levels_halve_down_to_one_texel() -> None:

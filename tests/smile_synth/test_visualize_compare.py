@@ -12,7 +12,8 @@ import pytest
 
 from smile_synth import Clip, ObjectBank, Recipe, SyntheticClips, generate, sample_scene
 from smile_synth.cli import main
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 from smile_synth.visualize import (
     RecipeSource,
     distribution_distance,
@@ -31,7 +32,7 @@ motion: [{family: constant-velocity, speed: [1.0, 1.5]}]
 
 
 def source(bank: ObjectBank, text: str = RECIPE, name: str = "slow") -> RecipeSource:
-    return RecipeSource(name, parse(Recipe, text, name=name), bank, None, seed=0, num_clips=4)
+    return RecipeSource(name, parse(Recipe, text, name=name), Sources(bank), seed=0, num_clips=4)
 
 
 def test_distances_of_distributions() -> None:
@@ -99,9 +100,9 @@ def test_colours_of_pages_can_be_read_in_light_and_dark() -> None:
 
 def test_what_notebooks_show(bank: ObjectBank) -> None:
     recipe = parse(Recipe, RECIPE.replace("smooth", "smooth"), name="recipe")
-    clip: Clip = SyntheticClips(recipe, bank, seed=0, num_clips=1)[0]
+    clip: Clip = SyntheticClips(recipe, Sources(bank), seed=0, num_clips=1)[0]
     assert clip._repr_html_().startswith('<video src="data:video/mp4')  # type: ignore[attr-defined]
-    drawn = sample_scene(recipe, bank, seed=0, index=0)._repr_html_()  # type: ignore[attr-defined]
+    drawn = sample_scene(recipe, Sources(bank), seed=0, index=0)._repr_html_()  # type: ignore[attr-defined]
     assert drawn.count("<polygon") == 4 and "constant-velocity" in drawn
     assert "10 objects in 10 classes" in bank._repr_html_()  # type: ignore[attr-defined]
     assert "num_frames: 3" in recipe._repr_html_()  # type: ignore[attr-defined]
@@ -120,7 +121,7 @@ def test_commands(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     corpus = tmp_path / "corpus"
-    generate(Recipe.load(recipe), bank, out=corpus, num_clips=3, seed=5, size_hw=(48, 64), fps=5)
+    generate(Recipe.load(recipe), Sources(bank), out=corpus, num_clips=3, seed=5, size_hw=(48, 64), fps=5)
     one = ["--workers", "1"]
     assert run(monkeypatch, "report", corpus, "--out", tmp_path / "r.html", "--bank", bank.path, *one) == 0
     assert (

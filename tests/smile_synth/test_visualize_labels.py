@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smile_synth import Clip, UserError, annotate, composite, geometry
+from smile_synth import Clip, UserError, annotate, composite
+from smile_synth.core import geometry
 from smile_synth.corpus import labels_to_json
 from smile_synth.scene import Scene, Solid
 from smile_synth.visualize import COLORS, OVERLAYS, flow_colors, overlay, save_clip, track_queries
@@ -33,7 +34,7 @@ def scene(studio: Any) -> Scene:
 
 
 def stored_of(scene: Scene, studio: Any) -> tuple[StoredAnnotation, Any]:
-    exact = annotate(scene, studio.bank, studio.pictures)
+    exact = annotate(scene, studio.sources)
     plain = json.loads(json.dumps(labels_to_json(exact)))
     return StoredAnnotation(plain, scene), exact
 
@@ -66,7 +67,7 @@ def test_stored_flow_and_tracks_follow_the_poses(scene: Scene, studio: Any) -> N
 
 
 def test_without_a_scene_there_is_no_flow(scene: Scene, studio: Any) -> None:
-    exact = annotate(scene, studio.bank, studio.pictures)
+    exact = annotate(scene, studio.sources)
     stored = StoredAnnotation(labels_to_json(exact))
     assert stored.labels.modal_masks.any()
     with pytest.raises(UserError, match="need the clip's scene"):
@@ -79,8 +80,8 @@ def test_without_a_scene_there_is_no_flow(scene: Scene, studio: Any) -> None:
 
 @pytest.fixture
 def clip(scene: Scene, studio: Any) -> Clip:
-    frames = composite(scene, studio.bank, studio.pictures)
-    return Clip(frames, scene.fps, annotate(scene, studio.bank, studio.pictures))
+    frames = composite(scene, studio.sources)
+    return Clip(frames, scene.fps, annotate(scene, studio.sources))
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -116,11 +117,11 @@ def test_flow_colours_tell_directions_apart(clip: Clip) -> None:
 
 def test_a_clip_is_written_as_film_gif_or_strip(clip: Clip, tmp_path: Path) -> None:
     save_clip(tmp_path / "new" / "a.gif", clip.frames, 5.0)
-    with Image.open(tmp_path / "new" / "a.gif") as picture:
-        assert (picture.n_frames, picture.size, picture.info["duration"]) == (3, (52, 40), 200)
+    with Image.open(tmp_path / "new" / "a.gif") as image:
+        assert (image.n_frames, image.size, image.info["duration"]) == (3, (52, 40), 200)
     save_clip(tmp_path / "a.png", clip.frames, 5.0)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (3 * 56 + 4, 48)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (3 * 56 + 4, 48)
     save_clip(tmp_path / "a.mp4", clip.frames, 5.0)
     assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
     with pytest.raises(UserError, match="even sides, got 40x51"):

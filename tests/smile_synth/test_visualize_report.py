@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from smile_synth import ObjectBank, Recipe, UserError, generate
 from smile_synth.corpus import write_mp4
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 from smile_synth.visualize import (
     ClipMeasure,
     RecipeSource,
@@ -50,7 +51,7 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def sound(bank: ObjectBank, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "a <corpus>"
-    generate(recipe, bank, out=folder, num_clips=12, seed=0)
+    generate(recipe, Sources(bank), out=folder, num_clips=12, seed=0)
     return folder
 
 
@@ -195,7 +196,7 @@ def test_no_clips_at_all(corpus: Path, tmp_path: Path) -> None:
 def test_shards_and_other_media_are_read_alike(
     bank: ObjectBank, recipe: Recipe, sound: Path, tmp_path: Path
 ) -> None:
-    generate(recipe, bank, out=tmp_path / "tar", num_clips=3, seed=0, layout="shards", media="ffv1")
+    generate(recipe, Sources(bank), out=tmp_path / "tar", num_clips=3, seed=0, layout="shards", media="ffv1")
     source = open_corpus(tmp_path / "tar")
     assert source.indices == (0, 1, 2) and not source.faults
     found, wanted = source.read(2), open_corpus(sound).read(2)
@@ -215,8 +216,8 @@ def test_run_lengths_and_spectrum() -> None:
     frequency[0, 0] = 1
     noise = np.fft.fft2(rng.normal(size=(side, side)))
     for exponent in (0.0, 1.0, 1.5):
-        picture = np.fft.ifft2(noise / frequency**exponent).real
-        found = spectrum_exponent(power_spectrum(100 * picture / picture.std()))
+        image = np.fft.ifft2(noise / frequency**exponent).real
+        found = spectrum_exponent(power_spectrum(100 * image / image.std()))
         assert found == pytest.approx(exponent, abs=0.2)
 
 
@@ -277,7 +278,7 @@ def test_with_little_room_some_films_are_left_out(sound: Path, monkeypatch: pyte
 def test_a_recipe_is_reported_like_the_corpus_it_would_write(
     bank: ObjectBank, recipe: Recipe, sound: Path
 ) -> None:
-    source = RecipeSource("my recipe.yaml", recipe, bank, None, seed=0, num_clips=3, overrides=("fps=8",))
+    source = RecipeSource("my recipe.yaml", recipe, Sources(bank), seed=0, num_clips=3, overrides=("fps=8",))
     rendered, read = (measure(s.read(2)) for s in (source, open_corpus(sound)))
     assert [item.speed for item in rendered.objects] == [item.speed for item in read.objects]
     stored = np.round(rendered.objects[0].visibility, 4)  # four decimals in a corpus
@@ -325,7 +326,7 @@ def test_the_page_in_a_browser(report: Report, browser: Any, tmp_path: Path) -> 
     assert page.run("document.activeElement.closest('li').id") == "card-1"
     page.key("Enter", 13, "\r")
     page.wait("viewer.dataset.ready === '1'")
-    assert page.run("pictures.length") == 4
+    assert page.run("images.length") == 4
     seen = "canvas.toDataURL()"
     with_boxes = page.run(seen)
     for key in "bn":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from smile_synth.errors import UserError
-from smile_synth.workers import in_order
+from smile_synth.core.errors import UserError
+from smile_synth.parallel.workers import in_order
 
 _factor = 1
 
@@ -46,7 +46,7 @@ def test_a_killed_worker_is_told_and_the_rest_ends() -> None:
 
 PARENT = """
 import os, sys, time
-from smile_synth.workers import in_order
+from smile_synth.parallel.workers import in_order
 def work(item):
     open(os.path.join(sys.argv[-1], str(os.getpid())), "w").close()
     time.sleep(0.02)

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError, generate
-from smile_synth.backgrounds import write_pictures
+from smile_synth.backgrounds import write_images
 from smile_synth.corpus import Corpus
-from smile_synth.resources import shipped
+from smile_synth.io.resources import shipped
+from smile_synth.sources import Sources
 from smile_train import ablate
 from smile_train.ablate import Study, StudyRun, _Trial, summarise, t_interval
 from smile_train.config import PretrainConfig
@@ -32,7 +33,7 @@ STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.
 def study(config_file: Path, train_bank: Path, tmp_path: Path) -> Study:
     torch.set_num_threads(1)
     for seed, name in enumerate(("train", "test")):
-        write_pictures(tmp_path / name, count=2, seed=seed, size=32)
+        write_images(tmp_path / name, count=2, seed=seed, size=32)
     text = f"""
 about: Does anything move?
 base: {config_file}
@@ -123,7 +124,9 @@ def test_every_arm_of_a_shipped_study_can_be_drawn(name: str, materials: Materia
     seen = set()
     for config in arms.values():
         recipe = Recipe.load(str(config.recipe), config.recipe_overrides)
-        clips = SyntheticClips(recipe, materials.bank, materials.train_backgrounds, seed=0, num_clips=1)
+        clips = SyntheticClips(
+            recipe, Sources(materials.bank, materials.train_backgrounds), seed=0, num_clips=1
+        )
         shown = hashlib.sha256(clips[0].frames.tobytes()).hexdigest()
         seen.add((shown, config.target.model_dump_json(), config.mask.model_dump_json()))
     assert len(seen) == len(arms)
@@ -135,7 +138,7 @@ def test_studies_have_the_arms_that_are_promised() -> None:
         "motion-pattern", "objects", "occlusion", "background", "mask", "target", "ladder", "diversity",
     }  # fmt: skip
     assert arms["motion-pattern"] >= {"still", "translation", "rotation", "scale", "all", "smooth"}
-    assert arms["background"] == {"black", "noise", "picture", "moving picture"}
+    assert arms["background"] == {"black", "noise", "image", "moving image"}
     assert arms["target"] == {"pixels", "CLIP", "both"}
     heads = Study.load("target").all_arms["both"]["target"]
     assert [heads["kind"], *(h["kind"] for h in heads["also"])] == ["pixels", "teacher"]
@@ -199,7 +202,7 @@ def test_an_arm_shows_the_clips_that_it_trains_on(
     study: Study, train_bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, bank = Recipe.load(tmp_path / "recipe.yaml"), ObjectBank.open(train_bank)
-    generate(recipe, bank, out=tmp_path / "corpus", num_clips=4, seed=5, media="npz")
+    generate(recipe, Sources(bank), out=tmp_path / "corpus", num_clips=4, seed=5, media="npz")
     own = {"corpus": str(tmp_path / "corpus"), "recipe": None, "bank": None, "backgrounds": None}
     arms = {"corpus": own, "other": {**own, "mask.ratio": 0.5}}
     run = StudyRun(study.model_copy(update={"arms": arms, "seeds": [0]}), tmp_path / "out")

@@ -95,7 +95,7 @@ def typed(
         ("evaluate good/all.txt --checkpoint run read.crops=3 read.fit=pad", "crops: 3 are those of fit=crop, got fit=pad"),
         ("evaluate good/all.txt --root nowhere --checkpoint run", "root 'nowhere': no such folder"),
         ("embed mixed/a/zero.mp4 --checkpoint run --out f.npz", "none of 1 could be read; the first: is empty"),
-        ("embed mixed/b/sound.mp4 --checkpoint run --out f.npz", "the first: holds no picture, only sound or data"),
+        ("embed mixed/b/sound.mp4 --checkpoint run --out f.npz", "the first: holds no image, only sound or data"),
         ("embed good --checkpoint head.pth --out f.npz", "checkpoint 'head.pth': holds no video encoder"),
         ("probe --checkpoint head.pth --bank nowhere", "checkpoint 'head.pth': holds no video encoder"),
         ("ablate study.yaml --out s", "arm 'b': all arms have the same steps"),
@@ -123,7 +123,7 @@ def test_scores_come_with_controls_numbers_and_settings(
     assert code == 0
     assert told.splitlines() == [
         "skipped a/zero.mp4: is empty",
-        "skipped b/sound.mp4: holds no picture, only sound or data",
+        "skipped b/sound.mp4: holds no image, only sound or data",
     ]
     for name in (
         "linear: 8 videos in 8 groups", "linear, 1 shots", "retrieval R@1", "this encoder", "random encoders (2)",

@@ -118,9 +118,9 @@ def check_checkpoints(out: Path) -> None:
                 n: t.shape for n, t in states[0][part].items()
             }
         assert state["optimiser"].keys() == states[0]["optimiser"].keys()
-        for name, moments in state["optimiser"].items():
+        for name, subframes in state["optimiser"].items():
             assert all(
-                value.shape == states[0]["optimiser"][name][key].shape for key, value in moments.items()
+                value.shape == states[0]["optimiser"][name][key].shape for key, value in subframes.items()
             )
 
 

@@ -58,13 +58,13 @@ def test_every_mask_of_a_clip_is_its_own_and_the_teacher_looks_once(
         masks.append(honest(self, *args, **more))  # type: ignore[arg-type]
         return masks[-1]
 
-    looks: list[int] = []
+    appearance: list[int] = []
     look = Teacher.look
     monkeypatch.setattr(Masker, "__call__", noted)
-    monkeypatch.setattr(Teacher, "look", lambda self, frames: (looks.append(1), look(self, frames))[1])
+    monkeypatch.setattr(Teacher, "look", lambda self, frames: (appearance.append(1), look(self, frames))[1])
     own = ["masks_per_clip=3", "steps=1", "optimiser.warmup_steps=0", "student.patch_size=16"]
     pretrain(PretrainConfig.load(config_file, [*own, "target={kind: teacher}"]), tmp_path / "run")
-    assert len(looks) == 1 and len(masks) == 3
+    assert len(appearance) == 1 and len(masks) == 3
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 3
 
 
@@ -418,7 +418,7 @@ def test_vit_l_trains_with_batches_of_eight_on_24_gigabytes(lean: dict[str, Any]
         student = Student(form, generator=torch.Generator())
     cost = cost_of(PretrainConfig.load("demo"), student, None, num_masked=1248, bf16=True)
     teacher, inputs = 4 * 86.2e6, 8 * 16 * 3 * 224**2 * (1 + 4 + 4)  # CLIP B/16; frames as bytes and floats
-    assert cost.state_bytes > 18 * 300e6  # weights, gradients, two moments, weights in bf16
+    assert cost.state_bytes > 18 * 300e6  # weights, gradients, two subframes, weights in bf16
     # Half of it is left for what the backward pass makes on its way and what the allocator cannot use.
     assert cost.state_bytes + 8 * cost.saved_bytes + teacher + inputs < 12e9
     assert 8 * cost.saved_bytes < (0.3e9 if lean else 4e9)

@@ -448,19 +448,19 @@ def test_encoders_of_other_origins(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.tokens(frames), VideoEncoder("p", published.encoder).tokens(frames))
     weights = timm.create_model("test_vit", num_classes=0).state_dict()
     torch.save(weights, tmp_path / "t.pth")
-    pictures = load_encoder(f"timm:test_vit@{tmp_path / 't.pth'}", num_frames=4)
-    found = pictures.tokens(frames)
-    assert found.shape == (2, 4, 1, pictures.width)
-    torch.testing.assert_close(found[1, 2, 0], pictures.tokens(frames[1:, 2:3])[0, 0, 0])
-    inner = pictures.tokens(frames, 1)
+    images = load_encoder(f"timm:test_vit@{tmp_path / 't.pth'}", num_frames=4)
+    found = images.tokens(frames)
+    assert found.shape == (2, 4, 1, images.width)
+    torch.testing.assert_close(found[1, 2, 0], images.tokens(frames[1:, 2:3])[0, 0, 0])
+    inner = images.tokens(frames, 1)
     assert inner.shape[:2] == (2, 4) and inner.shape[2] > 1
     model = timm.create_model("test_vit", num_classes=0, checkpoint_path=str(tmp_path / "t.pth")).eval()
-    after = pictures.tokens(frames, pictures.num_layers - 1).flatten(0, 1)
+    after = images.tokens(frames, images.num_layers - 1).flatten(0, 1)
     with torch.no_grad():
         torch.testing.assert_close(model.forward_head(model.norm(after)), found.flatten(0, 2))
-    random = pictures.reinitialised(0)
-    assert random.digest not in (pictures.digest, pictures.reinitialised(1).digest)
-    assert random.digest == pictures.reinitialised(0).digest and random.form == pictures.form
+    random = images.reinitialised(0)
+    assert random.digest not in (images.digest, images.reinitialised(1).digest)
+    assert random.digest == images.reinitialised(0).digest and random.form == images.form
     (tmp_path / "junk.pth").write_bytes(b"abc")
     torch.save({"model": {"head.weight": torch.zeros(2, 2)}}, tmp_path / "h.pth")
     for source, message in {
@@ -492,26 +492,24 @@ def test_encoders_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    pictures = transformers.Dinov2Model(
-        transformers.Dinov2Config(image_size=28, patch_size=14, **small)
-    ).eval()
+    images = transformers.Dinov2Model(transformers.Dinov2Config(image_size=28, patch_size=14, **small)).eval()
     video = transformers.VJEPA2Model(
         transformers.VJEPA2Config(
             patch_size=16, crop_size=32, frames_per_clip=4, tubelet_size=2, mlp_ratio=2, pred_hidden_size=24,
             pred_num_attention_heads=2, pred_num_hidden_layers=1, **small,
         )
     ).eval()  # fmt: skip
-    for name, model in {"pictures": pictures, "video": video}.items():
+    for name, model in {"images": images, "video": video}.items():
         model.save_pretrained(tmp_path / name)
     statistics = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}
-    (tmp_path / "pictures" / "preprocessor_config.json").write_text(json.dumps(statistics))
+    (tmp_path / "images" / "preprocessor_config.json").write_text(json.dumps(statistics))
     frames = torch.randint(
         0, 256, (2, 4, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    encoder = load_encoder(tmp_path / "pictures", num_frames=4)
+    encoder = load_encoder(tmp_path / "images", num_frames=4)
     mean, std = (torch.tensor(statistics[k]).view(3, 1, 1) for k in ("image_mean", "image_std"))
     with torch.no_grad():
-        out = pictures((frames[1] / 255 - mean) / std, output_hidden_states=True)
+        out = images((frames[1] / 255 - mean) / std, output_hidden_states=True)
     torch.testing.assert_close(encoder.tokens(frames)[1, :, 0], out.pooler_output)
     torch.testing.assert_close(encoder.tokens(frames, 0)[1], out.hidden_states[1])
     encoder = load_encoder(tmp_path / "video")
@@ -521,7 +519,7 @@ def test_encoders_of_transformers(tmp_path: Path) -> None:
     transformers.BertModel(
         transformers.BertConfig(vocab_size=9, intermediate_size=8, **small)
     ).save_pretrained(tmp_path / "text")
-    with pytest.raises(UserError, match="'bert' is no transformer of pictures or video"):
+    with pytest.raises(UserError, match="'bert' is no transformer of images or video"):
         load_encoder(tmp_path / "text")
 
 

@@ -86,7 +86,7 @@ def test_transformers_form_without_transformers(run: Path, tmp_path: Path) -> No
 
 
 class _Conv3dPatches(nn.Module):
-    """What a timm model needs to read clips: its own patch embedding is of pictures."""
+    """What a timm model needs to read clips: its own patch embedding is of images."""
 
     def __init__(self, **options: object) -> None:
         super().__init__()

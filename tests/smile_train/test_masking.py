@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from smile_synth import rng
-from smile_synth.errors import UserError
+from smile_synth.core import rng
+from smile_synth.core.errors import UserError
 from smile_train.config import MaskOptions
 from smile_train.masking import (
     NUM_BLOCKS,

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError
-from smile_synth.resources import shipped
+from smile_synth.io.resources import shipped
+from smile_synth.sources import Sources
 from smile_train.checkpoint import checkpoint_files, load_student, save_student
 from smile_train.config import PretrainConfig, TeacherTrainingConfig
 from smile_train.data import normalise, open_data, token_coverage, training_batches
@@ -73,7 +74,7 @@ def test_killed_run_continues(config_file: Path, tmp_path: Path) -> None:
     for folder in (out, tmp_path / "whole"):
         with pytest.raises(Stop):
             pretrain(PretrainConfig.load(config_file, own), folder, on_step=stop)
-    # Another process, another moment, undisturbed: the losses agree exactly.
+    # Another process, another subframe, undisturbed: the losses agree exactly.
     assert losses(out) == losses(tmp_path / "whole")
     assert losses(out)[: len(before)] == before
     assert not list(out.rglob("*.part"))
@@ -103,7 +104,7 @@ def test_loss_falls_below_predicting_the_mean(config_file: Path, tmp_path: Path)
         ],
     )
     result = pretrain(config, tmp_path / "run")
-    clips = SyntheticClips(Recipe.load(recipe), ObjectBank.open(config.bank), seed=9, num_clips=40)
+    clips = SyntheticClips(Recipe.load(recipe), Sources(ObjectBank.open(config.bank)), seed=9, num_clips=40)
     variance = np.var(np.stack([clips[i].frames for i in range(40)]) / 255.0)
     assert result.loss < 0.5 * variance
 
@@ -198,7 +199,7 @@ def test_batches_are_addressed_by_step(config_file: Path) -> None:
     config = PretrainConfig.load(config_file, ["steps=3"])
     data = open_data(config)
     clips = SyntheticClips(
-        Recipe.load(config.recipe or ""), ObjectBank.open(config.bank or ""), seed=0, num_clips=24
+        Recipe.load(config.recipe or ""), Sources(ObjectBank.open(config.bank or "")), seed=0, num_clips=24
     )
     (batch,) = training_batches(
         data.stages[0], seed=0, batch_size=4, start_step=2, patch_size=8, tubelet_size=2, workers=0

@@ -80,7 +80,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_tensorboard_gets_pictures_and_films(trained: Path) -> None:
+def test_tensorboard_gets_images_and_films(trained: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})

@@ -16,6 +16,7 @@ import torch
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, UserError, generate
 from smile_synth.corpus import write_mp4
+from smile_synth.sources import Sources
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import Batch, CorpusSource, open_data, training_batches
@@ -32,7 +33,7 @@ def corpus(shared_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     config = PretrainConfig.load(shared_config_file)
     out = tmp_path_factory.mktemp("corpora") / "corpus"
     recipe, bank = Recipe.load(config.recipe or ""), ObjectBank.open(config.bank or "")
-    generate(recipe, bank, out=out, num_clips=5, seed=3)
+    generate(recipe, Sources(bank), out=out, num_clips=5, seed=3)
     return out
 
 
@@ -160,7 +161,16 @@ def test_a_corpus_reads_what_was_rendered(
     if layout == "shards":
         recipe, bank = Recipe.load(config.recipe or ""), ObjectBank.open(config.bank or "")
         corpus = tmp_path / "shards"
-        generate(recipe, bank, out=corpus, num_clips=5, seed=3, layout=layout, media=media, clips_per_shard=2)
+        generate(
+            recipe,
+            Sources(bank),
+            out=corpus,
+            num_clips=5,
+            seed=3,
+            layout=layout,
+            media=media,
+            clips_per_shard=2,
+        )
     source = CorpusSource(corpus, seed=0)
     for index in range(5):
         (read,) = source.clips([index])
@@ -232,7 +242,7 @@ def test_natural_video_with_objects_pasted_in(videos: Path, config_file: Path, t
     again = PretrainConfig.load(tmp_path / "run" / "config.yaml")
     assert again.backgrounds == str(tmp_path / "list.txt")
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(UserError, match=r"empty.txt': expected pictures or videos .* found none"):
+    with pytest.raises(UserError, match=r"empty.txt': expected images or videos .* found none"):
         open_data(PretrainConfig.load(config_file, [f"backgrounds={tmp_path / 'empty.txt'}"]))
     with pytest.raises(UserError, match="1 files cannot be read, the first '.*broken.mp4': is no video"):
         open_data(config, strict=True)
@@ -279,7 +289,7 @@ def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
         (["start_from=nowhere"], "nowhere"),
         # Told before a teacher with such patches is asked for.
         (["target={kind: teacher}", "student.patch_size=24"], "student: height 32 must be a multiple of patch_size 24"),
-        (["recipe_overrides=['looks={compression: [20, 30]}']"], "looks.compression: only written corpora have it"),
+        (["recipe_overrides=['appearance={compression: [20, 30]}']"], "appearance.compression: only written corpora have it"),
         (["mixture=[{}, {recipe_overrides: ['num_frames=6']}]"], "gives clips of 6x32x32, 'recipe' of 4x32x32"),
     ],
 )  # fmt: skip

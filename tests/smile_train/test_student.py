@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_train.config import StudentOptions
 from smile_train.models import (
     STUDENT_SIZES,

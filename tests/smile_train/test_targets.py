@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 from smile_train.config import TargetOptions
 from smile_train.models import Encoder, Student, StudentConfig, Teacher
 from smile_train.targets import (

@@ -288,7 +288,7 @@ def test_fits_to_a_square(tmp_path: Path) -> None:
 
 
 def test_size_and_length_and_aspect_stay_outside(tmp_path: Path) -> None:
-    """The same picture from a larger, a longer and a wider file gives the same clip."""
+    """The same image from a larger, a longer and a wider file gives the same clip."""
     rng = np.random.default_rng(0)
     small = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     wide = np.zeros((32, 64, 3), np.uint8)
@@ -299,8 +299,8 @@ def test_size_and_length_and_aspect_stay_outside(tmp_path: Path) -> None:
         "long": (small, 40),
         "wide": (wide, 8),
     }
-    for name, (picture, length) in files.items():
-        write_mp4(tmp_path / f"{name}.mp4", np.broadcast_to(picture, (length, *picture.shape)).copy(), 10)
+    for name, (image, length) in files.items():
+        write_mp4(tmp_path / f"{name}.mp4", np.broadcast_to(image, (length, *image.shape)).copy(), 10)
     for options in ({}, {"stride_seconds": 0.2}, {"clips": 2}):
         clips = {
             name: np.stack(

@@ -139,7 +139,7 @@ const HINTS = {
 };
 const on = new Set(["boxes", "names"]);
 const viewer = $("viewer"), canvas = $("canvas"), pen = canvas.getContext("2d");
-let shown = null, detail = null, pictures = [], masks = null, tracks = null, flows = null, frame = 0, timer = 0, opened = 0;
+let shown = null, detail = null, images = [], masks = null, tracks = null, flows = null, frame = 0, timer = 0, opened = 0;
 
 for (const [name, key, title] of OVERLAYS) {
   const box = element("input", { type: "checkbox", id: "on-" + name });
@@ -205,7 +205,7 @@ async function open(index) {
   const clip = byIndex.get(index), turn = ++opened;
   if (!clip) return;
   stop();
-  shown = clip; detail = null; pictures = []; masks = null; tracks = null; flows = null; frame = 0;
+  shown = clip; detail = null; images = []; masks = null; tracks = null; flows = null; frame = 0;
   $("viewer-title").replaceChildren("Clip " + clip.index, element("span", { class: "soft" }, words(clip)));
   $("problem").textContent = clip.faults.map((fault) => fault[0] + ": " + fault[1]).join("; ");
   if (!viewer.open) {
@@ -227,7 +227,7 @@ async function open(index) {
   draw();
   try {
     const grabbed = await grab(clip, detail.num_frames);
-    if (turn === opened) pictures = grabbed;
+    if (turn === opened) images = grabbed;
   } catch (error) {
     $("problem").textContent += " " + error.message;
   }
@@ -426,7 +426,7 @@ function draw() {
   if (!detail) return;
   pen.imageSmoothingEnabled = true;
   pen.clearRect(0, 0, canvas.width, canvas.height);
-  if (pictures[frame]) pen.drawImage(pictures[frame], 0, 0, canvas.width, canvas.height);
+  if (images[frame]) pen.drawImage(images[frame], 0, 0, canvas.width, canvas.height);
   if (detail.background && on.has("flow")) drawFlow();
   if (on.has("modal")) drawMasks("modal", 90);
   if (on.has("amodal")) drawMasks("amodal", 0);

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, build_bank
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
 
 RECIPE = """
 size: [24, 32]

@@ -21,14 +21,15 @@ from pycocotools import mask as coco_mask
 
 from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, composite, generate
 from smile_synth.corpus import Corpus, CorpusHeader
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 
 
 def test_bytes_do_not_depend_on_workers(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
-    generate(recipe, bank, out=tmp_path / "one", num_clips=4, seed=0, workers=1)
-    generate(recipe, bank, out=tmp_path / "two", num_clips=4, seed=0, workers=2)
+    generate(recipe, Sources(bank), out=tmp_path / "one", num_clips=4, seed=0, workers=1)
+    generate(recipe, Sources(bank), out=tmp_path / "two", num_clips=4, seed=0, workers=2)
     one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
     assert one == two
     assert {name.split("/")[0] for name in one} == {
@@ -40,7 +41,7 @@ def test_another_seed_gives_other_clips(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
     for seed in (0, 1):
-        generate(recipe, bank, out=tmp_path / str(seed), num_clips=1, seed=seed)
+        generate(recipe, Sources(bank), out=tmp_path / str(seed), num_clips=1, seed=seed)
     name = "clips/000000.mp4"
     assert digests(tmp_path / "0")[name] != digests(tmp_path / "1")[name]
 
@@ -49,12 +50,12 @@ def test_continues_and_raises_num_clips(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
     whole, grown = tmp_path / "whole", tmp_path / "grown"
-    generate(recipe, bank, out=whole, num_clips=4, seed=3)
-    assert generate(recipe, bank, out=grown, num_clips=2, seed=3).written == 2
+    generate(recipe, Sources(bank), out=whole, num_clips=4, seed=3)
+    assert generate(recipe, Sources(bank), out=grown, num_clips=2, seed=3).written == 2
     (grown / "clips" / "000001.mp4").unlink()
     (grown / "labels" / "000000.json.part").write_text("cut")  # what a killed run leaves behind
     (grown / "labels" / "000000.json").unlink()
-    assert generate(recipe, bank, out=grown, num_clips=4, seed=3).written == 4
+    assert generate(recipe, Sources(bank), out=grown, num_clips=4, seed=3).written == 4
     assert digests(whole) == digests(grown)
 
 
@@ -81,13 +82,13 @@ def test_killed_run_ends_byte_identical(
         Corpus(out)
     settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
     standing = 2 if layout == "folder" else 14
-    assert generate(recipe, bank, out=out, **settings).written <= num_clips - standing + 1
-    generate(recipe, bank, out=tmp_path / "undisturbed", **settings)
+    assert generate(recipe, Sources(bank), out=out, **settings).written <= num_clips - standing + 1
+    generate(recipe, Sources(bank), out=tmp_path / "undisturbed", **settings)
     assert digests(out) == digests(tmp_path / "undisturbed")
 
 
 def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
-    generate(recipe, bank, out=tmp_path / "c", num_clips=2, seed=0, fps=12)
+    generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=2, seed=0, fps=12)
     row = pq.read_table(tmp_path / "c" / "manifest.parquet").to_pylist()[1]
     media = (tmp_path / "c" / row["file"]).read_bytes()
     assert row["index"] == 1 and row["bytes"] == len(media)
@@ -95,7 +96,7 @@ def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_p
     labels = json.loads((tmp_path / "c" / "labels" / "000001.json").read_text())
     scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000001.scene").read_bytes())
     assert scene.digest == labels["scene_digest"] == row["scene_digest"]
-    exact = annotate(scene, bank).labels
+    exact = annotate(scene, Sources(bank)).labels
     for i, item in enumerate(labels["objects"]):
         decoded = coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1).astype(bool)
         assert np.array_equal(decoded, exact.modal_masks[i])
@@ -112,15 +113,15 @@ def test_manifest_labels_and_scene_agree(bank: ObjectBank, recipe: Recipe, tmp_p
 def test_video_shows_the_scene(bank: ObjectBank, tmp_path: Path, recipe_text: str) -> None:
     text = recipe_text.replace("{kind: noise}", "{kind: solid, color: [40, 90, 160]}")
     recipe = parse(Recipe, text, name="recipe")
-    generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, size_hw=(96, 128))
+    generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, size_hw=(96, 128))
     scene = Scene.from_bytes((tmp_path / "c" / "scenes" / "000000.scene").read_bytes())
     with av.open(str(tmp_path / "c" / "clips" / "000000.mp4")) as container:
         decoded = np.stack(
             [f.to_ndarray(format="rgb24") for f in container.decode(container.streams.video[0])]
         )
-    exact = composite(scene, bank)
+    exact = composite(scene, Sources(bank))
     assert exact.shape == decoded.shape == (3, 96, 128, 3)
-    flat = annotate(scene, bank).labels.segmentation == 0
+    flat = annotate(scene, Sources(bank)).labels.segmentation == 0
     assert np.abs(decoded.astype(int) - exact)[flat].mean() < 4
 
 
@@ -136,15 +137,15 @@ def test_refuses_another_corpus(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, change: dict[str, object], message: str
 ) -> None:
     settings: dict[str, object] = {"out": tmp_path / "c", "num_clips": 1, "seed": 0}
-    generate(recipe, bank, **settings)  # type: ignore[arg-type]
+    generate(recipe, Sources(bank), **settings)  # type: ignore[arg-type]
     before = digests(tmp_path / "c")
     with pytest.raises(UserError, match=message):
-        generate(recipe, bank, **{**settings, **change})  # type: ignore[arg-type]
+        generate(recipe, Sources(bank), **{**settings, **change})  # type: ignore[arg-type]
     assert digests(tmp_path / "c") == before
 
 
 def test_a_long_list_that_differs_is_told_short(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
-    generate(recipe, bank, out=tmp_path, num_clips=1, seed=0)
+    generate(recipe, Sources(bank), out=tmp_path, num_clips=1, seed=0)
     header = CorpusHeader.read(tmp_path)
     other = replace(header, classes=tuple(f"c{i}" for i in range(70)))
     assert header.differences(other) == [
@@ -158,14 +159,14 @@ def test_refuses_foreign_folder_odd_size_and_second_writer(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds no corpus of ours"):
-        generate(recipe, bank, out=tmp_path / "mine", num_clips=1, seed=0)
+        generate(recipe, Sources(bank), out=tmp_path / "mine", num_clips=1, seed=0)
     assert digests(tmp_path / "mine").keys() == {"thesis.txt"}
     with pytest.raises(UserError, match="needs even sides"):
-        generate(recipe, bank, out=tmp_path / "odd", num_clips=1, seed=0, size_hw=(27, 36))
+        generate(recipe, Sources(bank), out=tmp_path / "odd", num_clips=1, seed=0, size_hw=(27, 36))
     with pytest.raises(UserError, match="must keep the recipe's aspect 24x32"):
-        generate(recipe, bank, out=tmp_path / "aspect", num_clips=1, seed=0, size_hw=(32, 32))
+        generate(recipe, Sources(bank), out=tmp_path / "aspect", num_clips=1, seed=0, size_hw=(32, 32))
     assert not (tmp_path / "odd").exists() and not (tmp_path / "aspect").exists()
-    generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0)
+    generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0)
     holder = subprocess.Popen(
         [
             sys.executable, "-c",
@@ -178,7 +179,7 @@ def test_refuses_foreign_folder_odd_size_and_second_writer(
         assert holder.stdout is not None
         holder.stdout.readline()
         with pytest.raises(UserError, match="another process is writing"):
-            generate(recipe, bank, out=tmp_path / "c", num_clips=2, seed=0)
+            generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=2, seed=0)
     finally:
         holder.kill()
         holder.communicate()

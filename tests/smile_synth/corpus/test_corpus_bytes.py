@@ -12,6 +12,7 @@ from smile_synth import ObjectBank, Recipe, annotate, sample_scene
 from smile_synth.corpus import _tar, labels_to_json, npz_bytes
 from smile_synth.corpus._decimals import decimals
 from smile_synth.corpus._labels import labels_bytes, listed_labels
+from smile_synth.sources import Sources
 
 
 def rounded(values: np.ndarray) -> list[str]:
@@ -61,7 +62,7 @@ def test_arrays_are_packed_as_numpy_packs_them() -> None:
 def test_the_label_file_is_plain_json_in_order(bank: ObjectBank, recipe: Recipe) -> None:
     hidden: list[bool] = []
     for index in range(8):
-        annotation = annotate(sample_scene(recipe, bank, seed=0, index=index), bank)
+        annotation = annotate(sample_scene(recipe, Sources(bank), seed=0, index=index), Sources(bank))
         labels = labels_to_json(annotation)
         digest = annotation.scene.digest
         assert labels_bytes(annotation, digest) == (json.dumps(labels, sort_keys=True) + "\n").encode()

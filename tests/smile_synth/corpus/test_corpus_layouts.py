@@ -16,7 +16,8 @@ from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, annotate, composite, generate
 from smile_synth.corpus import KINDS, MEDIA, Corpus, merge
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 
 
 @pytest.mark.parametrize("layout", ["folder", "shards"])
@@ -26,7 +27,7 @@ def test_any_clip_is_read_back(
 ) -> None:
     generate(
         recipe,
-        bank,
+        Sources(bank),
         out=tmp_path,
         num_clips=5,
         seed=4,
@@ -39,7 +40,7 @@ def test_any_clip_is_read_back(
     for index in (3, 0, 4):
         scene = corpus.scene(index)
         assert scene.index == index
-        difference = np.abs(corpus.frames(index).astype(int) - composite(scene, bank))
+        difference = np.abs(corpus.frames(index).astype(int) - composite(scene, Sources(bank)))
         assert (
             difference.max() == 0 if MEDIA[media].lossless else difference.mean() < 50
         )  # noise of every colour, at half the resolution
@@ -54,12 +55,21 @@ def test_any_clip_is_read_back(
 
 
 def test_lossless_sides_may_be_odd(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
-    generate(recipe, bank, out=tmp_path, num_clips=1, seed=0, media="ffv1", size_hw=(27, 36))
-    assert np.array_equal(Corpus(tmp_path).frames(0), composite(Corpus(tmp_path).scene(0), bank))
+    generate(recipe, Sources(bank), out=tmp_path, num_clips=1, seed=0, media="ffv1", size_hw=(27, 36))
+    assert np.array_equal(Corpus(tmp_path).frames(0), composite(Corpus(tmp_path).scene(0), Sources(bank)))
 
 
 def test_the_manifest_says_where_each_file_lies(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
-    generate(recipe, bank, out=tmp_path, num_clips=5, seed=0, media="png", layout="shards", clips_per_shard=3)
+    generate(
+        recipe,
+        Sources(bank),
+        out=tmp_path,
+        num_clips=5,
+        seed=0,
+        media="png",
+        layout="shards",
+        clips_per_shard=3,
+    )
     rows = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
     assert [row["file"] for row in rows] == ["shards/000000.tar"] * 3 + ["shards/000001.tar"] * 2
     corpus = Corpus(tmp_path)
@@ -89,7 +99,7 @@ def shards(bank: ObjectBank, recipe_text: str, tmp_path_factory: pytest.TempPath
         "clips_per_shard": 4,
         "labels": list(KINDS),
     }
-    generate(recipe, bank, out=folder, num_clips=10, seed=1, **settings)
+    generate(recipe, Sources(bank), out=folder, num_clips=10, seed=1, **settings)
     return folder
 
 
@@ -132,7 +142,7 @@ def test_hugging_face_datasets_reads_the_manifest(shards: Path, tmp_path: Path) 
 
 def test_stored_kinds_are_those_of_the_scene(shards: Path, bank: ObjectBank) -> None:
     corpus = Corpus(shards)
-    annotation = annotate(corpus.scene(6), bank)
+    annotation = annotate(corpus.scene(6), Sources(bank))
     assert np.array_equal(corpus.arrays(6, "segmentation")["segmentation"], annotation.segmentation)
     stored = corpus.arrays(6, "tracks")
     tracks = annotation.tracks(stored["queries_txy"])
@@ -151,9 +161,9 @@ def test_shards_do_not_depend_on_workers_and_grow(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
     settings: dict[str, Any] = {"seed": 0, "layout": "shards", "clips_per_shard": 3}
-    generate(recipe, bank, out=tmp_path / "whole", num_clips=8, workers=2, **settings)
-    generate(recipe, bank, out=tmp_path / "grown", num_clips=4, **settings)
-    assert generate(recipe, bank, out=tmp_path / "grown", num_clips=8, **settings).written == 4
+    generate(recipe, Sources(bank), out=tmp_path / "whole", num_clips=8, workers=2, **settings)
+    generate(recipe, Sources(bank), out=tmp_path / "grown", num_clips=4, **settings)
+    assert generate(recipe, Sources(bank), out=tmp_path / "grown", num_clips=8, **settings).written == 4
     assert digests(tmp_path / "whole") == digests(tmp_path / "grown")
 
 
@@ -164,16 +174,16 @@ def test_merged_parts_are_the_whole(
     settings: dict[str, Any] = {
         "num_clips": 8, "seed": 2, "layout": layout, "clips_per_shard": 3, "labels": ["tracks"],
     }  # fmt: skip
-    generate(recipe, bank, out=tmp_path / "whole", **settings)
+    generate(recipe, Sources(bank), out=tmp_path / "whole", **settings)
     parts = [tmp_path / f"part{i}" for i in range(3)]
     for i, part in enumerate(parts):
-        generate(recipe, bank, out=part, part=(i, 3), **settings)
+        generate(recipe, Sources(bank), out=part, part=(i, 3), **settings)
     assert sum(len(Corpus(part)) for part in parts) == 8
     with pytest.raises(UserError, match="part 1 of 3 is missing"):
         merge([parts[0], parts[2]], tmp_path / "lacking")
     with pytest.raises(UserError, match="part 2 of 3 is given more than once"):
         merge([*parts, parts[2]], tmp_path / "lacking")
-    generate(recipe, bank, out=tmp_path / "other", part=(1, 3), **{**settings, "seed": 3})
+    generate(recipe, Sources(bank), out=tmp_path / "other", part=(1, 3), **{**settings, "seed": 3})
     with pytest.raises(UserError, match="are parts of different corpora: seed is 2 and 3"):
         merge([parts[0], tmp_path / "other", parts[2]], tmp_path / "lacking")
     with pytest.raises(UserError, match="is no part of a corpus but a whole one"):
@@ -204,6 +214,6 @@ def test_bad_settings_are_one_clear_line(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as told:
-        generate(recipe, bank, out=tmp_path / "c", **{"num_clips": 1, "seed": 0, **settings})
+        generate(recipe, Sources(bank), out=tmp_path / "c", **{"num_clips": 1, "seed": 0, **settings})
     assert len(str(told.value).splitlines()) == 1
     assert not (tmp_path / "c").exists()

@@ -16,6 +16,7 @@ from PIL import Image
 from smile_synth import ObjectBank, Recipe, UserError, build_bank, generate
 from smile_synth.corpus import Corpus, extend, regenerate, repair, verify
 from smile_synth.corpus import _verify as verifying
+from smile_synth.sources import Sources
 
 Digests = Callable[[Path], dict[str, str]]
 SHARDS: dict[str, Any] = {"layout": "shards", "clips_per_shard": 3}
@@ -29,7 +30,7 @@ def made(
     """A corpus of seven clips, never to be touched."""
     folder = tmp_path_factory.mktemp("made") / "corpus"
     settings = FOLDER if request.param == "folder" else SHARDS
-    generate(recipe, bank, out=folder, num_clips=7, seed=0, labels=["tracks"], **settings)
+    generate(recipe, Sources(bank), out=folder, num_clips=7, seed=0, labels=["tracks"], **settings)
     return folder
 
 
@@ -57,7 +58,7 @@ def victim(corpus: Path, index: int, name: str) -> Path:
 def test_a_whole_corpus_has_no_faults(made: Path, bank: ObjectBank) -> None:
     seen: list[tuple[int, int]] = []
     assert verify(made) == verify(made, deep=True) == []
-    assert verify(made, bank=bank, progress=lambda done, total: seen.append((done, total))) == []
+    assert verify(made, sources=Sources(bank), progress=lambda done, total: seen.append((done, total))) == []
     assert seen[-1] == (7, 7)
 
 
@@ -72,14 +73,14 @@ def test_harm_is_named_and_mended(
     faults = verify(corpus, deep=True)
     assert faults and {fault.file for fault in faults} == {file}
     assert bool(verify(corpus)) == (harm is not alter)
-    report = repair(corpus, bank)
+    report = repair(corpus, Sources(bank))
     assert not report.left
     assert {fault.file for fault in report.mended} == {file}
     if Corpus(corpus).header.layout == "folder":
         assert [fault.index for fault in report.mended] == [4]
     assert digests(corpus) == digests(made)
-    assert verify(corpus, deep=True, bank=bank) == []
-    assert repair(corpus, bank).mended == ()
+    assert verify(corpus, deep=True, sources=Sources(bank)) == []
+    assert repair(corpus, Sources(bank)).mended == ()
 
 
 def test_only_what_is_bad_is_made_again(
@@ -96,7 +97,7 @@ def test_only_what_is_bad_is_made_again(
     monkeypatch.setattr(
         verifying, "make_members", lambda job, scene, names: asked.append(names) or real(job, scene, names)
     )
-    repair(corpus, bank)
+    repair(corpus, Sources(bank))
     assert asked == [["json"]]
 
 
@@ -105,16 +106,16 @@ def test_strangers_are_named(corpus: Path) -> None:
     assert [str(fault) for fault in verify(corpus)] == ["notes.txt: is not in the manifest"]
 
 
-def test_a_wrong_picture_with_a_right_hash_is_found_by_rendering(
+def test_a_wrong_image_with_a_right_hash_is_found_by_rendering(
     tmp_path: Path, bank: ObjectBank, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from smile_synth.corpus import _generate as generating
 
     with monkeypatch.context() as patch:
-        patch.setattr(generating, "draw_frames", lambda scenes, bank, pictures, frames: frames.fill(90))
-        generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0)
+        patch.setattr(generating, "draw_frames", lambda scenes, bank, images, frames: frames.fill(90))
+        generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0)
     assert verify(tmp_path / "c", deep=True) == []
-    (fault,) = verify(tmp_path / "c", bank=bank)
+    (fault,) = verify(tmp_path / "c", sources=Sources(bank))
     assert str(fault) == "clips/000000.mp4: is not what its scene gives (clip 0)"
 
 
@@ -126,11 +127,11 @@ def test_another_version_is_told_and_nothing_is_overwritten(
     header["versions"]["av"] = "1.2.3"
     (corpus / "corpus.json").write_text(json.dumps(header))
     # The same bytes all the same: nothing to tell.
-    assert verify(corpus, bank=bank) == []
+    assert verify(corpus, sources=Sources(bank)) == []
     path.unlink()
-    assert repair(corpus, bank).left == ()
+    assert repair(corpus, Sources(bank)).left == ()
     with pytest.raises(UserError, match=r"holds another corpus: versions.av is '1.2.3' there and '"):
-        generate(Corpus(corpus).header.resolved_recipe, bank, out=corpus, num_clips=7, seed=0, labels=["tracks"],
+        generate(Corpus(corpus).header.resolved_recipe, Sources(bank), out=corpus, num_clips=7, seed=0, labels=["tracks"],
                  layout=Corpus(corpus).header.layout, clips_per_shard=Corpus(corpus).header.clips_per_shard)  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_made_the_same_is_left(
     (corpus / "corpus.json").write_text(json.dumps(header))
     before["corpus.json"] = digests(corpus)["corpus.json"]
     monkeypatch.setattr(verifying, "make_members", lambda job, scene, names: dict.fromkeys(names, b"other"))
-    report = repair(corpus, bank)
+    report = repair(corpus, Sources(bank))
     assert not report.mended and {fault.file for fault in report.left} == {
         path.relative_to(corpus).as_posix()
     }
@@ -165,7 +166,7 @@ def test_a_damaged_manifest_is_named_and_mended(
     ):
         Corpus(corpus)
     assert "is damaged" in str(verify(corpus)[0])
-    report = repair(corpus, bank)
+    report = repair(corpus, Sources(bank))
     assert "made again with all clips" in str(report.mended[0])
     assert digests(corpus) == digests(made)
 
@@ -185,12 +186,12 @@ def test_generate_refuses_to_go_on_over_damage(corpus: Path, bank: ObjectBank, r
     }  # fmt: skip
     cut(victim(corpus, 4, "mp4"))
     with pytest.raises(UserError, match="'smile-synth corpus repair' mends it"):
-        generate(recipe, bank, out=corpus, num_clips=8, **settings)
-    repair(corpus, bank)
-    generate(recipe, bank, out=corpus, num_clips=8, **settings)
+        generate(recipe, Sources(bank), out=corpus, num_clips=8, **settings)
+    repair(corpus, Sources(bank))
+    generate(recipe, Sources(bank), out=corpus, num_clips=8, **settings)
     assert verify(corpus, deep=True) == []
     with pytest.raises(UserError, match="was begun with 8 clips; num-clips can be raised, not lowered to 7"):
-        generate(recipe, bank, out=corpus, num_clips=7, **settings)
+        generate(recipe, Sources(bank), out=corpus, num_clips=7, **settings)
 
 
 def test_an_extended_corpus_is_one_made_so_at_once(
@@ -206,16 +207,16 @@ def test_an_extended_corpus_is_one_made_so_at_once(
     header = Corpus(corpus).header
     with monkeypatch.context() as patch:
         patch.setattr(generating, "draw_frames", None)  # no new media
-        assert extend(corpus, ["flow", "segmentation"], bank).written == 7
-        assert extend(corpus, ["flow"], bank).written == 0
+        assert extend(corpus, ["flow", "segmentation"], Sources(bank)).written == 7
+        assert extend(corpus, ["flow"], Sources(bank)).written == 0
     whole = tmp_path / "whole"
     generate(
-        recipe, bank, out=whole, num_clips=7, seed=0, labels=["flow", "tracks", "segmentation"],
+        recipe, Sources(bank), out=whole, num_clips=7, seed=0, labels=["flow", "tracks", "segmentation"],
         layout=header.layout, clips_per_shard=header.clips_per_shard,
     )  # fmt: skip
     assert digests(corpus) == digests(whole)
     with pytest.raises(UserError, match=r"labels 'flaw': allowed are .*; did you mean 'flow'\?"):
-        extend(corpus, ["flaw"], bank)
+        extend(corpus, ["flaw"], Sources(bank))
 
 
 def test_extending_does_not_bless_damage(corpus: Path, bank: ObjectBank) -> None:
@@ -225,25 +226,25 @@ def test_extending_does_not_bless_damage(corpus: Path, bank: ObjectBank) -> None
         file.seek(member["offset"] + 100)
         file.write(b"?")
     with pytest.raises(UserError, match=r"clip 4 is not as the manifest says \(sha256 of its mp4 differs\)"):
-        extend(corpus, ["flow"], bank)
+        extend(corpus, ["flow"], Sources(bank))
     # Begun, not finished: nobody reads it by mistake, and mending finishes it.
     with pytest.raises(UserError, match=r"is not finished: its clips lack flow.npz"):
         Corpus(corpus)
-    assert repair(corpus, bank).mended
-    assert extend(corpus, ["flow"], bank).num_clips == 7
-    assert verify(corpus, deep=True, bank=bank) == []
+    assert repair(corpus, Sources(bank)).mended
+    assert extend(corpus, ["flow"], Sources(bank)).num_clips == 7
+    assert verify(corpus, deep=True, sources=Sources(bank)) == []
 
 
 def test_one_clip_is_made_again(corpus: Path, bank: ObjectBank, tmp_path: Path) -> None:
     victim(corpus, 2, "scene").unlink()
-    same = regenerate(corpus, 2, bank, out=tmp_path / "again")
+    same = regenerate(corpus, 2, Sources(bank), out=tmp_path / "again")
     assert same == {
         name: True
         for name in ("scenes/000002.scene", "labels/000002.json", "tracks/000002.npz", "clips/000002.mp4")
     }
     assert all((tmp_path / "again" / name).is_file() for name in same)
     with pytest.raises(UserError, match=r"index 7: corpus .* has the clips 0\.\.6"):
-        regenerate(corpus, 7, bank, out=tmp_path / "again")
+        regenerate(corpus, 7, Sources(bank), out=tmp_path / "again")
 
 
 def test_a_changed_bank_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -253,8 +254,8 @@ def test_a_changed_bank_is_refused(corpus: Path, tmp_path: Path) -> None:
     build_bank([tmp_path / "in"], tmp_path / "bank")
     other = ObjectBank.open(tmp_path / "bank")
     for attempt in (
-        lambda: repair(corpus, other), lambda: extend(corpus, ["flow"], other),
-        lambda: regenerate(corpus, 0, other, out=tmp_path / "again"), lambda: verify(corpus, bank=other),
+        lambda: repair(corpus, Sources(other)), lambda: extend(corpus, ["flow"], Sources(other)),
+        lambda: regenerate(corpus, 0, Sources(other), out=tmp_path / "again"), lambda: verify(corpus, sources=Sources(other)),
     ):  # fmt: skip
         with pytest.raises(UserError, match="is not the bank th"):
             attempt()
@@ -266,7 +267,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any], after: int,
 ) -> None:  # fmt: skip
-    generate(recipe, bank, out=tmp_path / "whole", num_clips=4, seed=0, **settings)
+    generate(recipe, Sources(bank), out=tmp_path / "whole", num_clips=4, seed=0, **settings)
     left = after
 
     def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
@@ -281,13 +282,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         patch.setattr(os, "fsync", fsync)
         if after < 17 or settings is FOLDER:
             with pytest.raises(UserError, match=r"cannot be written: No space left on device"):
-                generate(recipe, bank, out=out, num_clips=4, seed=0, **settings)
+                generate(recipe, Sources(bank), out=out, num_clips=4, seed=0, **settings)
     assert not list(out.rglob("*.part")) and not (out / ".lock").exists()
-    generate(recipe, bank, out=out, num_clips=4, seed=0, **settings)
+    generate(recipe, Sources(bank), out=out, num_clips=4, seed=0, **settings)
     assert digests(out) == digests(tmp_path / "whole")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written: (Not a directory|File exists)"):
-        generate(recipe, bank, out=tmp_path / "file" / "c", num_clips=1, seed=0)
+        generate(recipe, Sources(bank), out=tmp_path / "file" / "c", num_clips=1, seed=0)

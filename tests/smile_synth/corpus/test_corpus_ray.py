@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from smile_synth import ObjectBank, Recipe, UserError, generate
-from smile_synth.cluster import Cluster
-from smile_synth.workers import in_order
+from smile_synth.parallel.cluster import Cluster
+from smile_synth.parallel.workers import in_order
+from smile_synth.sources import Sources
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -36,8 +37,8 @@ def test_bytes_are_those_of_one_process(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, cluster: Cluster, layout: str
 ) -> None:
     settings: dict[str, Any] = {"num_clips": 9, "seed": 0, "layout": layout, "clips_per_shard": 4}
-    generate(recipe, bank, out=tmp_path / "alone", **settings)
-    assert generate(recipe, bank, out=tmp_path / "ray", ray="auto", **settings).written == 9
+    generate(recipe, Sources(bank), out=tmp_path / "alone", **settings)
+    assert generate(recipe, Sources(bank), out=tmp_path / "ray", ray="auto", **settings).written == 9
     assert digests(tmp_path / "ray") == digests(tmp_path / "alone")
     assert ray.is_initialized()  # who joined the cluster leaves it
 
@@ -55,4 +56,4 @@ def test_no_cluster_is_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: Path
     with pytest.raises(
         UserError, match=r"ray '127.0.0.1:1': no cluster answers \(.*\); 'ray start --head' begins one"
     ):
-        generate(recipe, bank, out=tmp_path / "c", num_clips=1, seed=0, ray="127.0.0.1:1")
+        generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, ray="127.0.0.1:1")

@@ -24,7 +24,8 @@ from torchvision.datasets import KittiFlow, Sintel
 from smile_synth import Annotation, ObjectBank, Recipe, UserError, annotate, build_bank, generate
 from smile_synth.corpus import Corpus, verify
 from smile_synth.exporters import EXPORT_FORMATS, export
-from smile_synth.strict_yaml import parse
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 
 RECIPE = """
 size: [48, 64]
@@ -50,14 +51,21 @@ def corpus(bank: ObjectBank, tmp_path_factory: pytest.TempPathFactory) -> Corpus
     folder = tmp_path_factory.mktemp("exported") / "corpus"
     recipe = parse(Recipe, RECIPE, name="recipe")
     generate(
-        recipe, bank, out=folder, num_clips=CLIPS, seed=3, media="ffv1", layout="shards", clips_per_shard=2
+        recipe,
+        Sources(bank),
+        out=folder,
+        num_clips=CLIPS,
+        seed=3,
+        media="ffv1",
+        layout="shards",
+        clips_per_shard=2,
     )
     return Corpus(folder)
 
 
 @pytest.fixture(scope="module")
 def exact(corpus: Corpus, bank: ObjectBank) -> list[Annotation]:
-    return [annotate(corpus.scene(index), bank) for index in corpus]
+    return [annotate(corpus.scene(index), Sources(bank)) for index in corpus]
 
 
 def test_there_is_something_to_see(exact: list[Annotation]) -> None:
@@ -108,7 +116,7 @@ def test_coco(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
 def test_youtube_vis(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
     export(corpus.path, "youtube-vis", tmp_path / "out")
     document = json.loads((tmp_path / "out" / "instances.json").read_text())
-    # A video's frames one above the other are a picture, on which pycocotools measures the IoU of a video.
+    # A video's frames one above the other are an image, on which pycocotools measures the IoU of a video.
     stacked: dict[str, Any] = {
         "info": {},
         "images": [
@@ -198,7 +206,7 @@ def test_mots(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
 
 
 def test_tapvid(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
-    export(corpus.path, "tapvid", tmp_path / "out", bank=bank, points=40)
+    export(corpus.path, "tapvid", tmp_path / "out", sources=Sources(bank), points=40)
     examples = pickle.loads((tmp_path / "out" / "0000_of_0001.pkl").read_bytes())
     assert list(examples) == ["000000", "000001", "000002"]
     for index, example in enumerate(examples.values()):
@@ -217,7 +225,7 @@ def test_tapvid(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_p
 
 
 def test_tapvid_kubric(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
-    export(corpus.path, "tapvid-kubric", tmp_path / "out", bank=bank, points=20)
+    export(corpus.path, "tapvid-kubric", tmp_path / "out", sources=Sources(bank), points=20)
     with np.load(tmp_path / "out" / "000001.npz") as sample:
         video, queries = sample["video"], sample["query_points"]
         target, occluded = sample["target_points"], sample["occluded"]
@@ -232,7 +240,7 @@ def test_tapvid_kubric(corpus: Corpus, exact: list[Annotation], bank: ObjectBank
 
 @pytest.mark.parametrize("step", [1, -2])
 def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path, step: int) -> None:
-    export(corpus.path, "flo", tmp_path / "Sintel", bank=bank, step=step)
+    export(corpus.path, "flo", tmp_path / "Sintel", sources=Sources(bank), step=step)
     root = tmp_path / "Sintel" / "training"
     for index, annotation in enumerate(exact):
         for t in range(FRAMES):
@@ -261,7 +269,7 @@ def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path
 
 
 def test_kitti_flow(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
-    export(corpus.path, "kitti-flow", tmp_path / "KittiFlow", bank=bank)
+    export(corpus.path, "kitti-flow", tmp_path / "KittiFlow", sources=Sources(bank))
     root = tmp_path / "KittiFlow" / "training"
     read_by_torchvision = KittiFlow(str(tmp_path), split="train")
     assert len(read_by_torchvision) == CLIPS * (FRAMES - 1)
@@ -276,15 +284,15 @@ def test_kitti_flow(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, t
                 assert np.array_equal(bgr[..., 0] == 1, valid)
                 read = (bgr[..., 2:0:-1].astype(float) - 2**15) / 64
                 assert np.abs(read - flow.flow_xy)[valid].max() <= 1 / 128
-            for moment, suffix in ((t, "10"), (t + 1, "11")):
+            for subframe, suffix in ((t, "10"), (t + 1, "11")):
                 picture = cv2.imread(str(root / "image_2" / f"{number:06d}_{suffix}.png"))
-                assert np.array_equal(picture[..., ::-1], corpus.frames(index)[moment])
+                assert np.array_equal(picture[..., ::-1], corpus.frames(index)[subframe])
 
 
 def test_flow_npz_frames_and_native(
     corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path
 ) -> None:
-    export(corpus.path, "flow-npz", tmp_path / "flow", bank=bank, step=2)
+    export(corpus.path, "flow-npz", tmp_path / "flow", sources=Sources(bank), step=2)
     with np.load(tmp_path / "flow" / "000002" / "00001_00003.npz") as read:
         assert np.array_equal(read["flow_xy"], exact[2].flow(1, 3).flow_xy)
     assert len(list(tmp_path.glob("flow/*/*.npz"))) == CLIPS * (FRAMES - 2)
@@ -295,7 +303,7 @@ def test_flow_npz_frames_and_native(
     native = Corpus(tmp_path / "native")
     assert (tmp_path / "native" / "clips" / "000001.mkv").read_bytes() == corpus.read(1, "mkv")
     assert native.header.layout == "folder"
-    assert verify(native.path, deep=True, bank=bank) == []
+    assert verify(native.path, deep=True, sources=Sources(bank)) == []
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.texture import Texture
 from smile_synth.objects import CutOutOptions, ObjectBank, ObjectInfo, build_bank
-from smile_synth.texture import Texture
 
 
 def soft_rgba(height: int, width: int, seed: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_info(source: Path, tmp_path: Path) -> None:
         texel_offset=8 * 3 + 4 * 2 + 2 * 1 + 1,
         source="cat/1.png",
         source_image="photo.jpg",
-        picture_key="photo.jpg",
+        image_key="photo.jpg",
         annotation_id="",
         licence="CC BY 2.0",
         split=info.split,

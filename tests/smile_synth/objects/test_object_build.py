@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from smile_synth import objects
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject
 from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank
 from smile_synth.objects import _build as build
 from smile_synth.objects._cutout import clean_edge, prepare
 from smile_synth.objects._item import CutOut, Item
-from smile_synth.pictures import Reject
 
 SMALL = CutOutOptions(min_side=8)
 DATA = Path(__file__).parents[3] / "../shared/data"
 
 
 def build_bank(sources: Sequence[str | Path], out: Path, **options: object) -> BuildReport:
-    """As the library's, for small pictures."""
+    """As the library's, for small images."""
     return objects.build_bank(sources, out, **{"cut": SMALL, **options})
 
 
@@ -111,7 +111,7 @@ def test_every_unusable_item_is_reported(tmp_path: Path) -> None:
     save(source / "bad" / "thin.png", soft_rgba(7, 40))
     frames = [Image.fromarray(soft_rgba(9, 10, seed)) for seed in (0, 1)]
     frames[0].save(source / "bad" / "moving.webp", save_all=True, append_images=frames[1:])
-    (source / "bad" / "text.png").write_text("not a picture")
+    (source / "bad" / "text.png").write_text("not an image")
     good = (source / "ok" / "good.png").read_bytes()
     (source / "bad" / "cut.png").write_bytes(good[: len(good) // 2])
     (source / "bad" / "zero.png").touch()
@@ -243,7 +243,7 @@ def test_a_stopped_build_of_something_else_is_begun_anew(tmp_path: Path) -> None
     stopped()
     assert start(cut=replace(SMALL, feather=1.0)) == 0
     stopped()
-    os.utime(tmp_path / "src" / "a" / "1.png", (1, 1))  # a picture was changed in between
+    os.utime(tmp_path / "src" / "a" / "1.png", (1, 1))  # an image was changed in between
     assert start() == 0
     stopped()
     assert start() == 16

@@ -137,7 +137,7 @@ def test_photos_that_are_not_installed_are_reported(tmp_path: Path, monkeypatch:
     assert report.num_objects == 9
     reasons = [(item.source, item.reason) for item in report.rejected]
     missing = "the installed scikit-image does not ship this photograph"
-    other = "another picture than expected: 427x640 pixels"
+    other = "another image than expected: 427x640 pixels"
     assert reasons == [(f"nebula.png#{k}", missing) for k in range(9)] + [
         (f"rocket.jpg#{k}", other) for k in range(9)
     ]
@@ -151,7 +151,7 @@ def test_coverage_is_the_area_inside() -> None:
     hole = np.array([[2.0, 1.0], [3.0, 1.0], [3.0, 2.0], [2.0, 2.0]])
     expected[1, 2] = 0
     np.testing.assert_array_equal(coverage([box, hole], 4, 6), np.floor(expected * 255 + 0.5))
-    outside = box - [3.0, 2.0]  # leaves the picture at the left and the top
+    outside = box - [3.0, 2.0]  # leaves the image at the left and the top
     np.testing.assert_array_equal(coverage([outside], 2, 3), [[255, 128, 0], [0, 0, 0]])
     triangle = np.array([[0.0, 0.0], [5.0, 7.0], [0.0, 7.0]])
     assert coverage([triangle], 7, 5).sum() / 255 == pytest.approx(17.5, abs=0.03)

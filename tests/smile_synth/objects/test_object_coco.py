@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject
 from smile_synth.objects._coco import _decompressed, is_coco, read_coco
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._polygons import union_coverage
-from smile_synth.pictures import Reject
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 HEIGHT, WIDTH = 5, 7
@@ -92,7 +92,7 @@ def test_polygons_and_run_lengths_are_cut_exactly(tmp_path: Path) -> None:
     assert polygon.rgba[0, 2, 3] == 128
     for number in ("12", "13"):
         np.testing.assert_array_equal(by_id[number].rgba, np.dstack([rgb, hard * 255])[1:4, 3:6])
-        assert by_id[number].picture_key == polygon.picture_key and len(polygon.picture_key) == 32
+        assert by_id[number].image_key == polygon.image_key and len(polygon.image_key) == 32
 
 
 def test_smaller_objects_cover_larger_ones(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
         "1.png#1": "bad polygon: 2 points, at least 3 are needed",
         "1.png#2": "bad polygon: an odd number of coordinates, 7",
         "1.png#3": "bad polygon: a coordinate is not a finite number",
-        "1.png#4": "outside the picture: the whole polygon",
-        "1.png#5": "listed twice: another annotation of the picture has id 5",
+        "1.png#4": "outside the image: the whole polygon",
+        "1.png#5": "listed twice: another annotation of the image has id 5",
         "1.png#6": "unknown category: category_id 99",
         "1.png#7": "no segmentation: missing or empty",
         "1.png#8": "bad segmentation: neither lists of numbers nor run lengths",
-        "1.png#9": "size differs: the picture has 5x7 pixels, its run lengths 7x5",
+        "1.png#9": "size differs: the image has 5x7 pixels, its run lengths 7x5",
         "1.png#10": "damaged run lengths: they do not add up to 5x7 pixels",
         "1.png#11": "damaged run lengths: they do not add up to 5x7 pixels",
         "1.png#12": "damaged run lengths: they do not add up to 5x7 pixels",
@@ -178,7 +178,7 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
         "annotations[19]": "unknown image: annotation 19 has image_id 77",
         "annotations[20]": "unknown image: annotation 20 has image_id [1]",
         "3.png": "missing file",
-        "4.png": "size differs: the picture has 6x7 pixels, expected 5x7",
+        "4.png": "size differs: the image has 6x7 pixels, expected 5x7",
         "5.png": "empty file",
         "2.png#24": "no segmentation: missing or empty",
         "annotations[25]": "unusable entry: not an annotation but str",
@@ -198,7 +198,7 @@ def test_compressed_run_lengths_are_decoded_as_by_pycocotools() -> None:
         np.testing.assert_array_equal(decoded, mask)
 
 
-def test_a_picture_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: Path) -> None:
+def test_a_image_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (WIDTH, HEIGHT, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -230,7 +230,7 @@ def test_a_picture_turned_by_exif_fits_annotations_made_on_either_side(tmp_path:
         ("other.json", "1.png", {"file_name": "old/1.png", "coco_url": "http://x.org/val2017/1.png"}),
     ],
 )
-def test_pictures_are_found_where_datasets_keep_them(
+def test_images_are_found_where_datasets_keep_them(
     tmp_path: Path, json_name: str, image: str, more: dict[str, Any]
 ) -> None:
     picture(tmp_path / image)
@@ -242,17 +242,17 @@ def test_pictures_are_found_where_datasets_keep_them(
         assert len(taken(items)[0]) == 1
 
 
-def test_the_folder_of_pictures_can_be_named(tmp_path: Path) -> None:
+def test_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere" / "train2017" / "1.png")
     url = {"file_name": None, "coco_url": "http://x.org/train2017/1.png"}
     source = document(tmp_path / "in" / "a.json", [annotation(1, [SQUARE])], [entry(1, **url)])
     items = read_coco(source, ReadOptions(images=tmp_path / "elsewhere"))
     assert [found.source for found in taken(items)[0]] == ["train2017/1.png#1"]
     with pytest.raises(
-        UserError, match=r"none of its 1 pictures is there, first train2017/1.png; looked in .*/in;"
+        UserError, match=r"none of its 1 images is there, first train2017/1.png; looked in .*/in;"
     ):
         read_coco(source, ReadOptions())
-    with pytest.raises(UserError, match="folder of pictures '.*gone': no such folder"):
+    with pytest.raises(UserError, match="folder of images '.*gone': no such folder"):
         read_coco(source, ReadOptions(images=tmp_path / "gone"))
 
 
@@ -316,7 +316,7 @@ def test_text_that_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no folder of real data beside the checkout")
-def test_real_pictures() -> None:
+def test_real_images() -> None:
     items = read_coco(str(DATA / "coco_photo"), ReadOptions())
     cut_outs, rejected = taken(items)
     assert len(cut_outs) == 182 and set(rejected.values()) == {"crowd region"} and len(rejected) == 2

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStream
+from smile_synth.io.images import Reject
 from smile_synth.objects import _drawn as drawn
 from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects._photos import SURFACES
-from smile_synth.pictures import Reject
-from smile_synth.rng import RandomStream
 
 CLASS = re.compile(r"circle|ellipse|polygon-[3-9]|star-[3-9]|blob|letter-[A-Z]|digit-[0-9]")
 
@@ -52,10 +52,10 @@ def test_drawing_depends_on_seed_and_number_only(drawings: list[CutOut]) -> None
     other = draw(4, 7)
     assert other.rgba.shape != again.rgba.shape or (other.rgba != again.rgba).any()
     assert other.source_image != again.source_image
-    # Drawings with crops of one photograph count as one picture, all others as their own.
+    # Drawings with crops of one photograph count as one image, all others as their own.
     photos = [found for found in drawings if "photo" in found.attributes]
-    assert len({found.picture_key for found in photos}) == len({f.attributes["photo"] for f in photos}) == 6
-    assert len({found.picture_key for found in drawings}) == len(drawings) - len(photos) + 6
+    assert len({found.image_key for found in photos}) == len({f.attributes["photo"] for f in photos}) == 6
+    assert len({found.image_key for found in drawings}) == len(drawings) - len(photos) + 6
 
 
 def test_classes_and_attributes(drawings: list[CutOut]) -> None:

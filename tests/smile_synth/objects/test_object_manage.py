@@ -11,16 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.core.texture import Texture
+from smile_synth.io.images import Reject
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank, export_bank, merge_banks
 from smile_synth.objects._cutout import prepare
 from smile_synth.objects._duplicates import DuplicateIndex, appearance_of
 from smile_synth.objects._item import CutOut
 from smile_synth.objects._manage import straight_rgba
-from smile_synth.pictures import Reject
 from smile_synth.recipe import Recipe
-from smile_synth.scene import sample_scenes
-from smile_synth.texture import Texture
+from smile_synth.sampling import sample_scenes
+from smile_synth.sources import Sources
 from smile_synth.visualize import object_sheet
 
 CUT = CutOutOptions(min_side=8)
@@ -58,8 +59,8 @@ def bank_of(folder: Path, sizes: dict[str, int], *, first: int = 0, **options: o
 def test_near_duplicates_are_found_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
     index = DuplicateIndex(4)
-    looks = [appearance_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
-    for number, look in enumerate(looks):
+    appearance = [appearance_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
+    for number, look in enumerate(appearance):
         assert index.find(look) is None
         index.add(look, str(number))
     for number in range(0, 40, 7):
@@ -75,8 +76,8 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
         stretched = np.array(Image.fromarray(again).resize((90, 60)))
         assert index.find(appearance_of(Texture.from_straight_rgba(stretched))) is None
     keeps_all = DuplicateIndex(-1)
-    keeps_all.add(looks[0], "0")
-    assert keeps_all.find(looks[0]) is None
+    keeps_all.add(appearance[0], "0")
+    assert keeps_all.find(appearance[0]) is None
 
 
 @pytest.mark.parametrize("distance", [0, 3, 7])
@@ -103,7 +104,7 @@ def test_filters_tell_what_is_wrong() -> None:
         with pytest.raises(Reject, match=message):
             prepare(cut_out, options)
 
-    refused("^truncated by the picture's border: 6% of its outline", replace(found, truncation=0.06))
+    refused("^truncated by the image's border: 6% of its outline", replace(found, truncation=0.06))
     refused("^mostly covered: 51% by others", replace(found, covered=0.51))
     refused("^too thin: the largest circle inside is", replace(found, rgba=thin))
     refused("^too small: 40x33 pixels, the least side is 34", found, replace(CUT, min_side=34))
@@ -160,7 +161,7 @@ def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
         steps = np.diff(selection.cumulative, prepend=0) if balance != "uniform" else np.full(21, 1 / 21)
         assert np.bincount(bank.class_ids[selection.ids], steps) == pytest.approx(shares)
         recipe = Recipe.load("smile-gaussian", [f"objects.balance={balance}", "num_frames=1"])
-        scenes = sample_scenes(recipe, bank, seed=0, indices=range(1500))
+        scenes = sample_scenes(recipe, Sources(bank), seed=0, indices=range(1500))
         drawn = [layer.surface.texture_id for scene in scenes for layer in scene.layers[1:]]
         counts = np.bincount(bank.class_ids[drawn], minlength=3)
         assert np.abs(counts / 3000 - shares).max() < 0.04
@@ -168,7 +169,7 @@ def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
     recipe = Recipe.load("smile-gaussian", ["objects.exclude_classes=[cat]", "num_frames=1"])
     names = {
         layer.class_name
-        for s in sample_scenes(recipe, bank, seed=0, indices=range(60))
+        for s in sample_scenes(recipe, Sources(bank), seed=0, indices=range(60))
         for layer in s.layers[1:]
     }
     assert names == {"ant", "bee"}
@@ -222,8 +223,8 @@ def test_merging_keeps_objects_and_leaves_twins_out(tmp_path: Path) -> None:
     assert not (tmp_path / "twice").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_picture_never_stands_on_both_sides(tmp_path: Path) -> None:
-    """Objects of one picture in two banks, split by different seeds."""
+def test_a_image_never_stands_on_both_sides(tmp_path: Path) -> None:
+    """Objects of one image in two banks, split by different seeds."""
     for name, seed in (("a", 0), ("b", 1)):
         for k in range(20):
             save(tmp_path / name / "src" / "x" / f"{k}.png", blob(100 * seed + k))
@@ -231,18 +232,18 @@ def test_a_picture_never_stands_on_both_sides(tmp_path: Path) -> None:
         (tmp_path / name / "src" / "index.csv").write_text(f"file,source_image\n{rows}\n")
         build_bank([tmp_path / name / "src"], tmp_path / name / "bank", cut=CUT, seed=seed, test_fraction=0.4)
     banks = [ObjectBank.open(tmp_path / name / "bank") for name in ("a", "b")]
-    with pytest.raises(UserError, match=r"objects come from pictures.*first photo\d+ \(\w+ in .*--resplit"):
+    with pytest.raises(UserError, match=r"objects come from images.*first photo\d+ \(\w+ in .*--resplit"):
         merge_banks(banks, tmp_path / "both")
     merge_banks(banks, tmp_path / "both", resplit=True, seed=3, test_fraction=0.3)
     both = ObjectBank.open(tmp_path / "both")
     sides = {}
     for object_id in range(len(both)):
         info = both.info(object_id)
-        assert sides.setdefault(info.picture_key, info.split) == info.split
+        assert sides.setdefault(info.image_key, info.split) == info.split
     assert len(sides) == 20 and len(both) == 40 and set(sides.values()) == {"train", "val", "test"}
 
 
-def test_the_same_file_in_two_folders_is_the_same_picture(tmp_path: Path) -> None:
+def test_the_same_file_in_two_folders_is_the_same_image(tmp_path: Path) -> None:
     for k in range(12):
         save(tmp_path / "one" / "x" / f"{k}.png", blob(k))
         save(tmp_path / "two" / "y" / f"other{k}.png", blob(k))
@@ -251,7 +252,7 @@ def test_the_same_file_in_two_folders_is_the_same_picture(tmp_path: Path) -> Non
     bank = ObjectBank.open(tmp_path / "bank")
     by_key: dict[str, set[str]] = {}
     for i in range(24):
-        by_key.setdefault(bank.info(i).picture_key, set()).add(bank.info(i).split)
+        by_key.setdefault(bank.info(i).image_key, set()).add(bank.info(i).split)
     assert len(by_key) == 12 and all(len(sides) == 1 for sides in by_key.values())
     assert set.union(*by_key.values()) >= {"train", "test"}
 
@@ -273,7 +274,7 @@ def test_export_and_back(tmp_path: Path) -> None:
     again = ObjectBank.open(tmp_path / "again")
     for i in range(6):
         np.testing.assert_array_equal(again.texture(i).level(0), bank.texture(i).level(0))
-        for name in ("class_name", "split", "licence", "annotation_id", "picture_key"):
+        for name in ("class_name", "split", "licence", "annotation_id", "image_key"):
             assert getattr(again.info(i), name) == getattr(bank.info(i), name)
     assert export_bank(bank, tmp_path / "some", bank.select(classes=["ant"])) == 3
     with pytest.raises(UserError, match="out' exists and is not an empty folder"):

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Item, ReadOptions
 from smile_synth.objects._mask_cut import Photo
 from smile_synth.objects._pairs import is_pairs, read_pairs
 from smile_synth.objects._palette import is_davis, is_voc, read_davis, read_voc
-from smile_synth.pictures import Reject
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -88,7 +88,7 @@ def test_voc(tmp_path: Path) -> None:
     }
     assert rejected.pop("cut").startswith("damaged XML: cut.xml: unclosed token")  # the rest is expat's
     assert rejected == {
-        "far": "size differs: the picture has 5x7 pixels, its mask 2x7",
+        "far": "size differs: the image has 5x7 pixels, its mask 2x7",
         "empty": "empty mask: no pixel lies inside",
         "grey": "unusable mask: mode RGB, expected a palette or 8-bit grey",
         "lost": "missing file",
@@ -97,7 +97,7 @@ def test_voc(tmp_path: Path) -> None:
     }
     np.testing.assert_array_equal(cut_outs["xml#2"].rgba[..., :3], RGB[3:5, 5:7])
     assert (cut_outs["xml#2"].rgba[..., 3] == 255).all()
-    assert cut_outs["xml#1"].picture_key == cut_outs["xml#2"].picture_key
+    assert cut_outs["xml#1"].image_key == cut_outs["xml#2"].image_key
     assert cut_outs["xml#1"].truncation == 0.5 and cut_outs["off#3"].truncation == 0.5
 
 
@@ -123,7 +123,7 @@ def test_davis(tmp_path: Path) -> None:
     assert list(cut_outs) == ["my dog/00000#1", "my dog/00000#2", "my dog/00002#255"]
     assert rejected == {"gone/00002": "missing file"}
     assert {found.class_name for found in cut_outs.values()} == {"my dog"}
-    assert len({found.picture_key for found in cut_outs.values()}) == 1
+    assert len({found.image_key for found in cut_outs.values()}) == 1
     assert [found.source_image for found in cut_outs.values()][1:] == ["my dog/00000", "my dog/00002"]
     assert all(found.rgba.shape == (3, 2, 4) for found in cut_outs.values())
 
@@ -202,12 +202,12 @@ def test_pairs_name_what_has_no_partner(tmp_path: Path) -> None:
     assert rejected == {
         "images/alone.png": "no mask: nothing named so in masks/",
         "images/good.png": "ambiguous name: good.jpg stands beside it",
-        "images/notes.txt": "not a picture: expected .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff",
-        "images/small.png": "size differs: the picture has 5x7 pixels, its mask 2x7",
+        "images/notes.txt": "not an image: expected .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff",
+        "images/small.png": "size differs: the image has 5x7 pixels, its mask 2x7",
         "images/empty.png": "empty mask: no pixel lies inside",
         "images/float.png": "unusable mask: mode F, expected whole numbers or colours",
         "images/busy.png": "unusable mask: 1601 different values, at most 1000 objects are expected",
-        "masks/lost.png": "no picture: nothing named so in images/",
+        "masks/lost.png": "no image: nothing named so in images/",
     }
 
 
@@ -224,7 +224,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"no folder {second}/ in it, expected {first}/ and {second}/"):
             read(str(folder), ReadOptions())
         (folder / second).mkdir()
-        with pytest.raises(UserError, match=r"no \.png in|no masks, expected|no pictures in"):
+        with pytest.raises(UserError, match=r"no \.png in|no masks, expected|no images in"):
             read(str(folder), ReadOptions())
 
 
@@ -236,4 +236,4 @@ def test_real_sequences() -> None:
     assert [name.split("#")[0] for name in cut_outs] == ["bike/00000"] * 2 + [
         f"judo/{frame}" for frame in ("00000", "00005", "00008", "00013")
     ]
-    assert len({found.picture_key for found in cut_outs.values()}) == 2
+    assert len({found.image_key for found in cut_outs.values()}) == 2

@@ -50,7 +50,7 @@ def test_rings_are_united_and_may_cross_themselves() -> None:
     np.testing.assert_array_equal(union_coverage([keyhole.astype(float)], 5, 7), expected)
 
 
-def test_rings_may_leave_the_picture() -> None:
+def test_rings_may_leave_the_image() -> None:
     np.testing.assert_array_equal(union_coverage([box(-1e30, -4, 1.5, 1e30)], 2, 3), [[255, 128, 0]] * 2)
     assert not union_coverage([box(5, 7, 6, 9)], 2, 3).any()
 

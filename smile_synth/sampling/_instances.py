@@ -1,4 +1,4 @@
-"""Actors: the objects of many clips, drawn together; every array has one row per object.
+"""Instances: the objects of many clips, drawn together; every array has one row per object.
 
 What is drawn for an object depends on its clip's address and its number alone, never on the other rows:
 the same numbers come out of a batch of one and of a thousand.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
+from smile_synth.core import geometry
+from smile_synth.core.rng import RandomStreams
 from smile_synth.motion import (
     OBJECT_CURVES,
     Bond,
@@ -26,12 +27,11 @@ from smile_synth.motion import (
 )
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Objects, Recipe, SideLaw
-from smile_synth.rng import RandomStreams
+from smile_synth.scene import Factor
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-Factor = str | float
 # A tilted object is seen from this many times the frame's longer side away.
 VIEWING_DISTANCE = 2.0
 LAYOUT_TRIES = 64
@@ -40,7 +40,7 @@ SELDOM = ("shear", "tilt", "bias", "gamma")
 
 
 @dataclass
-class Actors:
+class Instances:
     """The objects of B clips: N rows, clip after clip.
 
     Attributes:
@@ -95,7 +95,7 @@ class Actors:
         return geometry.product(geometry.translation(self.center_xy), tilted)
 
 
-def cast(recipe: Recipe, bank: ObjectBank, seed: int, indices: Int) -> Actors:
+def sample_instances(recipe: Recipe, bank: ObjectBank, seed: int, indices: Int) -> Instances:
     """Draw the objects of clips ``indices`` ``[B]``.
 
     Raises:
@@ -114,20 +114,20 @@ def cast(recipe: Recipe, bank: ObjectBank, seed: int, indices: Int) -> Actors:
     rows = _Rows(seed, indices, clip, number, labelled)
 
     object_id, box_start = _looks(objects, bank, rows)
-    actors = _moved(recipe, rows, bank, object_id, box_start)
+    instances = _moved(recipe, rows, bank, object_id, box_start)
     if recipe.relations:
-        _relate(recipe, rows, actors, labelled_counts)
+        _relate(recipe, rows, instances, labelled_counts)
     if objects.overlap is not None:
-        _lay_out(objects.overlap, recipe.size, rows, actors)
+        _lay_out(objects.overlap, recipe.size, rows, instances)
     if objects.whole_pixels:
-        _truncate(actors)
-    _measure(actors)
-    return actors
+        _truncate(instances)
+    _measure(instances)
+    return instances
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Addresses of the rows of `Actors`."""
+    """Addresses of the rows of `Instances`."""
 
     seed: int
     indices: Int
@@ -208,9 +208,9 @@ def _entries(recipe: Recipe, rows: _Rows) -> Int:
     return rows.draws("motion").choice(weights)
 
 
-def _moved(recipe: Recipe, rows: _Rows, bank: ObjectBank, object_id: Int, box_start: Float) -> Actors:
+def _moved(recipe: Recipe, rows: _Rows, bank: ObjectBank, object_id: Int, box_start: Float) -> Instances:
     n, frames = len(object_id), recipe.num_frames
-    actors = Actors(
+    instances = Instances(
         rows.clip, rows.number, rows.labelled, object_id,
         bank.heights[object_id].astype(np.int64), bank.widths[object_id].astype(np.int64),
         np.zeros((n, frames, 2)), np.repeat(box_start[:, None], frames, axis=1), np.zeros((n, frames)),
@@ -228,19 +228,21 @@ def _moved(recipe: Recipe, rows: _Rows, bank: ObjectBank, object_id: Int, box_st
         for keys in np.unique(num_keys):
             chosen = np.flatnonzero((entry == number) & (num_keys == keys))
             if len(chosen):
-                _move(recipe, parameters, rows, actors, chosen, times[chosen, :keys])
+                _move(recipe, parameters, rows, instances, chosen, times[chosen, :keys])
     presence = recipe.objects.presence
     if presence[0] < 1:
         draws = rows.draws("presence")
         present = np.round(draws.uniform(*presence) * frames)
         first = np.floor(draws.random() * (frames - present + 1))
         t = np.arange(frames)
-        actors.opacity *= (t >= first[:, None]) & (t < (first + present)[:, None])
-        _note(actors, np.arange(n), {"presence_frames": present})
-    return actors
+        instances.opacity *= (t >= first[:, None]) & (t < (first + present)[:, None])
+        _note(instances, np.arange(n), {"presence_frames": present})
+    return instances
 
 
-def _move(recipe: Recipe, parameters: Any, rows: _Rows, actors: Actors, chosen: Int, keys: Float) -> None:
+def _move(
+    recipe: Recipe, parameters: Any, rows: _Rows, instances: Instances, chosen: Int, keys: Float
+) -> None:
     """Draw curves and path of the rows that share a motion entry and a number of key frames."""
     frames, (height, width) = recipe.num_frames, recipe.size
 
@@ -248,15 +250,14 @@ def _move(recipe: Recipe, parameters: Any, rows: _Rows, actors: Actors, chosen: 
         wanted, kind = getattr(parameters, name), OBJECT_CURVES[name]
         if wanted is None:
             return None
-        purpose = "log_scale" if name == "growth" else name
-        drawn = draw_curve(kind, wanted, keys, frames, rng=rows.draws(purpose, chosen), dims=dims)
-        _note(actors, chosen, drawn.factors, name)
+        drawn = draw_curve(kind, wanted, keys, frames, rng=rows.draws(name, chosen), dims=dims)
+        _note(instances, chosen, drawn.factors, name)
         return drawn
 
     for i in chosen:
-        actors.factors[i]["family"] = parameters.family
-    growth = curve("growth", 1 if parameters.growth_isotropic else 2)
-    box = actors.box_wh[chosen]
+        instances.factors[i]["family"] = parameters.family
+    growth = curve("log_scale", 1 if parameters.log_scale_isotropic else 2)
+    box = instances.box_wh[chosen]
     if growth is not None:
         box = box * np.exp(growth.values)
     half, frame_wh = box / 2, np.array([width, height], np.float64)
@@ -265,25 +266,25 @@ def _move(recipe: Recipe, parameters: Any, rows: _Rows, actors: Actors, chosen: 
     path = draw_path(parameters, request, rng=rows.draws("path", chosen))
     if path.log_scale is not None:
         box = box * np.exp(path.log_scale)[..., None]
-    actors.center_xy[chosen], actors.box_wh[chosen] = path.values, box
-    _note(actors, chosen, path.factors, "path")
+    instances.center_xy[chosen], instances.box_wh[chosen] = path.values, box
+    _note(instances, chosen, path.factors, "path")
     rotation, opacity, depth = curve("rotation"), curve("opacity"), curve("depth")
     if rotation is not None:
-        actors.rotation[chosen] = rotation.values[..., 0]
+        instances.rotation[chosen] = rotation.values[..., 0]
     if opacity is not None:
-        actors.opacity[chosen] = opacity.values[..., 0]
+        instances.opacity[chosen] = opacity.values[..., 0]
     if depth is not None:
-        actors.depth[chosen] = depth.values[..., 0]
+        instances.depth[chosen] = depth.values[..., 0]
     gain = curve("gain", 1 if parameters.gain_isotropic else None)
     if gain is not None:
-        actors.gain[chosen] = gain.values
+        instances.gain[chosen] = gain.values
     for name in SELDOM:
         drawn = curve(name, 1 if name == "bias" and parameters.bias_isotropic else None)
         if drawn is not None:
-            whole = getattr(actors, name)
+            whole = getattr(instances, name)
             if whole is None:
-                whole = _neutral(name, (len(actors), frames))
-                setattr(actors, name, whole)
+                whole = _neutral(name, (len(instances), frames))
+                setattr(instances, name, whole)
             whole[chosen] = drawn.values
 
 
@@ -293,23 +294,23 @@ def _neutral(name: str, leading: tuple[int, ...]) -> Float:
     return np.full((*leading, kind.dims), kind.neutral)
 
 
-def _note(actors: Actors, rows: Int, factors: dict[str, Float], prefix: str = "") -> None:
+def _note(instances: Instances, rows: Int, factors: dict[str, Float], prefix: str = "") -> None:
     """Keep drawn values, ``[R]`` each, as factors of their rows."""
     if not factors:
         return
     names = [f"{prefix}.{name}" if prefix else name for name in factors]
     columns = [np.asarray(values, np.float64).tolist() for values in factors.values()]
     for i, values in zip(rows.tolist(), zip(*columns, strict=True), strict=True):
-        actors.factors[i].update(zip(names, values, strict=True))
+        instances.factors[i].update(zip(names, values, strict=True))
 
 
-def _relate(recipe: Recipe, rows: _Rows, actors: Actors, counts: Int) -> None:
+def _relate(recipe: Recipe, rows: _Rows, instances: Instances, counts: Int) -> None:
     """Give the followers of every clip's group their relation's path."""
     draws = RandomStreams(rows.seed, rows.indices, "relation")
     entry = draws.choice([relation.weight for relation in recipe.relations])
     first = np.searchsorted(rows.clip, np.arange(len(counts)))
     frame_wh = np.array(recipe.size[::-1], np.float64)
-    box = actors.box_wh.mean(axis=1)
+    box = instances.box_wh.mean(axis=1)
     for number, parameters in enumerate(recipe.relations):
         name: str = parameters.relation  # type: ignore[attr-defined]
         related = rows.labelled & (entry[rows.clip] == number) & (rows.number < parameters.members)
@@ -317,15 +318,17 @@ def _relate(recipe: Recipe, rows: _Rows, actors: Actors, counts: Int) -> None:
         if not len(chosen) or name == "independent":
             continue
         leader = first[rows.clip[chosen]]
-        bond = Bond(actors.center_xy[leader], actors.center_xy[chosen], box[leader], box[chosen], frame_wh)
+        bond = Bond(
+            instances.center_xy[leader], instances.center_xy[chosen], box[leader], box[chosen], frame_wh
+        )
         path = draw_relation(parameters, bond, rng=rows.draws("relation", chosen))
-        actors.center_xy[chosen] = path.values
+        instances.center_xy[chosen] = path.values
         for i in chosen:
-            own = [key for key in actors.factors[i] if key.startswith("path.")]
+            own = [key for key in instances.factors[i] if key.startswith("path.")]
             for key in own:  # of the path that it does not take
-                del actors.factors[i][key]
-            actors.factors[i]["relation"] = name
-        _note(actors, chosen, path.factors, "relation")
+                del instances.factors[i][key]
+            instances.factors[i]["relation"] = name
+        _note(instances, chosen, path.factors, "relation")
 
 
 def _overlaps(center: Float, wh: Float, other_center: Float, other_wh: Float) -> Float:
@@ -336,7 +339,9 @@ def _overlaps(center: Float, wh: Float, other_center: Float, other_wh: Float) ->
     return np.asarray(shared / np.minimum(wh.prod(axis=-1), other_wh.prod(axis=-1)))
 
 
-def _lay_out(bounds: tuple[float, float], size_hw: tuple[int, int], rows: _Rows, actors: Actors) -> None:
+def _lay_out(
+    bounds: tuple[float, float], size_hw: tuple[int, int], rows: _Rows, instances: Instances
+) -> None:
     """Move whole paths so that in frame 0 every object overlaps the most overlapped earlier one as wanted.
 
     A clip whose object finds no such place in `LAYOUT_TRIES` tries keeps the best; what came out is a factor.
@@ -345,7 +350,7 @@ def _lay_out(bounds: tuple[float, float], size_hw: tuple[int, int], rows: _Rows,
     starts = np.flatnonzero(np.diff(rows.clip, prepend=-1))
     for start, stop in zip(starts, [*starts[1:], len(rows.clip)], strict=True):
         for k in range(start + 1, stop):
-            center, wh = actors.center_xy[k], actors.box_wh[k]
+            center, wh = instances.center_xy[k], instances.box_wh[k]
             half = wh / 2
             travel = center - center[0]
             low, high = (half - travel).max(axis=0), (frame_wh - half - travel).min(axis=0)
@@ -354,57 +359,57 @@ def _lay_out(bounds: tuple[float, float], size_hw: tuple[int, int], rows: _Rows,
             places = np.concatenate([center[:1], places])
             before = slice(start, k)
             shares = _overlaps(
-                places[:, None], wh[0], actors.center_xy[before, 0], actors.box_wh[before, 0]
+                places[:, None], wh[0], instances.center_xy[before, 0], instances.box_wh[before, 0]
             ).max(axis=1)
             missed = np.maximum(bounds[0] - shares, 0) + np.maximum(shares - bounds[1], 0)
             best = int(np.argmin(missed))  # the first of those that fit
-            actors.center_xy[k] = center + (places[best] - center[0])
-            actors.factors[k]["start_overlap_share"] = float(shares[best])
+            instances.center_xy[k] = center + (places[best] - center[0])
+            instances.factors[k]["start_overlap_share"] = float(shares[best])
 
 
-def _truncate(actors: Actors) -> None:
+def _truncate(instances: Instances) -> None:
     """Cut box sides, upper left corners and angles to whole numbers towards zero."""
-    size = np.maximum(np.trunc(actors.box_wh), 1)
-    corner = np.trunc(actors.center_xy - actors.box_wh / 2)
-    actors.box_wh = size
-    actors.center_xy = corner + size / 2
-    actors.rotation = np.trunc(actors.rotation)
+    size = np.maximum(np.trunc(instances.box_wh), 1)
+    corner = np.trunc(instances.center_xy - instances.box_wh / 2)
+    instances.box_wh = size
+    instances.center_xy = corner + size / 2
+    instances.rotation = np.trunc(instances.rotation)
 
 
-def _measure(actors: Actors) -> None:
+def _measure(instances: Instances) -> None:
     """Measure what every motion has in common, in the scene, before the camera."""
-    center, box = actors.center_xy, actors.box_wh
+    center, box = instances.center_xy, instances.box_wh
     last = max(center.shape[1] - 1, 1)
     steps = np.diff(center, axis=1)
     net = center[:, -1] - center[:, 0]
     distance = np.hypot(net[:, 0], net[:, 1])
     speed = np.hypot(steps[..., 0], steps[..., 1]).mean(axis=1) if steps.shape[1] else np.zeros(len(center))
     _note(
-        actors,
-        np.arange(len(actors)),
+        instances,
+        np.arange(len(instances)),
         {
             "mean_speed_px_per_frame": speed,
             "net_displacement_px": distance,
-            "rotation_degrees_per_frame": (actors.rotation[:, -1] - actors.rotation[:, 0]) / last,
-            "growth_log_per_frame": np.log(box[:, -1] / box[:, 0]).mean(axis=1) / last,
+            "rotation_degrees_per_frame": (instances.rotation[:, -1] - instances.rotation[:, 0]) / last,
+            "log_scale_per_frame": np.log(box[:, -1] / box[:, 0]).mean(axis=1) / last,
         },
     )
     moving = np.flatnonzero(distance >= 1.0)  # below a pixel a direction means nothing
     direction = np.rad2deg(np.arctan2(net[moving, 1], net[moving, 0])) % 360
-    _note(actors, moving, {"net_direction_degrees": direction})
+    _note(instances, moving, {"net_direction_degrees": direction})
 
 
-def take(actors: Actors, rows: Sequence[int] | Int) -> Actors:
-    """Return some rows as Actors of their own; the arrays are copies."""
+def take(instances: Instances, rows: Sequence[int] | Int) -> Instances:
+    """Return some rows as Instances of their own; the arrays are copies."""
     chosen = np.asarray(rows, np.int64)
-    arrays = {name: value[chosen] for name, value in vars(actors).items() if isinstance(value, np.ndarray)}
-    return replace(actors, **arrays, factors=[dict(actors.factors[i]) for i in chosen])
+    arrays = {name: value[chosen] for name, value in vars(instances).items() if isinstance(value, np.ndarray)}
+    return replace(instances, **arrays, factors=[dict(instances.factors[i]) for i in chosen])
 
 
-def join(parts: Sequence[Actors]) -> Actors:
-    """Lay Actors one after another."""
+def join(parts: Sequence[Instances]) -> Instances:
+    """Lay Instances one after another."""
     arrays = {}
-    for name in (each.name for each in fields(Actors) if each.name != "factors"):
+    for name in (each.name for each in fields(Instances) if each.name != "factors"):
         columns = [getattr(part, name) for part in parts]
         if any(column is not None for column in columns):
             columns = [

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.cluster import Cluster
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
+from smile_synth.parallel.cluster import Cluster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

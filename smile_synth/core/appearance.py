@@ -12,18 +12,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from smile_synth.texture import Texture, fill_levels, level_sizes_hw
+from smile_synth.core.texture import Texture, fill_levels, level_sizes_hw
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """How a clip as a whole is exposed; as it stands, plainly.
 
     Attributes:
         shutter: share of a frame's time, 0..1, that the shutter is open, its middle at the frame itself.
-        shutter_samples: moments of that time whose pictures are averaged, odd; the middle one is the frame.
+        shutter_samples: subframes of that time whose images are averaged, odd; the middle one is the frame.
         linear_light: textures are filtered, and layers blended, in linear light instead of sRGB values.
         grain: standard deviation of the grain, as a share of full scale; 0 without.
         grain_key: two 32-bit words.
@@ -38,7 +38,7 @@ class Looks:
     compression: int | None = None
 
 
-NO_LOOKS = Looks()
+DEFAULT_APPEARANCE = Appearance()
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Shadow:
 # --- time
 
 
-def shutter_times(looks: Looks) -> Float:
-    """Return the moments ``[S]`` that a frame averages, in frames from its own; the middle one is 0."""
-    count = looks.shutter_samples
-    return np.asarray((np.arange(count) - count // 2) * (looks.shutter / count))
+def shutter_times(appearance: Appearance) -> Float:
+    """Return the subframes ``[S]`` that a frame averages, in frames from its own; the middle one is 0."""
+    count = appearance.shutter_samples
+    return np.asarray((np.arange(count) - count // 2) * (appearance.shutter / count))
 
 
 def poses_between(poses: Float, offsets: Float) -> Float:
-    """Return the poses ``[L, T, S, 3, 3]`` of layers ``[L, T, 3, 3]`` at moments ``[S]`` around every frame.
+    """Return the poses ``[L, T, S, 3, 3]`` of layers ``[L, T, 3, 3]`` at the subframes ``[S]`` of each frame.
 
     Number by number a parabola through the frame and its two neighbours; at either end of the clip, which
     has but one neighbour, a straight line.

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.clip import Clip
+from smile_synth.core.clip import Clip
 
 UInt8 = NDArray[np.uint8]
 
@@ -51,14 +51,14 @@ def film_strip(frames: UInt8, *, columns: int = 8) -> UInt8:
     return contact_sheet([frames[t] for t in chosen], columns=len(chosen))
 
 
-def contact_sheet(pictures: Sequence[UInt8], *, columns: int, gap: int = 4) -> UInt8:
-    """Lay pictures of one size ``[H, W, 3]`` out in rows on light paper; returns ``[., ., 3]`` uint8."""
-    if not pictures:
-        raise ValueError("a contact sheet needs at least one picture")
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[UInt8], *, columns: int, gap: int = 4) -> UInt8:
+    """Lay images of one size ``[H, W, 3]`` out in rows on light paper; returns ``[., ., 3]`` uint8."""
+    if not images:
+        raise ValueError("a contact sheet needs at least one image")
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), _PAPER, np.uint8)
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(images):
         y, x = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
-        sheet[y : y + height, x : x + width] = picture
+        sheet[y : y + height, x : x + width] = image
     return sheet

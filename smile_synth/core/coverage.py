@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smile_synth import geometry
-from smile_synth.texture import Texture
+from smile_synth.core import geometry
+from smile_synth.core.texture import Texture
 
 Border = Literal["transparent", "reflect", "repeat"]
 Float = NDArray[np.float64]

@@ -13,8 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.pictures import Reject, check_size
-from smile_synth.pixel_format import PixelFormat
+from smile_synth.io.images import Reject, check_size
+from smile_synth.io.pixel_format import PixelFormat
 
 UInt8 = NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 LOCK = ".lock"
 PART = ".part"

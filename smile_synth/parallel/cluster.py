@@ -1,4 +1,4 @@
-"""Work on the machines of a Ray cluster, with the interface of `smile_synth.workers.Workers`.
+"""Work on the machines of a Ray cluster, with the interface of `smile_synth.parallel.workers.Workers`.
 
 Every piece of work is a task without state: Ray gives it to another process when its own is killed, or
 its machine is gone. All machines must see the same files at the same paths.
@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 
-from smile_synth.errors import UserError
+from smile_synth.core.errors import UserError
 
 # Deaths of processes or machines that one piece of work may meet.
 _RETRIES = 8

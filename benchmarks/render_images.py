@@ -1,6 +1,6 @@
 """Draw what rendering and looks do to pixels, four times enlarged, for the docs.
 
-uv run python benchmarks/render_pictures.py --out docs/pictures
+uv run python benchmarks/render_images.py --out docs/images
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from render_cpu import plain_pipeline, straight_files
 
-from smile_synth import ObjectBank, Recipe, Scene, build_bank, composite, geometry, sample_scene
+from smile_synth import ObjectBank, Recipe, Scene, build_bank, composite, sample_scene
+from smile_synth.core import geometry
+from smile_synth.core.coverage import level_of_detail
 from smile_synth.corpus._media import damaged
-from smile_synth.coverage import level_of_detail
+from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
-from smile_synth.scene import Layer, Picture, Solid
-from smile_synth.strict_yaml import parse
+from smile_synth.scene import Layer, Solid, StoredImage
+from smile_synth.sources import Sources
 
 UInt8 = NDArray[np.uint8]
 ZOOM, GAP, CAPTION = 4, 10, 28
@@ -29,14 +31,14 @@ INK, GREY, PAPER = (30, 30, 30), (110, 110, 110), (250, 250, 250)
 
 
 class Row(NamedTuple):
-    """What stands over a row, and its pictures ``[H, W, 3]`` as they are, each with a caption."""
+    """What stands over a row, and its images ``[H, W, 3]`` as they are, each with a caption."""
 
     title: str
     panels: dict[str, UInt8]
 
 
 def sheet(rows: list[Row]) -> Image.Image:
-    """Lay out pictures of one size, enlarged without any smoothing."""
+    """Lay out images of one size, enlarged without any smoothing."""
     height, width = next(iter(rows[0].panels.values())).shape[:2]
     lines = 1 + any(row.title for row in rows)
     right, down = ZOOM * width + GAP, ZOOM * height + lines * CAPTION + GAP
@@ -80,7 +82,7 @@ def laid(bank: ObjectBank, frames: int, *things: Thing) -> Scene:
             geometry.scaling(np.broadcast_to(np.reshape(thing.scale, (-1, 1)), (frames, 2))),
             geometry.translation([-width / 2, -height / 2]),
         )
-        layers.append(Layer(Picture("objects", number, height, width), labelled=True))
+        layers.append(Layer(StoredImage("objects", number, height, width), labelled=True))
         poses.append(pose)
         levels.append(level_of_detail(pose, height, width))
     leading = len(layers), frames
@@ -138,8 +140,8 @@ def rendering(bank: ObjectBank, files: list[Path]) -> Image.Image:
     for title, scene, view in cases:
         ways = {
             "plain pipeline": plain_pipeline(scene, files),
-            "ours, on the CPU": composite(scene, bank),
-            "oracle": composite(scene, bank, backend="oracle"),
+            "ours, on the CPU": composite(scene, Sources(bank)),
+            "oracle": composite(scene, Sources(bank), backend="oracle"),
         }
         rows.append(Row(title, {way: view(frames) for way, frames in ways.items()}))
     return sheet(rows)
@@ -155,36 +157,44 @@ backgrounds: [{kind: one-over-f, exponent: 1.3, brightness: 0.9}]
 objects: {count: 1, side: [40], classes: [cup]}
 motion: [{family: constant-velocity, speed: 8, rotation: {rate: 4}}]
 """
-SHADOWS = "looks.shadows={strength: 0.5, distance: 6, direction: 60, blur: 5}"
-# Caption, what both pictures have, what the right one has more.
+SHADOWS = "appearance.shadows={strength: 0.5, distance: 6, direction: 60, blur: 5}"
+# Caption, what both images have, what the right one has more.
 LOOKS: tuple[tuple[str, list[str], list[str]], ...] = (
-    ("shutter: 180", [], ["looks.shutter=180"]),
-    ("soft_edges: 3", [], ["looks.soft_edges=3"]),
+    ("shutter: 180", [], ["appearance.shutter=180"]),
+    ("soft_edges: 3", [], ["appearance.soft_edges=3"]),
     ("shadows", [], [SHADOWS]),
-    ("linear_light; both with shutter: 360", ["looks.shutter=360"], ["looks.linear_light=true"]),
-    ("grain: 0.04", [], ["looks.grain=0.04"]),
-    ("compression: 32", [], ["looks.compression=32"]),
+    ("linear_light; both with shutter: 360", ["appearance.shutter=360"], ["appearance.linear_light=true"]),
+    ("grain: 0.04", [], ["appearance.grain=0.04"]),
+    ("compression: 32", [], ["appearance.compression=32"]),
     ("gain: 0.6", [], ["motion.0.gain={family: still, start: 0.6}", "motion.0.gain_isotropic=true"]),
     ("bias: 0.2", [], ["motion.0.bias={family: still, start: 0.2}", "motion.0.bias_isotropic=true"]),
     ("gamma: 1.8", [], ["motion.0.gamma={family: still, start: 1.8}"]),
     (
         "shutter, soft_edges, shadows, linear_light, grain",
         [],
-        ["looks.shutter=180", "looks.soft_edges=1", SHADOWS, "looks.linear_light=true", "looks.grain=0.02"],
+        [
+            "appearance.shutter=180",
+            "appearance.soft_edges=1",
+            SHADOWS,
+            "appearance.linear_light=true",
+            "appearance.grain=0.02",
+        ],
     ),
 )
 
 
 def frame_of(bank: ObjectBank, overrides: list[str], index: int) -> UInt8:
     """Return the middle frame of a clip as a written corpus holds it."""
-    scene = sample_scene(parse(Recipe, RECIPE, name="recipe", overrides=overrides), bank, seed=0, index=index)
-    frames = composite(scene, bank)
-    if scene.looks.compression is not None:
-        frames = damaged(frames, scene.fps, scene.looks.compression)
+    scene = sample_scene(
+        parse(Recipe, RECIPE, name="recipe", overrides=overrides), Sources(bank), seed=0, index=index
+    )
+    frames = composite(scene, Sources(bank))
+    if scene.appearance.compression is not None:
+        frames = damaged(frames, scene.fps, scene.appearance.compression)
     return np.asarray(frames[len(frames) // 2])
 
 
-def looks(bank: ObjectBank, index: int) -> Image.Image:
+def appearance(bank: ObjectBank, index: int) -> Image.Image:
     """Draw every look beside the same scene without it."""
     pairs = {}
     for caption, both, more in LOOKS:
@@ -199,8 +209,10 @@ def looks(bank: ObjectBank, index: int) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="Folder for rendering.png and looks.png.")
-    parser.add_argument("--index", type=int, default=3, help="of the clip that looks.png shows")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="Folder for rendering.png and appearance.png."
+    )
+    parser.add_argument("--index", type=int, default=3, help="of the clip that appearance.png shows")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         build_bank(["builtin:photos"], Path(folder) / "bank", cut=CutOutOptions(max_side=256))
@@ -208,7 +220,7 @@ def main() -> None:
         rendering(bank, straight_files(bank, Path(folder))).save(
             arguments.out / "rendering.png", optimize=True
         )
-        looks(bank, arguments.index).save(arguments.out / "looks.png", optimize=True)
+        appearance(bank, arguments.index).save(arguments.out / "appearance.png", optimize=True)
 
 
 if __name__ == "__main__":

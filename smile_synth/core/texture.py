@@ -2,7 +2,7 @@
 
 Level l of a ``height x width`` texture has ``ceil(height / 2^l) x ceil(width / 2^l)`` texels, each the
 mean of 2x2 texels of the level before. An odd side is padded on the far end, with transparent texels
-for an object and with a copy of the last texel for a picture, so that a point (x, y) of level 0 is
+for an object and with a copy of the last texel for an image, so that a point (x, y) of level 0 is
 the point (x, y) / 2^l of level l, exactly.
 """
 
@@ -29,7 +29,7 @@ def level_sizes_hw(height: int, width: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Texture:
-    """A mip-mapped picture.
+    """A mip-mapped image.
 
     Attributes:
         texels: ``[sum of level areas, 4]`` uint8, premultiplied RGBA, level after level, row-major.
@@ -69,7 +69,7 @@ class Texture:
 
     @classmethod
     def opaque(cls, rgb: UInt8) -> Texture:
-        """Build the texture of an opaque picture ``[H, W, 3]`` uint8, padded by its edge."""
+        """Build the texture of an opaque image ``[H, W, 3]`` uint8, padded by its edge."""
         alpha = np.full((*rgb.shape[:2], 1), 255, np.uint8)
         return cls.from_straight_rgba(np.concatenate([rgb, alpha], axis=2), pad="edge")
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 
 Key = tuple[str | int, ...]
 COMMAND_LINE = 0  # the "line" of a value that was given as an override

@@ -1,6 +1,6 @@
 """Occlusion as a target: change a clip until who covers whom is as the recipe wants it.
 
-What is reached is measured with the labels' own definition (`smile_synth.coverage`) on every pixel; the
+What is reached is measured with the labels' own definition (`smile_synth.core.coverage`) on every pixel; the
 search before that looks at every few pixels only.
 """
 
@@ -15,12 +15,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth import geometry
-from smile_synth.actors import Actors, Factor, join, take
-from smile_synth.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
+from smile_synth.core import geometry
+from smile_synth.core.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
+from smile_synth.core.rng import RandomStream
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import OcclusionTarget, Recipe
-from smile_synth.rng import RandomStream
+from smile_synth.sampling._instances import Instances, join, take
+from smile_synth.scene import Factor
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -31,14 +32,14 @@ _PROPOSALS = 96
 def reach_targets(
     recipe: Recipe,
     bank: ObjectBank,
-    actors: Actors,
+    instances: Instances,
     order: Int,
     camera: Float | None,
     factors: list[dict[str, Factor]],
     *,
     seed: int,
     indices: Int,
-) -> tuple[Actors, Int]:
+) -> tuple[Instances, Int]:
     """Change the objects of every clip until its target is reached, or the tries are spent.
 
     What was wanted, reached and done is added to the clip's ``factors``: ``occlusion.reached`` is 1 or 0
@@ -47,8 +48,8 @@ def reach_targets(
     Args:
         recipe: with targets.
         bank: the objects' textures.
-        actors: the objects of all clips.
-        order: rows of all actors, clip after clip, each from back to front.
+        instances: the objects of all clips.
+        order: rows of all instances, clip after clip, each from back to front.
         camera: ``[B, T, 3, 3]`` or None.
         factors: one dict per clip.
         seed: of the clips.
@@ -57,18 +58,18 @@ def reach_targets(
     Returns:
         The objects, reordered so that each clip's stand from back to front, and their new order.
     """
-    counts = np.bincount(actors.clip, minlength=len(indices))
+    counts = np.bincount(instances.clip, minlength=len(indices))
     parts = []
-    ordered = take(actors, order)
+    ordered = take(instances, order)
     whole = _Stage.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
     for clip, (index, stage) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
         rng = RandomStream(seed, index, "occlusion")
         target = recipe.occlusion[rng.choice([target.weight for target in recipe.occlusion])]
         search = _run if target.overlap is None else _overlap
-        reached, stage = search(target, stage, rng) if len(stage.actors) else (_Reached(0), stage)
+        reached, stage = search(target, stage, rng) if len(stage.instances) else (_Reached(0), stage)
         factors[clip].update(reached.factors())
-        stage.actors.clip[:] = clip
-        parts.append(stage.actors)
+        stage.instances.clip[:] = clip
+        parts.append(stage.instances)
     joined = join(parts)
     return joined, np.arange(len(joined))
 
@@ -101,7 +102,7 @@ class _Stage:
     """One clip's objects from back to front, and what measuring them needs, a row per object.
 
     Attributes:
-        actors: the objects.
+        instances: the objects.
         bank: their textures.
         size_hw: of the frame.
         camera: ``[T, 3, 3]`` or None.
@@ -110,7 +111,7 @@ class _Stage:
         windows: ``[L, T, 4]`` pixels of the frame that a row can touch.
     """
 
-    actors: Actors
+    instances: Instances
     bank: ObjectBank
     size_hw: tuple[int, int]
     camera: Float | None
@@ -120,16 +121,18 @@ class _Stage:
     windows: Int
 
     @classmethod
-    def of(cls, actors: Actors, bank: ObjectBank, size_hw: tuple[int, int], camera: Float | None) -> _Stage:
+    def of(
+        cls, instances: Instances, bank: ObjectBank, size_hw: tuple[int, int], camera: Float | None
+    ) -> _Stage:
         """Work out where the objects are."""
-        poses = actors.poses(size_hw)
+        poses = instances.poses(size_hw)
         if camera is not None:
             poses = geometry.product(camera, poses)
-        level = level_of_detail(poses, actors.height[:, None], actors.width[:, None])
+        level = level_of_detail(poses, instances.height[:, None], instances.width[:, None])
         windows = np.empty((*level.shape, 4), np.int64)
         sides = float(size_hw[0]), float(size_hw[1])
-        _windows(np.ascontiguousarray(poses), level, actors.height, actors.width, *sides, windows)
-        return cls(actors, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
+        _windows(np.ascontiguousarray(poses), level, instances.height, instances.width, *sides, windows)
+        return cls(instances, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
 
     def clips(self, counts: Int) -> Iterator[_Stage]:
         """Yield the clips that stand one after another with so many objects each, their camera per object."""
@@ -137,18 +140,19 @@ class _Stage:
             own = slice(int(start), int(stop))
             camera = None if self.camera is None or start == stop else self.camera[start]
             yield replace(
-                self, actors=take(self.actors, np.arange(start, stop)), camera=camera, poses=self.poses[own],
-                inverses=self.inverses[own], level=self.level[own], windows=self.windows[own],
+                self, instances=take(self.instances, np.arange(start, stop)), camera=camera,
+                poses=self.poses[own], inverses=self.inverses[own], level=self.level[own],
+                windows=self.windows[own],
             )  # fmt: skip
 
-    def _with(self, actors: Actors, *parts: _Stage, order: Int | None = None) -> _Stage:
-        """Return the clip with other actors, whose measures stand in ``parts`` one after another."""
+    def _with(self, instances: Instances, *parts: _Stage, order: Int | None = None) -> _Stage:
+        """Return the clip with other instances, whose measures stand in ``parts`` one after another."""
         chosen = slice(None) if order is None else order
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])[chosen]
             for name in ("poses", "inverses", "level", "windows")
         }
-        return replace(self, actors=actors, **arrays)
+        return replace(self, instances=instances, **arrays)
 
     def counts(self, rows: Int, frames: Int, step: int, *, full: bool, hidden: bool = False) -> Float:
         """Return the pixels of each row's extent in the frame and those it owns, ``[K, F, 2]``.
@@ -156,60 +160,60 @@ class _Stage:
         With a step above 1 every so many pixels are looked at. Unless ``full``, one pixel stands for a frame
         in which nothing can cover the row, and if only ``hidden`` matters, for one in which it is seen.
         """
-        actors, bank = self.actors, self.bank
+        instances, bank = self.instances, self.bank
         # Depths of one frame: of equal ones the later row stands in front.
-        order = len(actors) - 1 - np.argsort(self._depth()[::-1, frames], axis=0, kind="stable")
-        sizes = np.stack([actors.height, actors.width], axis=-1)
+        order = len(instances) - 1 - np.argsort(self._depth()[::-1, frames], axis=0, kind="stable")
+        sizes = np.stack([instances.height, instances.width], axis=-1)
         out = np.zeros((len(rows), len(frames), 2))
         _count(
-            bank.texels, bank.texel_offsets, actors.object_id, sizes, self.inverses, self.level,
-            actors.opacity, order, self.windows, rows, frames, step, full, hidden, out,
+            bank.texels, bank.texel_offsets, instances.object_id, sizes, self.inverses, self.level,
+            instances.opacity, order, self.windows, rows, frames, step, full, hidden, out,
         )  # fmt: skip
         return out
 
     def _depth(self) -> Float:
-        ranks = len(self.actors) - np.arange(len(self.actors), dtype=np.float64)
-        return np.asarray(ranks[:, None] + self.actors.depth)
+        ranks = len(self.instances) - np.arange(len(self.instances), dtype=np.float64)
+        return np.asarray(ranks[:, None] + self.instances.depth)
 
     def visibility(self, row: int, step: int, frames: Int | None = None, *, hidden: bool = False) -> Float:
         """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty.
 
         If only ``hidden`` matters, what is not 0 is just some other number.
         """
-        frames = np.arange(self.actors.depth.shape[1]) if frames is None else frames
+        frames = np.arange(self.instances.depth.shape[1]) if frames is None else frames
         extent, owned = self.counts(np.array([row]), frames, step, full=False, hidden=hidden)[0].T
         seen: Float = np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
         return seen
 
     def covered(self, step: int) -> float:
         """Return the share of all labelled extents that others own."""
-        rows, frames = np.flatnonzero(self.actors.labelled), np.arange(self.actors.depth.shape[1])
+        rows, frames = np.flatnonzero(self.instances.labelled), np.arange(self.instances.depth.shape[1])
         extent, owned = self.counts(rows, frames, step, full=True).sum(axis=(0, 1))
         return float(1 - owned / extent) if extent else 0.0
 
     def shifted(self, offset_xy: Float) -> _Stage:
         """Return the clip with every path ``[L, T, 2]`` moved."""
-        actors = replace(self.actors, center_xy=self.actors.center_xy + offset_xy)
-        return _Stage.of(actors, self.bank, self.size_hw, self.camera)
+        instances = replace(self.instances, center_xy=self.instances.center_xy + offset_xy)
+        return _Stage.of(instances, self.bank, self.size_hw, self.camera)
 
     def with_one_shifted(self, row: int, offset_xy: Float) -> _Stage:
         """Return the clip with the path of one object moved by ``[2]`` pixels."""
-        actors = replace(self.actors, center_xy=self.actors.center_xy.copy())
-        actors.center_xy[row] += offset_xy
-        moved = _Stage.of(take(actors, [row]), self.bank, self.size_hw, self.camera)
-        order = np.arange(len(actors))
-        order[row] = len(actors)
-        return self._with(actors, self, moved, order=order)
+        instances = replace(self.instances, center_xy=self.instances.center_xy.copy())
+        instances.center_xy[row] += offset_xy
+        moved = _Stage.of(take(instances, [row]), self.bank, self.size_hw, self.camera)
+        order = np.arange(len(instances))
+        order[row] = len(instances)
+        return self._with(instances, self, moved, order=order)
 
     def in_order(self, rows: Int) -> _Stage:
         """Return the clip with its objects in another order, from back to front."""
-        return self._with(take(self.actors, rows), self, order=rows)
+        return self._with(take(self.instances, rows), self, order=rows)
 
     def with_occluder(self, object_id: int, center_xy: Float, box_wh: Float) -> _Stage:
         """Return the clip with one more, unlabelled object in front."""
         frames = len(center_xy)
         size = np.array([self.bank.heights[object_id], self.bank.widths[object_id]], np.int64)
-        new = Actors(
+        new = Instances(
             np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool),
             np.array([object_id], np.int64), size[:1], size[1:], center_xy[None],
             np.broadcast_to(box_wh, (1, frames, 2)).copy(), np.zeros((1, frames)),
@@ -217,7 +221,7 @@ class _Stage:
             factors=[{"family": "occluder"}],
         )  # fmt: skip
         added = _Stage.of(new, self.bank, self.size_hw, self.camera)
-        return self._with(join([self.actors, new]), self, added)
+        return self._with(join([self.instances, new]), self, added)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -267,7 +271,7 @@ def _windows(poses, level, heights, widths, frame_height, frame_width, out):  # 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Tell whether alpha (as `smile_synth.coverage.alpha_at` gives it) x opacity reaches the threshold."""
+    """Return whether alpha (that of `smile_synth.core.coverage.alpha_at`) x opacity reaches the threshold."""
     depth = inverses[k, t, 2, 0] * x + inverses[k, t, 2, 1] * y + inverses[k, t, 2, 2]
     if not depth > 0.0:
         return False
@@ -445,13 +449,13 @@ def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None
 
 
 def _step(stage: _Stage, row: int) -> int:
-    return int(np.clip(stage.actors.box_wh[row].min() / 6, 1, 16))
+    return int(np.clip(stage.instances.box_wh[row].min() / 6, 1, 16))
 
 
 def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Reached, _Stage]:
     """Look for a clip in which one object disappears for a time and comes back."""
     assert target.visibility is not None and target.frames is not None
-    labelled = np.flatnonzero(stage.actors.labelled)
+    labelled = np.flatnonzero(stage.instances.labelled)
     if not len(labelled):
         return _Reached(0), stage
     inside = _inside(stage, labelled).mean(axis=1)
@@ -471,7 +475,7 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Re
             if found is not None:
                 start, length = found
                 deepest = float(seen[start : start + length].min())
-                proposed.actors.factors[at].update(
+                proposed.instances.factors[at].update(
                     {
                         "occluded_first_frame": float(start),
                         "occluded_length_frames": float(length),
@@ -486,19 +490,19 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Re
 
 def _inside(stage: _Stage, rows: Int) -> NDArray[np.bool_]:
     """Return in which frames ``[K, T]`` a row's middle is in the frame and the row is there."""
-    actors = stage.actors
-    middle = np.stack([actors.width[rows] / 2, actors.height[rows] / 2], axis=-1)
+    instances = stage.instances
+    middle = np.stack([instances.width[rows] / 2, instances.height[rows] / 2], axis=-1)
     center = geometry.apply(stage.poses[rows], middle[:, None, None])[..., 0, :]
     with np.errstate(invalid="ignore"):
         within = ((center >= 0) & (center < [stage.size_hw[1], stage.size_hw[0]])).all(axis=-1)
-    return np.asarray(within & (actors.opacity[rows] >= THRESHOLD))
+    return np.asarray(within & (instances.opacity[rows] >= THRESHOLD))
 
 
 def _proposals(
     target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
 ) -> Iterator[tuple[str, _Stage, int, Float]]:
     """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
-    count, step, hidden = len(stage.actors), _step(stage, row), target.visibility == 0
+    count, step, hidden = len(stage.instances), _step(stage, row), target.visibility == 0
     plain = stage.visibility(row, step)
     yield "chance", stage, row, plain
     for by in target.by:
@@ -524,7 +528,7 @@ def _proposals(
 
 def _box_cover(stage: _Stage, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
     """Return the share ``[..., T]`` of a row's box that the boxes of others, moved, leave free."""
-    center, box = stage.actors.center_xy, stage.actors.box_wh
+    center, box = stage.instances.center_xy, stage.instances.box_wh
     low = np.maximum(center[row] - box[row] / 2, center[other] + offset - box[other] / 2)
     high = np.minimum(center[row] + box[row] / 2, center[other] + offset + box[other] / 2)
     return np.asarray(1 - np.maximum(high - low, 0).prod(axis=-1) / box[row].prod(axis=-1))
@@ -541,13 +545,13 @@ def _crossings(
     target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
 ) -> Iterator[tuple[int, Float]]:
     """Yield (object in front, shift of its path) that cover the chosen object for about the wanted time."""
-    actors, frames = stage.actors, stage.actors.center_xy.shape[1]
-    if row + 1 == len(actors):
+    instances, frames = stage.instances, stage.instances.center_xy.shape[1]
+    if row + 1 == len(instances):
         return
-    other = row + 1 + rng.integers(len(actors) - row - 1, _PROPOSALS)
+    other = row + 1 + rng.integers(len(instances) - row - 1, _PROPOSALS)
     at = rng.integers(frames, _PROPOSALS)
-    aside = rng.uniforms(-0.4, 0.4, _PROPOSALS, 2) * actors.box_wh[row, at]
-    offset = actors.center_xy[row, at] + aside - actors.center_xy[other, at]
+    aside = rng.uniforms(-0.4, 0.4, _PROPOSALS, 2) * instances.box_wh[row, at]
+    offset = instances.center_xy[row, at] + aside - instances.center_xy[other, at]
     free = _box_cover(stage, row, other, offset[:, None])
     assert target.visibility is not None and target.frames is not None
     hidden = (free < target.visibility + 0.02).sum(axis=1)
@@ -590,8 +594,8 @@ def _occluders(
     With every clip comes the chosen object's visibility at a glance; ``plain`` is that without an occluder.
     """
     assert target.visibility is not None and target.frames is not None
-    actors = stage.actors
-    frames = actors.center_xy.shape[1]
+    instances = stage.instances
+    frames = instances.center_xy.shape[1]
     clear = np.isfinite(plain) & ~_hidden(plain, min(target.visibility + 0.1, 1.0))
     t = np.arange(frames)
     while True:
@@ -603,7 +607,7 @@ def _occluders(
         start = full[rng.integer(len(full))]
         middle = start + (length - 1) / 2
         # A rotated box reaches as far as its diagonal.
-        half = np.hypot(*actors.box_wh[row, start : start + length].max(axis=0)) / 2
+        half = np.hypot(*instances.box_wh[row, start : start + length].max(axis=0)) / 2
         angle = rng.uniform(0.0, 2 * np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
         object_id, size = _solid(stage, rng), rng.uniform(1.2, 1.6)
@@ -611,7 +615,7 @@ def _occluders(
         # The way during which it is covered, until it is measured.
         speed = 2 * half * (max(size - 1, 0.2) + 1.2 * target.visibility) / max(length, 1)
         for _ in range(6):
-            center = actors.center_xy[row] + (along * speed) * (t - middle)[:, None]
+            center = instances.center_xy[row] + (along * speed) * (t - middle)[:, None]
             clip = stage.with_occluder(object_id, center, np.array([2 * half * size] * 2))
             seen = clip.visibility(row, _step(stage, row), hidden=target.visibility == 0)
             yield clip, seen
@@ -637,10 +641,10 @@ def _overlap(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple
     assert target.overlap is not None
     low, high = target.overlap
     wanted = (low + high) / 2
-    actors = stage.actors
-    if not actors.labelled.any():
+    instances = stage.instances
+    if not instances.labelled.any():
         return _Reached(0), stage
-    step = int(np.clip(actors.box_wh[actors.labelled].min() / 8, 1, 16))
+    step = int(np.clip(instances.box_wh[instances.labelled].min() / 8, 1, 16))
     tries = 0
 
     def close(share: float) -> bool:
@@ -652,7 +656,7 @@ def _overlap(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple
         return _Reached(tries, "chance", exact), stage
     share_of_tries = max((target.tries - 1) // len(target.by), 1)
     for by in target.by:
-        largest = int(np.argmax(np.where(actors.labelled, actors.box_wh.prod(axis=2).mean(axis=1), -1)))
+        largest = int(np.argmax(np.where(instances.labelled, instances.box_wh.prod(axis=2).mean(axis=1), -1)))
         aside, object_id = rng.uniforms(-0.2, 0.2, 2), _solid(stage, rng)
         least, most = (-2.0, 1.0) if by == "path" else (0.0, 1.5)
         for _ in range(share_of_tries):
@@ -662,13 +666,13 @@ def _overlap(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple
             amount = (least + most) / 2
             if by == "path":
                 # Towards the common way (1: all on it), or apart (below 0).
-                common = actors.center_xy.mean(axis=0)
-                proposed = stage.shifted(amount * (common - actors.center_xy))
+                common = instances.center_xy.mean(axis=0)
+                proposed = stage.shifted(amount * (common - instances.center_xy))
             elif by == "depth":
-                proposed = stage.in_order(rng.permutation(len(actors)))
+                proposed = stage.in_order(rng.permutation(len(instances)))
             else:
-                box = actors.box_wh[largest]
-                center = actors.center_xy[largest] + aside * box
+                box = instances.box_wh[largest]
+                center = instances.center_xy[largest] + aside * box
                 proposed = stage.with_occluder(object_id, center, np.maximum(box * amount, 1.0))
             share = proposed.covered(step)
             if close(share) and close(exact := proposed.covered(1)):

@@ -1,6 +1,6 @@
-"""Make every kind of page from what needs no download, and take their pictures for README and docs.
+"""Make every kind of page from what needs no download, and take their images for README and docs.
 
-uv run python benchmarks/page_pictures.py --work runs/pictures --out docs/pictures   # needs Chromium; minutes
+uv run python benchmarks/page_images.py --work runs/images --out docs/images   # needs Chromium; minutes
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, build_bank, generate
 from smile_synth.recipe import presets
+from smile_synth.sources import Sources
 from smile_synth.visualize import make_comparison, make_gallery, make_report, open_corpus
 from smile_train.config import PretrainConfig
 from smile_train.materials import build_materials
@@ -27,15 +28,14 @@ STEPS, CLIP = 80, 6
 
 def make_pages(work: Path) -> None:
     """Write gallery.html, report.html, compare.html and run.html; earlier corpora and runs are kept."""
-    pictures = build_materials(work / "materials").train_backgrounds
+    images = build_materials(work / "materials").train_backgrounds
     if not (work / "objects.bank").exists():
         build_bank(["builtin:shapes", "builtin:photos"], work / "objects.bank")
     bank = ObjectBank.open(work / "objects.bank")
     for name in ("smile-linear-image", "tracking-hard"):
         generate(
             Recipe.load(name),
-            bank,
-            pictures,
+            Sources(bank, images),
             out=work / name,
             num_clips=32,
             seed=1,
@@ -44,7 +44,7 @@ def make_pages(work: Path) -> None:
         )
     # Films of a corpus stand in for natural video.
     both = work / "backgrounds"
-    shutil.copytree(pictures.path, both, dirs_exist_ok=True)
+    shutil.copytree(images.path, both, dirs_exist_ok=True)
     shutil.copytree(work / "smile-linear-image" / "clips", both / "films", dirs_exist_ok=True)
     corpora = [open_corpus(work / name) for name in ("smile-linear-image", "tracking-hard")]
     overrides = [
@@ -68,14 +68,14 @@ def take(page: Page, path: Path, width: int, height: int, *, dark: bool = False)
     page.look(width, height, dark=dark)
     page.run("document.documentElement.style.scrollbarWidth = 'none'")
     time.sleep(2)  # films near the window load and show their first frame
-    Image.open(io.BytesIO(page.picture())).convert("RGB").save(path, quality=82, optimize=True)
+    Image.open(io.BytesIO(page.image())).convert("RGB").save(path, quality=82, optimize=True)
     assert not page.complaints, page.complaints
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, help="Folder for corpora, run and pages.")
-    parser.add_argument("--out", required=True, type=Path, help="Folder for the pictures.")
+    parser.add_argument("--out", required=True, type=Path, help="Folder for the images.")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     make_pages(given.work)

@@ -1,4 +1,4 @@
-"""Decode picture files: upright, 8 bits a channel, every problem told in one line."""
+"""Decode image files: upright, 8 bits a channel, every problem told in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 UInt8 = NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 90_000_000  # a larger picture or frame is taken for a decompression bomb
+MAX_PIXELS = 90_000_000  # a larger image or frame is taken for a decompression bomb
 
 
 class Reject(Exception):
@@ -39,24 +39,24 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse pictures and frames that would fill the memory.
+    """Refuse images and frames that would fill the memory.
 
     Raises:
         Reject: more than `MAX_PIXELS`.
     """
     if height * width > MAX_PIXELS:
         limit = f"more than {MAX_PIXELS // 10**6} million are not read"
-        raise Reject(f"picture too large: {width}x{height} pixels, {limit}")
+        raise Reject(f"image too large: {width}x{height} pixels, {limit}")
 
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture file's content with Pillow; what goes wrong inside the block becomes `Reject`.
+    """Open an image file's content with Pillow; what goes wrong inside the block becomes `Reject`.
 
     Pillow warns of odd metadata; who reads many files at once silences that, for all threads together.
 
     Raises:
-        Reject: no picture, damaged, or too large.
+        Reject: no image, damaged, or too large.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -67,13 +67,13 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise Reject("not an image") from None
     except Image.DecompressionBombError:
-        raise Reject(f"picture too large: more than {MAX_PIXELS // 10**6} million pixels") from None
+        raise Reject(f"image too large: more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise Reject(f"damaged image: {error}") from None
 
 
 def load_rgba(data: bytes) -> UInt8:
-    """Decode a picture file to straight RGBA ``[H, W, 4]`` uint8, upright.
+    """Decode an image file to straight RGBA ``[H, W, 4]`` uint8, upright.
 
     EXIF orientation is applied. 16-bit colour keeps its high byte, exact where it was widened from 8.
 
@@ -91,10 +91,10 @@ def load_rgba(data: bytes) -> UInt8:
 
 
 def load_rgb(data: bytes, size_hw: tuple[int, int] | None = None) -> UInt8:
-    """Decode a picture file to RGB ``[H, W, 3]`` uint8.
+    """Decode an image file to RGB ``[H, W, 3]`` uint8.
 
     Alpha is ignored, CMYK is converted, 16 bits keep their high byte, an animation shows its first frame.
-    EXIF orientation is applied, unless only the picture as stored has the size asked for: annotations are
+    EXIF orientation is applied, unless only the image as stored has the size asked for: annotations are
     made on either.
 
     Args:
@@ -109,7 +109,7 @@ def load_rgb(data: bytes, size_hw: tuple[int, int] | None = None) -> UInt8:
         chosen = image if size_hw == image.size[::-1] and size_hw != upright.size[::-1] else upright
         if size_hw is not None and chosen.size[::-1] != size_hw:
             (h, w), (found_w, found_h) = size_hw, chosen.size
-            raise Reject(f"size differs: the picture has {found_h}x{found_w} pixels, expected {h}x{w}")
+            raise Reject(f"size differs: the image has {found_h}x{found_w} pixels, expected {h}x{w}")
         if chosen.mode.startswith(("I", "F")):
             values = np.asarray(chosen).astype(np.float64)
             # Pillow gives 16-bit grey as it is stored; 32-bit floats are 0..255 by its convention.

@@ -1,6 +1,6 @@
 """Draw every label kind on one clip of photographed objects, for docs/labels.md.
 
-uv run python benchmarks/label_pictures.py --out assets/labels.png
+uv run python benchmarks/label_images.py --out assets/labels.png
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, sample_scene
 from smile_synth.annotations import Annotation, query_points
-from smile_synth.rng import RandomStream
-from smile_synth.strict_yaml import parse
+from smile_synth.core.rng import RandomStream
+from smile_synth.io.strict_yaml import parse
+from smile_synth.sources import Sources
 from smile_synth.visualize import COLORS
 
 RECIPE = """
@@ -159,8 +160,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build_bank(["builtin:photos"], Path(folder) / "bank")
         bank = ObjectBank.open(Path(folder) / "bank")
-        scene = sample_scene(parse(Recipe, RECIPE, name="recipe"), bank, seed=0, index=arguments.index)
-        sheet = draw(annotate(scene, bank), composite(scene, bank))
+        scene = sample_scene(
+            parse(Recipe, RECIPE, name="recipe"), Sources(bank), seed=0, index=arguments.index
+        )
+        sheet = draw(annotate(scene, Sources(bank)), composite(scene, Sources(bank)))
     sheet.quantize(200, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
 
 

@@ -1,7 +1,7 @@
 """The CPU backend for clips with a shutter, linear light or grain: row by row, in float32.
 
-Entries are blended as `smile_synth.compositing._cpu` blends them; here are the mean over the moments that the
-shutter is open, light and grain.
+Entries are blended as `smile_synth.compositing._cpu` blends them; this module adds the mean over the
+subframes of an open shutter, linear light and grain.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from smile_synth.compositing._cpu import _PLANE, _SEGMENT, _WORDS, NO_LIGHT, _layer
 from smile_synth.compositing._parameters import AREA, CELLS, GRAIN, GRAIN_FRAME, GRAIN_KEY, LINEAR, Parameters
 from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, MULTIPLIERS, ROUNDS, WEYL
-from smile_synth.looks import LIGHT
+from smile_synth.core.appearance import LIGHT
 
 _LIGHT = LIGHT.astype(np.float32)
 _LIGHT.flags.writeable = False
 
 
-def composite_film(
+def composite_effects(
     parameters: Parameters, bank: NDArray[np.uint32], frames: NDArray[np.uint8], *, threads: int = 1
 ) -> None:
     """Draw all frames ``[F, H, W, 3]`` of parameters with film; several threads draw a run of frames each."""
     common = (
-        frames, parameters.moments, parameters.film, parameters.first, parameters.ints, parameters.reals,
+        frames, parameters.subframes, parameters.effects, parameters.first, parameters.ints, parameters.reals,
         bank, parameters.extra,
     )  # fmt: skip
     edges = np.linspace(0, len(frames), threads + 1).astype(int).tolist()
@@ -38,20 +38,20 @@ def composite_film(
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw(begin, end, frames, moments, film, first, ints, reals, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _draw(begin, end, frames, subframes, effects, first, ints, reals, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
     height, width = frames.shape[1:3]
     words = np.zeros(_WORDS, np.uint32)
     pairs = words.view(np.uint64)
     sample = np.zeros(4 * _PLANE, np.float32)
     acc, mean = np.zeros(3 * _PLANE, np.float32), np.zeros(3 * _PLANE, np.float32)
     for f in range(begin, end):
-        light = _LIGHT if film[f, LINEAR] else NO_LIGHT
-        count = np.float32(moments[f + 1] - moments[f])
+        light = _LIGHT if effects[f, LINEAR] else NO_LIGHT
+        count = np.float32(subframes[f + 1] - subframes[f])
         for y in range(height):
             for left in range(0, width, _SEGMENT):
                 right = min(left + _SEGMENT, width)
                 mean[:] = 0
-                for m in range(moments[f], moments[f + 1]):
+                for m in range(subframes[f], subframes[f + 1]):
                     acc[:] = 0
                     for e in range(first[m], first[m + 1]):
                         if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
@@ -62,10 +62,12 @@ def _draw(begin, end, frames, moments, film, first, ints, reals, bank, extra):  
                 for c in range(3):
                     for k in range(right - left):
                         value = mean[c * _PLANE + k] / count
-                        if film[f, LINEAR]:
+                        if effects[f, LINEAR]:
                             value = _to_srgb(value)
-                        if film[f, GRAIN] > 0:
-                            value += np.float32(film[f, GRAIN] * _grain(film[f], left + k + 0.5, y + 0.5, c))
+                        if effects[f, GRAIN] > 0:
+                            value += np.float32(
+                                effects[f, GRAIN] * _grain(effects[f], left + k + 0.5, y + 0.5, c)
+                            )
                         value = min(max(value, np.float32(0)), np.float32(255))
                         frames[f, y, left + k, c] = np.uint8(np.int32(value + np.float32(0.5)))
 
@@ -80,12 +82,12 @@ def _to_srgb(light):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def _grain(film, x, y, channel):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _grain(effects, x, y, channel):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return noise of mean 0 and deviation 1: the sum of a word's four bytes."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    c0, c1 = np.uint64(int(x * film[CELLS])), np.uint64(int(y * film[CELLS + 1]))
-    c2, c3 = np.uint64(film[GRAIN_FRAME]), np.uint64(channel)
-    key0, key1 = np.uint64(film[GRAIN_KEY]), np.uint64(film[GRAIN_KEY + 1])
+    c0, c1 = np.uint64(int(x * effects[CELLS])), np.uint64(int(y * effects[CELLS + 1]))
+    c2, c3 = np.uint64(effects[GRAIN_FRAME]), np.uint64(channel)
+    key0, key1 = np.uint64(effects[GRAIN_KEY]), np.uint64(effects[GRAIN_KEY + 1])
     for _ in range(ROUNDS):
         a, b = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
         c0, c1 = (b >> half) ^ c1 ^ key0, b & mask

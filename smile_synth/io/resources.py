@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from smile_synth.errors import UserError, nearest
+from smile_synth.core.errors import UserError, nearest
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped(kind: Literal["configs", "assets"]) -> Path:

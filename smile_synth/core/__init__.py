@@ -1,0 +1,1 @@
+"""What everything is made of: geometry, random numbers, textures, coverage, containers, errors."""
