@@ -131,7 +131,7 @@ class Annotation:
         owner = np.zeros((scene.num_frames, height, width), np.int16)
         rows = np.zeros((objects, scene.num_frames, height + 1), np.int64)
         extent = np.zeros((objects, scene.num_frames, 5), np.int64)
-        runs = cover(*self._stack, self._windows(), self._number, owner, rows, extent)  # type: ignore[call-arg]
+        runs = cover(*self._stack, self._windows(), self._number, owner, rows, extent)
         return owner, Runs(runs, rows, width), extent
 
     @cached_property
@@ -208,7 +208,7 @@ class Annotation:
         labelled = np.array(self._labelled, np.int64)
         out = np.empty((len(labelled), self.scene.num_frames, 4, 2))
         # Of texels of half alpha or more, as in the extent.
-        oriented_boxes(*self._stack[:4], labelled, _frozen(self.scene.object_to_frame), out)  # type: ignore[call-arg]
+        oriented_boxes(*self._stack[:4], labelled, _frozen(self.scene.object_to_frame), out)
         return out
 
     def _depth_order(self) -> Int:
@@ -257,7 +257,7 @@ class Annotation:
             raise ValueError(f"query frames are whole, in 0..{frames - 1}, got {times[wrong][0]:g}")
         begin, start = times.astype(np.int64), np.ascontiguousarray(queries[:, 1:])
         layer = np.zeros(len(queries), np.int64)
-        owners_at(*self._stack, begin, start, layer)  # type: ignore[call-arg]
+        owners_at(*self._stack, begin, start, layer)
         targets, inside, hidden = self._follow(start, layer, begin, np.arange(frames))
         return Tracks(targets, inside & ~hidden, layer)
 
@@ -270,7 +270,7 @@ class Annotation:
         targets, inside, hidden = np.empty((*shape, 2)), np.zeros(shape, bool), np.zeros(shape, bool)
         redrawn = np.array([is_redrawn(layer.surface) for layer in self.scene.layers])
         poses = _frozen(self.scene.object_to_frame)
-        follow(  # type: ignore[call-arg]
+        follow(
             *self._stack, poses, redrawn, self.scene.size_hw, points, layers, begin, ends, targets, inside,
             hidden,
         )  # fmt: skip

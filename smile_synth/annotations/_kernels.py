@@ -7,9 +7,9 @@ A mask is kept as runs: ``runs [R, 2]`` int32, the columns [x0, x1) of one row a
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from smile_synth.core.compile import inlined, kernel
 from smile_synth.core.coverage import THRESHOLD, alpha_point, levels_at
 
 # What is known of all points between four neighbouring texels.
@@ -20,7 +20,7 @@ _HALF_CELL = 1 << 31
 _ROUGH = 2.0**-12  # as near to one half as fixed point leaves in doubt
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def back_to_front(depth, order):  # pragma: no cover
     """Fill ``order [T, L - 1]`` with the layers but for the background, the rearmost first."""
     for t in range(order.shape[0]):
@@ -32,7 +32,7 @@ def back_to_front(depth, order):  # pragma: no cover
             order[t, place] = new + 1
 
 
-@numba.njit(inline="always")
+@inlined
 def texel_box(texels, first, height, width):  # pragma: no cover
     """Return (x0, y0, x1, y1) around the texels of half alpha or more; x1 is 0 where there are none."""
     x0, y0, x1, y1 = width, height, 0, 0
@@ -50,7 +50,7 @@ def texel_box(texels, first, height, width):  # pragma: no cover
     return x0, y0, x1, y1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def oriented_boxes(texels, first, heights, widths, labelled, poses, out):  # pragma: no cover
     """Fill ``out [N, T, 4, 2]`` with the corners of the `texel_box` of layers ``labelled [N]``; NaN: none."""
     for n in range(len(labelled)):
@@ -71,7 +71,7 @@ def oriented_boxes(texels, first, heights, widths, labelled, poses, out):  # pra
                     out[n, t, corner, 0] = out[n, t, corner, 1] = np.nan
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def depth_ranks(order, number, out):  # pragma: no cover
     """Fill ``out [N, T]``: how many labelled objects are in front of each; ``order`` is `back_to_front`'s."""
     for t in range(order.shape[0]):
@@ -83,7 +83,7 @@ def depth_ranks(order, number, out):  # pragma: no cover
                 rank += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_cells(cells, used, texels, start, h, w):  # pragma: no cover
     """Write whether alpha is below half, above or either between texels from ``cells[used]`` on.
 
@@ -112,7 +112,7 @@ def _add_cells(cells, used, texels, start, h, w):  # pragma: no cover
     return cells
 
 
-@numba.njit(inline="always")
+@inlined
 def _look(seen, places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed):  # pragma: no cover
     """Fill ``seen [n]`` with what the cells of both levels say of pixels along a row."""
     _walk(places, len(seen), u, du, v, dv, wide0, np.uint64(32))
@@ -125,7 +125,7 @@ def _look(seen, places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed):  # p
             seen[k] &= cells1[np.uint64(places[k])]
 
 
-@numba.njit(inline="always")
+@inlined
 def _walk(places, n, u, du, v, dv, wide, shift):  # pragma: no cover
     """Fill ``places[:n]`` with the cells along a row; apart from looking there, vectors do it."""
     for k in range(n):
@@ -133,7 +133,7 @@ def _walk(places, n, u, du, v, dv, wide, shift):  # pragma: no cover
         places[k] = np.uint32(np.uint32(j) * np.uint32(wide) + np.uint32(i))
 
 
-@numba.njit(inline="always")
+@inlined
 def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
     """Return the alpha 0..1, to 2^-15, at a place in fixed point whose four texels are all there."""
     one, fu, fv = np.int64(1 << 16), (u >> 16) & 0xFFFF, (v >> 16) & 0xFFFF
@@ -144,7 +144,7 @@ def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
     return ((one - fv) * upper + fv * lower) * (2.0**-32 / 255)
 
 
-@numba.njit(inline="always")
+@inlined
 def _slab(at, step, size, low, high):  # pragma: no cover
     """Narrow the columns [low, high) to those with 0 <= at + x step < size, all fixed point."""
     if step == 0:
@@ -161,7 +161,7 @@ def _slab(at, step, size, low, high):  # pragma: no cover
     return begin, end
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _affine_rows(m, height, width, level):  # pragma: no cover
     """Return (x0, y0, x1, y1) around an affine texture, a texel wider than it is."""
     reach = 2.0 ** (np.int64(level) + 1)
@@ -175,7 +175,7 @@ def _affine_rows(m, height, width, level):  # pragma: no cover
     return np.int64(np.floor(x0)), np.int64(np.floor(y0)), np.int64(np.ceil(x1)), np.int64(np.ceil(y1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _with_room(runs):  # pragma: no cover
     """Return runs with room for twice as many; an assignment of slices would compile for seconds."""
     grown = np.empty((2 * len(runs), 2), np.int32)
@@ -184,7 +184,7 @@ def _with_room(runs):  # pragma: no cover
     return grown
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def cover(
     texels, first, heights, widths, inverse, levels, opacity, order, windows, number, owner, rows, extent
 ):  # fmt: skip  # pragma: no cover
@@ -331,7 +331,7 @@ def cover(
     return runs[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def summarise(
     owner, number, runs, rows, modal_rows, modal_extent, amodal_area, occluded_by
 ):  # pragma: no cover
@@ -395,7 +395,7 @@ def summarise(
     return found[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def fill_masks(runs, rows, masks):  # pragma: no cover
     """Fill bool ``masks [N, T, H, W]``, all false, from their runs."""
     for n in range(rows.shape[0]):
@@ -406,7 +406,7 @@ def fill_masks(runs, rows, masks):  # pragma: no cover
                         masks[n, t, y, x] = True
 
 
-@numba.njit(inline="always")
+@inlined
 def _toggles(runs, rows, y, out):  # pragma: no cover
     """Write the columns at which it changes whether row ``y`` of a mask differs from the row above.
 
@@ -433,7 +433,7 @@ def _toggles(runs, rows, y, out):  # pragma: no cover
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _changes(runs, rows, width):  # pragma: no cover
     """Return the places, counted down the columns, at which one mask changes, in order; it begins empty."""
     height = len(rows) - 1
@@ -472,7 +472,7 @@ def _changes(runs, rows, width):  # pragma: no cover
     return where[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def encode_runs(runs, rows, width, wanted):  # pragma: no cover
     """Return the COCO run lengths of those masks that are ``wanted [N, T]`` as text, a line each.
 
@@ -510,7 +510,7 @@ def encode_runs(runs, rows, width, wanted):  # pragma: no cover
     return text[:length]
 
 
-@numba.njit(inline="always")
+@inlined
 def _is_edge(owned, t, y, x):  # pragma: no cover
     """Return whether a pixel has a neighbour of another owner."""
     owner = owned[t, y, x]
@@ -522,7 +522,7 @@ def _is_edge(owned, t, y, x):  # pragma: no cover
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def count_candidates(runs, rows, width, edges, counts):  # pragma: no cover
     """Add to ``counts [T, H]`` how many pixels of the modal masks each row has; edges: only those on one.
 
@@ -555,7 +555,7 @@ def count_candidates(runs, rows, width, edges, counts):  # pragma: no cover
                             x = stop
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_candidates(owned, edges, counts, wanted, found):  # pragma: no cover
     """Fill ``found [P, 3]`` (t, x, y) with the candidates that have the numbers ``wanted [P]``.
 
@@ -575,7 +575,7 @@ def find_candidates(owned, edges, counts, wanted, found):  # pragma: no cover
                 left -= 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mips(first, heights, widths, levels):  # pragma: no cover
     """Return what `levels_at` says of every layer and frame, whole numbers ``[L, T, 6]`` and others."""
     whole, others = np.empty((*levels.shape, 6), np.int64), np.empty((*levels.shape, 2))
@@ -588,7 +588,7 @@ def _mips(first, heights, widths, levels):  # pragma: no cover
     return whole, others
 
 
-@numba.njit(inline="always")
+@inlined
 def _alpha(texels, whole, others, inverse, k, t, x, y):  # pragma: no cover
     """Return the alpha of a layer at a point of a frame; see `_mips`."""
     places, parts = whole[k, t], others[k, t]
@@ -596,7 +596,7 @@ def _alpha(texels, whole, others, inverse, k, t, x, y):  # pragma: no cover
     return alpha_point(texels, mips, inverse[k, t], x, y)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def owners_at(
     texels, first, heights, widths, inverse, levels, opacity, back_to_front, frames, points, owner
 ):  # pragma: no cover
@@ -612,7 +612,7 @@ def owners_at(
                 break
 
 
-@numba.njit(inline="always")
+@inlined
 def _moved(there, pose, x, y):  # pragma: no cover
     """Carry a point from a frame to a texture and from there to another frame; NaN: it has no place there."""
     depth = there[2, 0] * x + there[2, 1] * y + there[2, 2]
@@ -629,7 +629,7 @@ def _moved(there, pose, x, y):  # pragma: no cover
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def follow(
     texels, first, heights, widths, inverse, levels, opacity, back_to_front, poses, redrawn, size_hw,
     points, layers, begin, ends, targets, inside, hidden,

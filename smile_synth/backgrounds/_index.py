@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from smile_synth.core.cache import cache_folder
 from smile_synth.io import videos as _videos
 from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.io.videos import VideoInfo, inspect_video
@@ -36,14 +37,6 @@ class Entry:
     size_hw: tuple[int, int] | None = None
     video: VideoInfo | None = None
     problem: str = ""
-
-
-def cache_folder() -> Path:
-    """Return where indices are kept: SMILE_CACHE, else smile-video in XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("SMILE_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "smile-video"
 
 
 def index_files(

@@ -15,7 +15,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,6 +55,7 @@ from smile_synth.compositing._parameters import (
     V,
 )
 from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
+from smile_synth.core.compile import kernel
 
 # A row is drawn in segments of this many pixels: long enough for vectors, short enough for the first cache.
 _SEGMENT = 256
@@ -104,7 +104,7 @@ def composite_cpu(
         list(pool.map(lambda begin, end: _draw(begin, end, *common, *sources), edges[:-1], edges[1:]))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
     begin, end, frames, floats, halves, scale, shift, height, width, first, ints, reals, bank, extra
 ):
@@ -143,7 +143,7 @@ def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
             _write_floats(frame, f, floats, halves, rows, scale, shift)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _write_floats(frame, f, floats, halves, rows, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write a frame ``[H, W, 3]`` times scale plus shift as planes of a float type."""
     height, width = frame.shape[:2]
@@ -156,7 +156,7 @@ def _write_floats(frame, f, floats, halves, rows, scale, shift):  # type: ignore
                 _to_bfloat16(halves[f, c, y], rows.view(np.uint32)[c * width :])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _write_all(frames, floats, halves, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
     rows = np.empty(3 * frames.shape[2], np.float32)
     for f in range(len(frames)):
@@ -171,7 +171,7 @@ def write_normalised(
     _write_all(frames, floats, halves, scale, shift)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _blend_any(frame, acc, sample, words, ints, reals, first, last, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Blend entries of all kinds over a frame ``[H, W, 3]``, in float32."""
     height, width = frame.shape[:2]
@@ -193,7 +193,7 @@ def _blend_any(frame, acc, sample, words, ints, reals, first, last, bank, extra)
             _store(frame[y, low:high], acc[low - left :])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(ints.shape[1]):
         if ints[i, k] != ints[j, k]:
@@ -204,7 +204,7 @@ def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cov
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill a frame with a solid's colour after gain, bias and opacity, rounded half up."""
     row = frame[0]
@@ -222,21 +222,21 @@ def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cov
             _copy(frame[y].reshape(-1), row.reshape(-1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _set(out, value):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill; an assignment of a slice would compile for a second."""
     for k in range(len(out)):
         out[k] = value
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _copy(out, values):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Copy as many values as there is room for; an assignment of slices goes one by one."""
     for k in range(len(out)):
         out[k] = values[k]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _load(acc, row):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(len(row)):
         acc[k] = row[k, 0]
@@ -244,7 +244,7 @@ def _load(acc, row):  # type: ignore[no-untyped-def]  # pragma: no cover
         acc[k + 2 * _PLANE] = row[k, 2]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Round half up."""
     for k in range(len(row)):
@@ -253,7 +253,7 @@ def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
         row[k, 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _normalise(rows, pixels, first, width, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write a row of pixels as three rows of planes."""
     first, width, one, two, three = (
@@ -272,7 +272,7 @@ def _normalise(rows, pixels, first, width, scale, shift):  # type: ignore[no-unt
         rows[k + two * width] = np.float32(np.int32(pixels[at + two])) * c + f
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _to_bfloat16(out, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Round finite float32 values, given by their bits, to the nearest, ties to even."""
     for k in range(len(out)):
@@ -280,7 +280,7 @@ def _to_bfloat16(out, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
         out[k] = np.uint16(np.uint32(bits[k] + even) >> np.uint32(16))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, light):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``.
 
@@ -325,7 +325,7 @@ def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, 
     _over(acc[low - left :], sample, np.float32(reals[e, OPACITY]), whole)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the run of k in 0..n with least <= at + k step < most."""
     if step == 0:
@@ -343,7 +343,7 @@ def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragm
     return begin, end
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Narrow a row to the pixels that an affine image reaches at a mip level."""
     n = high - low
@@ -354,7 +354,7 @@ def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # p
     return low + max(a, c), low + min(b, d)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Copy the four texels and the two fractions of every pixel from ``low`` to ``high`` at one mip level."""
     n = high - low
@@ -387,7 +387,7 @@ def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type:
         _gather_one(words, texels, ints, reals, e, level, low + place + 0.5, y + 0.5, place)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather pixels of an affine image whose taps all lie inside."""
     u += begin * du
@@ -404,7 +404,7 @@ def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: 
         v += dv
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather pixels of an affine image of which some taps lie outside, where nothing is."""
     for k in range(begin, end):
@@ -420,7 +420,7 @@ def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type:
         words[np.uint64(_LOWER + 1) + place] = texels[np.uint64(p + w + 1)] if south & east else 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather_one(words, texels, ints, reals, e, level, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather one pixel anywhere, in any projection, with any border."""
     start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
@@ -460,18 +460,18 @@ def _gather_one(words, texels, ints, reals, e, level, x, y, k):  # type: ignore[
                 words[(_LOWER if dj else _UPPER) + 2 * k + di] = texels[start + row * w + column]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fold(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
     u = abs(u) % (2.0 * size)
     return 2.0 * size - u if u > size else u
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _byte(word, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
     return np.float32(np.int32((word >> np.uint32(shift)) & _BYTE))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Weigh the gathered texels by their fractions and a level's share, in premultiplied 0..255."""
     for k in range(n):
@@ -493,7 +493,7 @@ def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragm
         sample[k + 2 * _PLANE], sample[k + 3 * _PLANE] = blue, alpha
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mix_light(sample, words, share, add, n, light):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Weigh the gathered texels as `_mix` does, their colours by what their bytes mean."""
     for k in range(n):
@@ -511,7 +511,7 @@ def _mix_light(sample, words, share, add, n, light):  # type: ignore[no-untyped-
             sample[c * _PLANE + k] = share * total + (sample[c * _PLANE + k] if add else _ZERO)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Draw uniform noise."""
     for k in range(high - low):
@@ -529,7 +529,7 @@ def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-unty
     _set(sample[3 * _PLANE : 3 * _PLANE + high - low], _TOP)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _philox(out, cells, n, frame, channel, key0, key1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write the high byte of a channel's first word; vectors run over the pixels, in all rounds at once."""
     for k in range(n):
@@ -543,7 +543,7 @@ def _philox(out, cells, n, frame, channel, key0, key1):  # type: ignore[no-untyp
         out[k] = np.float32(np.int32(c0 >> np.uint64(24)))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Apply gain and bias to one plane of premultiplied colour, and keep it within alpha."""
     for k in range(n):
@@ -551,7 +551,7 @@ def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # prag
         sample[plane + k] = min(max(sample[plane + k] * gain + alpha * bias, _ZERO), alpha)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _bend(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Raise the straight colours of one plane to a power."""
     for k in range(n):
@@ -560,7 +560,7 @@ def _bend(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: n
             sample[plane + k] = alpha * (sample[plane + k] / alpha) ** gamma
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _over(acc, sample, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(n):
         rest = _ONE - sample[3 * _PLANE + k] * opacity / _TOP

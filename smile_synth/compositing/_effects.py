@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from smile_synth.compositing._cpu import _PLANE, _SEGMENT, _WORDS, NO_LIGHT, _la
 from smile_synth.compositing._parameters import AREA, CELLS, GRAIN, GRAIN_FRAME, GRAIN_KEY, LINEAR, Parameters
 from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, MULTIPLIERS, ROUNDS, WEYL
 from smile_synth.core.appearance import LIGHT
+from smile_synth.core.compile import kernel
 
 _LIGHT = LIGHT.astype(np.float32)
 _LIGHT.flags.writeable = False
@@ -37,7 +37,7 @@ def composite_effects(
         list(pool.map(lambda begin, end: _draw(begin, end, *common), edges[:-1], edges[1:]))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _draw(begin, end, frames, subframes, effects, first, ints, reals, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
     height, width = frames.shape[1:3]
     words = np.zeros(_WORDS, np.uint32)
@@ -72,7 +72,7 @@ def _draw(begin, end, frames, subframes, effects, first, ints, reals, bank, extr
                         frames[f, y, left + k, c] = np.uint8(np.int32(value + np.float32(0.5)))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _to_srgb(light):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the sRGB value 0..255 of light 0..255."""
     share = min(light / np.float32(255), np.float32(1))
@@ -81,7 +81,7 @@ def _to_srgb(light):  # type: ignore[no-untyped-def]  # pragma: no cover
     return np.float32(255 * 1.055) * share ** np.float32(1 / 2.4) - np.float32(255 * 0.055)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _grain(effects, x, y, channel):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return noise of mean 0 and deviation 1: the sum of a word's four bytes."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)

@@ -8,7 +8,6 @@ and leaves an image is solved, not tested. The same bits on every processor.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from smile_synth.compositing._parameters import (
@@ -34,6 +33,7 @@ from smile_synth.compositing._parameters import (
     U,
     V,
 )
+from smile_synth.core.compile import inlined, kernel
 
 # A row is drawn in segments of this many pixels; vectors run over whole groups of pixels, and what stands
 # beyond the last pixel of a span is transparent.
@@ -51,7 +51,7 @@ _HALF, _HALF_16, _ONE_16 = np.uint32(1 << 7), np.uint32(1 << 15), np.uint32(1 <<
 _1, _2, _3, _32, _NEXT = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(32), np.uint64(_PLANE)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def is_common(ints, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return whether `blend_common` can draw these entries."""
     for e in range(begin, end):
@@ -65,7 +65,7 @@ def is_common(ints, begin, end):  # type: ignore[no-untyped-def]  # pragma: no c
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def blend_common(frame, ints, reals, first, last, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Blend entries ``first`` to ``last`` over a frame ``[H, W, 3]``."""
     height, width = frame.shape[:2]
@@ -114,18 +114,18 @@ def blend_common(frame, ints, reals, first, last, bank, extra):  # type: ignore[
             _store(pixels, place, acc, high - low)
 
 
-@numba.njit(inline="always")
+@inlined
 def _far(reals, e):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the share of the farther mip level, of 256."""
     return int((reals[e, LEVEL] - np.floor(reals[e, LEVEL])) * 256.0 + 0.5)
 
 
-@numba.njit(inline="always")
+@inlined
 def _whole(n):  # type: ignore[no-untyped-def]  # pragma: no cover
     return np.uint64((n + _GROUP - 1) // _GROUP * _GROUP)
 
 
-@numba.njit(inline="always")
+@inlined
 def _span(at, step, least, most, n, inwards):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the run of k in 0..n with least <= at + k step < most, moved inwards by some pixels."""
     if step == 0:
@@ -137,7 +137,7 @@ def _span(at, step, least, most, n, inwards):  # type: ignore[no-untyped-def]  #
     return np.ceil(enter + inwards), np.ceil(leave - inwards)
 
 
-@numba.njit(inline="always")
+@inlined
 def _both(u, u_step, most_u, v, v_step, most_v, least, n, inwards):  # type: ignore[no-untyped-def]  # pragma: no cover
     a, b = _span(u, u_step, least, most_u, n, inwards)
     c, d = _span(v, v_step, least, most_v, n, inwards)
@@ -145,7 +145,7 @@ def _both(u, u_step, most_u, v, v_step, most_v, least, n, inwards):  # type: ign
     return (int(begin), int(end)) if begin < end else (0, 0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the pixels of a row that a mip level reaches, or a few more."""
     u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
@@ -156,7 +156,7 @@ def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # p
     return low + begin, low + end
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _sample(sums, words, pairs, texels, ints, e, level, low, high, y, share, add):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Weigh the four texels around every pixel of a row by a mip level's share of 256."""
     n = high - low
@@ -195,7 +195,7 @@ def _sample(sums, words, pairs, texels, ints, e, level, low, high, y, share, add
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _weigh(sums, words, u, u_step, v, v_step, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(n):
         fu, fv = np.uint32(u >> _24), np.uint32(v >> _24)
@@ -218,7 +218,7 @@ def _weigh(sums, words, u, u_step, v, v_step, share, add, n):  # type: ignore[no
         u, v = np.uint32(u + u_step), np.uint32(v + v_step)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fade(sums, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Multiply all channels by an opacity, of 65536."""
     for k in range(_whole(n)):
@@ -228,7 +228,7 @@ def _fade(sums, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
             sums[at] = low | high << _16
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _over(acc, first, sums, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(_whole(n)):
         rb, ga = sums[k], sums[k + _NEXT]
@@ -243,7 +243,7 @@ def _over(acc, first, sums, n):  # type: ignore[no-untyped-def]  # pragma: no co
         acc[at] = (rb >> _16) + np.uint32(np.uint32(acc[at] * rest + _HALF_16) >> _16)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _load(acc, pixels, first, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(np.uint64(n)):
         at = np.uint64(first) + k * _3
@@ -252,7 +252,7 @@ def _load(acc, pixels, first, n):  # type: ignore[no-untyped-def]  # pragma: no 
         acc[k + _2 * _NEXT] = np.uint32(pixels[at + _2]) << _8
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _store(pixels, first, acc, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Round half up."""
     for k in range(np.uint64(n)):

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from smile_synth.core.appearance import (
     shadow_of,
     shutter_times,
 )
+from smile_synth.core.compile import kernel
 from smile_synth.core.texture import Texture, level_sizes_hw
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Layer, Noise, Scene, Solid, StoredImage, Textured, Video, texture_of
@@ -312,7 +312,7 @@ def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
     return view
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
     ints,
     reals,
@@ -392,7 +392,7 @@ def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
         first[subframe] = n
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _invert(pose, affine, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write the inverse of a 3x3 transform by its adjugate."""
     a, b, c = pose[0, 0], pose[0, 1], pose[0, 2]
@@ -409,7 +409,7 @@ def _invert(pose, affine, out):  # type: ignore[no-untyped-def]  # pragma: no co
         out[6], out[7], out[8] = (d * h - e * g) / det, (b * g - a * h) / det, (a * e - b * d) / det
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place(entry, real, level, at):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write where a mip level lies and, if 32.32 can hold it, the affine map to its texels."""
     start, h, w = entry[FIRST_TEXEL], entry[HEIGHT], entry[WIDTH]
@@ -431,7 +431,7 @@ def _place(entry, real, level, at):  # type: ignore[no-untyped-def]  # pragma: n
         entry[at + U_Y + 3 * axis] = int(np.rint(y * FIXED))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _leaves(entry, real):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return whether a corner of the frame shows what lies beyond the texture's edge."""
     for corner in range(4):
@@ -445,7 +445,7 @@ def _leaves(entry, real):  # type: ignore[no-untyped-def]  # pragma: no cover
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _crop(entry, pose, level, width, height):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Crop the area to the pixels that the texture reaches at the coarser of its two levels."""
     coarser = int(np.ceil(level))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from smile_synth.core.compile import kernel
 from smile_synth.core.texture import Texture, fill_levels, level_sizes_hw
 
 Float = NDArray[np.float64]
@@ -168,7 +168,7 @@ def _blurred(values: Float, radius: float) -> Float:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _along_columns(values: Float, weights: Float) -> Float:  # pragma: no cover - compiled
     """Weigh every row with its neighbours and return the result transposed."""
     h, w = values.shape

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_synth.core import geometry
+from smile_synth.core.compile import inlined, kernel
 from smile_synth.core.texture import Texture
 
 Border = Literal["transparent", "reflect", "repeat"]
@@ -64,7 +64,7 @@ def window(object_to_frame: Float, size_hw: tuple[int, int], level: float, limit
     return max(x0, limit[0]), max(y0, limit[1]), min(x1, limit[2]), min(y1, limit[3])
 
 
-@numba.njit(inline="always")
+@inlined
 def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  # pragma: no cover
     """Return (first texel, height, width) of a mip level."""
     start = 0
@@ -74,7 +74,7 @@ def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  #
     return start, height, width
 
 
-@numba.njit(inline="always")
+@inlined
 def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
     u -= 0.5
@@ -99,7 +99,7 @@ def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pra
     return total
 
 
-@numba.njit(inline="always")
+@inlined
 def levels_at(first, height, width, level):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return (mix, scale, and first texel, height and width of both neighbouring levels)."""
     low = int(level)
@@ -108,7 +108,7 @@ def levels_at(first, height, width, level):  # type: ignore[no-untyped-def]  # p
     return level - low, 1.0 / (1 << low), first + start0, h0, w0, first + start1, h1, w1
 
 
-@numba.njit(inline="always")
+@inlined
 def alpha_point(texels, levels, inverse, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the alpha 0..1 at one frame point, of a texture in the levels given by `levels_at`."""
     mix, scale, start0, h0, w0, start1, h1, w1 = levels
@@ -123,7 +123,7 @@ def alpha_point(texels, levels, inverse, x, y):  # type: ignore[no-untyped-def] 
     return alpha / 255.0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     levels = levels_at(0, height, width, level)
     for k in range(xs.shape[0]):

@@ -7,9 +7,10 @@ of the frame. Everything is float64 and works on leading batch dimensions ``[...
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from smile_synth.core.compile import kernel
 
 Float = NDArray[np.float64]
 
@@ -135,7 +136,7 @@ def product(left: Float, right: Float) -> Float:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _multiply(left, right, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     for n in range(out.shape[0]):
         for i in range(3):

@@ -11,10 +11,11 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
+
+from smile_synth.core.compile import kernel
 
 MAX_SEED = 2**63 - 1
 Float = NDArray[np.float64]
@@ -150,7 +151,7 @@ class RandomStream:
         return self._rows.permutations(length)[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _multiply(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the upper and the lower half of a 128-bit product."""
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -160,7 +161,7 @@ def _multiply(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover
     return a1 * b1 + (middle >> half) + (other >> half), a * b
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _philox_4x64(seed, index, block, counter):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the four 64-bit words of a counter (Salmon et al., SC 2011)."""
     c0, c1, c2, c3 = np.uint64(counter), np.uint64(0), np.uint64(0), block
@@ -174,7 +175,7 @@ def _philox_4x64(seed, index, block, counter):  # type: ignore[no-untyped-def]  
     return c0, c1, c2, c3
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_uniform(seed, indices, blocks, used, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill row r of ``out`` with the next numbers of stream r. Counters begin at 1."""
     for r in range(out.shape[0]):
@@ -187,7 +188,7 @@ def _fill_uniform(seed, indices, blocks, used, out):  # type: ignore[no-untyped-
         used[r] += out.shape[1]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_permutations(drawn, limits, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     for r in range(out.shape[0]):
         for k in range(limits[r]):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from smile_synth.core.compile import kernel
 
 UInt8 = NDArray[np.uint8]
 
@@ -81,7 +82,7 @@ class Texture:
         return self.texels[start : start + h * w].reshape(h, w, 4)
 
 
-@njit(cache=True)
+@kernel
 def _fill_levels(rgba: UInt8, repeat_edge: bool, texels: UInt8) -> None:  # pragma: no cover - compiled
     h, w = rgba.shape[:2]
     level = np.empty((h, w, 4), np.float64)
@@ -94,7 +95,7 @@ def _fill_levels(rgba: UInt8, repeat_edge: bool, texels: UInt8) -> None:  # prag
     fill_levels(level, repeat_edge, texels, 0.5)
 
 
-@njit(cache=True)
+@kernel
 def fill_levels(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     level, repeat_edge, texels, rounding
 ):

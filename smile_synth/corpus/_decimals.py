@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from smile_synth.core.compile import kernel
 
 _UNITS = 10_000.0  # in one
 # From here on shortest decimals are not the digits of so many units.
@@ -34,7 +35,7 @@ def decimals(values: NDArray[np.float64]) -> list[str]:
     return [text[begin:end] for begin, end in zip([0, *places], places, strict=False)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _write(values, spans, ends):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the JSON of every row of ``values [N, M]``, one after another; ``ends [N]`` is filled.
 

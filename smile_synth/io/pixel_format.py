@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import av
-import numba
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
+
+from smile_synth.core.compile import kernel
 
 UInt8 = NDArray[np.uint8]
 # The same colours with every instruction set.
@@ -58,7 +59,7 @@ class PixelFormat:
         return self._reformatter.reformat(rgb, format=name, interpolation=_EXACT, threads=1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _to_yuv420p(rgb, planes, height, width):  # type: ignore[no-untyped-def] # pragma: no cover
     """Fill all of Y, then U, then V from RGB, both flat."""
     # Places are unsigned: numba then drops its test for negative ones, and vectors do the rest.

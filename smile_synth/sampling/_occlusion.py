@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.core import geometry
+from smile_synth.core.compile import kernel
 from smile_synth.core.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
 from smile_synth.core.rng import RandomStream
 from smile_synth.objects import ObjectBank
@@ -224,7 +224,7 @@ class _Stage:
         return self._with(join([self.instances, new]), self, added)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _margin(level):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return how far beyond its texture, in texels, an object can extend.
 
@@ -234,7 +234,7 @@ def _margin(level):  # type: ignore[no-untyped-def]  # pragma: no cover
     return 0.125 * float(2 << int(level))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _narrowed(at, step, margin, size, x0, x1):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Narrow the columns [x0, x1) to those with -margin <= at + (x + .5) step <= size + margin."""
     if step == 0.0:
@@ -246,7 +246,7 @@ def _narrowed(at, step, margin, size, x0, x1):  # type: ignore[no-untyped-def]  
     return int(min(max(np.floor(enter), low), high)), int(min(max(np.ceil(leave) + 1.0, low), high))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _windows(poses, level, heights, widths, frame_height, frame_width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill ``out [L, T, 4]``: pixels (x0, y0, x1, y1) of the frame that each row can touch."""
     for k in range(poses.shape[0]):
@@ -269,7 +269,7 @@ def _windows(poses, level, heights, widths, frame_height, frame_width, out):  # 
             out[k, t, 3] = int(np.ceil(min(max(y1, 0.0), frame_height)))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return whether alpha (that of `smile_synth.core.coverage.alpha_at`) x opacity reaches the threshold."""
     depth = inverses[k, t, 2, 0] * x + inverses[k, t, 2, 1] * y + inverses[k, t, 2, 2]
@@ -327,7 +327,7 @@ def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # ty
     return alpha / 255.0 * opacity >= THRESHOLD
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
     texels,
     offsets,
@@ -417,7 +417,7 @@ def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
             out[r, f, 0], out[r, f, 1] = extent, owned
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _first_run(below, above, least, most):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return (first frame, length) of the first run of ``below`` that has ``above`` on both sides.
 
@@ -561,7 +561,7 @@ def _crossings(
         yield int(other[n]), offset[n]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the mean alpha of objects ``[K]``, from a level of some eight texels."""
     fill = np.zeros(len(ids))

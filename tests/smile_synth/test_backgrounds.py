@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from smile_synth.backgrounds import BackgroundFolder, _index, write_images
+from smile_synth.core.cache import cache_folder
 from smile_synth.core.errors import UserError
 
 
@@ -240,7 +241,7 @@ def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest
 def test_a_broken_cache_costs_time_only(folder: Path, harm: str) -> None:
     age(*(file for file in folder.rglob("*") if file.is_file()))
     digest = BackgroundFolder(folder).digest
-    for file in (_index.cache_folder() / "backgrounds").iterdir():
+    for file in (cache_folder() / "backgrounds").iterdir():
         file.write_text(harm)
     assert BackgroundFolder(folder).digest == digest
 
@@ -257,13 +258,13 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 
 def test_the_cache_stands_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMILE_CACHE", "/a")
-    assert _index.cache_folder() == Path("/a")
+    assert cache_folder() == Path("/a")
     monkeypatch.delenv("SMILE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert _index.cache_folder() == Path("/b/smile-video")
+    assert cache_folder() == Path("/b/smile-video")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/c")
-    assert _index.cache_folder() == Path("/c/.cache/smile-video")
+    assert cache_folder() == Path("/c/.cache/smile-video")
 
 
 def test_progress_counts_the_files_that_are_looked_into(folder: Path) -> None:
