@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from smile_synth import ObjectBank, UserError
+from smile_synth import UserError
+from smile_synth.backgrounds import write_images
 from smile_synth.corpus import write_mp4
+from smile_synth.sources import Sources
 from smile_train.checkpoint import save_student
 from smile_train.data import normalise
 from smile_train.evaluate import (
@@ -91,7 +93,7 @@ def test_controls_hold_what_they_say() -> None:
 
 def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
     examined = examine_motion(
-        encoder(num_frames=8, size_hw=(64, 64)), ObjectBank.open(train_bank), *_images(train_bank),
+        encoder(num_frames=8, size_hw=(64, 64)), *_sources(train_bank),
         num_train=60, num_test=50,
     )  # fmt: skip
     assert [(r.task, r.features) for r in examined.rows][:4] == [
@@ -108,8 +110,7 @@ def test_examination_has_every_row_and_its_margin(train_bank: Path) -> None:
 def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) -> None:
     examined = examine_motion(
         encoder(),
-        ObjectBank.open(train_bank),
-        *_images(train_bank),
+        *_sources(train_bank),
         num_train=60,
         num_test=50,
         tasks=FACTORS,
@@ -124,7 +125,7 @@ def test_every_factor_is_asked_of_a_student_of_another_size(train_bank: Path) ->
 def test_motion_is_asked_of_any_encoder_beside_all_controls(train_bank: Path) -> None:
     encoder = load_encoder("clip:tiny-clip", num_frames=4)
     examined = examine_motion(
-        encoder, ObjectBank.open(train_bank), *_images(train_bank), num_train=60, num_test=50,
+        encoder, *_sources(train_bank), num_train=60, num_test=50,
         tasks={"rotation": FACTORS["rotation"]}, plain=all_controls(),
     )  # fmt: skip
     rows = {row.features: row for row in examined.rows}
@@ -134,19 +135,17 @@ def test_motion_is_asked_of_any_encoder_beside_all_controls(train_bank: Path) ->
     ]  # fmt: skip
     with pytest.raises(ValueError, match="got an encoder of"):
         exam = MotionExam(
-            encoder, ObjectBank.open(train_bank), *_images(train_bank), num_train=50, num_test=50,
+            encoder, *_sources(train_bank), num_train=50, num_test=50,
             tasks={"rotation": FACTORS["rotation"]}, plain={},
         )  # fmt: skip
         exam.examine(load_encoder("clip:tiny-clip", num_frames=8))
 
 
-def _images(bank: Path) -> tuple[object, object]:
-    from smile_synth.backgrounds import BackgroundFolder, write_images
-
+def _sources(bank: Path) -> list[Sources]:
     folders = [bank.parent / name for name in ("train images", "test images")]
     for seed, folder in enumerate(folders):
         write_images(folder, count=3, seed=seed, size=64)
-    return BackgroundFolder(folders[0]), BackgroundFolder(folders[1])
+    return [Sources.open(bank, folder) for folder in folders]
 
 
 def test_what_is_predicted_is_no_part_of_an_encoders_form() -> None:
