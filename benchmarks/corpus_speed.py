@@ -160,7 +160,7 @@ def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) ->
         for name, encoder in ENCODERS.items():
             watch = Stopwatch(clips, TOGETHER * workers)
             arguments = [Path(bank.path), recipe_name, 16]
-            encoded = in_order(encoder, range(clips), workers=workers, start=load, arguments=arguments)
+            encoded = in_order(partial(encode_next, encoder, *arguments), range(clips), workers=workers)
             for done, _ in enumerate(encoded, 1):
                 watch(done)
             alone[name].append(watch.rate)

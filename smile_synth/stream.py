@@ -34,7 +34,8 @@ from smile_synth.compositing import (
 )
 from smile_synth.core.clip import Clip
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import Place, Result, SharedBuffers, Workers, attach
+from smile_synth.parallel.shared_memory import BufferAddress, SharedBuffers, attach
+from smile_synth.parallel.workers import Result, Workers
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scenes
 from smile_synth.scene import Scene, Video
@@ -328,36 +329,23 @@ def token_coverage(
     return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
 
 
-_maker: _Maker | None = None
-
-
-def _start_worker(maker: _Maker) -> None:
-    global _maker
-    _maker = maker
-
-
-def _say_ready() -> None:
+def _say_ready(maker: _Maker) -> None:
     """Do nothing: a worker that has done so has loaded everything."""
 
 
-def _here() -> _Maker:
-    assert _maker is not None, "set when the worker starts"
-    return _maker
+def _parameters(maker: _Maker, indices: range) -> _LaidOut:
+    return maker.parameters(indices)
 
 
-def _parameters(indices: range) -> _LaidOut:
-    return _here().parameters(indices)
-
-
-def _draw_part(place: Place, clips: int, first: int, indices: range) -> list[Scene]:
+def _draw_part(maker: _Maker, place: BufferAddress, clips: int, first: int, indices: range) -> list[Scene]:
     """Draw some clips of a batch where they stand in its memory."""
-    arrays = _here().split(attach(place), clips)
+    arrays = maker.split(attach(place), clips)
     part = slice(first, first + len(indices))
-    return _here().draw(indices, {name: array[part] for name, array in arrays.items()})
+    return maker.draw(indices, {name: array[part] for name, array in arrays.items()})
 
 
-def _fetch_into(place: Place, first: int, textures: Sequence[Shown]) -> None:
-    words = _here().fetch(textures)
+def _fetch_into(maker: _Maker, place: BufferAddress, first: int, textures: Sequence[Shown]) -> None:
+    words = maker.fetch(textures)
     attach(place).view(np.uint32)[first : first + len(words)] = words
 
 
@@ -366,7 +354,7 @@ class _Pool:
 
     def __init__(self, maker: _Maker, count: int) -> None:
         self.buffers = SharedBuffers()
-        self._workers = Workers(count, start=_start_worker, arguments=[maker]) if count else None
+        self._workers = Workers(count, maker) if count else None
         self._started = [self._workers.submit(_say_ready) for _ in range(count)] if self._workers else []
 
     def ready(self) -> bool:
@@ -399,12 +387,12 @@ class _FramesHere:
         if not pool.ready():
             memory = np.empty(self._num_bytes, np.uint8)
             return _Begun(indices, memory, self._maker.draw(indices, self._maker.split(memory, self._clips)))
-        buffer = pool.buffers.take(self._num_bytes)
+        buffer = pool.buffers.acquire(self._num_bytes)
         parts = [
-            pool.submit(_draw_part, buffer.place, self._clips, first, indices[first:last])
+            pool.submit(_draw_part, buffer.address, self._clips, first, indices[first:last])
             for first, last in pairwise(self._edges)
         ]
-        return _Begun(indices, pool.buffers.lend(buffer), [], parts)
+        return _Begun(indices, pool.buffers.array(buffer), [], parts)
 
     def is_ready(self, pool: _Pool, begun: _Begun) -> bool:
         return all(part.done() for part in begun.parts)
@@ -504,12 +492,12 @@ class _FramesOnDevice:
             sampled.words = self._maker.fetch(sampled.missing)
             return laid_out
         number = sum(map(num_texels, sampled.missing))
-        buffer = pool.buffers.take(4 * number)
-        sampled.words = pool.buffers.lend(buffer).view(np.uint32)[:number]
+        buffer = pool.buffers.acquire(4 * number)
+        sampled.words = pool.buffers.array(buffer).view(np.uint32)[:number]
         first = 0
         for _, group in groupby(sampled.missing, _decoded_together):
             together = tuple(group)
-            sampled.parts.append(pool.submit(_fetch_into, buffer.place, first, together))
+            sampled.parts.append(pool.submit(_fetch_into, buffer.address, first, together))
             first += sum(map(num_texels, together))
         return laid_out
 

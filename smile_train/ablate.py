@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -355,11 +355,11 @@ class StudyRun:
     def _run_on_cluster(self, address: str, cells: Sequence[Cell], stage: Stage) -> None:
         cluster = Cluster(address)
         try:
-            arguments = (self.study, self.out, Path.cwd())
-            cluster.prepare(_begin_there, arguments, gpus=1 if cluster.gpus else 0)
-            futures = [cluster.submit(_run_there, self.cells.index(cell)) for cell in cells]
+            context = _StudyThere(self.study, self.out, Path.cwd())
+            pool = cluster.pool(context, gpus=1 if cluster.num_gpus else 0)
+            futures = [pool.submit(_run_there, self.cells.index(cell)) for cell in cells]
             for number, (cell, future) in enumerate(zip(cells, futures, strict=True), 1):
-                cluster.result(future)
+                pool.result(future)
                 stage("study", number, len(cells), f"{cell.arm}, seed {cell.seed}")
         finally:
             cluster.close()
@@ -464,19 +464,22 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-_here: StudyRun | None = None
+@dataclass(frozen=True)
+class _StudyThere:
+    """A study in a process of the cluster; relative paths start at ``folder``."""
+
+    study: Study
+    out: Path
+    folder: Path
+
+    @cached_property
+    def run(self) -> StudyRun:
+        os.chdir(self.folder)
+        return StudyRun(self.study, self.out)
 
 
-def _begin_there(study: Study, out: Path, folder: Path) -> None:
-    """Open the study in a process of the cluster; relative paths are those of who asked."""
-    global _here
-    os.chdir(folder)
-    _here = StudyRun(study, out)
-
-
-def _run_there(index: int) -> None:
-    assert _here is not None
-    _here.run_cell(_here.cells[index], lambda done, total, remark: None)
+def _run_there(there: _StudyThere, index: int) -> None:
+    there.run.run_cell(there.run.cells[index], lambda done, total, remark: None)
 
 
 def summarise(

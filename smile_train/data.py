@@ -29,7 +29,7 @@ from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, composit
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import Corpus
-from smile_synth.parallel.workers import leave_with_parent
+from smile_synth.parallel.workers import exit_with_parent
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.sources import Sources
 from smile_synth.stream import StepBatches
@@ -360,7 +360,7 @@ def _stack_boxes(scenes: Sequence[Scene]) -> Tensor:
 
 def start_worker(_: int) -> None:
     """Set up a rendering process: one thread, as the cores belong to the training; Ctrl-C is the parent's."""
-    leave_with_parent()  # torch sees to that, but not while a worker starts
+    exit_with_parent()  # torch sees to that, but not while a worker starts
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Corpus:
             raise UserError(f"{told}: {rows} of {len(wanted)} clips are in its manifest; {again}")
         if lacking:
             raise UserError(f"{told}: its clips lack {', '.join(lacking)}; {again}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path only: another process reads the manifest again."""
+        return partial(Corpus, unfinished=True), (self.path,)
 
     def __len__(self) -> int:
         """Return the number of clips here."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -327,10 +328,8 @@ def _size(path: Path) -> int | None:
 def _clips(job: Job, todo: list[int], workers: int, cluster: Cluster | None) -> Iterator[_Done]:
     """Yield every clip, in order."""
     standing = None if job.anew else Standing(job.out, job.header)
-    batches = _batches(job.header, todo, cluster.count if cluster else workers)
-    work = in_order(
-        _work, batches, workers=workers, start=start_worker, arguments=(job, standing), cluster=cluster
-    )
+    batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
+    work = in_order(partial(_work, _Work(job, standing)), batches, workers=workers, cluster=cluster)
     made = chain.from_iterable(work)
     missing = iter(todo)
     next_missing = next(missing, None)
@@ -358,19 +357,21 @@ def _batches(header: CorpusHeader, todo: list[int], workers: int) -> list[list[i
     return batches
 
 
-_state: tuple[Job, Standing | None, Corpus | None] | None = None
+@dataclass(frozen=True)
+class _Work:
+    """What all clips share; a process opens the present manifest once."""
+
+    job: Job
+    standing: Standing | None
+
+    @cached_property
+    def recorded(self) -> Corpus | None:
+        return None if self.job.anew else Corpus(self.job.out, unfinished=True)
 
 
-def start_worker(job: Job, standing: Standing | None) -> None:
-    """Remember, once in every process, what all clips share."""
-    global _state
-    _state = job, standing, None if job.anew else Corpus(job.out, unfinished=True)
-
-
-def _work(indices: list[int]) -> list[_Done]:
+def _work(shared: _Work, indices: list[int]) -> list[_Done]:
     """Make what clips lack."""
-    assert _state is not None
-    job, standing, recorded = _state
+    job, standing, recorded = shared.job, shared.standing, shared.recorded
     header, names = job.header, member_names(job.header)
     have = {index: standing.members(index) if standing else {} for index in indices}
     scenes = {i: Scene.from_bytes(members["scene"]) for i, members in have.items() if "scene" in members}

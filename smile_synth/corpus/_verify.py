@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -74,15 +75,6 @@ class RepairReport:
     left: tuple[Fault, ...]
 
 
-@dataclass(frozen=True)
-class _Examination:
-    """What a worker needs to look at clips."""
-
-    path: Path
-    sources: Job | None
-    mend: bool = False
-
-
 # --- verify
 
 
@@ -117,9 +109,8 @@ def verify(
     if deep or sources:
         job = None if sources is None else Job(header, sources, path)
         seen = {(fault.index, fault.file) for fault in faults}
-        examination = _Examination(path, job)
         for done, found in enumerate(
-            in_order(_examine, corpus.indices, workers=workers, start=_start, arguments=(examination,)), 1
+            in_order(partial(_examine, corpus, job), corpus.indices, workers=workers), 1
         ):
             faults += [fault for fault in found if (fault.index, fault.file) not in seen]
             if progress:
@@ -176,23 +167,13 @@ def _strays(corpus: Corpus) -> list[Fault]:
     return [Fault(file, "is not in the manifest") for file in sorted(found) if file not in listed]
 
 
-_state: tuple[_Examination, Corpus] | None = None
-
-
-def _start(examination: _Examination) -> None:
-    global _state
-    _state = examination, Corpus(examination.path, unfinished=True)
-
-
-def _examine(index: int) -> list[Fault]:
-    assert _state is not None
-    examination, corpus = _state
+def _examine(corpus: Corpus, job: Job | None, index: int) -> list[Fault]:
     members, faults = _intact(corpus, index)
-    if examination.sources is None or "scene" not in members:
+    if job is None or "scene" not in members:
         return faults
     row, header = corpus.row(index), corpus.header
     files = {member["name"]: member["file"] for member in row["members"]}
-    made = make_members(examination.sources, Scene.from_bytes(members["scene"]), list(files))
+    made = make_members(job, Scene.from_bytes(members["scene"]), list(files))
     other = [name for name, data in members.items() if data != made[name]]
     media = [name for name in media_names(header) if name in other]
     if media and all(name in members for name in media_names(header)):
@@ -277,10 +258,9 @@ def repair(
         wrong_sizes = [fault for fault in _sizes(corpus) if fault.index is None]
         mended: list[Fault] = []
         left: list[Fault] = []
-        examination = _Examination(path, job, mend=True)
         pieces: dict[int, Source] = {}
         for done, (gone, stays, found) in enumerate(
-            in_order(_mend, corpus.indices, workers=workers, start=_start, arguments=(examination,)), 1
+            in_order(partial(_mend, corpus, job), corpus.indices, workers=workers), 1
         ):
             mended += gone
             left += stays
@@ -311,15 +291,11 @@ def _clips(progress: Count | None) -> Progress | None:
     return None if progress is None else lambda done, total, num_bytes: progress(done, total)
 
 
-def _mend(index: int) -> tuple[list[Fault], list[Fault], dict[int, Source]]:
+def _mend(corpus: Corpus, job: Job, index: int) -> tuple[list[Fault], list[Fault], dict[int, Source]]:
     """Write the bad files of a clip anew (for a shard: the clip).
 
     Returns what is mended, what is left, and where the clip waits for its shard.
     """
-    assert _state is not None
-    examination, corpus = _state
-    job = examination.sources
-    assert job is not None
     members, faults = _intact(corpus, index)
     if not faults:
         return [], [], {}

@@ -1,18 +1,20 @@
-"""What every exporter is given, and how an export appears whole or not at all."""
+"""What all export formats share: the input, one clip of it, and writing a folder that appears complete."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from smile_synth.annotations import Annotation, annotate
 from smile_synth.core.errors import UserError
@@ -22,47 +24,18 @@ from smile_synth.sources import Sources
 
 UInt8 = NDArray[np.uint8]
 Values = dict[str, Any]
-
-
-class ExportedClip:
-    """One clip of a corpus; everything is read or computed when first asked for."""
-
-    def __init__(self, source: ExportSource, index: int) -> None:
-        self.source, self.index = source, index
-        self.name = f"{index:06d}"
-
-    @cached_property
-    def labels(self) -> Values:
-        """The stored labels, see `labels_to_json`."""
-        return self.source.corpus.labels(self.index)
-
-    @property
-    def objects(self) -> list[Values]:
-        """The stored labels of every object."""
-        objects: list[Values] = self.labels["objects"]
-        return objects
-
-    @cached_property
-    def frames(self) -> UInt8:
-        """Decoded media ``[T, H, W, 3]``."""
-        return self.source.corpus.frames(self.index)
-
-    @cached_property
-    def annotation(self) -> Annotation:
-        """Every label there is, from the scene; needs the sources."""
-        assert self.source.sources is not None
-        return annotate(self.source.corpus.scene(self.index), self.source.sources)
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A corpus and, for formats that need more than its stored labels, what it was made from.
+    """A corpus and the settings of its export.
 
     Attributes:
-        corpus: what is exported.
-        sources: what it was made from, or None.
-        step: flow leads from frame t to t + step.
-        points: number of query points of tracks.
+        corpus: the corpus to export.
+        sources: what the corpus was made from; None: only stored labels can be exported.
+        step: flow is from frame t to frame t + step.
+        points: number of query points per clip.
     """
 
     corpus: Corpus
@@ -72,101 +45,126 @@ class ExportSource:
 
     @property
     def num_frames(self) -> int:
-        """Frames of every clip."""
+        """Number of frames of every clip."""
         return self.corpus.header.num_frames
 
     @property
-    def categories(self) -> dict[str, int]:
-        """Class name -> category id, from 1, the same in all exports of corpora of one bank."""
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of every frame in pixels."""
+        return self.corpus.header.size_hw
+
+    @property
+    def category_ids(self) -> dict[str, int]:
+        """Class name -> category id, counted from 1; equal for all corpora of one bank."""
         return {name: i for i, name in enumerate(self.corpus.header.classes, 1)}
 
     @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """The pairs of frames that flow leads between."""
+    def coco_categories(self) -> list[Values]:
+        """The ``categories`` list of COCO files."""
+        return [{"id": i, "name": name, "supercategory": "object"} for name, i in self.category_ids.items()]
+
+    @property
+    def flow_pairs(self) -> list[tuple[int, int]]:
+        """Frame pairs (t, t + step) inside a clip."""
         frames = range(self.num_frames)
         return [(t, t + self.step) for t in frames if t + self.step in frames]
 
 
+class ExportedClip:
+    """One clip of a corpus; each property is read or computed at its first use."""
+
+    def __init__(self, source: ExportSource, index: int) -> None:
+        self.source, self.index = source, index
+        self.name = f"{index:06d}"
+
+    @cached_property
+    def objects(self) -> list[Values]:
+        """The stored labels of every object, see docs/labels.md."""
+        objects: list[Values] = self.source.corpus.labels(self.index)["objects"]
+        return objects
+
+    @cached_property
+    def frames(self) -> UInt8:
+        """Decoded media ``[T, H, W, 3]`` uint8."""
+        return self.source.corpus.frames(self.index)
+
+    @cached_property
+    def annotation(self) -> Annotation:
+        """All labels, computed from the scene; needs ``source.sources``."""
+        if self.source.sources is None:
+            raise ValueError("this export format needs the sources of the corpus")
+        return annotate(self.source.corpus.scene(self.index), self.source.sources)
+
+
 @dataclass(frozen=True)
 class Exporter:
-    """How one format is written.
+    """One export format.
 
     Attributes:
-        clip: writes a clip's own files below a folder; returns what `finish` needs of it.
-        finish: writes what stands once in an export, from the records of all clips in order.
-        needs_bank: whether labels are computed from the scenes.
+        name: of the format.
+        write_clip: writes the files of one clip below a folder; returns the record for ``finish``.
+        finish: writes the files that cover all clips, from the records in order of the clips.
+        needs_sources: whether labels are computed from the scenes.
     """
 
-    clip: Callable[[ExportedClip, Path], Any]
+    name: str
+    write_clip: Callable[[ExportedClip, Path], Any]
     finish: Callable[[ExportSource, Iterator[Any], Path], None] | None = None
-    needs_bank: bool = False
+    needs_sources: bool = False
+
+    def run(self, source: ExportSource, out: Path, *, workers: int, progress: Progress | None) -> None:
+        """Export all clips to the folder ``out``, which appears when it is complete."""
+        unfinished = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.part")
+        work = partial(_write_clip, write=self.write_clip, source=source, out=unfinished)
+        try:
+            unfinished.mkdir(parents=True)
+            results = in_order(work, source.corpus.indices, workers=workers)
+            records = _with_progress(results, len(source.corpus), progress)
+            if self.finish:
+                self.finish(source, records, unfinished)
+            for _ in records:
+                pass
+            os.replace(unfinished, out)
+        except OSError as error:
+            raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def run_exporter(
-    exporter: Exporter,
-    source: ExportSource,
-    out: Path,
-    *,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Export all clips; the folder gets its name when it is complete."""
-    partial = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        partial.mkdir(parents=True)
-        records = _counted(
-            in_order(
-                _work,
-                source.corpus.indices,
-                workers=workers,
-                start=_start,
-                arguments=(exporter, source, partial),
-            ),
-            len(source.corpus),
-            progress,
-        )
-        if exporter.finish:
-            exporter.finish(source, records, partial)
-        for _ in records:
-            pass
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _write_clip(
+    index: int, *, write: Callable[[ExportedClip, Path], Any], source: ExportSource, out: Path
+) -> Any:
+    return write(ExportedClip(source, index), out)
 
 
-def _counted(
-    records: Iterator[Any], total: int, progress: Callable[[int, int], None] | None
-) -> Iterator[Any]:
-    for done, record in enumerate(records, 1):
+def _with_progress(results: Iterator[Any], total: int, progress: Progress | None) -> Iterator[Any]:
+    for done, result in enumerate(results, 1):
         if progress:
             progress(done, total)
-        yield record
-
-
-_state: tuple[Exporter, ExportSource, Path] | None = None
-
-
-def _start(exporter: Exporter, source: ExportSource, out: Path) -> None:
-    global _state
-    _state = exporter, source, out
-
-
-def _work(index: int) -> Any:
-    assert _state is not None
-    exporter, source, out = _state
-    return exporter.clip(ExportedClip(source, index), out)
+        yield result
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file below an export's folder, making its own."""
+    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
+def write_json(path: Path, document: Values) -> None:
+    """Write a COCO-style file with the keys ``info`` and ``licenses`` that its readers expect."""
+    head = {"info": {"description": "synthetic clips"}, "licenses": []}
+    write(path, json.dumps({**head, **document}).encode())
+
+
 def write_frames(clip: ExportedClip, folder: Path, pattern: str, *, first: int = 0) -> list[str]:
-    """Write a clip's frames as images; ``pattern`` has the suffix and a place for the number."""
+    """Write the frames of a clip as images; return their names.
+
+    Args:
+        clip: the clip.
+        folder: of the images.
+        pattern: file name with suffix and a format field for the frame number, for example ``{:05d}.png``.
+        first: number of the first frame.
+    """
     names = [pattern.format(t) for t in range(first, first + len(clip.frames))]
     for name, frame in zip(names, clip.frames, strict=True):
         write(folder / name, image_bytes(frame, Path(name).suffix))
@@ -177,3 +175,12 @@ def box_xywh(box_xyxy: list[float]) -> list[float]:
     """Return a box (x0, y0, x1, y1) as (x, y, width, height)."""
     x0, y0, x1, y1 = box_xyxy
     return [x0, y0, x1 - x0, y1 - y0]
+
+
+def coco_instance(item: Values, t: int) -> Values | None:
+    """Return COCO's keys of the visible part of an object in frame ``t``; None: no visible pixel."""
+    box = item["modal_boxes_xyxy"][t]
+    if box[0] is None:
+        return None
+    mask = item["modal_rle"][t]
+    return {"segmentation": mask, "area": int(coco_mask.area(mask)), "bbox": box_xywh(box)}

@@ -1,38 +1,39 @@
 """Work on the machines of a Ray cluster, with the interface of `smile_synth.parallel.workers.Workers`.
 
-Every piece of work is a task without state: Ray gives it to another process when its own is killed, or
-its machine is gone. All machines must see the same files at the same paths.
+Tasks keep no state: when a process is killed or a machine is lost, Ray runs its tasks again elsewhere. All
+machines must see the same files at the same paths.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
 
 from smile_synth.core.errors import UserError
 
-# Deaths of processes or machines that one piece of work may meet.
-_RETRIES = 8
+# How often Ray runs a task again after its process or machine died.
+_MAX_RETRIES = 8
 
 
 class Cluster:
     """A connection to a Ray cluster, until it is closed.
 
     Attributes:
-        count: processors when it was made.
-        gpus: likewise.
+        num_cpus: CPU cores of the cluster when the connection was made.
+        num_gpus: GPUs of the cluster when the connection was made.
     """
 
     def __init__(self, address: str) -> None:
-        """Connect to a cluster that runs.
+        """Connect to a running cluster.
 
         Args:
-            address: ``auto`` (the one that runs on this machine) or HOST:PORT of its head.
+            address: ``auto`` (the cluster of this machine) or HOST:PORT of the head node.
 
         Raises:
             UserError: Ray is not installed, or no cluster answers.
@@ -42,33 +43,49 @@ class Cluster:
         except ImportError:
             raise UserError("ray: is not installed; pip install 'smile-video[ray]'") from None
         self._ray: Any = ray
-        self._ours = not ray.is_initialized()
+        self._connected_here = not ray.is_initialized()
         try:
-            if self._ours:
-                _knock(address)
+            if self._connected_here:
+                _check_reachable(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"ray '{address}': no cluster answers ({reason}); 'ray start --head' begins one"
+                f"ray '{address}': no cluster answers ({reason}); 'ray start --head' starts one"
             ) from None
         resources = self._ray.cluster_resources()
-        self.count, self.gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+        self.num_cpus = max(1, int(resources.get("CPU", 1)))
+        self.num_gpus = int(resources.get("GPU", 0))
 
-    def prepare(self, start: Callable[..., None] | None, arguments: Sequence[Any], *, gpus: int = 0) -> None:
-        """Have every process call ``start(*arguments)`` before its first work; it has ``gpus`` of its own."""
-        self._start = self._ray.put((uuid.uuid4().hex, start, tuple(arguments)))
-        self._do = self._ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
+    def pool(self, context: Any, *, gpus: int = 0) -> ClusterPool:
+        """Return a pool whose tasks receive ``context`` and have ``gpus`` GPUs each."""
+        run = self._ray.remote(_run).options(num_cpus=1, num_gpus=gpus, max_retries=_MAX_RETRIES)
+        return ClusterPool(self._ray, run, self._ray.put(context))
 
-    def submit(self, work: Callable[..., Any], item: Any) -> Any:
-        """Have a process do ``work(item)``; ``work`` is a function of a module."""
-        return self._do.remote(self._start, work, item)
+    def close(self) -> None:
+        """Disconnect, unless the caller had connected before."""
+        if self._connected_here:
+            self._ray.shutdown()
+
+
+@dataclass(frozen=True)
+class ClusterPool:
+    """Runs tasks of one context on a cluster."""
+
+    _ray: Any
+    _run: Any
+    _context: Any
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Start ``work(context, *arguments)`` in a process; ``work`` is a function of a module."""
+        # Ray replaces references among the arguments by their values, but not those inside a list.
+        return self._run.remote([self._context], work, *arguments)
 
     def result(self, future: Any) -> Any:
-        """Wait for what `submit` promised.
+        """Wait for a future and return its result; an exception of the task is raised as it is.
 
         Raises:
-            UserError: the work's own, or it met death too often.
+            UserError: the task's processes died too often.
         """
         try:
             return self._ray.get(future)
@@ -77,32 +94,26 @@ class Cluster:
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"ray: a process died {_RETRIES + 1} times over the same clips ({reason}); what is done is "
-                "kept, the same command goes on"
+                f"ray: a process died {_MAX_RETRIES + 1} times during the same task ({reason}); finished "
+                "work is kept: run the same command again to continue"
             ) from None
 
-    def close(self) -> None:
-        """Leave the cluster, unless the caller had joined it."""
-        if self._ours:
-            self._ray.shutdown()
+
+def _run(reference: list[Any], work: Callable[..., Any], *arguments: Any) -> Any:
+    return work(_context(reference[0]), *arguments)
 
 
-_started = ""
+@lru_cache(maxsize=1)
+def _context(reference: Any) -> Any:
+    """Fetch the context of a pool; a process of the cluster may serve several pools."""
+    import ray
+
+    cv2.setNumThreads(1)
+    return ray.get(reference)
 
 
-def _do(setup: tuple[str, Callable[..., None] | None, tuple[Any, ...]], work: Any, item: Any) -> Any:
-    global _started
-    key, start, arguments = setup
-    if key != _started:
-        cv2.setNumThreads(1)
-        if start:
-            start(*arguments)
-        _started = key
-    return work(item)
-
-
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens: Ray itself would ask again for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError at once if no process listens at the address: Ray itself would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()

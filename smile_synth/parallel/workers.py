@@ -1,82 +1,81 @@
-"""Work spread over processes, and memory shared with them; nothing outlives the process that asked."""
+"""Work on several processes. Worker processes end with their parent."""
 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from functools import lru_cache
+from functools import cache
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.cluster import Cluster
+from smile_synth.parallel.cluster import Cluster, ClusterPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Fork and the threads of decoders and parquet readers do not mix: workers are forks of a process that has
-# loaded this library and does nothing else. It starts with the first of them and ends with its caller.
+# A plain fork copies the threads of decoders and parquet readers in an undefined state. Workers are forks of
+# a server process that has imported this library and runs nothing else. It ends with this process.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-# Results that wait for their turn, per process.
-AHEAD = 4
-# Of glibc's malloc.h; bytes, 32 MiB is the most that it takes for the second.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 2**25
+# Items per process that are submitted before the first result is read.
+ITEMS_AHEAD = 4
+# mallopt parameters of glibc's malloc.h, and their value in bytes; 32 MiB is the maximum of the second one.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**25
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Workers:
-    """Processes of the caller, until it closes them."""
+    """A pool of worker processes of this machine. Each receives the context once."""
 
-    def __init__(
-        self, count: int, *, start: Callable[..., None] | None = None, arguments: Sequence[Any] = ()
-    ) -> None:
-        """Name ``count`` processes, each started when there is work for it.
+    def __init__(self, count: int, context: Any = None) -> None:
+        """Create the pool; a process starts when there is work for it.
 
         Args:
-            count: processes.
-            start: called once in every process, with ``arguments``.
-            arguments: for ``start``.
+            count: number of processes.
+            context: first argument of every task. It is pickled here and unpickled once per process.
 
         Raises:
-            UserError: this process may not start others.
+            UserError: this process is a worker of a DataLoader.
         """
         if multiprocessing.current_process().daemon:
-            raise UserError(
-                f"workers={count}: a DataLoader's worker cannot start processes of its own; ask for 0"
-            )
-        context = multiprocessing.get_context(START_METHOD)
-        context.set_forkserver_preload(["smile_synth"])
-        self._pool = ProcessPoolExecutor(
-            count, context, initializer=_start, initargs=(start, tuple(arguments))
+            raise UserError(f"workers={count}: a DataLoader worker cannot start processes; use workers=0")
+        processes = multiprocessing.get_context(START_METHOD)
+        processes.set_forkserver_preload(["smile_synth"])
+        self._executor = ProcessPoolExecutor(
+            count, processes, initializer=_set_up_process, initargs=(pickle.dumps(context),)
         )
         self._processes: list[BaseProcess] = []
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Have a process do ``work(*arguments)``; ``work`` is a function of a module."""
+        """Start ``work(context, *arguments)`` in a process; ``work`` is a function of a module."""
         try:
-            with _interrupts_wait():
-                future = self._pool.submit(work, *arguments)
+            with _sigint_blocked():
+                future = self._executor.submit(_call_with_context, work, *arguments)
         except BrokenProcessPool:
-            raise self._killed() from ChildProcessError()
-        # Executors name their processes in public from 3.14 on only.
-        self._processes = list(self._pool._processes.values())
+            raise self._killed_error() from ChildProcessError()
+        # ProcessPoolExecutor lists its processes publicly from Python 3.14 on only.
+        self._processes = list(self._executor._processes.values())
         return future
 
     def result(self, future: Future[Result]) -> Result:
-        """Wait for what `submit` promised.
+        """Wait for a future and return its result; an exception of the task is raised as it is.
 
         Raises:
             UserError: a process was killed.
@@ -84,192 +83,123 @@ class Workers:
         try:
             return future.result()
         except BrokenProcessPool:
-            raise self._killed() from ChildProcessError()
+            raise self._killed_error() from ChildProcessError()
 
-    def _killed(self) -> UserError:
-        # The pool's own thread waits for its processes: only one can be told how each ended.
-        self._pool.shutdown()
-        # The others were ended because of it.
+    def _killed_error(self) -> UserError:
+        # Only one thread can read how a process ended: let the executor's own thread finish first.
+        self._executor.shutdown()
+        # After one process died, the executor terminates the others.
         codes = {process.exitcode for process in self._processes} - {None, 0}
-        guilty = codes - {-signal.SIGTERM} or codes
+        first_codes = codes - {-signal.SIGTERM} or codes
         causes = [
             f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            for code in sorted(code for code in guilty if code is not None)
+            for code in sorted(code for code in first_codes if code is not None)
         ]
         return UserError(
-            f"a worker process was killed {' and '.join(causes)}, perhaps for want of memory; what is done "
-            "is kept, the same command goes on, fewer workers need less"
+            f"a worker process was killed {' and '.join(causes)}, perhaps because memory ran out; finished "
+            "work is kept: run the same command again to continue; fewer workers need less memory"
         )
 
     def close(self, *, at_once: bool = False) -> None:
-        """End the processes, after what they are doing or at once."""
+        """End the processes, after their current tasks or at once."""
         if at_once:
             for process in self._processes:
                 process.kill()
-        self._pool.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
 
 
 def in_order(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    *,
-    workers: int,
-    start: Callable[..., None] | None = None,
-    arguments: Sequence[Any] = (),
-    cluster: Cluster | None = None,
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, cluster: Cluster | None = None
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` for every item, in order; few results are kept waiting in memory.
+    """Yield ``work(item)`` for every item, in order; only few results wait in memory.
 
     Args:
-        work: a function of a module.
-        items: what to work on; sent to the processes a few at a time.
-        workers: processes; with 1 everything happens in this one.
-        start: called once in every process, with ``arguments``.
-        arguments: for ``start``.
-        cluster: whose processes work, instead of this machine's; the caller closes it.
+        work: a function of a module, or a ``functools.partial`` of one whose arguments are the context.
+            It is sent to each process once.
+        items: sent to the processes one by one.
+        workers: number of processes; with 1 all work runs in this process.
+        cluster: runs the work instead of this machine's processes; the caller closes it.
 
     Raises:
         UserError: a process was killed.
     """
-    if not items:
-        return
-    if cluster:
-        cluster.prepare(start, arguments)
-        yield from _ahead(cluster, work, items, AHEAD * cluster.count)
-        return
-    if workers == 1 or len(items) < 2:
-        if start:
-            start(*arguments)
+    if cluster is not None:
+        yield from _results(cluster.pool(work), items, ITEMS_AHEAD * cluster.num_cpus)
+    elif workers == 1 or len(items) < 2:
         yield from map(work, items)
-        return
-    with closing(Workers(min(workers, len(items)), start=start, arguments=arguments)) as pool:
-        yield from _ahead(pool, work, items, AHEAD * workers)
+    else:
+        with closing(Workers(min(workers, len(items)), work)) as own_pool:
+            yield from _results(own_pool, items, ITEMS_AHEAD * workers)
 
 
-def _ahead(
-    pool: Workers | Cluster, work: Callable[[Item], Result], items: Sequence[Item], most: int
-) -> Iterator[Result]:
-    ahead: deque[Any] = deque()
+def _results(pool: Workers | ClusterPool, items: Sequence[Item], max_ahead: int) -> Iterator[Any]:
+    futures: deque[Any] = deque()
     for item in items:
-        ahead.append(pool.submit(work, item))
-        if len(ahead) > most:
-            yield pool.result(ahead.popleft())
-    while ahead:
-        yield pool.result(ahead.popleft())
+        futures.append(pool.submit(_call, item))
+        if len(futures) > max_ahead:
+            yield pool.result(futures.popleft())
+    while futures:
+        yield pool.result(futures.popleft())
+
+
+def _call(work: Callable[[Item], Result], item: Item) -> Result:
+    return work(item)
+
+
+# --- inside a worker process
+
+# The pickled context of this worker process's only pool; empty in all other processes.
+_pickled_context = b""
+
+
+@cache
+def _context() -> Any:
+    """Unpickle the context within the first task, so that its errors are errors of that task."""
+    return pickle.loads(_pickled_context)
+
+
+def _call_with_context(work: Callable[..., Result], *arguments: Any) -> Result:
+    return work(_context(), *arguments)
+
+
+def _set_up_process(pickled_context: bytes) -> None:
+    global _pickled_context
+    _pickled_context = pickled_context
+    exit_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for start methods that do not inherit it
+    cv2.setNumThreads(1)
+    _keep_freed_memory()
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent ends: a killed parent cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+
+    def wait_and_exit() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_and_exit, daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory.
+
+    Every clip needs the same few megabytes. By default glibc may return them to the system after each clip,
+    and clearing the new pages takes as long as computing the labels.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Start processes with Ctrl-C blocked: it reaches all of a terminal's, and the parent decides to stop."""
+def _sigint_blocked() -> Iterator[None]:
+    """Start processes with SIGINT blocked: a terminal sends Ctrl-C to all; only the parent handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    leave_with_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # whoever started what this is a fork of
-    cv2.setNumThreads(1)
-    _keep_memory()
-    if start:
-        start(*arguments)
-
-
-def _keep_memory() -> None:
-    """Have the C library keep some of what is freed.
-
-    Clip after clip needs the same few megabytes. By default glibc may give them back to the system every
-    time, and clearing the pages that come instead takes as long as making the labels.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        mallopt(_M_MMAP_THRESHOLD, _KEPT)
-
-
-def leave_with_parent() -> None:
-    """End this process with its parent: a killed one cannot tell workers to stop, who would wait for ever."""
-    parent = multiprocessing.parent_process()
-
-    def leave() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
-
-
-class Place(NamedTuple):
-    """Where a process finds the memory of another.
-
-    Attributes:
-        process: that it belongs to.
-        descriptor: its file there.
-        number: no two buffers of a process have the same.
-        num_bytes: of it.
-    """
-
-    process: int
-    descriptor: int
-    number: int
-    num_bytes: int
-
-
-class SharedBuffer:
-    """Memory that workers write into. It has no name that could be left behind: it goes with its last map.
-
-    Attributes:
-        place: for the workers' `attach`.
-    """
-
-    _count = 0
-
-    def __init__(self, num_bytes: int) -> None:
-        """Make it. Raises UserError where the system has no such memory (Linux has)."""
-        if not hasattr(os, "memfd_create"):
-            raise UserError("worker processes that share memory need Linux; ask for workers=0")
-        descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, descriptor)
-        os.ftruncate(descriptor, num_bytes)
-        self._map = mmap.mmap(descriptor, num_bytes)
-        SharedBuffer._count += 1
-        self.place = Place(os.getpid(), descriptor, SharedBuffer._count, num_bytes)
-
-    def array(self) -> NDArray[np.uint8]:
-        """Return all of it ``[num_bytes]``; views of this array keep it alive."""
-        return np.frombuffer(self._map, np.uint8)
-
-
-class SharedBuffers:
-    """Buffers that are used again when nobody looks at them any more."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._free: list[SharedBuffer] = []
-
-    def take(self, num_bytes: int) -> SharedBuffer:
-        """Return a buffer of at least ``num_bytes``."""
-        while self._free:
-            buffer = self._free.pop()
-            if buffer.place.num_bytes >= num_bytes:
-                return buffer
-        return SharedBuffer(max(num_bytes, 1))
-
-    def lend(self, buffer: SharedBuffer) -> NDArray[np.uint8]:
-        """Return a buffer's bytes; it is free again when the last view of them is gone."""
-        array = buffer.array()
-        weakref.finalize(array, self._free.append, buffer)
-        return array
-
-
-@lru_cache(maxsize=16)
-def attach(place: Place) -> NDArray[np.uint8]:
-    """Return the bytes of another process's buffer, in a worker of it."""
-    descriptor = os.open(f"/proc/{place.process}/fd/{place.descriptor}", os.O_RDWR)
-    try:
-        shared = mmap.mmap(descriptor, place.num_bytes)
-    finally:
-        os.close(descriptor)
-    return np.frombuffer(shared, np.uint8)

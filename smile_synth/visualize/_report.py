@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,21 +78,12 @@ class _Entry:
     film: str
 
 
-_job: _Job | None = None
-
-
-def _start(job: _Job) -> None:
-    global _job
-    _job = job
-
-
-def _work(index: int) -> tuple[ClipMeasure, _Entry | None]:
-    assert _job is not None
-    sample = _job.source.read(index)
+def _measure_clip(job: _Job, index: int) -> tuple[ClipMeasure, _Entry | None]:
+    sample = job.source.read(index)
     measured = measure(sample)
-    if index not in _job.shown:
+    if index not in job.shown:
         return measured, None
-    return measured, _entry(_job.source, sample, measured, _job.longest, _job.crf)
+    return measured, _entry(job.source, sample, measured, job.longest, job.crf)
 
 
 def measure_source(
@@ -110,7 +102,7 @@ def measure_source(
 def _all(job: _Job, workers: int, progress: Progress | None) -> list[tuple[ClipMeasure, _Entry | None]]:
     out = []
     indices = list(job.source.indices)
-    for result in in_order(_work, indices, workers=workers, start=_start, arguments=(job,)):
+    for result in in_order(partial(_measure_clip, job), indices, workers=workers):
         out.append(result)
         if progress:
             progress(len(out), len(indices))

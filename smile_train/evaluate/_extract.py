@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -175,7 +175,6 @@ def extract(
     plain = tuple(f for f in features if f.plain)
     jobs = [_Job(path, read, tuple(f.key for f in features), plain, cache) for path in paths]
     workers = min(workers, len(jobs)) or 1
-    alone: dict[str, Any] = {"start": torch.set_num_threads, "arguments": (1,)} if workers > 1 else {}
     pending: list[tuple[int, _Read]] = []
 
     def flush() -> None:
@@ -196,7 +195,8 @@ def extract(
             readable.append(index)
         pending.clear()
 
-    for index, result in enumerate(in_order(_read, jobs, workers=workers, **alone)):
+    work = _read if workers == 1 else _read_in_worker
+    for index, result in enumerate(in_order(work, jobs, workers=workers)):
         if isinstance(result, str):
             broken.append((names[index], result))
         else:
@@ -228,6 +228,11 @@ class _Read:
     clips: UInt8
     num_clips: int
     kept: dict[str, Float32]
+
+
+def _read_in_worker(job: _Job) -> _Read | str:
+    torch.set_num_threads(1)
+    return _read(job)
 
 
 def _read(job: _Job) -> _Read | str:

@@ -187,7 +187,7 @@ def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
     kept = list(islice(batches, 6))  # more than are made ahead: none may be drawn over
     here = stream(RECIPE, Sources(bank, images), workers=0, start_step=kept[0].indices[0] // 3, **options)
     assert all(same(one, other) for one, other in zip(kept, here, strict=False))
-    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps for want of memory"):
+    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"):
         for batch in batches:
             if batch.indices[0] // 3 == 12 + kept[0].indices[0] // 3:
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,10 @@ import pytest
 from smile_synth.core.errors import UserError
 from smile_synth.parallel.workers import in_order
 
-_factor = 1
 
-
-def start(factor: int) -> None:
-    global _factor
-    _factor = factor
-
-
-def scaled(item: int) -> tuple[int, int]:
+def scaled(factor: int, item: int) -> tuple[int, int]:
     time.sleep(0.05 * (item % 3 == 0))  # some take longer
-    return item * _factor, os.getpid()
+    return item * factor, os.getpid()
 
 
 def die(item: int) -> int:
@@ -32,15 +26,17 @@ def die(item: int) -> int:
 
 
 def test_results_come_in_order_from_several_processes() -> None:
-    values, processes = zip(*in_order(scaled, range(30), workers=2, start=start, arguments=[7]), strict=True)
+    values, processes = zip(*in_order(partial(scaled, 7), range(30), workers=2), strict=True)
     assert values == tuple(range(0, 210, 7))
     assert os.getpid() not in processes
-    alone = list(in_order(scaled, range(3), workers=1, start=start, arguments=[2]))
+    alone = list(in_order(partial(scaled, 2), range(3), workers=1))
     assert alone == [(0, os.getpid()), (2, os.getpid()), (4, os.getpid())]
 
 
 def test_a_killed_worker_is_told_and_the_rest_ends() -> None:
-    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps for want of memory"):
+    with pytest.raises(
+        UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"
+    ):
         list(in_order(die, range(9), workers=2))
 
 
