@@ -26,7 +26,6 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=360)]
-Crf = Annotated[int, Field(ge=0, le=51)]
 
 MOTION_KEYS = ("drift", "zoom_rate", "roll_rate")
 
@@ -291,8 +290,6 @@ class AppearanceParameters(RangesModel):
         shadows: of the objects; None: none.
         linear_light: filter and blend light instead of sRGB values.
         grain: [low, high] standard deviation of noise on every pixel and channel, as a share of full scale.
-        compression: [low, high] H.264 quality, 0 (best) to 51, whose damage written clips carry, whatever
-            their medium; clips that are made on the fly cannot have it.
     """
 
     shutter: Annotated[tuple[Degrees, Degrees], BeforeValidator(_pair)] | None = None
@@ -301,7 +298,6 @@ class AppearanceParameters(RangesModel):
     shadows: Shadows | None = None
     linear_light: bool = False
     grain: Annotated[tuple[Share, Share], BeforeValidator(_pair)] | None = None
-    compression: Annotated[tuple[Crf, Crf], BeforeValidator(_pair)] | None = None
 
     @model_validator(mode="after")
     def _check_samples(self) -> AppearanceParameters:
@@ -476,12 +472,6 @@ class Recipe(StrictModel):
     def to_yaml(self) -> str:
         """Return the recipe with every value written out; `Recipe.load` reads it back equal."""
         return dump(self)
-
-    @property
-    def compresses(self) -> bool:
-        """Whether clips carry compression's damage, which only a written corpus can have."""
-        parts = (self, *(entry.recipe for entry in self.mixture if entry.recipe))
-        return any(part.appearance.compression is not None for part in parts)
 
     def values(self) -> dict[str, Any]:
         """Return the recipe as plain data."""

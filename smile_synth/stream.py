@@ -33,7 +33,6 @@ from smile_synth.compositing import (
     render_parameters,
 )
 from smile_synth.core.clip import Clip
-from smile_synth.core.errors import UserError
 from smile_synth.parallel.shared_memory import BufferAddress, SharedBuffers, attach
 from smile_synth.parallel.workers import Result, Workers
 from smile_synth.recipe import Recipe
@@ -43,11 +42,6 @@ from smile_synth.sources import Sources
 
 if TYPE_CHECKING:
     import torch
-
-
-def _check_appearance(recipe: Recipe) -> None:
-    if recipe.compresses:
-        raise UserError("appearance.compression: only written corpora have it; generate one, or leave it out")
 
 
 class SyntheticClips:
@@ -61,12 +55,7 @@ class SyntheticClips:
         seed: int,
         num_clips: int,
     ) -> None:
-        """Describe clips 0 .. num_clips - 1 of (recipe, sources, seed); nothing is drawn yet.
-
-        Raises:
-            UserError: the recipe wants compression's damage.
-        """
-        _check_appearance(recipe)
+        """Describe clips 0 .. num_clips - 1 of (recipe, sources, seed); nothing is drawn yet."""
         self.recipe, self.sources = recipe, sources
         self.seed, self.num_clips = seed, num_clips
 
@@ -202,7 +191,6 @@ def stream(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     batch_indices(0, batch_size, rank=rank, world_size=world_size)
     check_output(recipe.num_frames, recipe.size, out_dtype, tokens)
-    _check_appearance(recipe)
     import torch  # takes seconds to load, and nothing else here needs it
 
     place = torch.device(device)

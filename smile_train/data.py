@@ -110,15 +110,7 @@ class RenderedSource:
         seed: int,
         name: str,
     ) -> None:
-        """Describe the clips; nothing is drawn yet.
-
-        Raises:
-            UserError: the recipe wants what only written corpora have.
-        """
-        if recipe.compresses:
-            raise UserError(
-                "appearance.compression: only written corpora have it; train on one, or leave it out"
-            )
+        """Describe the clips; nothing is drawn yet."""
         self.recipe, self.sources, self.seed = recipe, sources, seed
         self.size_hw, self.num_frames, self.name = recipe.size, recipe.num_frames, name
         self.digest = recipe.digest + sources.objects.digest

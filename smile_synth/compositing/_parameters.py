@@ -293,7 +293,7 @@ def _subframes(
 
 def _effects(scenes: Sequence[Scene], frames: range) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return `Parameters.subframes` and `Parameters.film`."""
-    appearance = [replace(scene.appearance, compression=None) for scene in scenes]
+    appearance = [scene.appearance for scene in scenes]
     if all(look == DEFAULT_APPEARANCE for look in appearance):
         return np.empty(0, np.int64), np.empty((0, NUM_EFFECTS))
     samples = np.repeat([look.shutter_samples for look in appearance], len(frames))

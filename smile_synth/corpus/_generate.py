@@ -26,7 +26,7 @@ from smile_synth.corpus._header import (
 )
 from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, listed_labels
 from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium, damaged
+from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium
 from smile_synth.corpus._store import (
     SHARDS,
     Source,
@@ -148,7 +148,7 @@ def generate(
         raise UserError(f"layout '{layout}': allowed are {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"shard-index must be in 0..{part[1] - 1}, got {part[0]}")
-    check_medium(media, quality, size_hw, compresses=recipe.compresses)
+    check_medium(media, quality, size_hw)
     _check_size(size_hw, recipe.num_frames)
     kinds = check_kinds(tuple(labels))
     # Draw one scene before anything is written: a recipe that asks for what is not there fails here.
@@ -486,7 +486,5 @@ def make_media(job: Job, scenes: Sequence[Scene]) -> Iterator[dict[str, bytes]]:
         some = scenes[first : first + together]
         frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
         draw_frames(some, job.sources, frames)
-        for scene, clip in zip(some, frames, strict=True):
-            if scene.appearance.compression is not None:
-                clip = damaged(clip, scene.fps, scene.appearance.compression)
+        for clip in frames:
             yield MEDIA[header.media].encode(clip, header.fps, header.quality)

@@ -163,8 +163,8 @@ MEDIA: dict[str, Medium] = {
 DEFAULT_QUALITY = 18
 
 
-def check_medium(name: str, quality: int, size_hw: tuple[int, int], *, compresses: bool = False) -> None:
-    """Refuse what cannot be encoded; ``compresses`` says that clips are to be `damaged` before.
+def check_medium(name: str, quality: int, size_hw: tuple[int, int]) -> None:
+    """Refuse what cannot be encoded.
 
     Raises:
         UserError: an unknown medium, a quality that H.264 lacks, or an odd side where it needs even ones.
@@ -177,13 +177,6 @@ def check_medium(name: str, quality: int, size_hw: tuple[int, int], *, compresse
         raise UserError(
             f"size {size_hw[0]}x{size_hw[1]}: an mp4 (yuv420p) needs even sides; other media do not"
         )
-    if compresses and (size_hw[0] % 2 or size_hw[1] % 2):
-        raise UserError(f"size {size_hw[0]}x{size_hw[1]}: appearance.compression needs even sides")
-
-
-def damaged(frames: UInt8, fps: float, crf: int) -> UInt8:
-    """Return frames ``[T, H, W, 3]`` uint8, both sides even, with the damage of H.264 at a quality."""
-    return decode_video(_h264(frames, fps, crf))
 
 
 def write_mp4(path: Path, frames: UInt8, fps: float, *, crf: int = DEFAULT_QUALITY) -> None:

@@ -37,12 +37,6 @@ def sample_appearance(
     if parameters.grain is not None:
         words = RandomStreams(seed, indices, "grain key").random(2) * 2.0**32
         keys = [(int(a), int(b)) for a, b in words.tolist()]
-    crf: list[int | None] = [None] * count
-    if parameters.compression is not None:
-        low, high = parameters.compression
-        crf = [low + int(k) for k in RandomStreams(seed, indices, "compression").integers(high + 1 - low)]
-        for found, value in zip(factors, crf, strict=True):
-            found["appearance.compression_crf"] = float(value or 0)
     appearance = [
         Appearance(
             shutter=shutter[i] / 360,
@@ -50,7 +44,6 @@ def sample_appearance(
             linear_light=parameters.linear_light,
             grain=grain[i],
             grain_key=keys[i],
-            compression=crf[i],
         )
         for i in range(count)
     ]

@@ -16,14 +16,13 @@ from smile_synth.compositing import composite, render
 from smile_synth.core import geometry
 from smile_synth.core.appearance import Appearance, Shadow
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import Corpus, generate
 from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import AppearanceParameters, Recipe
 from smile_synth.sampling import sample_scene, sample_scenes
 from smile_synth.scene import Scene, Solid
 from smile_synth.sources import Sources
-from smile_synth.stream import SyntheticClips, stream
+from smile_synth.stream import stream
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TEXT = """
@@ -130,14 +129,14 @@ def test_soft_edges_move_extents_inwards_as_they_are_drawn(studio: Any) -> None:
 
 def test_appearance_changes_no_other_draw_and_survives_serialisation(bank: ObjectBank) -> None:
     plain = sample_scene(recipe_of(), Sources(bank), seed=1, index=4)
-    scene = sample_scene(recipe_of(*ALL, "appearance.compression=30"), Sources(bank), seed=1, index=4)
+    scene = sample_scene(recipe_of(*ALL), Sources(bank), seed=1, index=4)
     np.testing.assert_array_equal(scene.object_to_frame, plain.object_to_frame)
     again = Scene.from_bytes(scene.to_bytes())
     assert (
         again.appearance == scene.appearance and again.layers == scene.layers and again.digest == scene.digest
     )
     np.testing.assert_array_equal(again.gamma, scene.gamma)
-    assert scene.appearance.compression == 30 and 0.25 <= scene.appearance.shutter <= 0.75
+    assert 0.25 <= scene.appearance.shutter <= 0.75
     assert scene.factors["appearance.grain_share"] == 0.02
 
 
@@ -159,21 +158,6 @@ def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
     expected = composite(sample_scene(recipe, Sources(bank), seed=1, index=1), Sources(bank))
     scale = 255 if out_dtype == "float32" else 1
     np.testing.assert_array_equal(np.round(found.transpose(0, 2, 3, 1) * scale), expected)
-
-
-def test_compression_damages_written_clips_alone(bank: ObjectBank, tmp_path: Path) -> None:
-    recipe = recipe_of("appearance.compression=45")
-    generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, media="npz")
-    stored = Corpus(tmp_path / "c").frames(0).astype(int)
-    difference = np.abs(
-        stored - composite(sample_scene(recipe, Sources(bank), seed=0, index=0), Sources(bank))
-    )
-    assert 1 < difference.mean() < 60
-    with pytest.raises(UserError, match=r"appearance.compression: only written corpora"):
-        SyntheticClips(recipe, Sources(bank), seed=0, num_clips=1)
-    with pytest.raises(UserError, match=r"size 21x28: appearance.compression needs even sides"):
-        generate(recipe_of("appearance.compression=45", "size=[21,28]"), Sources(bank), out=tmp_path / "d", num_clips=1, seed=0,
-                 media="npz")  # fmt: skip
 
 
 @pytest.mark.parametrize(

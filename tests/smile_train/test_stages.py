@@ -289,7 +289,6 @@ def test_workers_give_the_same_clips_and_tell_mistakes_in_one_line(
         (["start_from=nowhere"], "nowhere"),
         # Told before a teacher with such patches is asked for.
         (["target={kind: teacher}", "student.patch_size=24"], "student: height 32 must be a multiple of patch_size 24"),
-        (["recipe_overrides=['appearance={compression: [20, 30]}']"], "appearance.compression: only written corpora have it"),
         (["mixture=[{}, {recipe_overrides: ['num_frames=6']}]"], "gives clips of 6x32x32, 'recipe' of 4x32x32"),
     ],
 )  # fmt: skip
