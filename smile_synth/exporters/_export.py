@@ -1,33 +1,43 @@
-"""export: a corpus in a format that other tools read."""
+"""export: write a corpus in a format that other tools read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import Corpus, convert
-from smile_synth.exporters._base import Exporter, ExportSource, run_exporter
-from smile_synth.exporters._coco import COCO, YOUTUBE_VIS
-from smile_synth.exporters._flows import FLO, FLOW_NPZ, KITTI
-from smile_synth.exporters._points import TAPVID, TAPVID_KUBRIC
-from smile_synth.exporters._sequences import DAVIS, FRAMES, MOT, MOTS
+from smile_synth.exporters._base import Exporter, ExportSource, Progress
+from smile_synth.exporters._coco import COCO
+from smile_synth.exporters._davis import DAVIS
+from smile_synth.exporters._flow import FLO, FLOW_NPZ, KITTI_FLOW
+from smile_synth.exporters._frames import FRAMES
+from smile_synth.exporters._mot import MOT
+from smile_synth.exporters._mots import MOTS
+from smile_synth.exporters._tapvid import TAPVID, TAPVID_KUBRIC
+from smile_synth.exporters._youtube_vis import YOUTUBE_VIS
 from smile_synth.sources import Sources
 
-_EXPORTERS: dict[str, Exporter] = {
-    "frames": FRAMES,
-    "coco": COCO,
-    "youtube-vis": YOUTUBE_VIS,
-    "davis": DAVIS,
-    "mot": MOT,
-    "mots": MOTS,
-    "tapvid": TAPVID,
-    "tapvid-kubric": TAPVID_KUBRIC,
-    "flo": FLO,
-    "kitti-flow": KITTI,
-    "flow-npz": FLOW_NPZ,
-}
-EXPORT_FORMATS = (*_EXPORTERS, "native")
+
+def registry(exporters: Sequence[Exporter]) -> dict[str, Exporter]:
+    """Return exporters by name.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    out: dict[str, Exporter] = {}
+    for exporter in exporters:
+        if exporter.name in out:
+            raise ValueError(f"export format '{exporter.name}' is registered twice")
+        out[exporter.name] = exporter
+    return out
+
+
+EXPORTERS = registry(
+    [FRAMES, COCO, YOUTUBE_VIS, DAVIS, MOT, MOTS, TAPVID, TAPVID_KUBRIC, FLO, KITTI_FLOW, FLOW_NPZ]
+)
+# "native" copies every file of every clip to the folder layout.
+EXPORT_FORMATS = (*EXPORTERS, "native")
 
 
 def export(
@@ -39,23 +49,23 @@ def export(
     step: int = 1,
     points: int = 256,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a corpus in another format, into a new folder that appears when it is complete.
 
     Args:
-        corpus: its folder.
-        format: one of `EXPORT_FORMATS`; the table in docs/labels.md says what each means.
+        corpus: folder of the corpus.
+        format: one of `EXPORT_FORMATS`; the table in docs/labels.md describes each.
         out: a new folder.
-        sources: what the corpus was made from, for flow and points, which are computed from the scenes.
-        step: flow leads from frame t to t + step; below 0 backward.
-        points: query points a clip.
-        workers: processes.
+        sources: what the corpus was made from; flow and tracks are computed with it from the scenes.
+        step: flow is from frame t to frame t + step; negative: backward.
+        points: number of query points per clip.
+        workers: number of processes.
         progress: called with (clips done, clips in all).
 
     Raises:
-        UserError: an unknown format, a folder that exists, an unfinished corpus, sources that are missing
-            or others.
+        UserError: an unknown format, a folder that exists, an unfinished corpus, no sources or other sources
+            than the corpus was made from.
     """
     out = Path(out)
     check_format(format)
@@ -65,19 +75,22 @@ def export(
     if format == "native":
         convert(corpus, out, layout="folder", progress=progress)
         return
-    exporter = _EXPORTERS[format]
-    if exporter.needs_bank and sources is None:
-        raise UserError(f"format '{format}': is computed from the scenes: give --bank")
+    exporter = EXPORTERS[format]
+    if exporter.needs_sources and sources is None:
+        raise UserError(
+            f"format '{format}': is computed from the scenes; give the sources (object bank and backgrounds) "
+            "that the corpus was made from"
+        )
     if not 1 <= abs(step) < max(opened.header.num_frames, 2):
-        raise UserError(f"step {step}: expected 1 to {opened.header.num_frames - 1}, or the same below 0")
+        raise UserError(f"step {step}: expected 1 to {opened.header.num_frames - 1}, or -1 and below")
     if points < 1:
         raise UserError(f"points must be at least 1, got {points}")
     source = ExportSource(opened, sources, step, points)
-    run_exporter(exporter, source, out, workers=workers, progress=progress)
+    exporter.run(source, out, workers=workers, progress=progress)
 
 
 def check_format(format: str) -> None:
-    """Refuse a format that there is not.
+    """Refuse a format that is not in `EXPORT_FORMATS`.
 
     Raises:
         UserError: unknown.

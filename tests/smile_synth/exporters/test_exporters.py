@@ -99,8 +99,8 @@ def test_coco(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
     seen = 0
     for image in coco.imgs.values():
         index, t = image["video_id"] - 1, image["frame_id"]
-        with Image.open(tmp_path / "out" / "images" / image["file_name"]) as picture:
-            assert np.array_equal(np.asarray(picture), corpus.frames(index)[t])
+        with Image.open(tmp_path / "out" / "images" / image["file_name"]) as image_file:
+            assert np.array_equal(np.asarray(image_file), corpus.frames(index)[t])
         labels = exact[index].labels
         for annotation in coco.imgToAnns[image["id"]]:
             k = annotation["instance_id"] - 1
@@ -163,8 +163,8 @@ def test_davis(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
                 assert mask.mode == "P"
                 assert mask.getpalette()[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
                 assert np.array_equal(np.asarray(mask), exact[index].segmentation[t])
-            picture = cv2.imread(str(tmp_path / "out" / "JPEGImages" / "480p" / name / f"{t:05d}.jpg"))
-            assert picture.shape == (*SIZE, 3)
+            image_read = cv2.imread(str(tmp_path / "out" / "JPEGImages" / "480p" / name / f"{t:05d}.jpg"))
+            assert image_read.shape == (*SIZE, 3)
     report = build_bank([tmp_path / "out"], tmp_path / "again", format="davis")
     assert report.num_objects > 0
 
@@ -257,8 +257,8 @@ def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path
                 ("outofframe", flow.leaves),
                 ("invalid", ~flow.valid),
             ):
-                picture = cv2.imread(str(root / folder / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-                assert np.array_equal(picture == 255, mask)
+                image_read = cv2.imread(str(root / folder / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+                assert np.array_equal(image_read == 255, mask)
     if step == 1:
         read_by_torchvision = Sintel(str(tmp_path), split="train", pass_name="clean")
         assert len(read_by_torchvision) == CLIPS * (FRAMES - 1)
@@ -285,8 +285,8 @@ def test_kitti_flow(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, t
                 read = (bgr[..., 2:0:-1].astype(float) - 2**15) / 64
                 assert np.abs(read - flow.flow_xy)[valid].max() <= 1 / 128
             for subframe, suffix in ((t, "10"), (t + 1, "11")):
-                picture = cv2.imread(str(root / "image_2" / f"{number:06d}_{suffix}.png"))
-                assert np.array_equal(picture[..., ::-1], corpus.frames(index)[subframe])
+                image_read = cv2.imread(str(root / "image_2" / f"{number:06d}_{suffix}.png"))
+                assert np.array_equal(image_read[..., ::-1], corpus.frames(index)[subframe])
 
 
 def test_flow_npz_frames_and_native(
@@ -297,8 +297,8 @@ def test_flow_npz_frames_and_native(
         assert np.array_equal(read["flow_xy"], exact[2].flow(1, 3).flow_xy)
     assert len(list(tmp_path.glob("flow/*/*.npz"))) == CLIPS * (FRAMES - 2)
     export(corpus.path, "frames", tmp_path / "frames")
-    with Image.open(tmp_path / "frames" / "000002" / "00003.png") as picture:
-        assert np.array_equal(np.asarray(picture), corpus.frames(2)[3])
+    with Image.open(tmp_path / "frames" / "000002" / "00003.png") as image_file:
+        assert np.array_equal(np.asarray(image_file), corpus.frames(2)[3])
     export(corpus.path, "native", tmp_path / "native")
     native = Corpus(tmp_path / "native")
     assert (tmp_path / "native" / "clips" / "000001.mkv").read_bytes() == corpus.read(1, "mkv")
@@ -310,17 +310,17 @@ def test_flow_npz_frames_and_native(
     ("format", "settings", "message"),
     [
         ("coc", {}, r"format 'coc': allowed are .*; did you mean 'coco'\?"),
-        ("flo", {}, r"format 'flo': is computed from the scenes: give --bank"),
-        ("flo", {"bank": True, "step": 4}, r"step 4: expected 1 to 3, or the same below 0"),
-        ("flo", {"bank": True, "step": 0}, r"step 0: expected"),
-        ("tapvid", {"bank": True, "points": 0}, r"points must be at least 1, got 0"),
+        ("flo", {}, r"format 'flo': is computed from the scenes; give the sources"),
+        ("flo", {"sources": True, "step": 4}, r"step 4: expected 1 to 3, or -1 and below"),
+        ("flo", {"sources": True, "step": 0}, r"step 0: expected"),
+        ("tapvid", {"sources": True, "points": 0}, r"points must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_one_line(
     corpus: Corpus, bank: ObjectBank, tmp_path: Path, format: str, settings: dict[str, Any], message: str
 ) -> None:
-    if "bank" in settings:
-        settings = {**settings, "bank": bank}
+    if "sources" in settings:
+        settings = {**settings, "sources": Sources(bank)}
     with pytest.raises(UserError, match=message):
         export(corpus.path, format, tmp_path / "out", **settings)
     assert not list(tmp_path.iterdir())
