@@ -5,7 +5,7 @@ and one line in `FAMILIES` (or an entry point of an installed package). Whatever
 centre makes a curve of its size, rotation, opacity or depth as well.
 """
 
-from smile_synth.motion._base import FamilyParameters, Path, RangesModel, Request, pair
+from smile_synth.motion._base import FamilyParameters, Path, Request
 from smile_synth.motion._camera import CameraEntry, Recursion, draw_camera_curves, draw_recursion
 from smile_synth.motion._entries import (
     CAMERA_CURVES,
@@ -38,7 +38,6 @@ __all__ = [
     "KeyTimesParameters",
     "MotionKeys",
     "Path",
-    "RangesModel",
     "Recursion",
     "Relation",
     "Request",
@@ -50,6 +49,5 @@ __all__ = [
     "draw_relation",
     "interpolate",
     "load_installed",
-    "pair",
     "register",
 ]

@@ -7,17 +7,8 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import (
-    FamilyParameters,
-    NonNegative,
-    NonNegativeRange,
-    Path,
-    PositiveRange,
-    Range,
-    Request,
-    direction_factor,
-    units,
-)
+from smile_synth.io.config_types import NonNegative, NonNegativeRange, PositiveRange, Range
+from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
 
 
 class ConstantAcceleration(FamilyParameters):

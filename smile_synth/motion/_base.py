@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, model_validator
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.strict_yaml import StrictModel
 
 Float = NDArray[np.float64]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def pair(value: object) -> object:
-    """Read a single value as the range from it to itself."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value, value
-    return tuple(value) if isinstance(value, list) else value
-
-
-Range = Annotated[tuple[float, float], BeforeValidator(pair)]
-PositiveRange = Annotated[tuple[Positive, Positive], BeforeValidator(pair)]
-NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], BeforeValidator(pair)]
-ShareRange = Annotated[tuple[Share, Share], BeforeValidator(pair)]
-
-
-class RangesModel(StrictModel):
-    """A model whose pairs of numbers are all ranges [low, high]."""
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> RangesModel:
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], tuple):
-                low, high = value
-                if low > high:
-                    raise ValueError(f"{name} is [low, high], got low {low} above high {high}")
-        return self
-
-
-class FamilyParameters(RangesModel):
+class FamilyParameters(StrictModel):
     """Keys of a family; every family's model adds ``family: Literal[name]`` and its own."""
 
 

@@ -8,11 +8,13 @@ import numpy as np
 from pydantic import model_validator
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel
+from smile_synth.io.config_types import Positive, Range
+from smile_synth.io.strict_yaml import StrictModel
+from smile_synth.motion._base import Float, Path
 from smile_synth.motion._entries import CAMERA_CURVES, AnyCurve, check_curves, draw_curve
 
 
-class Recursion(RangesModel):
+class Recursion(StrictModel):
     """A transform that is drawn once and applied anew in every frame, I[t+1] = f(I[t]) (PMG, 2409.06665).
 
     Attributes:
@@ -30,7 +32,7 @@ class Recursion(RangesModel):
     perspective: Range = (0.0, 0.0)
 
 
-class CameraEntry(RangesModel):
+class CameraEntry(StrictModel):
     """One way for the camera to move; images move against it, as curves of what is seen.
 
     Attributes:

@@ -8,15 +8,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import (
-    FamilyParameters,
-    NonNegativeRange,
-    Path,
-    Range,
-    Request,
-    direction_factor,
-    units,
-)
+from smile_synth.io.config_types import NonNegativeRange, Range
+from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
 
 
 class ConstantVelocity(FamilyParameters):

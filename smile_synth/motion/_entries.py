@@ -8,7 +8,9 @@ import numpy as np
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import Float, Path, Positive, Range, RangesModel, Request
+from smile_synth.io.config_types import Positive, Range
+from smile_synth.io.strict_yaml import StrictModel
+from smile_synth.motion._base import Float, Path, Request
 from smile_synth.motion._families import FAMILIES
 
 
@@ -52,7 +54,7 @@ CAMERA_CURVES: dict[str, Curve] = {
 }
 
 
-class CurveKeys(RangesModel):
+class CurveKeys(StrictModel):
     """Keys of every curve, beside those of its family.
 
     Attributes:
@@ -80,7 +82,7 @@ def _short(value: object) -> object:
     return value
 
 
-def _made(suffix: str, keys: type[RangesModel]) -> Any:
+def _made(suffix: str, keys: type[StrictModel]) -> Any:
     """Return the union of all families' models, each with further keys."""
     models = []
     for family, (parameters, *_) in FAMILIES.items():
@@ -117,7 +119,7 @@ def check_curves(model: Any, curves: dict[str, Curve]) -> None:
             raise ValueError(f"{name}: [{low:g}, {high:g}] lies outside its {kind.low:g} .. {kind.high:g}")
 
 
-class MotionKeys(RangesModel):
+class MotionKeys(StrictModel):
     """Keys that every motion entry has, beside those of its family.
 
     Attributes:

@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from smile_synth.core.rng import RandomStreams
+from smile_synth.io.config_types import NonNegative
 from smile_synth.io.strict_yaml import StrictModel
-from smile_synth.motion._base import FamilyParameters, Float, NonNegative, Path, Request
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 EasingName = Literal["linear", "accelerate", "decelerate", "smooth", "hold"]

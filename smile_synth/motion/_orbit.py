@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import FamilyParameters, Float, Path, PositiveRange, Range, Request
+from smile_synth.io.config_types import PositiveRange, Range
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request
 
 
 def around(angle: Float, dims: int) -> Float:

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import FamilyParameters, Path, PositiveRange, Request, direction_factor, units
+from smile_synth.io.config_types import PositiveRange
+from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
 
 
 class Oscillation(FamilyParameters):

@@ -10,7 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import Float, Path, Positive, PositiveRange, RangesModel, ShareRange
+from smile_synth.io.config_types import Positive, PositiveRange, ShareRange
+from smile_synth.io.strict_yaml import StrictModel
+from smile_synth.motion._base import Float, Path
 from smile_synth.motion._orbit import around
 
 
@@ -32,7 +34,7 @@ class Bond:
     frame_wh: Float
 
 
-class RelationKeys(RangesModel):
+class RelationKeys(StrictModel):
     """Keys of every relation.
 
     Attributes:

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import FamilyParameters, Float, NonNegativeRange, Path, Positive, Request
+from smile_synth.io.config_types import NonNegativeRange, Positive
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request
 
 
 class SmileGaussian(FamilyParameters):

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import FamilyParameters, NonNegative, Path, Request
+from smile_synth.io.config_types import NonNegative
+from smile_synth.motion._base import FamilyParameters, Path, Request
 from smile_synth.motion._keyframes import interpolate
 
 

@@ -8,19 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import (
-    FamilyParameters,
-    Float,
-    NonNegative,
-    NonNegativeRange,
-    Path,
-    Positive,
-    PositiveRange,
-    Request,
-    ShareRange,
-    direction_factor,
-    units,
-)
+from smile_synth.io.config_types import NonNegative, NonNegativeRange, Positive, PositiveRange, ShareRange
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request, direction_factor, units
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]

@@ -8,14 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import (
-    FamilyParameters,
-    NonNegative,
-    NonNegativeRange,
-    Path,
-    PositiveRange,
-    Request,
-)
+from smile_synth.io.config_types import NonNegative, NonNegativeRange, PositiveRange
+from smile_synth.motion._base import FamilyParameters, Path, Request
 
 
 class Spline(FamilyParameters):

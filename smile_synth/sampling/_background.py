@@ -13,7 +13,7 @@ from smile_synth.core import geometry
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.recipe import (
-    MOTION_KEYS,
+    BACKGROUND_MOTION_KEYS,
     AnyBackground,
     GradientBackground,
     ImageBackground,
@@ -125,7 +125,7 @@ def _background_motion(
     poses = np.repeat(np.eye(3)[None], recipe.num_frames, axis=0)
     if not isinstance(parameters, MovingBackground):
         return poses, {}
-    ranges = [getattr(parameters, name) for name in MOTION_KEYS]
+    ranges = [getattr(parameters, name) for name in BACKGROUND_MOTION_KEYS]
     if ranges == [None] * len(ranges):
         return poses, {}
     rng = stream("background motion")

@@ -26,7 +26,7 @@ from smile_synth.motion import (
     draw_relation,
 )
 from smile_synth.objects import ObjectBank
-from smile_synth.recipe import Objects, Recipe, SideLaw
+from smile_synth.recipe import Objects, Recipe, SideDistribution
 from smile_synth.scene import Factor
 
 Float = NDArray[np.float64]
@@ -147,13 +147,13 @@ class _Rows:
 
 
 def _sides(side: Any, rng: RandomStreams) -> Float:
-    if not isinstance(side, SideLaw):
+    if not isinstance(side, SideDistribution):
         return np.array(side, np.float64)[rng.integers(len(side))]
     u, (low, high) = rng.random(), side.range
-    if side.law == "uniform":
+    if side.distribution == "uniform":
         return low + u * (high - low)
     power = side.exponent + 1
-    if side.law == "log-uniform" or power == 0:
+    if side.distribution == "log-uniform" or power == 0:
         return np.asarray(low * (high / low) ** u)
     # Inverse of the cumulated density side^exponent between the two sides.
     return np.asarray((low**power + u * (high**power - low**power)) ** (1 / power))

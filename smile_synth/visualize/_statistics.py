@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smile_synth.core import geometry
 from smile_synth.core.clip import Labels
-from smile_synth.recipe import Recipe, SideLaw
+from smile_synth.recipe import Recipe, SideDistribution
 from smile_synth.scene import GeneratedImage, Noise, Scene, Solid, StoredImage, Video
 from smile_synth.visualize._source import Fault, Sample
 
@@ -369,7 +369,7 @@ def intentions(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Intent]:
     objects = [(clip, item) for clip in labelled for item in clip.objects]
     out = [_range("objects.count", recipe.objects.count, [len(clip.objects) for clip in labelled])]
     side, jitter = recipe.objects.side, math.exp(recipe.objects.side_jitter)
-    ends = side.range if isinstance(side, SideLaw) else (min(side), max(side))
+    ends = side.range if isinstance(side, SideDistribution) else (min(side), max(side))
     sizes = [item.size / clip.size_hw[0] * recipe.size[0] for clip, item in objects]
     if not recipe.camera:
         name = "objects.side" if jitter == 1 else "objects.side and side_jitter"

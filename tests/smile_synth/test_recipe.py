@@ -100,7 +100,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("objects.count=[3, 2]", " command line: objects: count is [low, high], got low 3 above high 2"),
+        ("objects.count=[3, 2]", " command line: objects.count: should be [low, high], got low 3 above high 2"),
         ("objects.count=-1", " command line: objects.count: should be greater than or equal to 0, got -1"),
         ("objects.count=true", " command line: objects.count: should be a valid"),
         ("objects.side=[]", " command line: objects.side: list should have at least 1 item"),
@@ -130,7 +130,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
         ),
         (
             "backgrounds=[{kind: image, zoom: 0.5}]",
-            " command line: backgrounds.0: zoom is [low, high] with 1 <= low",
+            " command line: backgrounds.0.zoom: should be greater than or equal to 1, got 0.5",
         ),
         ("backgrounds=[]", " command line: backgrounds: list should have at least 1 item"),
         (
@@ -144,7 +144,7 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
         ),
         (
             "motion=[{family: orbit, radius: [2.0, 1.0], turn: [1, 2]}]",
-            " command line: motion.0: radius is [low, high]",
+            " command line: motion.0.radius: should be [low, high], got low 2.0 above high 1.0",
         ),
         ("motion=[{family: orbit, turn: [1, 2]}]", " command line: motion.0.radius: is missing"),
         (

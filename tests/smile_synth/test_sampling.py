@@ -88,7 +88,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         "backgrounds": [{"kind": "noise"}, {"kind": "solid"}],
         "objects": {
             "count": [low, low + draw(st.integers(0, 3))], "side": draw(st.sampled_from(
-                [[8, 12], {"law": "power-law", "range": [4, 20]}, {"law": "log-uniform", "range": [4.0, 20.0]}])),
+                [[8, 12], {"distribution": "power-law", "range": [4, 20]}, {"distribution": "log-uniform", "range": [4.0, 20.0]}])),
             "fit": draw(st.sampled_from(["keep", "stretch"])), "depth_order": draw(st.sampled_from(["area", "random"])),
             "distractors": {"count": draw(st.integers(0, 2))}, "presence": draw(st.sampled_from([1.0, [0.3, 0.8]])),
         },
@@ -172,7 +172,7 @@ def test_sides_follow_their_laws(bank: ObjectBank) -> None:
         ("power-law", None),
     ):
         scenes = scenes_of(
-            bank, f"objects.side={{law: {law}, range: [5, 40]}}", "objects.fit=stretch", "objects.count=5",
+            bank, f"objects.side={{distribution: {law}, range: [5, 40]}}", "objects.fit=stretch", "objects.count=5",
             "num_frames=1", count=200,
         )  # fmt: skip
         sides = np.array(
@@ -365,15 +365,15 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
         ("motion.0.shear={rate: -1}", "motion.0.shear.rate: should be greater than or equal to 0"),
         ("motion.0.shear={rats: 1}", "motion.0.shear: needs the key 'family'"),
         ("camera=[{pam: {rate: 1}}]", "camera.0.pam: unknown key, .*did you mean 'pan'"),
-        ("camera=[{recursion: {zoom: [1, 0]}}]", r"camera.0.recursion: zoom is \[low, high\]"),
+        ("camera=[{recursion: {zoom: [1, 0]}}]", r"camera.0.recursion.zoom: should be \[low, high\]"),
         ("relations=[{relation: folowing}]", "relations.0.relation: unknown relation 'folowing', .*did you mean 'following'"),
         ("relations=[{relation: common-fate, members: 1}]", "relations.0.members: should be greater than or equal to 2"),
-        ("objects.side={law: power-law, range: [40, 10]}", r"objects.side: range is \[low, high\], got low 40"),
-        ("objects.overlap=[0.5, 0.2]", r"objects: overlap is \[low, high\], got low 0.5"),
+        ("objects.side={distribution: power-law, range: [40, 10]}", r"objects.side.range: should be \[low, high\], got low 40"),
+        ("objects.overlap=[0.5, 0.2]", r"objects.overlap: should be \[low, high\], got low 0.5"),
         ("objects.presence=1.5", "objects.presence.*: should be less than or equal to 1"),
         ("occlusion=[{visibility: 0.5}]", "occlusion.0: give either visibility and frames, or overlap"),
         ("occlusion=[{visibility: 0.5, frames: 6}]", "occlusion.0: a run of 6 frames, .* does not fit into num_frames 7"),
-        ("occlusion=[{overlap: [0.4, 0.2]}]", r"occlusion.0: overlap is \[low, high\]"),
+        ("occlusion=[{overlap: [0.4, 0.2]}]", r"occlusion.0.overlap: should be \[low, high\]"),
         ("mixture=[{recipe: smile-gaussian}]", r"mixture.0: its size is \(224, 224\), this recipe's is \(40, 56\)"),
         ("mixture=[{weight: [[3, 1], [2, 1]]}]", r"mixture.0.weight: clip indices must grow, got \[3, 2\]"),
         ("mixture=[{weight: -1}]", "mixture.0.weight.*: should be greater than or equal to 0"),
