@@ -17,10 +17,10 @@ def shipped(kind: Literal["configs", "assets"]) -> Path:
 
 
 def find_config(name_or_path: str | Path, kind: Literal["synth", "train"]) -> Path:
-    """Return the YAML file of a preset name or of a path.
+    """Return the path of a preset's YAML file, or the given path of a file.
 
     Raises:
-        UserError: neither a preset nor a file; names the presets.
+        UserError: neither a preset nor a file; the message lists the presets.
     """
     text = str(name_or_path)
     presets = {path.stem: path for path in sorted((shipped("configs") / kind).glob("*.yaml"))}
