@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, annotate, build_bank, composite, sample_scenes
 from smile_synth.annotations import query_points
-from smile_synth.backgrounds._drawn import write_images
+from smile_synth.backgrounds import write_images
 from smile_synth.core.rng import RandomStream
 from smile_synth.objects import CutOutOptions
 from smile_synth.sources import Sources

@@ -1,7 +1,7 @@
-"""Backgrounds: where the textures of rearmost layers come from."""
+"""Backgrounds: images, videos, noise and textures for the rearmost layer."""
 
-from smile_synth.backgrounds._drawn import drawn_texture, write_images
 from smile_synth.backgrounds._folder import BackgroundFolder
+from smile_synth.backgrounds._textures import generated_texture, write_images
 from smile_synth.io.videos import VideoInfo
 
-__all__ = ["BackgroundFolder", "VideoInfo", "drawn_texture", "write_images"]
+__all__ = ["BackgroundFolder", "VideoInfo", "generated_texture", "write_images"]

@@ -9,33 +9,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.backgrounds._index import index_files
 from smile_synth.core.errors import UserError
 from smile_synth.core.texture import Texture
-from smile_synth.io import images as pictures
-from smile_synth.io import videos as _videos
-from smile_synth.io.files import LISTED_ALREADY, walk
-from smile_synth.io.images import Reject, load_rgb, read_bytes
+from smile_synth.io import images, videos
+from smile_synth.io.files import REPEATED_LINK, walk
+from smile_synth.io.images import Reject, UInt8, load_rgb, read_bytes
 from smile_synth.io.videos import VideoInfo, read_frames
 
-SUFFIXES = (*pictures.SUFFIXES, *_videos.SUFFIXES)
+SUFFIXES = (*images.SUFFIXES, *videos.SUFFIXES)
 _Key = int | tuple[int, tuple[int, ...]]
 
 
 class BackgroundFolder:
-    """Images and videos of a folder or a list, decoded when asked for and kept up to a memory bound.
+    """Images and videos of a folder or a list, decoded on demand and cached up to a memory limit.
+
+    Folders are equal if they have the same digest.
 
     Attributes:
         path: the folder or the list.
         files: the images, sorted by relative path, or in the order of the list.
         sizes_hw: their sizes after EXIF rotation.
         video_files: the videos, in the same order.
-        videos: what is known of them.
-        digest: sha256 over names and contents.
-        unreadable: files that are not used, with the reason.
-        cut_short: videos that are used up to where they are damaged, with the reason.
+        videos: their properties.
+        digest: sha256 of names and contents.
+        unreadable: unusable files, with the reason.
+        cut_short: videos that are damaged and used up to the damage, with the reason.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class BackgroundFolder:
     ) -> None:
         """Index a folder, subfolders included, or a text file that lists one path per line.
 
-        A line of a list is relative to the list's folder; empty lines and lines that start with # are
-        passed over. What was found out about a file is kept in the user's cache directory (SMILE_CACHE,
-        else smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
+        The paths of a list are relative to the list's folder; empty lines and lines that start with # are
+        ignored. The properties of a file are cached in the user's cache directory (SMILE_CACHE, else
+        smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
 
         Args:
             path: the folder or the list.
-            cache_bytes: bound on decoded images and frames; the last one asked for is always kept.
-            progress: called with (files looked into, files to look into).
+            cache_bytes: limit for decoded images and frames; the last one is always kept.
+            progress: called with (files inspected, files to inspect).
 
         Raises:
-            UserError: nothing stands there, or it holds no readable image or video.
+            UserError: no such path, or it contains no readable image or video.
         """
         self.path = Path(path)
         self.files: list[Path] = []
@@ -73,7 +73,7 @@ class BackgroundFolder:
         else:
             raise UserError(f"backgrounds '{path}': no such folder or list")
         digest = hashlib.sha256()
-        for name, entry in zip(names, index_files(root, names, progress), strict=True):
+        for name, entry in zip(names, index_files(self.path, root, names, progress), strict=True):
             file = root / name
             if entry.problem:
                 self.unreadable.append((file, entry.problem))
@@ -93,72 +93,79 @@ class BackgroundFolder:
                 f"backgrounds '{path}': expected images or videos ({', '.join(SUFFIXES)}), found {found}"
             )
         self.digest = digest.hexdigest()
-        self._cache: OrderedDict[_Key, Texture | NDArray[np.uint8]] = OrderedDict()
+        self._cache: OrderedDict[_Key, Texture | UInt8] = OrderedDict()
         self._cache_bytes = cache_bytes
 
     def __len__(self) -> int:
         """Return the number of images and videos."""
         return len(self.files) + len(self.videos)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BackgroundFolder) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"BackgroundFolder('{self.path}', {len(self.files)} images, {len(self.videos)} videos)"
+
     def texture(self, image_id: int) -> Texture:
         """Return an image as an opaque mip-mapped texture.
 
         Raises:
-            UserError: the file has gone or changed since it was indexed.
+            UserError: the file was removed or changed after it was indexed.
         """
-        cached = self._cached(image_id)
-        if isinstance(cached, Texture):
-            return cached
+        cached = self._cached(image_id, lambda: Texture.opaque(self._load(image_id)))
+        assert isinstance(cached, Texture)
+        return cached
+
+    def frames(self, video_id: int, numbers: tuple[int, ...]) -> UInt8:
+        """Return frames of a video by number, ``[K, H, W, 3]`` uint8 RGB, in the given order.
+
+        Frames of one call are decoded together and cached together.
+
+        Raises:
+            UserError: the file was removed or changed after it was indexed.
+        """
+        cached = self._cached((video_id, numbers), lambda: self._decode(video_id, numbers))
+        assert isinstance(cached, np.ndarray)
+        return cached
+
+    def _load(self, image_id: int) -> UInt8:
         file = self.files[image_id]
         try:
             rgb = load_rgb(read_bytes(file))
-        except (OSError, Reject) as error:
-            raise UserError(f"background '{file}': cannot be read any more: {_reason(error)}") from None
+        except Reject as error:
+            raise _unreadable(file, error) from None
         if rgb.shape[:2] != self.sizes_hw[image_id]:
             raise UserError(f"background '{file}': has changed since the folder was opened")
-        texture = Texture.opaque(rgb)
-        self._keep(image_id, texture)
-        return texture
+        return rgb
 
-    def frames(self, video_id: int, numbers: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return frames of a video by number, ``[K, H, W, 3]`` RGB, in the order asked for.
-
-        Frames asked for together are decoded together and kept together.
-
-        Raises:
-            UserError: the file has gone or changed since it was indexed.
-        """
-        key = (video_id, numbers)
-        cached = self._cached(key)
-        if isinstance(cached, np.ndarray):
-            return cached
+    def _decode(self, video_id: int, numbers: tuple[int, ...]) -> UInt8:
         file = self.video_files[video_id]
         try:
-            frames = read_frames(file, self.videos[video_id], numbers)
+            return read_frames(file, self.videos[video_id], numbers)
         except (OSError, Reject) as error:
-            raise UserError(f"background '{file}': cannot be read any more: {_reason(error)}") from None
-        self._keep(key, frames)
-        return frames
+            raise _unreadable(file, error) from None
 
-    def _cached(self, key: _Key) -> Texture | NDArray[np.uint8] | None:
+    def _cached(self, key: _Key, decode: Callable[[], Texture | UInt8]) -> Texture | UInt8:
         if key in self._cache:
             self._cache.move_to_end(key)
-        return self._cache.get(key)
-
-    def _keep(self, key: _Key, item: Texture | NDArray[np.uint8]) -> None:
-        self._cache[key] = item
+            return self._cache[key]
+        item = self._cache[key] = decode()
         while sum(map(_num_bytes, self._cache.values())) > self._cache_bytes and len(self._cache) > 1:
             self._cache.popitem(last=False)
+        return item
 
     def _walk(self) -> list[str]:
         """Return the names of all files with a known suffix; links are followed, to every folder once."""
         files, links = walk(self.path)
-        self.unreadable += [(link, f"is {LISTED_ALREADY}") for link in links]
-        chosen = (path.relative_to(self.path) for path in files if path.name.lower().endswith(SUFFIXES))
-        return [path.as_posix() for path in sorted(chosen)]
+        self.unreadable += [(link, f"is {REPEATED_LINK}") for link in links]
+        known = (path.relative_to(self.path) for path in files if path.name.lower().endswith(SUFFIXES))
+        return [path.as_posix() for path in sorted(known)]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache": OrderedDict()}  # workers fill their own cache
+        return {**self.__dict__, "_cache": OrderedDict()}  # every worker process fills its own cache
 
 
 def _read_list(path: Path) -> list[str]:
@@ -171,9 +178,10 @@ def _read_list(path: Path) -> list[str]:
     return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
-def _num_bytes(item: Texture | NDArray[np.uint8]) -> int:
+def _num_bytes(item: Texture | UInt8) -> int:
     return item.texels.nbytes if isinstance(item, Texture) else item.nbytes
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+def _unreadable(file: Path, error: Exception) -> UserError:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return UserError(f"background '{file}': can no longer be read: {reason}")

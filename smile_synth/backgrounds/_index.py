@@ -1,4 +1,4 @@
-"""What is known of every file of a source, found out once and kept in the user's cache directory."""
+"""Inspect every file of a source once, and cache the results in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from smile_synth.core.cache import cache_folder
-from smile_synth.io import videos as _videos
+from smile_synth.core.errors import UserError
+from smile_synth.io import videos
+from smile_synth.io.atomic import write_bytes
 from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.io.videos import VideoInfo, inspect_video
+from smile_synth.parallel.workers import available_cores
 
-_FORMAT = 1
-_SETTLED_NS = 2 * 10**9  # a file younger than this may still change without its time changing
+_FORMAT = 2
+_MIN_AGE_NS = 2 * 10**9  # a younger file may change again without a change of its time
+
+_Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,10 @@ class Entry:
     """One file of a source.
 
     Attributes:
-        sha256: of its content; empty for a file that cannot be read.
-        size_hw: of an image.
-        video: of a video.
-        problem: why it is not used.
+        sha256: hash of its content; empty for an unusable file.
+        size_hw: size of an image.
+        video: properties of a video.
+        problem: why it cannot be used.
     """
 
     sha256: str = ""
@@ -40,52 +45,56 @@ class Entry:
 
 
 def index_files(
-    root: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+    source: Path, root: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> list[Entry]:
-    """Look into every file that is new or has another size or time than in the cached index.
+    """Inspect every file that is new or has another size or time than in the cached index.
 
-    A file is read whole and decoded whole, on all cores. A cache that cannot be read or written costs
-    time, nothing else.
+    A file is read and decoded completely, on all cores. The index belongs to ``source``, the folder or the
+    list, because several lists can be in one folder. A cache that cannot be read or written only costs time.
+
+    Args:
+        source: the folder or the list.
+        root: folder that the names are relative to.
+        names: the files.
+        progress: called with (files inspected, files to inspect).
     """
-    place = (
-        cache_folder()
-        / "backgrounds"
-        / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
-    )
-    known = _load(place)
-    now_ns = time.time_ns()
-    stamps = [_stamp(root / name) for name in names]
-    fresh: dict[str, Entry] = {}
-    for name, stamp in zip(names, stamps, strict=True):
-        if name in known and stamp is not None and known[name][0] == stamp:
-            fresh[name] = known[name][1]
-    missing = [name for name in dict.fromkeys(names) if name not in fresh]
-    if not missing:
-        return [fresh[name] for name in names]
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with warnings.catch_warnings():
-            # Here once for all threads: the filters are the whole process's.
-            warnings.simplefilter("ignore")
-            found = pool.map(lambda name: _inspect(root / name), missing)
-            for done, (name, entry) in enumerate(zip(missing, found, strict=True), 1):
-                fresh[name] = entry
-                if progress:
-                    progress(done, len(missing))
-            pool.shutdown()
-    finally:
-        # Stopped half-way, what is known is kept, too.
-        pool.shutdown(cancel_futures=True)
-        settled = {
-            name: (stamp, fresh[name])
-            for name, stamp in zip(names, stamps, strict=True)
-            if name in fresh and stamp is not None and stamp[1] < now_ns - _SETTLED_NS
-        }
-        _save(place, settled)
-    return [fresh[name] for name in names]
+    key = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]
+    cache = cache_folder() / "backgrounds" / f"{key}.json"
+    cached, now_ns = _load(cache), time.time_ns()
+    stamps = {name: _stamp(root / name) for name in names}
+    entries = {
+        name: cached[name][1]
+        for name, stamp in stamps.items()
+        if stamp is not None and name in cached and cached[name][0] == stamp
+    }
+    missing = [name for name in stamps if name not in entries]
+    if missing:
+        pool = ThreadPoolExecutor(available_cores())
+        try:
+            with warnings.catch_warnings():
+                # The filters belong to the whole process, so they are set once for all threads.
+                warnings.simplefilter("ignore")
+                inspected = pool.map(lambda name: _inspect(root / name), missing)
+                for done, (name, entry) in enumerate(zip(missing, inspected, strict=True), 1):
+                    entries[name] = entry
+                    if progress:
+                        progress(done, len(missing))
+                pool.shutdown()
+        finally:
+            # An interrupted run saves its results, too.
+            pool.shutdown(cancel_futures=True)
+            _save(
+                cache,
+                {
+                    name: (stamp, entries[name])
+                    for name, stamp in stamps.items()
+                    if name in entries and stamp is not None and stamp[1] < now_ns - _MIN_AGE_NS
+                },
+            )
+    return [entries[name] for name in names]
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _stamp(file: Path) -> _Stamp | None:
     try:
         status = file.stat()
     except OSError:
@@ -97,9 +106,10 @@ def _inspect(file: Path) -> Entry:
     try:
         if file.is_dir():
             raise Reject("is a folder")
-        if file.suffix.lower() in _videos.SUFFIXES:
+        if file.suffix.lower() in videos.SUFFIXES:
             video = inspect_video(file)
-            return Entry(_sha256(file), video=video)
+            with file.open("rb") as opened:
+                return Entry(hashlib.file_digest(opened, "sha256").hexdigest(), video=video)
         data = read_bytes(file)
         height, width = load_rgb(data).shape[:2]
         return Entry(hashlib.sha256(data).hexdigest(), size_hw=(height, width))
@@ -107,24 +117,17 @@ def _inspect(file: Path) -> Entry:
         return Entry(problem=f"cannot be read: {error.strerror or error}")
     except Reject as error:
         return Entry(problem=str(error))
-    except Exception as error:  # one odd file must not stop the others
+    except Exception as error:  # one damaged file must not stop the others
         return Entry(problem=f"is damaged: {type(error).__name__}: {error}")
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _load(place: Path) -> dict[str, tuple[tuple[int, int], Entry]]:
-    """Read a cached index; an empty one where there is none, or none of this version."""
+def _load(cache: Path) -> dict[str, tuple[_Stamp, Entry]]:
+    """Read a cached index; an empty one if it does not exist or has another format."""
     try:
-        data = json.loads(place.read_text(encoding="utf-8"))
+        data = json.loads(cache.read_text(encoding="utf-8"))
         if data["format"] != _FORMAT:
             return {}
-        return {
-            name: ((size, mtime), _entry(**entry)) for name, (size, mtime, entry) in data["files"].items()
-        }
+        return {name: ((size, time), _entry(**entry)) for name, (size, time, entry) in data["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -137,15 +140,9 @@ def _entry(sha256: str, size_hw: list[int] | None, video: dict[str, Any] | None,
     )
 
 
-def _save(place: Path, files: dict[str, tuple[tuple[int, int], Entry]]) -> None:
-    data = {
-        "format": _FORMAT,
-        "files": {name: (*stamp, asdict(entry)) for name, (stamp, entry) in files.items()},
-    }
-    partial = place.with_name(f"{place.name}.{os.getpid()}.part")
+def _save(cache: Path, files: dict[str, tuple[_Stamp, Entry]]) -> None:
+    entries = {name: (*stamp, asdict(entry)) for name, (stamp, entry) in files.items()}
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(data, ensure_ascii=True), encoding="utf-8")
-        os.replace(partial, place)
-    except OSError:
-        return  # a read-only or full home: the next run looks again
+        write_bytes(cache, json.dumps({"format": _FORMAT, "files": entries}).encode())
+    except UserError:
+        return  # a read-only or full disk: the next run inspects the files again

@@ -1,4 +1,4 @@
-"""Decode image files: upright, 8 bits a channel, every problem told in one line."""
+"""Decode image files: upright, 8 bits per channel, every problem in one line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 UInt8 = NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 90_000_000  # a larger image or frame is taken for a decompression bomb
+MAX_PIXELS = 90_000_000  # protects from decompression bombs
 
 
 class Reject(Exception):
-    """Why a file, or something in it, is left out: a kind, that reports count by, then ``: `` and details."""
+    """Why a file, or something in it, cannot be used: the kind of problem, optionally ``: `` and details."""
 
 
 def read_bytes(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        Reject: missing, empty, or not to be read.
+        Reject: missing, empty or unreadable.
     """
     try:
         data = path.read_bytes()
@@ -39,21 +39,21 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse images and frames that would fill the memory.
+    """Refuse images and frames that need too much memory.
 
     Raises:
         Reject: more than `MAX_PIXELS`.
     """
     if height * width > MAX_PIXELS:
-        limit = f"more than {MAX_PIXELS // 10**6} million are not read"
+        limit = f"the limit is {MAX_PIXELS // 10**6} million"
         raise Reject(f"image too large: {width}x{height} pixels, {limit}")
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
-    """Open an image file's content with Pillow; what goes wrong inside the block becomes `Reject`.
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file's content with Pillow; an exception inside the block becomes `Reject`.
 
-    Pillow warns of odd metadata; who reads many files at once silences that, for all threads together.
+    Pillow warns of odd metadata. Callers that use several threads silence warnings for all of them at once.
 
     Raises:
         Reject: no image, damaged, or too large.
@@ -68,19 +68,19 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise Reject("not an image") from None
     except Image.DecompressionBombError:
         raise Reject(f"image too large: more than {MAX_PIXELS // 10**6} million pixels") from None
-    except Exception as error:  # damaged files make Pillow raise almost anything
+    except Exception as error:  # damaged files make Pillow raise almost any exception
         raise Reject(f"damaged image: {error}") from None
 
 
 def load_rgba(data: bytes) -> UInt8:
     """Decode an image file to straight RGBA ``[H, W, 4]`` uint8, upright.
 
-    EXIF orientation is applied. 16-bit colour keeps its high byte, exact where it was widened from 8.
+    EXIF orientation is applied. 16-bit colour keeps its high byte, which is exact for widened 8-bit colour.
 
     Raises:
-        Reject: as `opened`, animated, or without alpha.
+        Reject: as `open_image`, animated, or without alpha.
     """
-    with opened(data) as image:
+    with open_image(data) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise Reject("animated image")
         if not image.has_transparency_data:
@@ -93,18 +93,18 @@ def load_rgba(data: bytes) -> UInt8:
 def load_rgb(data: bytes, size_hw: tuple[int, int] | None = None) -> UInt8:
     """Decode an image file to RGB ``[H, W, 3]`` uint8.
 
-    Alpha is ignored, CMYK is converted, 16 bits keep their high byte, an animation shows its first frame.
-    EXIF orientation is applied, unless only the image as stored has the size asked for: annotations are
-    made on either.
+    Alpha is ignored, CMYK is converted, 16 bits keep their high byte, of an animation the first frame is
+    used. EXIF orientation is applied, except where only the stored image has the expected size: some
+    annotations are made on the stored image.
 
     Args:
         data: the file's content.
-        size_hw: the size that annotations are made for; None: any.
+        size_hw: the expected size; None: any.
 
     Raises:
-        Reject: as `opened`, or of another size.
+        Reject: as `open_image`, or of another size.
     """
-    with opened(data) as image:
+    with open_image(data) as image:
         upright = ImageOps.exif_transpose(image)
         chosen = image if size_hw == image.size[::-1] and size_hw != upright.size[::-1] else upright
         if size_hw is not None and chosen.size[::-1] != size_hw:
@@ -112,7 +112,7 @@ def load_rgb(data: bytes, size_hw: tuple[int, int] | None = None) -> UInt8:
             raise Reject(f"size differs: the image has {found_h}x{found_w} pixels, expected {h}x{w}")
         if chosen.mode.startswith(("I", "F")):
             values = np.asarray(chosen).astype(np.float64)
-            # Pillow gives 16-bit grey as it is stored; 32-bit floats are 0..255 by its convention.
+            # Pillow returns 16-bit grey as stored; 32-bit floats are 0..255 by its convention.
             gray = np.clip(values // 256 if chosen.mode.startswith("I") else values, 0, 255).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
         if "transparency" in chosen.info:

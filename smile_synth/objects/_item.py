@@ -1,48 +1,44 @@
-"""What every reader gives: items, each one image (or drawing) and the objects to be cut from it."""
+"""Items: what every reader lists. One item is one image (or drawing) and yields the objects cut from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-UInt8 = NDArray[np.uint8]
+from smile_synth.io.images import Reject, UInt8
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something an item held that does not become an object.
+    """Something in an item that does not become an object.
 
     Attributes:
         source: its name inside its source.
-        reason: why: a kind, that reports count by, then ``: `` and details.
+        reason: the kind of problem, optionally ``: `` and details; reports count by kind.
     """
 
     source: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CutOut:
-    """An object as it was found, before its pixels are made ready for a bank.
+    """An object as cut from its image, before `smile_synth.objects._cut_out.prepare`.
 
     Attributes:
         class_name: the label.
         source: its name inside its source, unique there; of an annotated image ``<image>#<id>``.
-        source_image: the image it was cut from, by name.
+        source_image: name of the image it was cut from.
         image_key: equal keys mean the same image, which stays on one side of the split. The hash of
-            the image's file where nothing better is known; the sequence for frames of a video.
+            the image's file by default; the sequence for frames of a video.
         rgba: straight RGBA ``[H, W, 4]`` uint8.
-        from_photo: cut by a mask whose edge pixels show what lay behind, so that their colour is to be
-            taken from inside.
-        annotation_id: of a dataset's annotation, empty where there is none.
-        licence: of the image, empty where unknown.
-        truncation: share 0..1 of the outline that lies on the border of the image.
-        covered: share 0..1 of its pixels that smaller objects of the same image claim as well.
+        from_photo: cut by a mask from a photograph, so the edge pixels mix in the old background.
+        annotation_id: id of a dataset's annotation, empty if there is none.
+        licence: licence of the image, empty if unknown.
+        truncation: share 0..1 of the outline that is on the border of the image.
+        covered: share 0..1 of its pixels that smaller objects of the same image also contain.
         attributes: further known facts, such as a shape's colour.
     """
 
@@ -60,10 +56,10 @@ class CutOut:
 
 
 class Item(Protocol):
-    """One image of a source: a picklable, small dataclass; pixels are read only by `cut_outs`.
+    """One image of a source: a picklable, small dataclass; only `cut_outs` reads pixels.
 
-    Every file it depends on stands in a field of type `Path`: a stopped build is continued only where
-    these are as they were.
+    Every file that an item depends on is in a field of type `Path`: a stopped build continues only if
+    these files are unchanged.
 
     Attributes:
         source: its name inside its source, unique there.
@@ -76,18 +72,30 @@ class Item(Protocol):
         """Read the image and yield its objects one by one, in a fixed order.
 
         Raises:
-            smile_synth.io.images.Reject: nothing of the item can be used.
+            smile_synth.io.images.Reject: nothing in the item can be used.
         """
 
 
 @dataclass(frozen=True)
+class UnusableItem:
+    """A file or entry that cannot be used, with the reason."""
+
+    source: str
+    reason: str
+
+    def cut_outs(self) -> Iterator[CutOut | Rejected]:
+        """Raise `Reject` with the reason."""
+        raise Reject(self.reason)
+
+
+@dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told.
+    """Options of readers.
 
     Attributes:
-        seed: of what is drawn.
-        images: folder that the file names of an annotation file are relative to; None: looked for.
-        crowd: take crowd regions, too.
+        seed: seed of drawn shapes.
+        images: folder that the file names of an annotation file are relative to; None: search for it.
+        crowd: also use crowd regions.
     """
 
     seed: int = 0
@@ -96,5 +104,19 @@ class ReadOptions:
 
 
 # Lists a source's items in a fixed order, before any image is decoded.
-# Raises UserError where the source as a whole cannot be read.
+# Raises UserError if the whole source cannot be read.
 Reader = Callable[[str, ReadOptions], Sequence[Item]]
+
+
+class Format(NamedTuple):
+    """A format of sources on disk.
+
+    Attributes:
+        name: the value of ``format=``.
+        detect: returns whether a path looks like this format.
+        read: lists the items of a source.
+    """
+
+    name: str
+    detect: Callable[[Path], bool]
+    read: Reader

@@ -1,4 +1,4 @@
-"""Banks into one, and a bank back into folders."""
+"""Merge banks into one, and export a bank to folders of images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.core.errors import UserError
-from smile_synth.objects._bank import TEXELS, ObjectBank, ObjectInfo, read_header, write_tables
-from smile_synth.objects._build import SplitRule, check_out, publish, sync, told
-from smile_synth.objects._duplicates import DuplicateIndex, appearance_of
-from smile_synth.objects._folder import INDEX
+from smile_synth.io.atomic import write_errors_for
+from smile_synth.objects._bank import ObjectBank, read_header
+from smile_synth.objects._build import SplitRule
+from smile_synth.objects._duplicates import fingerprint_of
+from smile_synth.objects._writer import BankWriter, check_out, publish, remove_files, unfinished_folder
+from smile_synth.objects.readers._rgba import INDEX
+
+EXPORTED = ("file", "source", "source_image", "annotation_id", "licence", "split", "attributes")
 
 
 def merge_banks(
@@ -33,95 +38,93 @@ def merge_banks(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, int, int]:
-    """Put the objects of several banks into one, in their order.
+    """Merge the objects of several banks into one, in their order.
 
-    Near-duplicates of an earlier bank's objects are left out and listed in the new bank's report.
+    Near-duplicates of an earlier bank's objects are rejected and listed in the new bank's report.
 
     Args:
         banks: at least one.
         out: the new bank's folder; appears whole or not at all.
-        resplit: draw the split anew for all; otherwise every object keeps its side.
+        resplit: assign all images to new splits; otherwise every object keeps its split.
         seed, val_fraction, test_fraction: of the new split, as in `build_bank`.
         duplicate_distance: as in `CutOutOptions`.
-        overwrite: replace a bank that stands at ``out``.
-        progress: called with (objects done, objects in all).
+        overwrite: replace an existing bank at ``out``.
+        progress: called with (objects done, objects in total).
 
     Returns:
-        The digest, the number of objects, and the number left out.
+        The digest, the number of objects, and the number of rejected objects.
 
     Raises:
-        UserError: an image is on different sides of the split in two banks and ``resplit`` is not set,
-            ``out`` is taken, or the disk is full.
+        UserError: an image is in different splits of two banks and ``resplit`` is not set, an argument is
+            out of its range, ``out`` exists, or the disk is full.
     """
     out = Path(out).resolve()
     check_out(out, overwrite)
     if any(Path(bank.path) == out for bank in banks):
         raise UserError(f"'{out}' is one of the banks to be merged; choose another folder")
     rule = SplitRule(seed, val_fraction, test_fraction)
+    rule.check()
     if not resplit:
-        _check_sides(banks)
-    part = out.with_name(f".{out.name}.part")
-    rows: list[ObjectInfo] = []
-    rejected: list[dict[str, Any]] = []
-    summaries: list[dict[str, Any]] = []
-    duplicates = DuplicateIndex(duplicate_distance)
-    total, done, end = sum(len(bank) for bank in banks), 0, 0
-    try:
-        with told("cannot write", out):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            with (part / TEXELS).open("wb") as texels:
-                for bank in banks:
-                    before = len(rows)
-                    # A bank is known to hold no duplicates of its own that were not wanted.
-                    own = []
-                    for object_id in range(len(bank)):
-                        info, texture = bank.info(object_id), bank.texture(object_id)
-                        appearance = appearance_of(texture)
-                        twin = duplicates.find(appearance)
-                        done += 1
-                        if progress:
-                            progress(done, total)
-                        if twin is not None:
-                            reason = f"near-duplicate: of {twin}"
-                            rejected.append({"given": bank.path, "source": info.source, "reason": reason})
-                            continue
-                        own.append((appearance, info.source))
-                        side = rule.side_of(info.image_key) if resplit else info.split
-                        rows.append(replace(info, object_id=len(rows), texel_offset=end // 4, split=side))
-                        texels.write(texture.texels.data)
-                        end += texture.texels.nbytes
-                    for appearance, name in own:
-                        duplicates.add(appearance, name)
-                    summaries += [
-                        {**source, "bank_digest": bank.digest}
-                        for source in read_header(Path(bank.path))["sources"]
-                    ]
-                    if len(rows) == before:
-                        raise UserError(
-                            f"object bank '{bank.path}': nothing in it that the banks before it lack"
-                        )
-                sync(texels)
-            digest = write_tables(part, rows, rejected, summaries)
+        _check_splits(banks)
+    total, done = sum(len(bank) for bank in banks), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    with unfinished_folder(out) as part:
+        try:
+            with write_errors_for(out):
+                remove_files(part)
+                with closing(BankWriter(part, duplicate_distance)) as writer:
+                    for bank in banks:
+                        _append_bank(writer, bank, rule if resplit else None, count)
+                    digest = writer.finish([source for bank in banks for source in _sources_of(bank)])
             publish(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return digest, len(rows), len(rejected)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return digest, len(writer.rows), len(writer.rejected)
 
 
-def _check_sides(banks: Sequence[ObjectBank]) -> None:
-    sides: dict[str, tuple[str, str]] = {}
-    wrong: list[str] = []
+def _append_bank(
+    writer: BankWriter, bank: ObjectBank, rule: SplitRule | None, count: Callable[[], None]
+) -> None:
+    """Append the objects of a bank that are new; ``rule`` replaces their splits."""
+    # Objects of the same bank are not compared: its build has done that.
+    added = []
+    for object_id in range(len(bank)):
+        info, texture = bank.info(object_id), bank.texture(object_id)
+        fingerprint = fingerprint_of(texture)
+        if writer.is_new(bank.path, info.source, fingerprint):
+            split = rule.split_of(info.image_key) if rule else info.split
+            writer.append(replace(info, split=split), texture.texels.data)
+            added.append((fingerprint, info.source))
+        count()
+    if not added:
+        raise UserError(f"object bank '{bank.path}': all of its objects are in the banks before it")
+    for fingerprint, source in added:
+        writer.duplicates.add(fingerprint, source)
+
+
+def _sources_of(bank: ObjectBank) -> list[dict[str, Any]]:
+    return [{**source, "bank_digest": bank.digest} for source in read_header(Path(bank.path))["sources"]]
+
+
+def _check_splits(banks: Sequence[ObjectBank]) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    conflicts: list[str] = []
     for bank in banks:
         columns = (bank.index[name].to_pylist() for name in ("image_key", "split", "source_image"))
         for key, split, name in zip(*columns, strict=True):
-            side, where = sides.setdefault(key, (split, bank.path))
-            if side != split:
-                wrong.append(f"{name} ({side} in {where}, {split} in {bank.path})")
-    if wrong:
+            other_split, other_path = first.setdefault(key, (split, bank.path))
+            if split != other_split:
+                conflicts.append(f"{name} ({other_split} in {other_path}, {split} in {bank.path})")
+    if conflicts:
         raise UserError(
-            f"{len(wrong)} objects come from images that are on another side of the split in an earlier "
-            f"bank, first {wrong[0]}; draw the split anew for all (--resplit)"
+            f"{len(conflicts)} objects are from images that have another split in an earlier bank, "
+            f"first {conflicts[0]}; assign new splits with resplit"
         )
 
 
@@ -134,39 +137,38 @@ def export_bank(
 ) -> int:
     """Write objects as ``<class>/<number>.png`` with straight alpha, and ``index.csv`` beside them.
 
-    Built into a bank again they give the same pixels at full size, the same split for the same seed and
+    A bank built from this folder has the same pixels at full size, the same split for the same seed and
     fractions, and the same licences.
 
     Args:
-        bank: where from.
+        bank: the source.
         out: a new or empty folder.
-        object_ids: which; None: all.
-        progress: called with (objects done, objects in all).
+        object_ids: the objects; None: all.
+        progress: called with (objects done, objects in total).
 
     Returns:
         The number of files.
 
     Raises:
-        UserError: the folder is not empty, a class is no name for a folder, or the disk is full.
+        UserError: the folder is not empty, a class is no valid folder name, or the disk is full.
     """
     folder = Path(out)
     ids = np.arange(len(bank)) if object_ids is None else object_ids
-    with told("cannot write", folder):
+    with write_errors_for(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"'{folder}' exists and is not an empty folder; choose another one")
         table = io.StringIO(newline="")
-        names = ("file", "source", "source_image", "annotation_id", "licence", "split", "attributes")
-        writer = csv.DictWriter(table, names, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(table, EXPORTED, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for count, object_id in enumerate(ids, 1):
             info = bank.info(int(object_id))
             parts = info.class_name.split("/")
             if info.class_name.startswith("/") or any(part in ("", ".", "..") for part in parts):
-                raise UserError(f"class '{info.class_name}' of object {object_id} is no name for a folder")
+                raise UserError(f"class '{info.class_name}' of object {object_id} is no valid folder name")
             name = f"{info.class_name}/{object_id:06d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(straight_rgba(bank, int(object_id))).save(folder / name)
-            # The key, not the name: it is what keeps an image's objects together.
+            # The key, not the name, keeps the objects of an image in one split.
             writer.writerow({**asdict(info), "file": name, "source_image": info.image_key})
             if progress:
                 progress(count, len(ids))
@@ -177,7 +179,7 @@ def export_bank(
 def straight_rgba(bank: ObjectBank, object_id: int) -> NDArray[np.uint8]:
     """Return an object as straight RGBA ``[H, W, 4]`` uint8.
 
-    Premultiplied again it gives the bank's texels exactly: the rounding is below half a step.
+    Premultiplying it gives exactly the bank's texels, because the rounding error is below half a step.
     """
     premultiplied = bank.texture(object_id).level(0)
     alpha = premultiplied[..., 3:].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Turn annotators' polygons, which overlap and cross themselves, into anti-aliased alpha."""
+"""Turn closed outlines into anti-aliased alpha."""
 
 from __future__ import annotations
 
@@ -12,16 +12,54 @@ Int = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 
 LINES_PER_PIXEL = 8
-# Values that one band of rows may hold at once, so that memory does not grow with the image.
+# Values that are computed at once, so that memory does not grow with the image.
 BAND_VALUES = 1 << 20
 
 
-def union_coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
-    """Draw the union of rings as the share of each pixel that lies inside.
+def coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
+    """Draw an outline with holes as the share of each pixel that is inside.
 
-    Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. Inside a ring is what an
-    odd number of its turns encloses (the even-odd rule), so rings may cross themselves, run either way
-    round and leave the image.
+    Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. An outline may leave the
+    image but not cross itself; see `union_coverage` for polygons that overlap.
+
+    Args:
+        rings: closed outlines ``[N, 2]`` (x, y) in pixels; the last point joins the first. The first
+            ring is the outer one, every later ring is a hole inside it.
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        Alpha ``[height, width]`` uint8, 0..255.
+    """
+    outer, *holes = (np.abs(_signed_coverage(ring, height, width)) for ring in rings)
+    return _to_uint8(outer - sum(holes))
+
+
+def _signed_coverage(ring: Float, height: int, width: int) -> Float:
+    start, end = ring, np.roll(ring, -1, axis=0)
+    y = (np.arange(height * LINES_PER_PIXEL) + 0.5) / LINES_PER_PIXEL
+    starts_above, ends_above = start[:, 1] < y[:, None], end[:, 1] < y[:, None]
+    line, edge = np.nonzero(starts_above != ends_above)
+    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+    x = np.clip(x0 + (y[line] - y0) * (x1 - x0) / (y1 - y0), 0.0, width)
+    # A crossing changes all values to its right: a step that begins part way in its pixel.
+    sign = np.where(starts_above[line, edge], -1.0, 1.0) / LINES_PER_PIXEL
+    row, column = line // LINES_PER_PIXEL, np.floor(x).astype(np.int64)
+    steps = np.zeros((height, width + 2))
+    np.add.at(steps, (row, column), sign * (column + 1 - x))
+    np.add.at(steps, (row, column + 1), sign * (x - column))
+    return np.cumsum(steps, axis=1)[:, :width]
+
+
+def _to_uint8(share: Float) -> UInt8:
+    return np.floor(np.clip(share, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def union_coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
+    """Draw the union of annotators' polygons as the share of each pixel that is inside.
+
+    Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. The even-odd rule decides
+    what is inside a ring, so rings may cross themselves, run either way round and leave the image.
 
     Args:
         rings: closed rings ``[N, 2]`` of finite (x, y) in pixels; the last point joins the first.
@@ -44,8 +82,8 @@ def union_coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
 
 
 def _spans(ring: Float, lines: int, width: int) -> tuple[Int, Float, Float]:
-    """Return (line, left, right) of every stretch of a line that lies inside a ring."""
-    x0, y0 = ring[:, 0], ring[:, 1] * LINES_PER_PIXEL - 0.5  # line k lies at y = k now
+    """Return (line, left, right) of every segment of a line that is inside a ring."""
+    x0, y0 = ring[:, 0], ring[:, 1] * LINES_PER_PIXEL - 0.5  # line k is at y = k
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
     # An edge crosses the lines above its lower end and not above its upper one.
     first = np.clip(np.floor(np.minimum(y0, y1)) + 1, 0, lines).astype(np.int64)
@@ -61,7 +99,7 @@ def _spans(ring: Float, lines: int, width: int) -> tuple[Int, Float, Float]:
 
 
 def _merged(line: Int, left: Float, right: Float, width: int) -> tuple[Int, Float, Float]:
-    """Join stretches of the same line that overlap."""
+    """Merge segments of the same line that overlap."""
     stride = width + 1.0
     order = np.lexsort((left, line))
     start, end = (left + line * stride)[order], (right + line * stride)[order]
@@ -72,7 +110,7 @@ def _merged(line: Int, left: Float, right: Float, width: int) -> tuple[Int, Floa
 
 
 def _fill(line: Int, left: Float, right: Float, rows: int, width: int) -> UInt8:
-    # A stretch is a step up where it begins and one down where it ends, each part way in its pixel.
+    # A segment is a step up at its start and a step down at its end, each part way in its pixel.
     x, sign = np.concatenate([left, right]), np.repeat([1.0, -1.0], len(line))
     column = np.floor(x).astype(np.int64)
     place = np.tile(line // LINES_PER_PIXEL, 2) * (width + 2) + column
@@ -80,5 +118,4 @@ def _fill(line: Int, left: Float, right: Float, rows: int, width: int) -> UInt8:
     steps = np.bincount(place, sign * (column + 1 - x), size) + np.bincount(
         place + 1, sign * (x - column), size
     )
-    inside = np.cumsum(steps.reshape(rows, width + 2), axis=1)[:, :width] / LINES_PER_PIXEL
-    return np.floor(np.clip(inside, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return _to_uint8(np.cumsum(steps.reshape(rows, width + 2), axis=1)[:, :width] / LINES_PER_PIXEL)

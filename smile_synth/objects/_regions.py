@@ -1,54 +1,49 @@
-"""Propose objects in plain images: class-agnostic regions, few and good rather than many.
+"""Propose objects in plain images: class-agnostic regions, with high precision and low recall.
 
-A image is cut into small even segments (Felzenszwalb and Huttenlocher, IJCV 2004), which are merged
-pair by pair, most similar first (the idea of selective search, Uijlings et al., IJCV 2013). Every region
-on the way is a proposal; the plausible ones are scored, overlapping ones dropped, the best refined on
-the image itself by a graph cut (GrabCut, Rother et al., SIGGRAPH 2004).
+1. Divide the image into small segments (Felzenszwalb and Huttenlocher, IJCV 2004).
+2. Merge them pair by pair, most similar first (as selective search, Uijlings et al., IJCV 2013). Every
+   intermediate region is a proposal.
+3. Score the plausible proposals and drop overlapping ones.
+4. Refine the best ones on the image by a graph cut (GrabCut, Rother et al., SIGGRAPH 2004).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.core.errors import UserError
-from smile_synth.io.files import key_of
-from smile_synth.io.images import SUFFIXES, Reject, load_rgb, read_bytes
-from smile_synth.objects._folder import list_files
-from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
-from smile_synth.objects._mask_cut import Photo, need_folders
+from smile_synth.io.images import UInt8
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 METHOD = "felzenszwalb-merge-grabcut"
-MAX_REGIONS = 6  # of an image
+MAX_REGIONS = 6  # per image
 MIN_SCORE = 0.35
 AREA_SHARE = (0.008, 0.45)  # of the image
-MIN_SOLIDITY = 0.5  # area by that of the convex hull
-MIN_ASPECT = 0.2  # short side by long side of the least box around it, however turned
-MAX_OVERLAP = 0.3  # intersection by the smaller of two regions
-# Proposing
+MIN_SOLIDITY = 0.5  # area / area of the convex hull
+MIN_ASPECT = 0.2  # short side / long side of the smallest rotated box
+MAX_OVERLAP = 0.3  # intersection / area of the smaller region
+# Proposals
 PROPOSAL_SIDE = 320  # long side of the image that is segmented
-MIN_SIDE = 16  # short side of the same
+MIN_SIDE = 16  # short side of this image
 SCALES = (40.0, 120.0)  # of the first segments
-UNSEEN_STEP = 6.0  # Lab distance between neighbours that counts as none
-MAX_TRIED = 10  # proposals of an image that are refined
-# Refining
+IGNORED_STEP = 6.0  # Lab distance between neighbours that counts as zero
+MAX_REFINED = 10  # proposals that are refined, per image
+# Refinement
 WINDOW_SIDE = 256  # long side of the window around a region
 MIN_AGREEMENT = 0.6  # intersection over union of a region before and after
 SMOOTHING = 1.2  # sigma in pixels of the window
 EDGE_WIDTH = 1.5  # pixels of the image over which alpha rises
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
-    """A found object.
+    """An object found in an image.
 
     Attributes:
         alpha: ``[h, w]`` uint8, a window of the image.
@@ -61,58 +56,11 @@ class Region:
     score: float
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """A plain image below a folder."""
-
-    source: str
-    path: Path
-    class_name: str
-
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Find regions and cut them out, best first.
-
-        Raises:
-            Reject: the image cannot be read or holds no plausible region.
-        """
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise Reject("not an image")
-        data = read_bytes(self.path)
-        photo = Photo(self.source, key_of(data), load_rgb(data))
-        regions = find_regions(photo.rgb)
-        if not regions:
-            raise Reject("no plausible region")
-        for number, region in enumerate(regions):
-            found = photo.cut(
-                region.alpha, region.corner_yx, class_name=self.class_name, object_id=str(number)
-            )
-            yield replace(
-                found, annotation_id="", attributes={"method": METHOD, "score": f"{region.score:.3f}"}
-            )
-
-
-def read_images(source: str, options: ReadOptions) -> list[Item]:
-    """List every file below a folder, in order of its path; links are followed, to every folder once.
-
-    The class is the path of the file's folder relative to the source; files directly in the source
-    take the source's own name.
-
-    Raises:
-        UserError: no such folder, or an empty one.
-    """
-    files, unusable = list_files(need_folders(source))
-    items: list[Item] = [StoredImage(*file) for file in files]
-    items += unusable
-    if not items:
-        raise UserError(f"object source '{source}': the folder is empty; expected images")
-    return items
-
-
 def find_regions(rgb: UInt8) -> list[Region]:
     """Find objects in an image ``[H, W, 3]`` uint8, best first, at most MAX_REGIONS.
 
-    Plausible are regions of AREA_SHARE of the image that keep away from its border, fill their convex
-    hull by MIN_SOLIDITY, are no slivers, and reach MIN_SCORE, as proposed and once more as refined.
+    A region is returned if its area is within AREA_SHARE of the image, it does not touch the border, it has
+    at least MIN_SOLIDITY, MIN_ASPECT and MIN_SCORE. This is tested before and after refinement.
     """
     scale = min(1.0, PROPOSAL_SIDE / max(rgb.shape[:2]))
     size_wh = [max(1, round(side * scale)) for side in rgb.shape[1::-1]]
@@ -137,7 +85,7 @@ def find_regions(rgb: UInt8) -> list[Region]:
 
 
 def _propose(rgb: UInt8, lab: Float) -> list[tuple[Bool, Float]]:
-    """Return masks ``[H, W]`` with their `_distance_from_border`, best first, little overlapping."""
+    """Return masks ``[H, W]`` of small overlap with their `_distance_from_border`, best first."""
     found: list[tuple[float, Bool, Float]] = []
     for scale in SCALES:
         labels, means = _segments(rgb, lab, scale)
@@ -146,7 +94,7 @@ def _propose(rgb: UInt8, lab: Float) -> list[tuple[Bool, Float]]:
         found += [(_score(lab, distance, mask), mask, distance) for mask in plausible]
     kept: list[tuple[Bool, Float]] = []
     for score, mask, distance in sorted(found, key=lambda proposal: -proposal[0]):
-        if score < MIN_SCORE or len(kept) == MAX_TRIED:
+        if score < MIN_SCORE or len(kept) == MAX_REFINED:
             break
         if all((mask & other).sum() <= MAX_OVERLAP * min(mask.sum(), other.sum()) for other, _ in kept):
             kept.append((mask, distance))
@@ -166,8 +114,8 @@ def _refined(rgb: UInt8, proposal: Bool) -> tuple[Bool, UInt8, tuple[int, int]] 
     """Fit a proposal's outline to the image.
 
     Returns:
-        The mask at the size of the proposal; alpha ``[h, w]`` of a window of the image; the row and
-        column of the window's first pixel. None where graph cut and proposal disagree.
+        The mask in the size of the proposal; alpha ``[h, w]`` of a window of the image; the row and
+        column of the window's first pixel. None if graph cut and proposal disagree.
     """
     rows, columns = np.nonzero(proposal.any(axis=1))[0], np.nonzero(proposal.any(axis=0))[0]
     margin = 3 + round(0.25 * float(proposal.sum()) ** 0.5)
@@ -185,7 +133,7 @@ def _refined(rgb: UInt8, proposal: Bool) -> tuple[Bool, UInt8, tuple[int, int]] 
     if fit is None:
         return None
     soft = cv2.GaussianBlur(fit.astype(np.float32), (0, 0), SMOOTHING)
-    # The blur's edge rises by 1 / (sigma sqrt(2 pi)) per pixel; alpha rises by 1 over EDGE_WIDTH pixels.
+    # The blurred edge rises by 1 / (sigma sqrt(2 pi)) per pixel; alpha rises by 1 over EDGE_WIDTH pixels.
     gain = SMOOTHING * (2 * np.pi) ** 0.5 / (EDGE_WIDTH * shrink)
     fine = cv2.resize(soft, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
     alpha = np.floor(np.clip((fine - 0.5) * gain + 0.5, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -195,7 +143,7 @@ def _refined(rgb: UInt8, proposal: Bool) -> tuple[Bool, UInt8, tuple[int, int]] 
 
 
 def _graph_cut(rgb: UInt8, start: Bool) -> Bool | None:
-    """Return the object in its largest part, without holes and whiskers; None if too unlike the start."""
+    """Return the largest part, without holes and thin lines; None if it differs too much from ``start``."""
     reach = 0.12 * float(start.sum()) ** 0.5
     depth = cv2.distanceTransform(start.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     height = cv2.distanceTransform(1 - start.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -216,7 +164,7 @@ def _graph_cut(rgb: UInt8, start: Bool) -> Bool | None:
 
 def _segments(rgb: UInt8, lab: Float, scale: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return labels ``[H, W]`` and each segment's mean colour ``[N, 3]``."""
-    # Imported here: it would slow down every start of the program.
+    # Imported here because this import is slow.
     from skimage.segmentation import felzenszwalb
 
     labels = felzenszwalb(rgb, scale=scale, sigma=0.8, min_size=rgb.shape[0] * rgb.shape[1] // 1500)
@@ -224,69 +172,90 @@ def _segments(rgb: UInt8, lab: Float, scale: float) -> tuple[NDArray[np.int64], 
     return labels, totals / np.bincount(labels.ravel())[:, None]
 
 
-def _merged_regions(labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> Iterator[Bool]:
-    """Yield every region of the merge tree that may be an object by its size and place, holes filled."""
-    count = len(means)
-    mean = list(means)
-    sizes = np.bincount(labels.ravel()).astype(float).tolist()
-    edge = np.zeros(labels.shape, bool)
-    edge[[0, 1, -2, -1]] = True
-    edge[:, [0, 1, -2, -1]] = True
-    at_border = list(np.bincount(labels[edge], minlength=count) > 0)
-    members: list[list[int]] = [[k] for k in range(count)]
+class _MergeTree:
+    """Regions that are merged pair by pair, the most similar first.
 
-    # Border length and summed contrast across it, of every pair of neighbours.
-    neighbours: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
+    Attributes:
+        members: the segments of every region.
+        sizes: pixels of every region.
+        at_border: whether a region touches the border of the image.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> None:
+        """Merge the segments of ``labels`` ``[H, W]`` until one region is left."""
+        count = len(means)
+        self.members: list[list[int]] = [[k] for k in range(count)]
+        self.sizes: list[float] = np.bincount(labels.ravel()).astype(float).tolist()
+        edge = np.zeros(labels.shape, bool)
+        edge[[0, 1, -2, -1]] = True
+        edge[:, [0, 1, -2, -1]] = True
+        self.at_border = list(np.bincount(labels[edge], minlength=count) > 0)
+        self._area = float(labels.size)
+        self._mean = list(means)
+        # Per neighbour: length of the common border, and the sum of the contrast across it.
+        self._neighbours = _neighbours(labels, lab, count)
+        queue = [(self._distance(i, j), i, j) for i in range(count) for j in self._neighbours[i] if i < j]
+        heapq.heapify(queue)
+        merged: set[int] = set()
+        while queue:
+            _, i, j = heapq.heappop(queue)
+            if i in merged or j in merged:
+                continue
+            merged |= {i, j}
+            new = self._merge(i, j, merged)
+            for k in self._neighbours[new]:
+                heapq.heappush(queue, (self._distance(k, new), k, new))
+
+    def _distance(self, i: int, j: int) -> float:
+        length, contrast = self._neighbours[i][j]
+        colour = float(np.linalg.norm(self._mean[i] - self._mean[j]))
+        # Small regions are merged first, then regions of similar colour with a weak edge between them.
+        weight: float = 0.1 + (min(self.sizes[i], self.sizes[j]) / self._area) ** 0.35
+        return (colour + 2 * contrast / length) * weight
+
+    def _merge(self, i: int, j: int, merged: set[int]) -> int:
+        """Append the union of two regions and return its number."""
+        new = len(self.members)
+        self.members.append(self.members[i] + self.members[j])
+        self.sizes.append(self.sizes[i] + self.sizes[j])
+        total = self._mean[i] * self.sizes[i] + self._mean[j] * self.sizes[j]
+        self._mean.append(total / self.sizes[new])
+        self.at_border.append(self.at_border[i] or self.at_border[j])
+        neighbours: dict[int, tuple[float, float]] = {}
+        for part in (i, j):
+            for k, (length, contrast) in self._neighbours[part].items():
+                if k not in merged:
+                    old = neighbours.get(k, (0.0, 0.0))
+                    neighbours[k] = (old[0] + length, old[1] + contrast)
+        self._neighbours.append(neighbours)
+        for k, value in neighbours.items():
+            self._neighbours[k][new] = value
+        return new
+
+
+def _neighbours(labels: NDArray[np.int64], lab: Float, count: int) -> list[dict[int, tuple[float, float]]]:
+    found: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
     for axis in (0, 1):
         a, b = np.delete(labels, -1, axis).ravel(), np.delete(labels, 0, axis).ravel()
         step = np.linalg.norm(np.diff(lab, axis=axis), axis=2).ravel()
-        apart = a != b
-        pair = np.minimum(a, b)[apart] * count + np.maximum(a, b)[apart]
+        differ = a != b
+        pair = np.minimum(a, b)[differ] * count + np.maximum(a, b)[differ]
         keys, inverse = np.unique(pair, return_inverse=True)
-        lengths, contrasts = np.bincount(inverse), np.bincount(inverse, step[apart])
+        lengths, contrasts = np.bincount(inverse), np.bincount(inverse, step[differ])
         for key, length, contrast in zip(keys.tolist(), lengths.tolist(), contrasts.tolist(), strict=True):
             i, j = divmod(key, count)
-            old = neighbours[i].get(j, (0.0, 0.0))
-            neighbours[i][j] = neighbours[j][i] = (old[0] + length, old[1] + contrast)
+            old = found[i].get(j, (0.0, 0.0))
+            found[i][j] = found[j][i] = (old[0] + length, old[1] + contrast)
+    return found
 
-    area = float(labels.size)
 
-    def distance(i: int, j: int) -> float:
-        length, contrast = neighbours[i][j]
-        colour = float(np.linalg.norm(mean[i] - mean[j]))
-        # Small regions go first, then those alike in colour with a weak edge between them.
-        weight: float = 0.1 + (min(sizes[i], sizes[j]) / area) ** 0.35
-        return (colour + 2 * contrast / length) * weight
-
-    queue = [(distance(i, j), i, j) for i in range(count) for j in neighbours[i] if i < j]
-    heapq.heapify(queue)
-    alive = [True] * count
-    lowest, highest = AREA_SHARE
-    while queue:
-        _, i, j = heapq.heappop(queue)
-        if not (alive[i] and alive[j]):
-            continue
-        alive[i] = alive[j] = False
-        new = len(members)
-        members.append(members[i] + members[j])
-        sizes.append(sizes[i] + sizes[j])
-        mean.append((mean[i] * sizes[i] + mean[j] * sizes[j]) / sizes[new])
-        at_border.append(at_border[i] or at_border[j])
-        alive.append(True)
-        joined: dict[int, tuple[float, float]] = {}
-        for old_region in (i, j):
-            for k, (length, contrast) in neighbours[old_region].items():
-                if alive[k]:
-                    total = joined.get(k, (0.0, 0.0))
-                    joined[k] = (total[0] + length, total[1] + contrast)
-        neighbours.append(joined)
-        for k, value in joined.items():
-            neighbours[k][new] = value
-            heapq.heappush(queue, (distance(k, new), k, new))
-
-    for region, parts in enumerate(members):
-        if not at_border[region] and lowest * area * 0.5 <= sizes[region] <= highest * area:
-            chosen = np.zeros(count, bool)
+def _merged_regions(labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> Iterator[Bool]:
+    """Yield every region of the merge tree with a plausible size and position, its holes filled."""
+    tree = _MergeTree(labels, means, lab)
+    lowest, highest = (share * labels.size for share in AREA_SHARE)
+    for region, parts in enumerate(tree.members):
+        if not tree.at_border[region] and 0.5 * lowest <= tree.sizes[region] <= highest:
+            chosen = np.zeros(len(means), bool)
             chosen[parts] = True
             yield _filled(chosen[labels])
 
@@ -318,19 +287,21 @@ def _hull_area(points: NDArray[np.int32]) -> float:
 
 
 def _score(lab: Float, distance: Float, mask: Bool) -> float:
-    """Judge a region 0..1 by how clearly it stands out, all around, from background.
+    """Return 0..1: how clearly a region differs from its surroundings on all sides.
 
     The product of six terms:
 
-    - edge = e / (e + 20), e the first quartile along the outline of the Lab distance between the colours
-      just inside and just outside, plus the same farther away: an outline is as good as its weak parts;
-    - isolation: how much less apart from the image's border (`_distance_from_border`) the surroundings
-      are than the region itself, so that a piece of an object loses against the whole;
-    - solidity^(1/2), solidity the area by that of the convex hull;
+    - edge = e / (e + 20), with e the first quartile along the outline of the Lab distance between the
+      colours just inside and just outside, plus the same for a wider band; the quartile measures the weak
+      parts of the outline;
+    - isolation: 1 - (`_distance_from_border` of the surroundings / that of the region), so that a part of
+      an object scores less than the whole;
+    - solidity^(1/2), with solidity = area / area of the convex hull;
     - size = (share of the image / 3 %)^(1/4), at most 1;
-    - clearance: 0.5 at the image's border, 1 from 8 % of the long side on, as what lies there is often
-      a piece of background cut by chance;
-    - variety: 0.7 for one even colour, 1 from a spread of 12 in Lab on, as walls and sky are even.
+    - clearance: 0.5 at the image's border, 1 from 8 % of the long side on, because regions near the border
+      are often background;
+    - variety: 0.7 for a uniform colour, 1 from a standard deviation of 12 in Lab on, because walls and sky
+      are uniform.
     """
     share = float(mask.mean())
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
@@ -352,8 +323,8 @@ def _score(lab: Float, distance: Float, mask: Bool) -> float:
     outline = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
     edge = 0.0
     for radius in (3, reach):
-        apart = local_mean(lab, inside, radius) - local_mean(lab, 1 - inside, radius)
-        edge += float(np.quantile(np.linalg.norm(apart, axis=2)[outline], 0.25))
+        difference = local_mean(lab, inside, radius) - local_mean(lab, 1 - inside, radius)
+        edge += float(np.quantile(np.linalg.norm(difference, axis=2)[outline], 0.25))
     around = local_mean(distance[..., None], 1 - inside, reach)[outline]
     isolation = max(0.0, 1 - float(around.mean()) / max(float(distance[mask].mean()), 1e-6))
     solidity = min(1.0, float(mask.sum()) / _hull_area(_outline_points(mask)))
@@ -362,9 +333,9 @@ def _score(lab: Float, distance: Float, mask: Bool) -> float:
 
 
 def _distance_from_border(labels: NDArray[np.int64], mean: NDArray[np.float64]) -> Float:
-    """Return each pixel's way to the image's border in Lab steps between segments.
+    """Return each pixel's distance to the image's border: the least sum of Lab steps between segments.
 
-    The way with the least sum (Wei et al., Geodesic saliency using background priors, ECCV 2012).
+    Wei et al., Geodesic saliency using background priors, ECCV 2012.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
@@ -379,11 +350,11 @@ def _distance_from_border(labels: NDArray[np.int64], mean: NDArray[np.float64]) 
     )
     i, j = np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1)
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    steps = np.maximum(np.linalg.norm(mean[i] - mean[j], axis=1) - UNSEEN_STEP, 0) + 1e-3
+    steps = np.maximum(np.linalg.norm(mean[i] - mean[j], axis=1) - IGNORED_STEP, 0) + 1e-3
     rows, columns = np.concatenate([i, np.full(len(border), count)]), np.concatenate([j, border])
     graph = coo_array(
         (np.concatenate([steps, np.full(len(border), 1e-6)]), (rows, columns)), shape=(count + 1,) * 2
     )
-    way = dijkstra(graph.tocsr(), directed=False, indices=count)[:count]
-    pixels: Float = way.astype(np.float32)[labels]
+    distance = dijkstra(graph.tocsr(), directed=False, indices=count)[:count]
+    pixels: Float = distance.astype(np.float32)[labels]
     return pixels

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import BackgroundFolder, _folder, _videos
+from smile_synth.backgrounds import BackgroundFolder, _folder
+from smile_synth.io import videos as _videos
 from smile_synth.compositing import composite
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
@@ -183,7 +184,7 @@ def test_a_video_that_changed_or_went_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 9)
     folder = BackgroundFolder(tmp_path)
     write_video(tmp_path / "a.mp4", 5)
-    with pytest.raises(UserError, match=r"a\.mp4': cannot be read any more: has changed since"):
+    with pytest.raises(UserError, match=r"a\.mp4': can no longer be read: has changed since"):
         folder.frames(0, (7,))
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(UserError, match=r"a\.mp4': cannot be read any more: No such file"):

@@ -85,17 +85,17 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         BackgroundFolder(tmp_path)
 
 
-def test_a_image_that_changed_or_went_is_refused(folder: Path) -> None:
+def test_an_image_that_changed_or_was_removed_is_refused(folder: Path) -> None:
     images = BackgroundFolder(folder)
     image(5, 8).save(folder / "b.png")
     with pytest.raises(UserError, match=r"b\.png': has changed since the folder was opened"):
         images.texture(0)
     (folder / "c.jpg").unlink()
-    with pytest.raises(UserError, match=r"c\.jpg': cannot be read"):
+    with pytest.raises(UserError, match=r"c\.jpg': can no longer be read"):
         images.texture(1)
     data = (folder / "sub" / "a.BMP").read_bytes()
     (folder / "sub" / "a.BMP").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"a\.BMP': cannot be read"):
+    with pytest.raises(UserError, match=r"a\.BMP': can no longer be read"):
         images.texture(2)
 
 
@@ -119,7 +119,7 @@ def test_a_copy_for_a_worker_starts_with_an_empty_cache(folder: Path) -> None:
     assert len(pickle.dumps(images)) == size
 
 
-def test_drawn_images_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+def test_generated_images_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_images(tmp_path / name, count=4, seed=seed, size=24)
     names = ["000-one-over-f.png", "001-gradient.png", "002-dead-leaves.png", "003-one-over-f.png"]
@@ -132,7 +132,7 @@ def test_drawn_images_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert min(len(colors) for colors in shades) > 20
 
 
-def test_more_drawn_images_leave_the_first_as_they_were(tmp_path: Path) -> None:
+def test_more_generated_images_do_not_change_the_first_ones(tmp_path: Path) -> None:
     write_images(tmp_path / "few", count=2, seed=3, size=16)
     write_images(tmp_path / "many", count=5, seed=3, size=16)
     for file in (tmp_path / "few").iterdir():
@@ -211,20 +211,20 @@ def test_a_list_is_relative_to_its_own_folder_and_keeps_its_order(folder: Path) 
 
 
 def age(*files: Path) -> None:
-    """Make files old enough for the index to trust their times."""
+    """Make files old enough for the index to use their times."""
     for file in files:
         os.utime(file, ns=(10**18, 10**18))
 
 
-def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_again_inspects_only_changed_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     age(*(file for file in folder.rglob("*") if file.is_file()))
     first = BackgroundFolder(folder)
-    looked_into: list[str] = []
+    inspected: list[str] = []
     inspect = _index._inspect
-    monkeypatch.setattr(_index, "_inspect", lambda file: looked_into.append(file.name) or inspect(file))
+    monkeypatch.setattr(_index, "_inspect", lambda file: inspected.append(file.name) or inspect(file))
     again = BackgroundFolder(folder)
-    assert looked_into == []
+    assert inspected == []
     assert (again.digest, again.sizes_hw, again.unreadable) == (
         first.digest,
         first.sizes_hw,
@@ -232,12 +232,34 @@ def test_a_second_look_reads_only_what_changed(folder: Path, monkeypatch: pytest
     )
     image(6, 7).save(folder / "b.png")
     changed = BackgroundFolder(folder)
-    assert looked_into == ["b.png"] and changed.sizes_hw[0] == (6, 7) and changed.digest != first.digest
+    assert inspected == ["b.png"] and changed.sizes_hw[0] == (6, 7) and changed.digest != first.digest
     BackgroundFolder(folder)
-    assert looked_into == ["b.png", "b.png"]  # too young to be trusted by its time
+    assert inspected == ["b.png", "b.png"]  # too young: it may change again at the same time
 
 
-@pytest.mark.parametrize("harm", ["{", '{"format": 0}', '{"format": 1, "files": {"b.png": 3}}', "[]"])
+def test_two_lists_in_one_folder_keep_their_own_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    age(*(file for file in folder.rglob("*") if file.is_file()))
+    lists = [folder / "train.txt", folder / "val.txt"]
+    lists[0].write_text("b.png\nsub/a.BMP\n")
+    lists[1].write_text("c.jpg\n")
+    first = [BackgroundFolder(path).digest for path in lists]
+    inspected: list[Path] = []
+    monkeypatch.setattr(_index, "_inspect", inspected.append)
+    assert [BackgroundFolder(path).digest for path in lists] == first
+    assert inspected == []
+
+
+def test_equality_and_repr(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = tmp_path_factory.mktemp("copy") / "elsewhere"
+    shutil.copytree(folder, copy)
+    images = BackgroundFolder(folder)
+    assert images == BackgroundFolder(copy) and hash(images) == hash(BackgroundFolder(copy))
+    assert repr(images) == f"BackgroundFolder('{folder}', 3 images, 0 videos)"
+    (copy / "b.png").unlink()
+    assert images != BackgroundFolder(copy) and images != "another type"
+
+
+@pytest.mark.parametrize("harm", ["{", '{"format": 0}', '{"format": 2, "files": {"b.png": 3}}', "[]"])
 def test_a_broken_cache_costs_time_only(folder: Path, harm: str) -> None:
     age(*(file for file in folder.rglob("*") if file.is_file()))
     digest = BackgroundFolder(folder).digest
@@ -267,7 +289,7 @@ def test_the_cache_stands_where_the_environment_says(monkeypatch: pytest.MonkeyP
     assert cache_folder() == Path("/c/.cache/smile-video")
 
 
-def test_progress_counts_the_files_that_are_looked_into(folder: Path) -> None:
+def test_progress_counts_the_files_that_are_inspected(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     BackgroundFolder(folder, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -14,10 +14,9 @@ from PIL import Image
 from smile_synth import objects
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
-from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank
-from smile_synth.objects import _build as build
-from smile_synth.objects._cutout import clean_edge, prepare
-from smile_synth.objects._item import CutOut, Item
+from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank, ObjectInfo, _writer
+from smile_synth.objects._cut_out import clean_edge, prepare
+from smile_synth.objects._item import CutOut
 
 SMALL = CutOutOptions(min_side=8)
 DATA = Path(__file__).parents[3] / "../shared/data"
@@ -156,7 +155,7 @@ def test_bad_sources_and_options(tmp_path: Path) -> None:
 
     refused("no object source given")
     refused("missing': no such file or folder", tmp_path / "missing")
-    refused("1.png': not recognised; expected a folder or an annotation", good / "a" / "1.png")
+    refused("1.png': unknown format; expected a folder or an annotation", good / "a" / "1.png")
     refused("empty': the folder is empty", good, tmp_path / "empty")
     refused("useless': none of 1 items is usable, first a/1.png: transparent", good, tmp_path / "useless")
     refused("unknown object source 'builtin:shape'.*did you mean 'builtin:shapes'", "builtin:shape")
@@ -252,17 +251,17 @@ def test_a_stopped_build_of_something_else_is_begun_anew(tmp_path: Path) -> None
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
-    whole = build.make_objects
+    append = _writer.BankWriter.append
 
-    def full(items: Sequence[Item], *, cut: CutOutOptions) -> list[object]:
-        if items[0].source == "a/23.png":  # the first of the second batch
+    def full(writer: _writer.BankWriter, row: ObjectInfo, texels: bytes) -> None:
+        if row.source == "a/25.png":  # in the second batch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return list(whole(items, cut=cut))
+        append(writer, row, texels)
 
-    monkeypatch.setattr(build, "make_objects", full)
-    with pytest.raises(UserError, match="bank': No space left on device; what is done is kept"):
-        build_bank([tmp_path / "src"], tmp_path / "bank")
-    monkeypatch.setattr(build, "make_objects", whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(_writer.BankWriter, "append", full)
+        with pytest.raises(UserError, match="bank.part': cannot be written: No space left on device"):
+            build_bank([tmp_path / "src"], tmp_path / "bank")
     calls: list[int] = []
     build_bank([tmp_path / "src"], tmp_path / "bank", progress=lambda done, _: calls.append(done))
     assert calls[0] == 16
@@ -276,13 +275,13 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         patched.setattr(Path, "mkdir", read_only)  # root, who may run this, writes anywhere else
-        with pytest.raises(UserError, match="^cannot write '.*bank': Read-only file system$"):
+        with pytest.raises(UserError, match="^'.*bank.part': cannot be written: Read-only file system$"):
             build_bank([tmp_path / "src"], tmp_path / "bank")
-    with pytest.raises(UserError, match="cannot write '.*1.png/bank': Not a directory"):
+    with pytest.raises(UserError, match="1.png/.bank.part': cannot be written: Not a directory"):
         build_bank([tmp_path / "src"], tmp_path / "src" / "a" / "1.png" / "bank")
 
 
-def test_two_builders_of_one_bank_do_not_meet(tmp_path: Path) -> None:
+def test_two_builds_of_one_bank_exclude_each_other(tmp_path: Path) -> None:
     save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
 
     def second(done: int, total: int) -> None:

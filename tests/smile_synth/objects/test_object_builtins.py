@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from smile_synth.objects import ObjectBank, build_bank
-from smile_synth.objects import _photos as photos
-from smile_synth.objects import _shapes as shapes
+from smile_synth.objects.readers import _photos as photos
+from smile_synth.objects.readers import _shapes as shapes
 from smile_synth.objects._item import CutOut, ReadOptions
-from smile_synth.objects._outline import coverage
+from smile_synth.objects._polygons import coverage
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_cutouts_look_like_their_photo(bank: ObjectBank) -> None:
 
 def test_coins_are_cut_where_they_lie(bank: ObjectBank) -> None:
     coins = json.loads(photos.OUTLINE_FILE.read_text("utf-8"))["coins.png"]
-    photo = photos._load("coins.png", tuple(coins["size_hw"]))
+    photo = photos.load_photo("coins.png", tuple(coins["size_hw"]))
     for coin, object_id in zip(coins["objects"], bank.select(classes=["coin"]), strict=True):
         level = bank.texture(int(object_id)).level(0)
         ring = np.array(coin["rings"][0]).reshape(-1, 2)
@@ -132,7 +132,7 @@ def test_photos_that_are_not_installed_are_reported(tmp_path: Path, monkeypatch:
     moon = photos.SURFACES["moon.png"]
     surfaces = {"moon.png": moon, "nebula.png": moon, "rocket.jpg": moon}
     monkeypatch.setattr(photos, "SURFACES", surfaces)
-    monkeypatch.setattr(photos, "_things", list)
+    monkeypatch.setattr(photos, "_objects", list)
     report = build_bank(["builtin:photos"], tmp_path / "bank")
     assert report.num_objects == 9
     reasons = [(item.source, item.reason) for item in report.rejected]

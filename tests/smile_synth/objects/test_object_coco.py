@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
-from smile_synth.objects._coco import _decompressed, is_coco, read_coco
+from smile_synth.objects.readers._coco import _decompress, is_coco, read_coco
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._polygons import union_coverage
 
@@ -35,7 +35,7 @@ def taken(items: list[Item]) -> tuple[list[CutOut], dict[str, str]]:
     return cut_outs, rejected
 
 
-def picture(path: Path, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+def save_image(path: Path, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgb).save(path)
@@ -59,7 +59,7 @@ def document(path: Path, annotations: list[Any], images: list[Any] | None = None
 
 
 def test_polygons_and_run_lengths_are_cut_exactly(tmp_path: Path) -> None:
-    rgb = picture(tmp_path / "1.png")
+    rgb = save_image(tmp_path / "1.png")
     hard = np.zeros((HEIGHT, WIDTH), np.uint8)
     hard[1:4, 3:6] = 1
     hard[2, 4] = 0
@@ -96,7 +96,7 @@ def test_polygons_and_run_lengths_are_cut_exactly(tmp_path: Path) -> None:
 
 
 def test_smaller_objects_cover_larger_ones(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    save_image(tmp_path / "1.png")
     large, small = [0, 0, 6, 0, 6, 4, 0, 4], [1, 1, 3, 1, 3, 4, 1, 4]
     source = document(tmp_path / "a.json", [annotation(1, [large]), annotation(2, [small])])
     cut_outs, _ = taken(read_coco(source, ReadOptions()))
@@ -106,7 +106,7 @@ def test_smaller_objects_cover_larger_ones(tmp_path: Path) -> None:
 
 
 def test_crowd_regions_are_an_option(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    save_image(tmp_path / "1.png")
     rle = {"size": [HEIGHT, WIDTH], "counts": [6, 3, 26]}
     source = document(tmp_path / "a.json", [annotation(1, [SQUARE]), annotation(2, rle, iscrowd=1)])
     cut_outs, rejected = taken(read_coco(source, ReadOptions()))
@@ -117,8 +117,8 @@ def test_crowd_regions_are_an_option(tmp_path: Path) -> None:
 
 def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     for number in (1, 2):
-        picture(tmp_path / f"{number}.png", seed=number)
-    picture(tmp_path / "4.png", 6, 7)
+        save_image(tmp_path / f"{number}.png", seed=number)
+    save_image(tmp_path / "4.png", 6, 7)
     (tmp_path / "5.png").write_bytes(b"")
     size = {"size": [HEIGHT, WIDTH]}
     annotations = [
@@ -166,15 +166,15 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
         "1.png#7": "no segmentation: missing or empty",
         "1.png#8": "bad segmentation: neither lists of numbers nor run lengths",
         "1.png#9": "size differs: the image has 5x7 pixels, its run lengths 7x5",
-        "1.png#10": "damaged run lengths: they do not add up to 5x7 pixels",
-        "1.png#11": "damaged run lengths: they do not add up to 5x7 pixels",
-        "1.png#12": "damaged run lengths: they do not add up to 5x7 pixels",
-        "1.png#13": "damaged run lengths: the compressed text breaks off",
+        "1.png#10": "damaged run lengths: their sum is not 5x7 pixels",
+        "1.png#11": "damaged run lengths: their sum is not 5x7 pixels",
+        "1.png#12": "damaged run lengths: their sum is not 5x7 pixels",
+        "1.png#13": "damaged run lengths: the compressed text is incomplete",
         "1.png#14": "damaged run lengths: not COCO's compressed text",
         "1.png#15": "bad segmentation: neither lists of numbers nor run lengths",
         "1.png#16": "bad segmentation: neither lists of numbers nor run lengths",
-        "1.png#17": "empty mask: no pixel lies inside",
-        "1.png#18": "empty mask: no pixel lies inside",
+        "1.png#17": "empty mask: no pixel is inside",
+        "1.png#18": "empty mask: no pixel is inside",
         "annotations[19]": "unknown image: annotation 19 has image_id 77",
         "annotations[20]": "unknown image: annotation 20 has image_id [1]",
         "3.png": "missing file",
@@ -182,7 +182,7 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
         "5.png": "empty file",
         "2.png#24": "no segmentation: missing or empty",
         "annotations[25]": "unusable entry: not an annotation but str",
-        "images[5]": "listed twice: id 2 or 2.png is in 'images' before",
+        "images[5]": "listed twice: an earlier entry has id 2 or file 2.png",
         "images[6]": "unusable entry: no id or no file name",
         "images[7]": "unusable entry: no id or no file name",
     }
@@ -193,7 +193,7 @@ def test_compressed_run_lengths_are_decoded_as_by_pycocotools() -> None:
     for number in range(30):
         mask = np.asfortranarray(rng.random((9 + number * 7, 13)) < rng.random(), np.uint8)
         text = coco_mask.encode(mask)["counts"].decode()
-        counts = _decompressed(text)
+        counts = _decompress(text)
         decoded = np.repeat(np.arange(len(counts)) % 2, counts).reshape(mask.T.shape).T
         np.testing.assert_array_equal(decoded, mask)
 
@@ -233,7 +233,7 @@ def test_a_image_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: P
 def test_images_are_found_where_datasets_keep_them(
     tmp_path: Path, json_name: str, image: str, more: dict[str, Any]
 ) -> None:
-    picture(tmp_path / image)
+    save_image(tmp_path / image)
     source = document(tmp_path / json_name, [annotation(1, [SQUARE])], [entry(1, **more)])
     for given in (source, str(tmp_path)):
         assert is_coco(Path(given))
@@ -243,13 +243,13 @@ def test_images_are_found_where_datasets_keep_them(
 
 
 def test_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
-    picture(tmp_path / "elsewhere" / "train2017" / "1.png")
+    save_image(tmp_path / "elsewhere" / "train2017" / "1.png")
     url = {"file_name": None, "coco_url": "http://x.org/train2017/1.png"}
     source = document(tmp_path / "in" / "a.json", [annotation(1, [SQUARE])], [entry(1, **url)])
     items = read_coco(source, ReadOptions(images=tmp_path / "elsewhere"))
     assert [found.source for found in taken(items)[0]] == ["train2017/1.png#1"]
     with pytest.raises(
-        UserError, match=r"none of its 1 images is there, first train2017/1.png; looked in .*/in;"
+        UserError, match=r"none of its 1 images was found, first train2017/1.png; searched in .*/in;"
     ):
         read_coco(source, ReadOptions())
     with pytest.raises(UserError, match="folder of images '.*gone': no such folder"):
@@ -260,7 +260,7 @@ def test_one_of_several_files_is_to_be_named(tmp_path: Path) -> None:
     for name in ("instances_train2017", "instances_val2017", "captions_val2017", "person_keypoints_val2017"):
         document(tmp_path / "annotations" / f"{name}.json", [])
     with pytest.raises(
-        UserError, match=r"2 annotation files, name one of annotations/instances_train2017.json, ann"
+        UserError, match=r"2 annotation files, pass one of annotations/instances_train2017.json, ann"
     ):
         read_coco(str(tmp_path), ReadOptions())
 
@@ -275,7 +275,7 @@ def test_one_of_several_files_is_to_be_named(tmp_path: Path) -> None:
             '{"images": [], "annotation": []}',
             r"no 'annotations' at top, its keys are images, annotation; did you mean",
         ),
-        ('{"images": [], "annotations": {}}', r"'annotations' is no list"),
+        ('{"images": [], "annotations": {}}', r"'annotations' must be a list"),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
             r"categories\[0\] lacks an id or a name",
@@ -284,7 +284,7 @@ def test_one_of_several_files_is_to_be_named(tmp_path: Path) -> None:
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
             r"categories: id 1 is both 'a' and 'b'",
         ),
-        ("[" * 100_000, "not to be read as JSON"),
+        ("[" * 100_000, "cannot be parsed as JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -305,7 +305,7 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
 
 
 def test_text_that_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    save_image(tmp_path / "1.png")
     images = [entry(1), entry(2, file_name="a\0\ud800.png"), entry(3, file_name="a" * 300)]
     anns = [annotation("x\ud800", [SQUARE]), *(annotation(n, [SQUARE], image_id=n) for n in (2, 3))]
     cut_outs, rejected = taken(read_coco(document(tmp_path / "a.json", anns, images), ReadOptions()))

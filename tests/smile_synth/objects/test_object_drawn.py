@@ -9,9 +9,9 @@ import pytest
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.io.images import Reject
-from smile_synth.objects import _drawn as drawn
+from smile_synth.objects.readers import _drawn as drawn
 from smile_synth.objects._item import CutOut, ReadOptions
-from smile_synth.objects._photos import SURFACES
+from smile_synth.objects.readers._photos import SURFACES
 
 CLASS = re.compile(r"circle|ellipse|polygon-[3-9]|star-[3-9]|blob|letter-[A-Z]|digit-[0-9]")
 
@@ -86,8 +86,8 @@ def test_nothing_is_degenerate(drawings: list[CutOut]) -> None:
 
 @pytest.mark.parametrize("rings", [[[0, 0], [9, 0], [9, 1], [0, 1]], [[0, 0], [9, 9], [8, 9], [0, 1]]])
 def test_slivers_are_refused(rings: list[list[int]]) -> None:
-    assert not drawn._is_sound(drawn._fitted([np.array(rings, np.float64)]))
-    assert drawn._is_sound(drawn._fitted([np.array([[0, 0], [9, 0], [0, 5]], np.float64)]))
+    assert not drawn._is_thick_enough(drawn._fitted([np.array(rings, np.float64)]))
+    assert drawn._is_thick_enough(drawn._fitted([np.array([[0, 0], [9, 0], [0, 5]], np.float64)]))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Near-duplicates, drawing by class, device copies, merging, exporting, contact sheets."""
+"""Near-duplicates, filters, probabilities of classes, merging, exporting, contact sheets."""
 
 import csv
 import json
@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from smile_synth.core.errors import UserError
 from smile_synth.core.texture import Texture
 from smile_synth.io.images import Reject
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank, export_bank, merge_banks
-from smile_synth.objects._cutout import prepare
-from smile_synth.objects._duplicates import DuplicateIndex, appearance_of
+from smile_synth.objects._cut_out import prepare
+from smile_synth.objects._duplicates import DuplicateIndex, fingerprint_of
 from smile_synth.objects._item import CutOut
 from smile_synth.objects._manage import straight_rgba
 from smile_synth.recipe import Recipe
@@ -59,7 +58,7 @@ def bank_of(folder: Path, sizes: dict[str, int], *, first: int = 0, **options: o
 def test_near_duplicates_are_found_and_others_are_not() -> None:
     rng = np.random.default_rng(0)
     index = DuplicateIndex(4)
-    appearance = [appearance_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
+    appearance = [fingerprint_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
     for number, look in enumerate(appearance):
         assert index.find(look) is None
         index.add(look, str(number))
@@ -67,14 +66,14 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
         again = blob(number, 70, 60).astype(int)
         again[..., :3] += rng.integers(-6, 7, again[..., :3].shape)  # recompressed, say
         again = np.clip(again, 0, 255).astype(np.uint8)
-        assert index.find(appearance_of(Texture.from_straight_rgba(again))) == str(number)
+        assert index.find(fingerprint_of(Texture.from_straight_rgba(again))) == str(number)
         smaller = np.array(Image.fromarray(again).resize((51, 60)))
-        assert index.find(appearance_of(Texture.from_straight_rgba(smaller))) == str(number)
+        assert index.find(fingerprint_of(Texture.from_straight_rgba(smaller))) == str(number)
         other = again.copy()
         other[..., :3] = other[..., [1, 2, 0]]  # the same thing in other colours is another thing
-        assert index.find(appearance_of(Texture.from_straight_rgba(other))) is None
+        assert index.find(fingerprint_of(Texture.from_straight_rgba(other))) is None
         stretched = np.array(Image.fromarray(again).resize((90, 60)))
-        assert index.find(appearance_of(Texture.from_straight_rgba(stretched))) is None
+        assert index.find(fingerprint_of(Texture.from_straight_rgba(stretched))) is None
     keeps_all = DuplicateIndex(-1)
     keeps_all.add(appearance[0], "0")
     assert keeps_all.find(appearance[0]) is None
@@ -82,7 +81,7 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
 
 @pytest.mark.parametrize("distance", [0, 3, 7])
 def test_every_hash_within_the_distance_is_found(distance: int) -> None:
-    look = appearance_of(Texture.from_straight_rgba(blob(1)))
+    look = fingerprint_of(Texture.from_straight_rgba(blob(1)))
     rng = np.random.default_rng(distance)
     index = DuplicateIndex(distance)
     index.add(look, "it")
@@ -106,7 +105,7 @@ def test_filters_tell_what_is_wrong() -> None:
 
     refused("^truncated by the image's border: 6% of its outline", replace(found, truncation=0.06))
     refused("^mostly covered: 51% by others", replace(found, covered=0.51))
-    refused("^too thin: the largest circle inside is", replace(found, rgba=thin))
+    refused("^too thin: the largest inscribed circle is", replace(found, rgba=thin))
     refused("^too small: 40x33 pixels, the least side is 34", found, replace(CUT, min_side=34))
     pieces = replace(CUT, min_largest_part=0.8)
     refused(r"^in pieces: 6\d% of it is in its largest part", replace(found, rgba=two), pieces)
@@ -179,26 +178,11 @@ def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
     assert bank.select(classes=["ant", "cat"], exclude_classes=["cat"]).tolist() == [0]
     with pytest.raises(UserError, match="has no class 'cats'; did you mean 'cat'"):
         bank.select(exclude_classes=["cats"])
-    with pytest.raises(UserError, match="no object of the classes ant but ant in split 'any'"):
+    with pytest.raises(UserError, match="no object of the classes ant without ant in split 'any'"):
         bank.select(classes=["ant"], exclude_classes=["ant"])
 
 
-def test_device_copy_of_all_and_of_some(tmp_path: Path) -> None:
-    bank = bank_of(tmp_path, {"ant": 2, "bee": 3})
-    everything = bank.to_device("cpu")
-    assert torch.equal(everything.texels, torch.tensor(np.array(bank.texels)))
-    some = bank.to_device("cpu", np.array([0, 1, 3]))
-    assert some.object_ids.tolist() == [0, 1, 3]
-    for place, object_id in enumerate((0, 1, 3)):
-        texture = bank.texture(object_id)
-        start = int(some.texel_offsets[place])
-        copied = some.texels[start : start + len(texture.texels)].numpy()
-        np.testing.assert_array_equal(copied, texture.texels)
-        assert some.sizes_hw[place].tolist() == [texture.height, texture.width]
-    assert len(some.texels) == sum(len(bank.texture(i).texels) for i in (0, 1, 3))
-
-
-def test_merging_keeps_objects_and_leaves_twins_out(tmp_path: Path) -> None:
+def test_merging_keeps_objects_and_rejects_near_duplicates(tmp_path: Path) -> None:
     first = bank_of(tmp_path / "a", {"ant": 3, "bee": 2})
     second = bank_of(tmp_path / "b", {"bee": 2, "cow": 3}, first=4)  # its first is the last of the other
     digest, kept, dropped = merge_banks([first, second], tmp_path / "both")
@@ -218,12 +202,12 @@ def test_merging_keeps_objects_and_leaves_twins_out(tmp_path: Path) -> None:
     assert [source["bank_digest"] for source in sources] == [first.digest, second.digest]
     with pytest.raises(UserError, match="both' is one of the banks to be merged"):
         merge_banks([bank, first], tmp_path / "both", overwrite=True)
-    with pytest.raises(UserError, match="nothing in it that the banks before it lack"):
+    with pytest.raises(UserError, match="all of its objects are in the banks before it"):
         merge_banks([first, first], tmp_path / "twice")
     assert not (tmp_path / "twice").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_image_never_stands_on_both_sides(tmp_path: Path) -> None:
+def test_all_objects_of_an_image_are_in_one_split(tmp_path: Path) -> None:
     """Objects of one image in two banks, split by different seeds."""
     for name, seed in (("a", 0), ("b", 1)):
         for k in range(20):
@@ -232,7 +216,7 @@ def test_a_image_never_stands_on_both_sides(tmp_path: Path) -> None:
         (tmp_path / name / "src" / "index.csv").write_text(f"file,source_image\n{rows}\n")
         build_bank([tmp_path / name / "src"], tmp_path / name / "bank", cut=CUT, seed=seed, test_fraction=0.4)
     banks = [ObjectBank.open(tmp_path / name / "bank") for name in ("a", "b")]
-    with pytest.raises(UserError, match=r"objects come from images.*first photo\d+ \(\w+ in .*--resplit"):
+    with pytest.raises(UserError, match=r"objects are from images.*first photo\d+ \(\w+ in .*with resplit"):
         merge_banks(banks, tmp_path / "both")
     merge_banks(banks, tmp_path / "both", resplit=True, seed=3, test_fraction=0.3)
     both = ObjectBank.open(tmp_path / "both")
@@ -296,14 +280,14 @@ def test_sheet_shows_objects_on_what_is_behind(tmp_path: Path) -> None:
     save(tmp_path / "src" / "blue" / "1.png", blob(3))
     build_bank([tmp_path / "src"], tmp_path / "bank", cut=CUT)
     bank = ObjectBank.open(tmp_path / "bank")
-    sheet = object_sheet(bank, [1, 0, 1], behind=(0, 255, 0), side=44, columns=2, captions=False)
+    sheet = object_sheet(bank, [1, 0, 1], background=(0, 255, 0), side=44, columns=2, captions=False)
     assert sheet.shape == (88, 88, 3)
     assert sheet[22, 22].tolist() == [250, 0, 0] and sheet[22, 3].tolist()[0] > 200  # 40 wide in 44
     assert sheet[2, 2].tolist() == sheet[46, 2].tolist() == [0, 255, 0]
     assert sheet[60, 60].tolist() == [245, 245, 245]  # an empty cell is paper
     photo = np.zeros((30, 90, 3), np.uint8)
     photo[:, 30:60] = 99  # only the middle fills a cell
-    assert (object_sheet(bank, [0], behind=photo, side=44, captions=False)[0] == 99).all()
+    assert (object_sheet(bank, [0], background=photo, side=44, captions=False)[0] == 99).all()
     named = object_sheet(bank, [0, 1], side=44)
     assert named.shape == (60, 88, 3) and named[45:].min() < 150
     with pytest.raises(ValueError, match="at least one object"):

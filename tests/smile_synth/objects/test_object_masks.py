@@ -8,9 +8,10 @@ from PIL import Image
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Item, ReadOptions
-from smile_synth.objects._mask_cut import Photo
-from smile_synth.objects._pairs import is_pairs, read_pairs
-from smile_synth.objects._palette import is_davis, is_voc, read_davis, read_voc
+from smile_synth.objects.readers._masks import Photo
+from smile_synth.objects.readers._pairs import is_pairs, read_pairs
+from smile_synth.objects.readers._davis import is_davis, read_davis
+from smile_synth.objects.readers._voc import is_voc, read_voc
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -89,7 +90,7 @@ def test_voc(tmp_path: Path) -> None:
     assert rejected.pop("cut").startswith("damaged XML: cut.xml: unclosed token")  # the rest is expat's
     assert rejected == {
         "far": "size differs: the image has 5x7 pixels, its mask 2x7",
-        "empty": "empty mask: no pixel lies inside",
+        "empty": "empty mask: no pixel is inside",
         "grey": "unusable mask: mode RGB, expected a palette or 8-bit grey",
         "lost": "missing file",
         "void": "unusable mask: empty file",
@@ -200,14 +201,14 @@ def test_pairs_name_what_has_no_partner(tmp_path: Path) -> None:
     cut_outs, rejected = taken(read_pairs(str(tmp_path), ReadOptions()))
     assert list(cut_outs) == ["images/good.jpg#1"]
     assert rejected == {
-        "images/alone.png": "no mask: nothing named so in masks/",
-        "images/good.png": "ambiguous name: good.jpg stands beside it",
+        "images/alone.png": "no mask: no file of this name in masks/",
+        "images/good.png": "ambiguous name: good.jpg has the same one",
         "images/notes.txt": "not an image: expected .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff",
         "images/small.png": "size differs: the image has 5x7 pixels, its mask 2x7",
-        "images/empty.png": "empty mask: no pixel lies inside",
+        "images/empty.png": "empty mask: no pixel is inside",
         "images/float.png": "unusable mask: mode F, expected whole numbers or colours",
-        "images/busy.png": "unusable mask: 1601 different values, at most 1000 objects are expected",
-        "masks/lost.png": "no image: nothing named so in images/",
+        "images/busy.png": "unusable mask: 1601 different values, at most 1000 objects are allowed",
+        "masks/lost.png": "no image: no file of this name in images/",
     }
 
 

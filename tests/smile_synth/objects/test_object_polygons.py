@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smile_synth.objects import _polygons
-from smile_synth.objects._outline import coverage
+from smile_synth.objects._polygons import coverage
 from smile_synth.objects._polygons import union_coverage
 
 

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.files import key_of
+from smile_synth.io.files import content_key
 from smile_synth.io.images import Reject
 from smile_synth.objects import _regions as regions
 from smile_synth.objects._item import CutOut, ReadOptions
+from smile_synth.objects._regions import METHOD
+from smile_synth.objects.readers._images import read_images
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 
@@ -113,7 +115,7 @@ def test_reader(tmp_path: Path) -> None:
     Image.fromarray(scene(shapes=False)[0]).save(tmp_path / "void.png")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "broken.jpg").write_bytes(b"")
-    items = {item.source: item for item in regions.read_images(str(tmp_path), ReadOptions())}
+    items = {item.source: item for item in read_images(str(tmp_path), ReadOptions())}
     assert list(items) == ["broken.jpg", "köln a/b/1 é.png", "notes.txt", "top.webp", "void.png"]
     assert pickle.loads(pickle.dumps(list(items.values()))) == list(items.values())
 
@@ -126,8 +128,8 @@ def test_reader(tmp_path: Path) -> None:
         f"{nested.source}#1",
     )
     assert first.source_image == nested.source and first.from_photo and first.annotation_id == ""
-    assert nested.path is not None and first.image_key == key_of(nested.path.read_bytes())
-    assert first.attributes["method"] == regions.METHOD and 0.35 <= float(first.attributes["score"]) <= 1
+    assert nested.path is not None and first.image_key == content_key(nested.path.read_bytes())
+    assert first.attributes["method"] == METHOD and 0.35 <= float(first.attributes["score"]) <= 1
     alpha = first.rgba[..., 3]
     assert alpha[[0, -1]].any(axis=1).all() and alpha[:, [0, -1]].any(axis=0).all()
     assert first.truncation == 0
@@ -145,9 +147,9 @@ def test_reader(tmp_path: Path) -> None:
 
 def test_unusable_sources(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere': no such folder"):
-        regions.read_images(str(tmp_path / "nowhere"), ReadOptions())
+        read_images(str(tmp_path / "nowhere"), ReadOptions())
     with pytest.raises(UserError, match="the folder is empty; expected images"):
-        regions.read_images(str(tmp_path), ReadOptions())
+        read_images(str(tmp_path), ReadOptions())
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no shared data")

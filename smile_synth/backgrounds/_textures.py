@@ -1,4 +1,4 @@
-"""Background images made from nothing: coloured 1/f noise, gradients and dead leaves."""
+"""Generate background images: coloured 1/f noise, dead leaves and gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
 
-def _spectrum(size: int, exponent: float, *, rng: RandomStream) -> Float:
+def _noise(size: int, exponent: float, *, rng: RandomStream) -> Float:
     """Draw a periodic image ``[S, S]`` in 0..1 whose amplitude falls as 1 / frequency^exponent."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1.0
@@ -33,12 +33,12 @@ def _spectrum(size: int, exponent: float, *, rng: RandomStream) -> Float:
 def one_over_f(size: int, *, rng: RandomStream, exponent: float | None = None) -> UInt8:
     """Draw coloured 1/f noise ``[S, S, 3]``, periodic; amplitudes fall as 1 / frequency^exponent.
 
-    An exponent left out is drawn from 1.0 to 1.8, around natural images' 1.2-1.4.
+    By default the exponent is drawn from 1.0 to 1.8; natural images have 1.2 to 1.4.
     """
     if exponent is None:
         exponent = rng.uniform(1.0, 1.8)
-    common = _spectrum(size, exponent, rng=rng)
-    channels = np.stack([_spectrum(size, exponent, rng=rng) for _ in range(3)], axis=-1)
+    common = _noise(size, exponent, rng=rng)
+    channels = np.stack([_noise(size, exponent, rng=rng) for _ in range(3)], axis=-1)
     mixed = 0.6 * common[..., None] + 0.4 * channels
     low, high = np.sort(rng.uniforms(0, 255, 2, 3), axis=0)
     return np.asarray((low + mixed * (high - low)).round(), np.uint8)
@@ -54,7 +54,7 @@ def gradient(size: int, *, rng: RandomStream) -> UInt8:
 def dead_leaves(size: int, *, rng: RandomStream, periodic: bool = False) -> UInt8:
     """Draw overlapping discs ``[S, S, 3]``, radii by the r^-3 law of natural occlusion (Lee et al., 2001).
 
-    With ``periodic`` a disc that leaves at one side comes in at the other.
+    With ``periodic`` a disc that crosses one side continues at the opposite side.
     """
     shifts = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if periodic else [(0, 0)]
     image = np.full((size, size, 3), rng.integers(256, 3), np.uint8)
@@ -76,7 +76,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 
 
 def write_images(folder: Path, *, count: int, seed: int, size: int = 160) -> None:
-    """Write ``count`` drawn images, one kind after the other; the same files for the same seed."""
+    """Write ``count`` generated images, one kind after the other; a seed always gives the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         kind = list(KINDS)[index % len(KINDS)]
@@ -85,16 +85,18 @@ def write_images(folder: Path, *, count: int, seed: int, size: int = 160) -> Non
 
 
 @lru_cache(maxsize=4)
-def drawn_texture(kind: str, key: tuple[int, int], size: int, exponent: float) -> Texture:
-    """Draw the texture ``size x size`` of a background: a pure function of its arguments.
+def generated_texture(kind: str, key: tuple[int, int], size: int, exponent: float) -> Texture:
+    """Generate the texture ``size x size`` of a background: a pure function of its arguments.
 
     Args:
         kind: a name of `KINDS`. 1/f noise and dead leaves are periodic.
         key: two numbers, each 0 .. 2^63 - 1.
         size: side in pixels.
-        exponent: of 1/f noise; the other kinds have none.
+        exponent: exponent of 1/f noise; other kinds ignore it.
     """
-    own: dict[str, dict[str, Any]] = {"one-over-f": {"exponent": exponent}, "dead-leaves": {"periodic": True}}
-    return Texture.opaque(
-        KINDS[kind](size, rng=RandomStream(*key, f"background {kind}"), **own.get(kind, {}))
-    )
+    options: dict[str, dict[str, Any]] = {
+        "one-over-f": {"exponent": exponent},
+        "dead-leaves": {"periodic": True},
+    }
+    rng = RandomStream(*key, f"background {kind}")
+    return Texture.opaque(KINDS[kind](size, rng=rng, **options.get(kind, {})))

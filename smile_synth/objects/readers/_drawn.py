@@ -1,16 +1,16 @@
-"""``drawn:COUNT``: as many drawn shapes as wanted, each a pure function of (seed, number).
+"""``drawn:COUNT``: any number of drawn shapes, each a pure function of (seed, number).
 
-Classes: ``circle``, ``ellipse``, ``polygon-3`` .. ``polygon-9`` (convex; regular or not, by the number of
-corners), ``star-3`` .. ``star-9`` (by the number of points; regular or not), ``blob``, ``letter-A`` ..
-``letter-Z``, ``digit-0`` .. ``digit-9``. A kind is drawn by the weights of KINDS, its member uniformly.
+Classes: ``circle``, ``ellipse``, ``polygon-3`` .. ``polygon-9`` (convex, regular or irregular, by the
+number of corners), ``star-3`` .. ``star-9`` (regular or irregular, by the number of points), ``blob``,
+``letter-A`` .. ``letter-Z``, ``digit-0`` .. ``digit-9``. The weights of KINDS decide the kind; its members
+are drawn uniformly.
 
-Attributes: ``shape``, the kind; ``texture``, one of TEXTURES; ``color``, a key of COLOURS, of all but
-untinted photographs; ``photo``, the material, of photographs.
+Attributes: ``shape``, the kind; ``texture``, a key of TEXTURES; ``color``, a key of COLOURS, except for
+untinted photographs; ``photo``, the material of photographs.
 """
 
 from __future__ import annotations
 
-import colorsys
 import math
 import re
 import string
@@ -21,18 +21,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
-from smile_synth.objects._item import CutOut, ReadOptions, Rejected, UInt8
-from smile_synth.objects._outline import coverage
-from smile_synth.objects._photos import SURFACES, _load
-from smile_synth.objects._shapes import COLOURS as HUES
-from smile_synth.objects._shapes import HUE_JITTER_DEGREES, _noisy, _rounded
+from smile_synth.io.images import UInt8
+from smile_synth.objects._item import CutOut, ReadOptions
+from smile_synth.objects._polygons import coverage
+from smile_synth.objects.readers import _drawing
+from smile_synth.objects.readers._drawing import (
+    HUE_JITTER_DEGREES,
+    Float,
+    light,
+    rgb_of,
+    rgba_of,
+    rounded,
+    turned,
+    value_noise,
+)
+from smile_synth.objects.readers._photos import SURFACES, load_photo
 
-Float = NDArray[np.float64]
 Rings = list[Float]
 DEFAULT_COUNT = 1000
 LONG_SIDE = 192
@@ -40,9 +48,9 @@ MIN_FILL = 0.15  # of the box
 MIN_ASPECT = 0.3  # short side of the box by its long side
 MIN_THICKNESS = 0.12  # widest circle inside, by the long side
 CORNERS = range(3, 10)
-# Bold, so that a letter is a body and not a wire. They ship with matplotlib.
+# Bold, so that letters are not too thin. Matplotlib ships these fonts.
 FONTS = ("DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic")
-COLOURS = HUES | {
+COLOURS = _drawing.COLOURS | {
     "brown": (24, 0.62, 0.50),
     "black": (230, 0.20, 0.17),
     "gray": (220, 0.08, 0.55),
@@ -59,10 +67,10 @@ class Drawing:
 
     @property
     def source(self) -> str:
-        """Name the drawing, its seed included."""
+        """The name, with the seed."""
         return f"drawn/seed{self.seed}-{self.number:07d}"
 
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
+    def cut_outs(self) -> Iterator[CutOut]:
         """Draw the shape.
 
         Raises:
@@ -72,24 +80,24 @@ class Drawing:
         class_name, alpha = _shape(rng)
         height, width = alpha.shape
         texture = list(TEXTURES)[rng.integer(len(TEXTURES))]
-        rgb, facts, licence = TEXTURES[texture](height, width, rng)
+        rgb, attributes, licence = TEXTURES[texture](height, width, rng)
         yield CutOut(
             class_name=class_name,
             source=self.source,
             source_image=self.source,
-            # Crops of one photograph overlap: all of them stay on one side of the split.
-            image_key=f"scikit-image {facts['photo']}" if "photo" in facts else self.source,
-            rgba=np.dstack([np.floor(np.clip(rgb, 0, 255) + 0.5).astype(np.uint8), alpha]),
+            # Crops of one photograph overlap, so they must be on the same side of the split.
+            image_key=f"scikit-image {attributes['photo']}" if "photo" in attributes else self.source,
+            rgba=rgba_of(rgb, alpha),
             licence=licence,
-            attributes={"shape": class_name.split("-")[0], "texture": texture, **facts},
+            attributes={"shape": class_name.split("-")[0], "texture": texture, **attributes},
         )
 
 
 def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
     """List drawings: ``drawn:5000`` for 5000 of them, ``drawn`` alone for 1000.
 
-    Each counts as an image of its own, but for those with a crop of the same photograph. The first n
-    drawings of a seed are the same whatever the count.
+    Each counts as its own image, except that all crops of one photograph count as the same image. The
+    first n drawings of a seed are the same for every count.
 
     Raises:
         UserError: the count is not a whole number from 1 to 9999999.
@@ -109,9 +117,9 @@ def _shape(rng: RandomStream) -> tuple[str, UInt8]:
     for _ in range(1000):
         suffix, rings = KINDS[kind][1](rng)
         alpha = _fitted(rings)
-        if _is_sound(alpha):
+        if _is_thick_enough(alpha):
             return kind + suffix, alpha
-    raise AssertionError(f"no sound {kind}")
+    raise AssertionError(f"no usable {kind}")
 
 
 def _fitted(rings: Rings) -> UInt8:
@@ -121,7 +129,7 @@ def _fitted(rings: Rings) -> UInt8:
     return coverage([(ring - low) * scale for ring in rings], int(height), int(width))
 
 
-def _is_sound(alpha: UInt8) -> bool:
+def _is_thick_enough(alpha: UInt8) -> bool:
     if min(alpha.shape) < MIN_ASPECT * max(alpha.shape) or alpha.mean() < MIN_FILL * 255:
         return False
     inside = np.pad((alpha >= 128).astype(np.uint8), 1)
@@ -129,25 +137,25 @@ def _is_sound(alpha: UInt8) -> bool:
     return bool(2 * radius >= MIN_THICKNESS * LONG_SIDE)
 
 
-# A kind returns the rest of the class name and rings as `coverage` takes them, in any unit.
+# A kind returns the rest of the class name, and rings for `coverage` in any unit.
 def _circle(rng: RandomStream) -> tuple[str, Rings]:
     return "", [_polar(np.ones(180))]
 
 
 def _ellipse(rng: RandomStream) -> tuple[str, Rings]:
-    return "", [_turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
+    return "", [turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
 
 
 def _polygon(rng: RandomStream) -> tuple[str, Rings]:
     corners = CORNERS[rng.integer(len(CORNERS))]
     angles = 2 * np.pi * np.arange(corners) / corners
     stretch = 1.0
-    if rng.random() < 0.6:  # corners stay on an ellipse: convex, however they are spread
+    if rng.random() < 0.6:  # corners on an ellipse, so the polygon is convex
         angles = angles + rng.uniforms(-0.38, 0.38, corners) * 2 * np.pi / corners
         stretch = rng.uniform(0.6, 1.0)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    ring = _turned(_turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
-    return f"-{corners}", [_rounded(ring, rng.uniform(0.0, 0.2))]
+    ring = turned(turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
+    return f"-{corners}", [rounded(ring, rng.uniform(0.0, 0.2))]
 
 
 def _star(rng: RandomStream) -> tuple[str, Rings]:
@@ -158,11 +166,11 @@ def _star(rng: RandomStream) -> tuple[str, Rings]:
         radius = radius * rng.uniforms(0.78, 1.0, 2 * points)
         angles = angles + rng.uniforms(-0.2, 0.2, 2 * points) * np.pi / points
     ring = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
-    return f"-{points}", [_rounded(_turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))]
+    return f"-{points}", [rounded(turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))]
 
 
 def _blob(rng: RandomStream) -> tuple[str, Rings]:
-    """A smooth closed curve: the log of its radius is a sum of the harmonics 2..6."""
+    """Draw a smooth closed curve: the log of its radius is a sum of the harmonics 2..6."""
     harmonic = np.arange(2, 7)[:, None]
     size = 0.42 * rng.normals(*harmonic.shape) / harmonic
     phase = rng.uniforms(0, 2 * np.pi, *harmonic.shape)
@@ -181,9 +189,9 @@ def _digit(rng: RandomStream) -> tuple[str, Rings]:
 def _written(characters: str, rng: RandomStream) -> tuple[str, Rings]:
     character = characters[rng.integer(len(characters))]
     rings = _glyph(FONTS[rng.integer(len(FONTS))], character)
-    # Turned little: a 6 is no 9, an N no Z.
+    # A small rotation, because a rotated 6 is a 9 and a rotated N is a Z.
     stretch, degrees = [1, math.exp(rng.uniform(-0.2, 0.2))], rng.uniform(-18, 18)
-    return f"-{character}", [_turned(ring * stretch, degrees) for ring in rings]
+    return f"-{character}", [turned(ring * stretch, degrees) for ring in rings]
 
 
 # Name: weight, outline.
@@ -201,7 +209,7 @@ KINDS: dict[str, tuple[float, Callable[[RandomStream], tuple[str, Rings]]]] = {
 @lru_cache(maxsize=256)
 def _glyph(font: str, character: str) -> Rings:
     """Trace a character: its outline first, then the holes."""
-    # Imported here: they would slow down every start of the program.
+    # Imported here because these imports are slow.
     import matplotlib
     from skimage import measure
 
@@ -210,7 +218,7 @@ def _glyph(font: str, character: str) -> Rings:
     canvas = Image.new("L", (800, 800))
     ImageDraw.Draw(canvas).text((160, 100), character, fill=255, font=face)
     found = measure.find_contours(np.asarray(canvas, np.float64), 127.5)  # type: ignore[no-untyped-call]
-    # A fifth of a pixel of 480 is not seen, and most points of a straight stroke can go.
+    # Removes most points of straight strokes; an error of a fifth of a pixel in 480 is invisible.
     rings = [
         cv2.approxPolyDP(ring[:-1, ::-1].astype(np.float32), 0.2, True)[:, 0].astype(np.float64)
         for ring in found
@@ -223,23 +231,17 @@ def _polar(radius: Float) -> Float:
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _turned(ring: Float, degrees: float) -> Float:
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turned: Float = ring @ np.array([[cos, sin], [-sin, cos]])
-    return turned
-
-
-# A texture returns RGB [H, W, 3] in about 0..255, what is known of it, and its licence.
+# A texture returns RGB [H, W, 3] in about 0..255, its attributes, and its licence.
 Paint = tuple[Float, dict[str, str], str]
 
 
 def _solid(height: int, width: int, rng: RandomStream) -> Paint:
     name, colour = _colour(rng)
-    return colour * _light(height, width, rng, least=0.15), {"color": name}, "CC0"
+    return colour * light(height, width, rng, least=0.15), {"color": name}, "CC0"
 
 
 def _striped(height: int, width: int, rng: RandomStream) -> Paint:
-    """Straight or wavy stripes of two tones, anti-aliased over a pixel."""
+    """Draw straight or wavy stripes of two tones, anti-aliased over a pixel."""
     (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
     x, y = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
     angle, frequency = rng.uniform(0, math.pi), rng.uniform(2.5, 8) / LONG_SIDE
@@ -249,22 +251,22 @@ def _striped(height: int, width: int, rng: RandomStream) -> Paint:
     cycles = cycles + wave * np.sin(2 * np.pi * (across * rng.uniform(1, 3) / LONG_SIDE + rng.random()))
     from_middle = np.abs(cycles - np.floor(cycles) - 0.5)
     share = np.clip((from_middle - rng.uniform(0.15, 0.35)) / frequency + 0.5, 0, 1)[..., None]
-    return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
+    return (first + (second - first) * share) * light(height, width, rng), {"color": name}, "CC0"
 
 
 def _noise(height: int, width: int, rng: RandomStream) -> Paint:
-    """Value noise between two tones, from cloudy to hard-edged."""
+    """Draw value noise between two tones, from soft to hard-edged."""
     (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
-    share = _noisy(height, width, rng, LONG_SIDE)
+    share = value_noise(height, width, rng, LONG_SIDE)
     share = np.clip((share - np.median(share)) * rng.uniform(1.2, 5) + rng.uniform(0.2, 0.5), 0, 1)[..., None]
-    return (first + (second - first) * share) * _light(height, width, rng), {"color": name}, "CC0"
+    return (first + (second - first) * share) * light(height, width, rng), {"color": name}, "CC0"
 
 
 def _photo(height: int, width: int, rng: RandomStream) -> Paint:
-    """A crop of a photograph of scikit-image, mirrored or turned by quarters, as it is or tinted."""
+    """Draw a crop of a photograph of scikit-image, mirrored or not, rotated by quarters, tinted or not."""
     file = list(SURFACES)[rng.integer(len(SURFACES))]
     surface = SURFACES[file]
-    photo = _load(file, surface.size_hw)
+    photo = load_photo(file, surface.size_hw)
     side = round(min(surface.size_hw) * math.exp(rng.uniform(math.log(0.25), 0)))
     top, left = (rng.integer(length - side + 1) for length in surface.size_hw)
     crop = np.rot90(photo[top : top + side, left : left + side], rng.integer(4))
@@ -272,15 +274,15 @@ def _photo(height: int, width: int, rng: RandomStream) -> Paint:
     method = cv2.INTER_AREA if side > LONG_SIDE else cv2.INTER_CUBIC
     scaled = cv2.resize(np.ascontiguousarray(crop), (LONG_SIDE, LONG_SIDE), interpolation=method)
     rgb = scaled[:height, :width].astype(np.float64)
-    facts = {"photo": surface.class_name}
+    attributes = {"photo": surface.class_name}
     if rng.random() < 0.5:
         name, colour = _colour(rng)
         gray = rgb @ [0.299, 0.587, 0.114]
         rgb = np.maximum(gray / max(gray.mean(), 1.0), 0.15)[..., None] * colour
-        facts["color"] = name
+        attributes["color"] = name
     else:
         rgb = rgb * surface.tint_rgb
-    return rgb * _light(height, width, rng), facts, surface.licence
+    return rgb * light(height, width, rng), attributes, surface.licence
 
 
 TEXTURES: dict[str, Callable[[int, int, RandomStream], Paint]] = {
@@ -296,8 +298,7 @@ def _colour(rng: RandomStream, other_than: str = "") -> tuple[str, Float]:
     name = names[rng.integer(len(names))]
     hue, saturation, value = COLOURS[name]
     hue += rng.uniform(-HUE_JITTER_DEGREES, HUE_JITTER_DEGREES)
-    saturation, value = saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0)
-    return name, 255 * np.array(colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))
+    return name, rgb_of(hue, saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0))
 
 
 def _second(first: tuple[str, Float], rng: RandomStream) -> Float:
@@ -305,14 +306,6 @@ def _second(first: tuple[str, Float], rng: RandomStream) -> Float:
     name, colour = first
     if rng.random() < 0.4:
         return _colour(rng, other_than=name)[1]
-    # A dark colour has no darker tone that could be told from it, a light one no lighter.
+    # A darker tone of a dark colour would be indistinguishable, and a lighter tone of a light colour too.
     darker = rng.random() < (colour.mean() - 80) / 70
     return colour * 0.4 if darker else 0.35 * colour + 0.65 * 255
-
-
-def _light(height: int, width: int, rng: RandomStream, *, least: float = 0.05) -> Float:
-    """Return a slow change of brightness about 1 across the box, ``[H, W, 1]``."""
-    angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(least, 0.35)
-    x = (np.arange(width) + 0.5) / width - 0.5
-    y = (np.arange(height) + 0.5) / height - 0.5
-    return (1 + strength * (math.cos(angle) * x + math.sin(angle) * y[:, None]))[..., None]

@@ -1,8 +1,8 @@
 """``builtin:photos``: cut-outs of the photographs that ship with scikit-image.
 
-Outlines were drawn by hand and refined on the images (graph cuts for people, the strongest circular
-edge for coins), then checked by eye; they are data, so that a bank does not depend on the version of a
-segmentation library. Nothing is ever downloaded: a photograph that is not installed is reported.
+Outlines were drawn by hand, refined on the images (graph cuts for people, the strongest circular edge for
+coins) and checked by eye. They are stored as data, so that a bank does not depend on the version of a
+segmentation library. Nothing is downloaded: a photograph that is not installed is reported.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smile_synth.io.images import Reject
-from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected, UInt8
-from smile_synth.objects._outline import coverage
-from smile_synth.objects._shapes import OUTLINES, outline
+from smile_synth.io.images import Reject, UInt8
+from smile_synth.objects._item import CutOut, Item, ReadOptions
+from smile_synth.objects._polygons import coverage
+from smile_synth.objects.readers._shapes import OUTLINES, outline
 
 Float = NDArray[np.float64]
 OUTLINE_FILE = Path(__file__).with_name("_photo_outlines.json")
@@ -30,7 +30,7 @@ OUTLINE_FILE = Path(__file__).with_name("_photo_outlines.json")
 
 @dataclass(frozen=True)
 class Surface:
-    """A photograph of one material, cut into 3x3 shapes; a tint colours the grey ones."""
+    """A photograph of one material, cut into 3x3 shapes; ``tint_rgb`` colours grey photographs."""
 
     class_name: str
     size_hw: tuple[int, int]
@@ -50,8 +50,8 @@ GRID = 3
 
 
 @dataclass(frozen=True)
-class ThingItem:
-    """A thing with its outline ``rings`` in a photograph."""
+class PhotoObject:
+    """An object with its outline ``rings`` in a photograph."""
 
     source: str
     file: str
@@ -62,9 +62,9 @@ class ThingItem:
     licence: str
     attributes: dict[str, str] = field(default_factory=dict)
 
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Cut it out."""
-        rgb = _load(self.file, self.size_hw)
+    def cut_outs(self) -> Iterator[CutOut]:
+        """Cut the object out."""
+        rgb = load_photo(self.file, self.size_hw)
         x0, y0 = np.floor(self.rings[0].min(axis=0)).astype(int)
         x1, y1 = np.ceil(self.rings[0].max(axis=0)).astype(int)
         alpha = coverage([ring - (x0, y0) for ring in self.rings], y1 - y0, x1 - x0)
@@ -81,7 +81,7 @@ class ThingItem:
 
 
 @dataclass(frozen=True)
-class PatchItem:
+class SurfacePatch:
     """A shape cut from a surface."""
 
     source: str
@@ -90,10 +90,10 @@ class PatchItem:
     corner_xy: tuple[int, int]
     side: int
 
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Cut it out; its edge shows the same surface, so its colours are right as they are."""
+    def cut_outs(self) -> Iterator[CutOut]:
+        """Cut the shape out. Its edge pixels show the same surface, so their colours stay."""
         surface, (x, y), side = SURFACES[self.file], self.corner_xy, self.side
-        rgb = _load(self.file, surface.size_hw)[y : y + side, x : x + side]
+        rgb = load_photo(self.file, surface.size_hw)[y : y + side, x : x + side]
         tinted = np.minimum(rgb * np.array(surface.tint_rgb) + 0.5, 255).astype(np.uint8)
         yield CutOut(
             class_name=surface.class_name,
@@ -107,29 +107,29 @@ class PatchItem:
 
 
 def read_photos(source: str, options: ReadOptions) -> list[Item]:
-    """List the cut-outs: things first, then the shapes cut from surfaces.
+    """List the cut-outs: objects first, then the shapes cut from surfaces.
 
-    Things cut from one photograph share its name as ``source_image``, because their pixels overlap. Each
-    coin of ``coins.png`` and each patch of a surface counts as an image of its own: they share no
-    pixel, show different things, and a class could otherwise not be held out in part.
+    Objects of one photograph share its name as ``source_image``, because their pixels overlap. Each
+    coin of ``coins.png`` and each patch of a surface counts as its own image: they share no pixel, and
+    otherwise every split would get all objects of the class or none.
     """
-    return [*_things(), *_patches()]
+    return [*_objects(), *_patches()]
 
 
-def _things() -> Iterator[Item]:
+def _objects() -> Iterator[Item]:
     photos: dict[str, Any] = json.loads(OUTLINE_FILE.read_text("utf-8"))
     for file, photo in photos.items():
-        for number, thing in enumerate(photo["objects"]):
+        for number, entry in enumerate(photo["objects"]):
             name = f"{file}#{number}"
-            yield ThingItem(
+            yield PhotoObject(
                 source=name,
                 file=file,
                 size_hw=tuple(photo["size_hw"]),
-                rings=[np.array(ring, np.float64).reshape(-1, 2) for ring in thing["rings"]],
-                class_name=thing["class"],
+                rings=[np.array(ring, np.float64).reshape(-1, 2) for ring in entry["rings"]],
+                class_name=entry["class"],
                 source_image=name if photo.get("separate") else file,
                 licence=photo["licence"],
-                attributes={"name": thing["name"]} if "name" in thing else {},
+                attributes={"name": entry["name"]} if "name" in entry else {},
             )
 
 
@@ -140,10 +140,15 @@ def _patches() -> Iterator[Item]:
         for number in range(GRID * GRID):
             shape = list(OUTLINES)[next(running) % len(OUTLINES)]
             corner_xy = (number % GRID * side, number // GRID * side)
-            yield PatchItem(f"{file}#{number}", file, shape, corner_xy, side)
+            yield SurfacePatch(f"{file}#{number}", file, shape, corner_xy, side)
 
 
-def _load(file: str, size_hw: tuple[int, int]) -> UInt8:
+def load_photo(file: str, size_hw: tuple[int, int]) -> UInt8:
+    """Return a photograph of scikit-image, ``[H, W, 3]`` uint8.
+
+    Raises:
+        Reject: it is not installed, or has another size.
+    """
     package = importlib.util.find_spec("skimage")
     path = Path(*(package.submodule_search_locations or ["."])[:1], "data", file) if package else Path(file)
     if not path.is_file():
