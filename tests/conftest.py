@@ -19,6 +19,7 @@ from PIL import Image
 
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.core import geometry
+from smile_synth.core.cache import cache_folder
 from smile_synth.core.coverage import Border, level_of_detail
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
 from smile_synth.scene import Layer, Scene, Solid, StoredImage, Surface, Textured
@@ -30,6 +31,9 @@ if shutil.which("nvidia-smi") is None:
 
 # Tests run in several processes; threads of each on top of that would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Worker processes use the compiled kernels of this process, although tests change the cache directory below.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "kernels"))
 
 # The same examples on every machine and in every run; no time limit, the first example compiles kernels.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
