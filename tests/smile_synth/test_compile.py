@@ -22,7 +22,7 @@ def test_a_kernel_follows_a_constant_of_another_file(tmp_path: Path) -> None:
         (tmp_path / "constants.py").write_text(f"VALUE = {number}\n")
         done = subprocess.run(
             [sys.executable, "-B", "kernels.py"], cwd=tmp_path, check=True, capture_output=True, text=True,
-            env={**os.environ, "SMILE_CACHE": str(tmp_path / "cache")},
+            env={**os.environ, "NUMBA_CACHE_DIR": "", "SMILE_CACHE": str(tmp_path / "cache")},
         )  # fmt: skip
         printed.append(int(done.stdout))
     assert printed == [3, 5]
@@ -36,6 +36,6 @@ def test_without_a_folder_that_can_be_written_kernels_are_compiled_anew(tmp_path
     home.write_text("no folder either")
     done = subprocess.run(
         [sys.executable, "-B", "kernels.py"], cwd=tmp_path, check=True, capture_output=True, text=True,
-        env={**os.environ, "SMILE_CACHE": str(tmp_path / "cache"), "HOME": str(home)},
+        env={**os.environ, "NUMBA_CACHE_DIR": "", "SMILE_CACHE": str(tmp_path / "cache"), "HOME": str(home)},
     )  # fmt: skip
     assert done.stdout == "7\n"
