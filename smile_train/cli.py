@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from smile_synth.cli import VersionOption, console, errors, progress_bar, run_app
+from smile_synth.cli import Version, console, errors, print_labelled, progress_bar, run_app
 from smile_synth.core.errors import UserError
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 @app.callback()
-def _options(version: VersionOption = False) -> None:
+def _options(version: Version = False) -> None:
     pass
 
 
@@ -98,7 +98,7 @@ def print_examination(examination: Any) -> None:
             own = row.features == "encoder"
             table.add_row(
                 f"{task} ({examination.num_classes[task]})" if own else "",
-                "[bold]this encoder[/bold]" if own else row.features,
+                Text("this encoder", "bold") if own else row.features,
                 f"{100 * row.accuracy:.1f}",
                 format_interval(row.low, row.high),
                 format_interval(*row.margin, signed=True) if row.margin else "",
@@ -178,9 +178,9 @@ def _last_rate(out: Path | None) -> float | None:
 def print_unreadable(unreadable: list[tuple[Path, str]]) -> None:
     """Tell how many files of the data were not used, and the first of them with their reasons."""
     if unreadable:
-        errors.print(f"[yellow]{len(unreadable)} files not used, or not to their end[/yellow]")
+        errors.print(f"{len(unreadable)} files not used, or not to their end", style="yellow")
     for file, reason in unreadable[:10]:
-        errors.print(f"  {escape(str(file))}: {escape(reason)}")
+        errors.print(f"  {file}: {reason}")
 
 
 def print_plan(config: Any, data: Any, cost: Any, clips_per_second: float | None) -> None:
@@ -208,7 +208,6 @@ def print_plan(config: Any, data: Any, cost: Any, clips_per_second: float | None
         console.print(
             f"stage {number}: {stage.steps:,} steps of {config.batch_size} clips, {stage.mask.kind} mask, "
             f"{stage.masks_per_clip} masks a clip, from {names}",
-            markup=False,
         )
     console.print(f"in all {config.total_steps:,} steps, {clips:,} clips")
     if clips_per_second is None:
@@ -301,7 +300,7 @@ def embed_command(
 
 def _print_broken(broken: list[tuple[str, str]]) -> None:
     for name, reason in broken:
-        errors.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+        print_labelled("skipped", f"{name}: {reason}")
 
 
 @app.command("evaluate")
@@ -387,7 +386,7 @@ def evaluate_command(
         )  # fmt: skip
     _print_broken(result.broken)
     for name, protocol, reason in result.left_out:
-        errors.print(f"[yellow]left out of {protocol}[/yellow] {escape(name)}: {escape(reason)}")
+        print_labelled(f"left out of {protocol}", f"{name}: {reason}")
     _print_scores(result)
     if out is not None:
         result.save(out)
@@ -406,7 +405,7 @@ def _print_scores(result: Any) -> None:
         )  # fmt: skip
         for row in rows:
             table.add_row(
-                "[bold]this encoder[/bold]" if row.features == "encoder" else escape(row.features),
+                Text("this encoder", "bold") if row.features == "encoder" else row.features,
                 f"{100 * row.accuracy:.1f}",
                 format_interval(row.low, row.high),
                 f"{100 * row.per_class:.1f}",
@@ -424,7 +423,6 @@ def _print_scores(result: Any) -> None:
         f"\n{result.encoder['name']}: {len(result.videos)} videos in {len(set(result.groups))} groups and "
         f"{len(set(result.labels))} classes, {len(result.splits)} split(s), {len(result.broken)} skipped\n"
         f"settings: {_told(result.settings)}",
-        markup=False,
     )
 
 
@@ -503,7 +501,7 @@ def ablate_command(
         paired = (row.difference, row.difference_low, row.difference_high)
         told = ["" if value != value else f"{100 * value:+.1f}" for value in paired]
         table.add_row(
-            row.task, escape(row.arm), f"{100 * row.mean:.1f}",
+            row.task, row.arm, f"{100 * row.mean:.1f}",
             f"{100 * row.low:.1f} .. {100 * row.high:.1f}", f"{100 * row.random:.1f}",
             told[0], f"{told[1]} .. {told[2]}" if told[1] else "",
         )  # fmt: skip
@@ -554,7 +552,7 @@ def probe_command(
     from dataclasses import asdict, replace
 
     from smile_synth.backgrounds import BackgroundFolder
-    from smile_synth.corpus import write_bytes
+    from smile_synth.io.atomic import write_bytes
     from smile_synth.sources import Sources
     from smile_train.checkpoint import steps_of
     from smile_train.evaluate import FACTORS, TASKS, all_controls, examine_motion, load_encoder
@@ -586,13 +584,14 @@ def report_command(
     num_clips: Annotated[int, typer.Option("--num-clips", min=4, help="Clips shown to the student.")] = 32,
 ) -> None:
     """Lay out a run as one page: curves, losses by token, masks, features, attention, neighbours."""
-    from smile_synth.cli import check_suffix, print_findings, save_text
+    from smile_synth.cli import check_suffix, print_findings
+    from smile_synth.io.atomic import write_bytes
     from smile_train.report import report_run
 
     target = out or run / "report.html"
     check_suffix(target, ".html")
     page, findings = report_run(run, num_clips=num_clips)
-    save_text(target, page)
+    write_bytes(target, page.encode())
     print_findings(findings)
     console.print(f"{run} in {target} ({len(page) / 1e6:.1f} MB)")
 

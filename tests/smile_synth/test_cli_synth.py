@@ -50,18 +50,18 @@ def test_bank_info_shows_classes(run: Run, bank: Path) -> None:
 
 
 def test_bank_show_merge_verify_and_export(run: Run, bank: Path, tmp_path: Path) -> None:
-    run("bank", "show", bank, "--out", tmp_path / "s.png", "--side", "40", "--behind", "10,200,30")
+    run("bank", "show", bank, "--out", tmp_path / "s.png", "--side", "40", "--background", "10,200,30")
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (80, 56) and sheet.getpixel((1, 1)) == (10, 200, 30)
-    refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--behind", "256,0,0", expect=2).stderr
-    assert "behind '256,0,0': expected white, black, R,G,B (each 0..255) or an image's file" in refused
+    refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--background", "256,0,0", expect=2).stderr
+    assert "background '256,0,0': expected white, black, R,G,B (each 0..255) or an image file" in refused
     refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--classes", "cta", expect=2).stderr
     assert "has no class 'cta'; did you mean 'cat'?" in refused
     drawn = run("bank", "build", "drawn:5", "--out", tmp_path / "drawn.bank", "--licence", "mine").stdout
     assert "5 objects in" in drawn and "read as" not in drawn
     both = run("bank", "merge", bank, tmp_path / "drawn.bank", "--out", tmp_path / "both.bank").stdout
-    assert "7 objects in" in both and "0 near-duplicates left out" in both
-    assert "7 objects, all as they were written" in run("bank", "verify", tmp_path / "both.bank").stdout
+    assert "7 objects in" in both and "0 near-duplicates skipped" in both
+    assert "7 objects, all unchanged" in run("bank", "verify", tmp_path / "both.bank").stdout
     texels = tmp_path / "both.bank" / "texels.bin"
     data = bytearray(texels.read_bytes())
     data[-9] ^= 1
@@ -71,7 +71,7 @@ def test_bank_show_merge_verify_and_export(run: Run, bank: Path, tmp_path: Path)
     assert "1 objects in" in out and (tmp_path / "cut outs" / "cat" / "000000.png").is_file()
 
 
-def test_bank_build_says_what_it_read_and_what_it_left_out(run: Run, tmp_path: Path) -> None:
+def test_bank_build_prints_the_format_and_the_rejected_objects(run: Run, tmp_path: Path) -> None:
     for k, name in enumerate(("a", "b")):
         (tmp_path / "pairs" / "images").mkdir(parents=True, exist_ok=True)
         (tmp_path / "pairs" / "masks").mkdir(parents=True, exist_ok=True)
@@ -83,14 +83,14 @@ def test_bank_build_says_what_it_read_and_what_it_left_out(run: Run, tmp_path: P
     done = run(*command)
     assert f"{tmp_path / 'pairs'}: read as pairs" in done.stdout
     assert "1 objects in" in done.stdout and "1 rejected: truncated by the image's border 1" in done.stdout
-    assert "rejected images/a.png#255: truncated" in done.stderr
+    assert "rejected: images/a.png#255: truncated" in done.stderr
     assert "exists; choose another folder" in run(*command, expect=2).stderr
     assert "2 objects in" in run(*command, "--overwrite", "--max-truncation", "1").stdout
     shown = run("bank", "info", tmp_path / "out.bank").stdout
     assert "up to 32" in shown and "not recorded" in shown and "(pairs): 2 objects" in shown
 
 
-def test_generate_then_nothing_to_do(run: Run, bank: Path, tmp_path: Path) -> None:
+def test_a_second_generate_writes_nothing(run: Run, bank: Path, tmp_path: Path) -> None:
     command = [
         "generate", "smile-gaussian", *SMALL, "--bank", bank, "--out", tmp_path / "c", "--num-clips", "2",
         "--seed", "0", "--size", "64x64", "--fps", "5", "--workers", "1",
@@ -109,14 +109,14 @@ def test_preview_draws_one_row_per_clip(run: Run, bank: Path, tmp_path: Path) ->
 
 
 def test_help_and_version(run: Run) -> None:
-    asked = [sys.executable, "-m", "smile_synth.cli", "--help"]
-    shown = subprocess.run(asked, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "smile_synth.cli", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0 and "preview" in shown.stdout
     assert run("--version").stdout.startswith("smile-video 0.")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "expected"),
     [
         (["preview", "smile-gausian", "--bank", "BANK", "--out", "p.png"], "did you mean 'smile-gaussian'?"),
         (["preview", "no/such.yaml", "--bank", "BANK", "--out", "p.png"], "no such file"),
@@ -133,12 +133,12 @@ def test_help_and_version(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(
-    run: Run, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    run: Run, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    told = run(*(bank if a == "BANK" else a for a in arguments), expect=2).stderr.strip()
-    assert message in told and len(told.splitlines()) == 1
+    message = run(*(bank if a == "BANK" else a for a in arguments), expect=2).stderr.strip()
+    assert expected in message and len(message.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
 
 
@@ -156,7 +156,7 @@ def test_all_mistakes_of_a_recipe_at_once(run: Run, bank: Path, tmp_path: Path) 
     assert "did you mean 'num_frames'?" in lines[0] or any("did you mean 'num_frames'?" in x for x in lines)
 
 
-def test_ctrl_c_says_what_to_do_and_leaves_nothing_half(bank: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_continue_and_leaves_no_partial_files(bank: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "smile_synth.cli", "generate", "smile-gaussian", *SMALL, "--bank", str(bank),
         "--out", str(tmp_path / "c"), "--num-clips", "50000", "--seed", "0", "--workers", "2",
@@ -167,7 +167,7 @@ def test_ctrl_c_says_what_to_do_and_leaves_nothing_half(bank: Path, tmp_path: Pa
     while len(list((tmp_path / "c" / "clips").glob("*.mp4"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues" in told and "Traceback" not in told
+    assert "the same command continues" in message and "Traceback" not in message
     assert not list((tmp_path / "c").rglob("*.part")) and not (tmp_path / "c" / ".lock").exists()

@@ -1,0 +1,94 @@
+"""What the command lines print, and how they end."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from smile_synth.core.errors import UserError
+
+# No markup and no emoji codes: names of files and classes may contain [brackets] and :colons:.
+console = Console(soft_wrap=True, markup=False, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def run_app(typer_app: typer.Typer) -> None:
+    """Run a command line: exit code 2 and one line per mistake of the user, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the terminal may lack a character
+    try:
+        typer_app()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print_labelled("error", line, "red")
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as exit_request:
+        # typer turns Ctrl-C into exit code 130 without a message.
+        if isinstance(exit_request, SystemExit) and exit_request.code != 130:
+            raise
+        errors.print("stopped; the same command continues where it left off")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output ended, as `head` does. Python must not flush stdout again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def print_labelled(label: str, text: str, color: str = "yellow") -> None:
+    """Print ``label: text`` to stderr, the label in a colour."""
+    errors.print(Text.assemble((label, color), f": {text}"))
+
+
+def print_findings(findings: Sequence[Any]) -> None:
+    """Print the health section of a report."""
+    for finding in findings:
+        color = {"error": "red", "warning": "yellow", "note": "cyan"}[finding.severity]
+        console.print(Text.assemble((finding.severity, color), f" {finding.kind}: {finding.text}"))
+
+
+def print_missed_targets(scenes: Sequence[Any]) -> None:
+    """Print how many of the scenes with an occlusion target missed it."""
+    reached = [scene.factors["occlusion.reached"] for scene in scenes if "occlusion.reached" in scene.factors]
+    missed = reached.count(0.0)
+    if missed:
+        print_labelled("occlusion", f"{missed} of {len(reached)} clips missed their target")
+
+
+def bar(value: int, largest: int, width: int = 24) -> str:
+    """Return a bar of a table's row."""
+    block = "#" if console.options.ascii_only else "█"
+    return block * max(1, round(width * value / largest)) if value else ""
+
+
+def check_suffix(path: Path, *suffixes: str, option: str = "out") -> None:
+    """Refuse a file of another kind before any work is done.
+
+    Raises:
+        UserError: the path has another suffix.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{option} '{path}': expected a {' or '.join(suffixes)} file")
+
+
+def save_png(path: Path, image: Any) -> None:
+    """Write an image ``[H, W, 3]`` uint8 as PNG and make its folder.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from PIL import Image
+
+    from smile_synth.io.atomic import write_bytes
+
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, format="PNG")
+    write_bytes(path, data.getvalue())
