@@ -7,12 +7,12 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.backgrounds import drawn_texture
+from smile_synth.backgrounds import generated_texture
 from smile_synth.core import geometry
 from smile_synth.core.appearance import DEFAULT_APPEARANCE, Appearance, Shadow, feathered
 from smile_synth.core.coverage import Border, level_of_detail
@@ -22,20 +22,38 @@ from smile_synth.sources import Sources
 
 Float = NDArray[np.float64]
 Factor = str | float
-_MAGIC = b"SMILE SCENE 2\n"
+_FIRST_LINE = b"SMILE SCENE 2\n"
 _DECODED_TOGETHER = 16  # frames of a video, to bound the memory of long clips
+
+
+class Factors(dict[str, Factor]):
+    """An immutable dict of drawn values by name, with which a probe can be trained; names end in the unit."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the factors of a scene are read-only")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = _refuse
+    pop = popitem = clear = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Hash the items, whatever their order."""
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy through the constructor, because items cannot be set later."""
+        return Factors, (dict(self),)
 
 
 @dataclass(frozen=True)
 class Solid:
-    """A colour without end. ``rgb`` is 0..255."""
+    """One colour on an infinite plane. ``rgb`` is 0..255."""
 
     rgb: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Uniform noise without end, drawn per recipe pixel by Philox 4x32-10.
+    """Uniform noise on an infinite plane, one value per recipe pixel and channel, from Philox 4x32-10.
 
     Attributes:
         key: two 32-bit words.
@@ -48,7 +66,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A texture of the bank or of the backgrounds."""
+    """A texture of the bank or of the backgrounds, ``height`` x ``width`` texels."""
 
     source: Literal["objects", "backgrounds"]
     texture_id: int
@@ -58,13 +76,13 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A texture made from nothing but a key, see `smile_synth.backgrounds.drawn_texture`.
+    """A square texture computed from a key, see `smile_synth.backgrounds.generated_texture`.
 
     Attributes:
         pattern: ``one-over-f``, ``dead-leaves`` or ``gradient``.
         key: two 32-bit words.
         exponent: of 1/f noise, else 0.
-        height, width: its side, twice.
+        height, width: texels; both are the side of the square.
     """
 
     pattern: str
@@ -76,49 +94,53 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class Video:
-    """Natural video of the backgrounds.
+    """Frames of a natural video of the backgrounds, ``height`` x ``width`` pixels.
 
     Attributes:
-        video_id: which one.
-        numbers: its frame that each frame of the clip shows.
-        height: of its frames.
-        width: of its frames.
+        video_id: number of the video in the backgrounds.
+        numbers: number of the video frame that each frame of the clip shows.
     """
 
     video_id: int
-    numbers: tuple[int, ...]
+    numbers: tuple[int, ...] = field(repr=False)
     height: int
     width: int
 
 
 Textured = StoredImage | GeneratedImage | Video
 Surface = Solid | Noise | Textured
+_SURFACES: tuple[Any, ...] = (Solid, Noise, StoredImage, GeneratedImage, Video)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What does not change over time.
+    """The properties of a layer that are constant over time.
 
     Attributes:
-        surface: what is seen.
-        border: what stands outside an image.
-        labelled: whether labels are made of it; unlabelled layers still occlude.
+        surface: content of the layer.
+        border: content outside an image.
+        labelled: whether the layer has labels; unlabelled layers occlude as well.
         class_name: class of a labelled layer.
-        factors: drawn values a probe could predict; names end in their unit.
+        factors: drawn values.
         feather: width of the soft edge in texels, see `smile_synth.core.appearance.feathered`.
-        shadow: that a cut-out casts; None: none.
+        shadow: shadow that an object casts; None: no shadow.
     """
 
     surface: Surface
     border: Border = "transparent"
     labelled: bool = False
     class_name: str = ""
-    factors: dict[str, Factor] = field(default_factory=dict)
+    factors: Factors = field(default_factory=Factors)
     feather: float = 0.0
     shadow: Shadow | None = None
 
+    def __post_init__(self) -> None:
+        """Copy mutable factors."""
+        if not isinstance(self.factors, Factors):
+            object.__setattr__(self, "factors", Factors(self.factors))
 
-# name -> trailing shape of the per-layer, per-frame arrays [L, T, ...]
+
+# name -> trailing shape of the arrays [L, T, ...]
 _ARRAYS: dict[str, tuple[int, ...]] = {
     "object_to_frame": (3, 3),
     "opacity": (),
@@ -129,26 +151,32 @@ _ARRAYS: dict[str, tuple[int, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scene:
     """An immutable description of one clip; layer 0 is the background.
 
+    Scenes are equal if their bytes (`to_bytes`) are equal. Writable arrays are copied. Read-only arrays are
+    not; the scenes of one batch share them.
+
     Attributes:
         size_hw: frame size in pixels.
-        recipe_size_hw: the recipe's own frame size; noise stays in its pixels.
+        recipe_size_hw: frame size of the recipe; noise has one value per pixel of this size.
         fps: frames per second.
         seed: of the corpus or stream.
         index: of the clip.
-        recipe_digest, bank_digest, background_digest: what it was drawn from.
-        layers: L layers, what does not change over time.
+        recipe_digest, bank_digest, background_digest: identify the recipe and the sources.
+        layers: L layers.
         object_to_frame: ``[L, T, 3, 3]`` texture pixels to frame pixels.
         opacity: ``[L, T]`` 0..1.
-        depth: ``[L, T]``, smaller is nearer; equal depths: the later layer is in front.
-        gain, bias: ``[L, T, 3]``, colour becomes gain x colour + bias (1 is full scale), premultiplied.
+        depth: ``[L, T]``, smaller is nearer; of equal depths the later layer is in front.
+        gain, bias: ``[L, T, 3]``, a colour becomes gain x colour + bias (1 is full scale), premultiplied.
         level: ``[L, T]`` mip level, see `smile_synth.core.coverage.level_of_detail`.
-        factors: drawn values of the clip as a whole.
-        appearance: camera effects of the clip as a whole.
-        gamma: ``[L, T]`` exponent of the colour after gain and bias, on straight values; None: 1 everywhere.
+        factors: drawn values of the whole clip.
+        appearance: camera effects of the whole clip.
+        gamma: ``[L, T]`` exponent of straight colours after gain and bias; None: 1 everywhere.
+
+    Raises:
+        ValueError: an array of another shape or type.
     """
 
     size_hw: tuple[int, int]
@@ -166,21 +194,51 @@ class Scene:
     gain: Float
     bias: Float
     level: Float
-    factors: dict[str, Factor] = field(default_factory=dict)
+    factors: Factors = field(default_factory=Factors)
     appearance: Appearance = DEFAULT_APPEARANCE
     gamma: Float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type, and freeze them."""
+        """Check the arrays, and copy what the caller could change."""
+        leading = len(self.layers), self.num_frames
         for name, trailing in self._arrays().items():
             array = getattr(self, name)
-            expected = (len(self.layers), self.num_frames, *trailing)
-            if array.shape != expected or array.dtype != np.float64:
-                raise ValueError(f"{name}: expected float64 {expected}, got {array.dtype} {array.shape}")
-            array.flags.writeable = False
+            if array.shape != leading + trailing or array.dtype != np.float64:
+                expected = f"float64 {leading + trailing}"
+                raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
+            owner = array if array.base is None else array.base
+            if array.flags.writeable or not isinstance(owner, np.ndarray) or owner.flags.writeable:
+                array = array.copy()
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not isinstance(self.factors, Factors):
+            object.__setattr__(self, "factors", Factors(self.factors))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled scene, whose arrays pickle returns writable."""
+        self.__dict__.update(state)
+        self.__post_init__()
 
     def _arrays(self) -> dict[str, tuple[int, ...]]:
+        """Return the trailing shapes of the scene's arrays by name."""
         return _ARRAYS if self.gamma is None else {**_ARRAYS, "gamma": ()}
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the bytes of both scenes."""
+        return isinstance(other, Scene) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        """Hash the address of the scene."""
+        return hash((self.recipe_digest, self.bank_digest, self.background_digest, self.seed, self.index))
+
+    def __repr__(self) -> str:
+        """Show the shape of the scene."""
+        return (
+            f"Scene(seed={self.seed}, index={self.index}, size_hw={self.size_hw}, fps={self.fps:g}, "
+            f"layers=[{', '.join(type(layer.surface).__name__ for layer in self.layers)}], "
+            f"object_to_frame={list(self.object_to_frame.shape)})"
+        )
 
     @property
     def num_frames(self) -> int:
@@ -196,61 +254,57 @@ class Scene:
         """Return the same scene at another frame size of the same aspect.
 
         Raises:
-            UserError: the aspect differs by more than one pixel on either side, or nothing is left.
+            UserError: a side is below 1, or differs by more than one pixel from the side of the same aspect.
         """
         if size_hw == self.size_hw:
-            # A product with one would make -0, which is stored, 0.
+            # Adding zero turns -0 into 0, as the product with a scaling does.
             return replace(self, object_to_frame=self.object_to_frame + 0.0)
         (h, w), (new_h, new_w) = self.size_hw, size_hw
         if min(size_hw) < 1:
             raise UserError(f"size {new_h}x{new_w}: must have at least one pixel on either side")
         if abs(new_w - new_h * w / h) > 1 and abs(new_h - new_w * h / w) > 1:
             raise UserError(f"size {new_h}x{new_w}: must keep the recipe's aspect {h}x{w} (height x width)")
-        scale = geometry.scaling([new_w / w, new_h / h])
-        poses = scale @ self.object_to_frame
-        return replace(
-            self, size_hw=size_hw, object_to_frame=poses, level=levels_of_detail(self.layers, poses)
-        )
+        poses = geometry.scaling([new_w / w, new_h / h]) @ self.object_to_frame
+        level = levels_of_detail(self.layers, poses)
+        return replace(self, size_hw=size_hw, object_to_frame=poses, level=level)
 
     def to_bytes(self) -> bytes:
-        """Serialise: a magic line, a length, JSON, then the arrays as little-endian float64."""
+        """Serialise: a first line, a length, JSON, then the arrays as little-endian float64."""
         arrays = self._arrays()
-        plain = [f.name for f in fields(self) if f.name not in _ARRAYS and f.name not in ("layers", "gamma")]
-        header: dict[str, Any] = {name: getattr(self, name) for name in plain}
+        names = (f.name for f in fields(self) if f.name not in _ARRAYS and f.name not in ("layers", "gamma"))
+        header: dict[str, Any] = {name: getattr(self, name) for name in names}
         header |= {"appearance": vars(self.appearance), "num_frames": self.num_frames}
         header |= {"layers": [_layer_values(layer) for layer in self.layers], "has_gamma": "gamma" in arrays}
         text = json.dumps(header, sort_keys=True, allow_nan=False).encode()
         packed = b"".join(np.ascontiguousarray(getattr(self, name), "<f8").tobytes() for name in arrays)
-        return _MAGIC + struct.pack("<I", len(text)) + text + packed
+        return _FIRST_LINE + struct.pack("<I", len(text)) + text + packed
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Scene:
-        """Read back what `to_bytes` wrote.
+        """Read the bytes that `to_bytes` wrote.
 
         Raises:
-            UserError: not a scene, or cut short.
+            UserError: the bytes are no scene, or are cut short or damaged.
         """
-        start = len(_MAGIC) + 4
-        if not data.startswith(_MAGIC) or len(data) < start:
+        start = len(_FIRST_LINE) + 4
+        if not data.startswith(_FIRST_LINE) or len(data) < start:
             raise UserError("not a scene file of this version")
-        (length,) = struct.unpack("<I", data[len(_MAGIC) : start])
+        (length,) = struct.unpack("<I", data[len(_FIRST_LINE) : start])
         try:
-            values: dict[str, Any] = json.loads(data[start : start + length])
-            layers = tuple(_layer(entry) for entry in values.pop("layers"))
-            leading = (len(layers), values.pop("num_frames"))
-            appearance = values.pop("appearance")
-            values["appearance"] = Appearance(**{**appearance, "grain_key": tuple(appearance["grain_key"])})
+            values = _with_tuples(json.loads(data[start : start + length]))
+            values["layers"] = layers = tuple(_layer(entry) for entry in values["layers"])
+            values["appearance"] = Appearance(**values["appearance"])
+            leading = len(layers), values.pop("num_frames")
+            shapes = {**_ARRAYS, "gamma": ()} if values.pop("has_gamma") else _ARRAYS
             offset = start + length
-            for name, trailing in {**_ARRAYS, **({"gamma": ()} if values.pop("has_gamma") else {})}.items():
-                count = int(np.prod((*leading, *trailing)))
-                array = np.frombuffer(data, "<f8", count, offset).astype(np.float64)
-                values[name] = array.reshape(*leading, *trailing)
-                offset += 8 * count
+            for name, trailing in shapes.items():
+                shape = leading + trailing
+                array = np.frombuffer(data, "<f8", int(np.prod(shape)), offset)
+                values[name] = array.astype(np.float64).reshape(shape)
+                offset += array.nbytes
             if offset != len(data):
                 raise ValueError
-            for name in ("size_hw", "recipe_size_hw"):
-                values[name] = tuple(values[name])
-            return cls(layers=layers, **values)
+            return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError("a scene file is cut short or damaged") from None
 
@@ -267,26 +321,28 @@ def _layer_values(layer: Layer) -> dict[str, Any]:
     return {**vars(layer), "surface": surface, "shadow": shadow}
 
 
-def _layer(entry: dict[str, Any]) -> Layer:
-    """Build a layer from the plain data that `Scene.to_bytes` wrote."""
-    shadow = entry["shadow"]
-    if shadow is not None:
-        entry["shadow"] = Shadow(**{**shadow, "offset_xy": tuple(shadow["offset_xy"])})
-    kinds: dict[str, Any] = {
-        kind.__name__: kind for kind in (Solid, Noise, StoredImage, GeneratedImage, Video)
-    }
-    surface = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.pop("surface").items()}
-    return Layer(surface=kinds[str(surface.pop("kind"))](**surface), **entry)
+def _layer(values: dict[str, Any]) -> Layer:
+    """Build a layer from the plain data of `_layer_values`."""
+    surface, shadow = values.pop("surface"), values.pop("shadow")
+    kind = {kind.__name__: kind for kind in _SURFACES}[surface.pop("kind")]
+    return Layer(surface=kind(**surface), shadow=None if shadow is None else Shadow(**shadow), **values)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return JSON data with its lists as tuples, which are hashable."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def texture_of(surface: Textured, sources: Sources, frame: int = 0) -> Texture:
-    """Return the texture that a layer shows in a frame of the clip; only a video's depends on the frame.
+    """Return the texture of a layer in a frame of the clip; only the texture of a video changes over time.
 
     Raises:
         UserError: the surface needs backgrounds and the sources have none.
     """
     if isinstance(surface, GeneratedImage):
-        return drawn_texture(surface.pattern, surface.key, surface.height, surface.exponent)
+        return generated_texture(surface.pattern, surface.key, surface.height, surface.exponent)
     if isinstance(surface, StoredImage) and surface.source == "objects":
         return sources.objects.texture(surface.texture_id)
     if sources.backgrounds is None:
@@ -299,20 +355,20 @@ def texture_of(surface: Textured, sources: Sources, frame: int = 0) -> Texture:
 
 
 def cut_out_of(layer: Layer, sources: Sources) -> Texture:
-    """Return the texture of a layer in front of the background, with its soft edge."""
+    """Return the texture of an object, with its soft edge."""
     if not isinstance(layer.surface, StoredImage):
-        raise ValueError(f"a cut-out is a stored image, not {type(layer.surface).__name__}")
+        raise ValueError(f"an object's surface must be a StoredImage, got {type(layer.surface).__name__}")
     texture = texture_of(layer.surface, sources)
     return feathered(texture, layer.feather) if layer.feather else texture
 
 
 def is_redrawn(surface: Surface) -> bool:
-    """Return whether every frame shows new content, so that no point has a position in another frame."""
+    """Return whether every frame shows new content, so that points cannot be followed between frames."""
     return isinstance(surface, Video) or (isinstance(surface, Noise) and surface.redrawn)
 
 
 def check_sources(scene: Scene, sources: Sources) -> None:
-    """Refuse sources other than those that the scene was made from.
+    """Check that the scene was made from these sources.
 
     Raises:
         UserError: a digest differs.
@@ -321,7 +377,7 @@ def check_sources(scene: Scene, sources: Sources) -> None:
 
 
 def levels_of_detail(layers: Sequence[Layer], poses: Float) -> Float:
-    """Return the mip levels ``[L, T]`` of layers under poses ``[L, T, 3, 3]``."""
+    """Return the mip levels ``[L, T]`` of layers with poses ``[L, T, 3, 3]``; 0 without a texture."""
     levels = np.zeros(poses.shape[:2])
     images = [i for i, layer in enumerate(layers) if isinstance(layer.surface, Textured)]
     if images:

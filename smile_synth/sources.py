@@ -1,4 +1,4 @@
-"""Sources: what clips are drawn from, opened, checked and passed as one."""
+"""Sources: the objects and backgrounds of clips, opened, checked and passed as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sources:
 
     Attributes:
         objects: the bank of objects.
-        backgrounds: images and videos; None: recipes with such backgrounds cannot be sampled.
+        backgrounds: images and videos; None: recipes with image or video backgrounds are refused.
     """
 
     objects: ObjectBank
@@ -31,26 +31,26 @@ class Sources:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Sources:
-        """Open a bank and, if given, a folder or list of backgrounds.
+        """Open a bank and, if given, a folder or a list of backgrounds.
 
         Args:
             objects: path of the bank.
             backgrounds: path of the folder, or of a text file of paths.
-            progress: called with (files indexed, files in all) while backgrounds are indexed.
+            progress: called with (number of indexed files, number of files) while backgrounds are indexed.
 
         Raises:
-            UserError: a path that does not exist, or content that cannot be read.
+            UserError: a path does not exist, or its content cannot be read.
         """
         folder = None if backgrounds is None else BackgroundFolder(backgrounds, progress=progress)
         return cls(ObjectBank.open(objects), folder)
 
     def check(self, bank_digest: str, background_digest: str, *, of: str = "scene") -> None:
-        """Refuse sources other than those that a scene or corpus was made from.
+        """Check that a scene or corpus was made from these sources.
 
         Args:
-            bank_digest: of its objects.
-            background_digest: of its backgrounds; empty: it has none.
-            of: what was made, for the message.
+            bank_digest: digest of its objects.
+            background_digest: digest of its backgrounds; empty: it has none.
+            of: ``scene`` or ``corpus``, for the message.
 
         Raises:
             UserError: a digest differs.
@@ -58,4 +58,4 @@ class Sources:
         if bank_digest != self.objects.digest:
             raise UserError(f"bank '{self.objects.path}': is not the bank of this {of} (its digest differs)")
         if background_digest and (self.backgrounds is None or background_digest != self.backgrounds.digest):
-            raise UserError(f"backgrounds: are not those of this {of} (their digest differs)")
+            raise UserError(f"backgrounds: are not the backgrounds of this {of} (their digest differs)")

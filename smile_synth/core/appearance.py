@@ -1,7 +1,7 @@
-"""Looks: what a clip's exposure, its light and its objects' edges do to textures and to time.
+"""Camera effects of a clip, and soft edges and shadows of its objects, as textures and poses.
 
-None of them draws anything: the scene holds what was drawn, and textures and poses follow from it here, once
-for all backends and for the labels.
+The scene holds the drawn values. This module computes the textures and poses from them, in one place for all
+backends and for the labels.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Appearance:
-    """How a clip as a whole is exposed; as it stands, plainly.
+    """Camera effects of a whole clip. The default values change nothing.
 
     Attributes:
-        shutter: share of a frame's time, 0..1, that the shutter is open, its middle at the frame itself.
-        shutter_samples: subframes of that time whose images are averaged, odd; the middle one is the frame.
-        linear_light: textures are filtered, and layers blended, in linear light instead of sRGB values.
-        grain: standard deviation of the grain, as a share of full scale; 0 without.
-        grain_key: two 32-bit words.
-        compression: H.264 quality, 0 (best) to 51, that a written clip is damaged with; None without.
+        shutter: share of the time between two frames, 0..1, during which the shutter is open. The frame is in
+            the middle of that time.
+        shutter_samples: number of subframes that are averaged, odd; the middle one is the frame itself.
+        linear_light: filter textures and blend layers in linear light instead of sRGB values.
+        grain: standard deviation of the grain, as a share of full scale; 0: no grain.
+        grain_key: two 32-bit words, the key of the grain's random numbers.
     """
 
     shutter: float = 0.0
@@ -35,7 +35,6 @@ class Appearance:
     linear_light: bool = False
     grain: float = 0.0
     grain_key: tuple[int, int] = (0, 0)
-    compression: int | None = None
 
 
 DEFAULT_APPEARANCE = Appearance()
@@ -43,12 +42,12 @@ DEFAULT_APPEARANCE = Appearance()
 
 @dataclass(frozen=True)
 class Shadow:
-    """What a layer casts on all that lies behind it.
+    """The shadow that a layer casts on all layers behind it.
 
     Attributes:
-        strength: 0..1, how dark it is where it is darkest.
-        offset_xy: recipe pixels from the layer to its shadow.
-        blur: texels of the layer from its darkest to its end, across an edge.
+        strength: opacity of the shadow's core, 0..1.
+        offset_xy: offset of the shadow from its layer, in recipe pixels.
+        blur: half the width of the shadow's edge, in texels of the layer.
     """
 
     strength: float
@@ -60,16 +59,16 @@ class Shadow:
 
 
 def shutter_times(appearance: Appearance) -> Float:
-    """Return the subframes ``[S]`` that a frame averages, in frames from its own; the middle one is 0."""
+    """Return the times ``[S]`` of subframes, in frames relative to their frame; the middle one is 0."""
     count = appearance.shutter_samples
     return np.asarray((np.arange(count) - count // 2) * (appearance.shutter / count))
 
 
 def poses_between(poses: Float, offsets: Float) -> Float:
-    """Return the poses ``[L, T, S, 3, 3]`` of layers ``[L, T, 3, 3]`` at the subframes ``[S]`` of each frame.
+    """Interpolate poses ``[L, T, 3, 3]`` at times ``[S]`` around every frame; returns ``[L, T, S, 3, 3]``.
 
-    Number by number a parabola through the frame and its two neighbours; at either end of the clip, which
-    has but one neighbour, a straight line.
+    Each matrix entry follows a parabola through the frame and its two neighbours. The first and the last
+    frame have one neighbour, so a straight line is used there.
     """
     slope, bend = np.zeros_like(poses), np.zeros_like(poses)
     if poses.shape[1] > 1:
@@ -80,7 +79,7 @@ def poses_between(poses: Float, offsets: Float) -> Float:
     return np.asarray(poses[:, :, None] + d * (slope[:, :, None] + d * bend[:, :, None]))
 
 
-# --- light
+# --- linear light
 
 
 def to_linear(srgb: Float) -> Float:
@@ -94,7 +93,7 @@ def to_srgb(linear: Float) -> Float:
     return np.where(linear <= 0.0031308, linear * 12.92, bright)
 
 
-# The light 0..255 of every sRGB byte.
+# The linear light 0..255 of every sRGB byte.
 LIGHT = 255 * to_linear(np.arange(256) / 255)
 
 
@@ -102,9 +101,9 @@ LIGHT = 255 * to_linear(np.arange(256) / 255)
 
 
 def in_light(texture: Texture) -> Texture:
-    """Return a texture whose colours are premultiplied in linear light, and stored as sRGB bytes of that.
+    """Return a texture whose colours are premultiplied in linear light and stored as sRGB bytes.
 
-    Its mip levels average light. A texel's light is ``LIGHT[byte]``; alpha stays as it is.
+    ``LIGHT[byte]`` is the premultiplied linear light. Mip levels average linear light. Alpha is unchanged.
     """
     light = np.empty((texture.height, texture.width, 4))
     texels = texture.level(0).astype(np.float64)
@@ -112,53 +111,53 @@ def in_light(texture: Texture) -> Texture:
     straight = np.divide(texels[..., :3], alpha, out=np.zeros_like(texels[..., :3]), where=alpha > 0)
     light[..., :3] = to_linear(np.minimum(straight, 1.0)) * alpha
     light[..., 3] = texels[..., 3]
-    return _with_levels(light, _is_opaque(texture), True)
+    opaque = bool((texture.texels[:, 3] == 255).all())
+    return _with_mip_levels(light, repeat_edge=opaque, linear_light=True)
 
 
 def feathered(texture: Texture, width: float) -> Texture:
-    """Return a texture whose alpha rises from nothing at its edge to what it was ``width`` texels inside.
+    """Return a texture with a soft edge: alpha rises from 0 at the edge to full over ``width`` texels.
 
-    Alpha becomes the lesser of itself and 2 b - 1, where b is alpha blurred by a tent of that half-width
-    (nothing lies outside): 0 at a straight edge, 1 from ``width`` inside on. Parts thinner than ``width``
-    fade, and no colour is needed from beyond an edge.
+    Alpha becomes min(alpha, 2 b - 1), where b is alpha blurred by a tent filter of half-width ``width``, with
+    zeros outside the texture. At a straight edge this is 0, and ``width`` texels inside it is 1. Parts
+    thinner than ``width`` fade. Alpha only falls, so that no colour from outside the edge is needed.
     """
     texels = texture.level(0).astype(np.float64)
     alpha = texels[..., 3]
     soft = np.minimum(alpha, np.maximum(2 * _blurred(alpha, width) - 255, 0.0))
     share = np.divide(soft, alpha, out=np.zeros_like(alpha), where=alpha > 0)
-    return _with_levels(texels * share[..., None], False, False)
+    return _with_mip_levels(texels * share[..., None])
 
 
 def shadow_margin(blur: float) -> int:
-    """Return by how many texels a shadow's texture is larger than its object's, on every side."""
+    """Return the number of texels by which a shadow's texture exceeds its object's texture on each side."""
     return int(np.ceil(blur))
 
 
 def shadow_of(texture: Texture, blur: float) -> Texture:
-    """Return the black texture of a shadow: alpha blurred by a tent of half-width ``blur`` texels."""
+    """Return the black texture of a shadow: alpha blurred by a tent filter of half-width ``blur`` texels."""
     margin = shadow_margin(blur)
     alpha = np.pad(texture.level(0)[..., 3].astype(np.float64), margin)
     black = np.zeros((*alpha.shape, 4))
     black[..., 3] = _blurred(alpha, blur)
-    return _with_levels(black, False, False)
+    return _with_mip_levels(black)
 
 
-def _is_opaque(texture: Texture) -> bool:
-    return bool((texture.texels[:, 3] == 255).all())
+def _with_mip_levels(level: Float, *, repeat_edge: bool = False, linear_light: bool = False) -> Texture:
+    """Return a texture of premultiplied values ``[H, W, 4]`` 0..255, with mip levels.
 
-
-def _with_levels(level: Float, repeat_edge: bool, light: bool) -> Texture:
-    """Store premultiplied values ``[H, W, 4]`` 0..255 and their mip levels; ``light`` as sRGB bytes of it."""
+    With ``linear_light``, colours are converted from linear light to sRGB bytes.
+    """
     height, width = level.shape[:2]
     texels = np.empty((sum(h * w for h, w in level_sizes_hw(height, width)), 4))
     fill_levels(np.ascontiguousarray(level), repeat_edge, texels, 0.0)
-    if light:
+    if linear_light:
         texels[:, :3] = 255 * to_srgb(texels[:, :3] / 255)
     return Texture(np.floor(texels + 0.5).astype(np.uint8), height, width)
 
 
 def _blurred(values: Float, radius: float) -> Float:
-    """Blur ``[H, W]`` along both axes by a tent that ends ``radius`` away; outside is nothing."""
+    """Blur ``[H, W]`` along both axes by a tent filter of half-width ``radius``, with zeros outside."""
     reach = max(int(np.ceil(radius)) - 1, 0)
     tent = np.maximum(1 - np.abs(np.arange(-reach, reach + 1)) / max(radius, 1.0), 0)
     tent /= tent.sum()
@@ -170,7 +169,7 @@ def _blurred(values: Float, radius: float) -> Float:
 
 @kernel
 def _along_columns(values: Float, weights: Float) -> Float:  # pragma: no cover - compiled
-    """Weigh every row with its neighbours and return the result transposed."""
+    """Filter along columns and return the result transposed."""
     h, w = values.shape
     reach = len(weights) // 2
     out = np.zeros((w, h))

@@ -54,7 +54,10 @@ def compose(*transforms: Float) -> Float:
 
 
 def determinant(transform: Float) -> Float:
-    """Return the determinants ``[...]`` of transforms ``[..., 3, 3]``, alike in any batch."""
+    """Return the determinants ``[...]`` of transforms ``[..., 3, 3]``.
+
+    Each one has the same bits in every batch, which `numpy.linalg.det` does not promise.
+    """
     m = transform
     return np.asarray(
         m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
@@ -67,7 +70,7 @@ def invert(transform: Float) -> Float:
     """Invert transforms ``[..., 3, 3]``.
 
     Raises:
-        ValueError: a transform is singular (it squashes the plane to a line).
+        ValueError: a transform is singular: it maps the plane to a line or a point.
     """
     try:
         return np.asarray(np.linalg.inv(transform), np.float64)
@@ -78,7 +81,7 @@ def invert(transform: Float) -> Float:
 def apply(transform: Float, points_xy: ArrayLike) -> Float:
     """Map points ``[..., N, 2]`` by transforms ``[..., 3, 3]``.
 
-    Points behind a perspective's horizon (w <= 0) become NaN: they have no image.
+    Points behind the horizon of a perspective (w <= 0) have no image and become NaN.
     """
     points = np.asarray(points_xy, np.float64)
     mapped = points @ np.swapaxes(transform[..., :2, :2], -1, -2) + transform[..., None, :2, 2]
@@ -87,10 +90,10 @@ def apply(transform: Float, points_xy: ArrayLike) -> Float:
 
 
 def tilt(degrees_xy: ArrayLike, distance: float) -> Float:
-    """Build perspective tilts ``[..., 3, 3]`` about the origin, seen from ``distance`` pixels away.
+    """Build perspective tilts ``[..., 3, 3]`` about the origin, with a camera ``distance`` pixels away.
 
-    ``degrees_xy`` is ``[..., 2]``: about the horizontal axis (the lower edge comes nearer), then about the
-    vertical one (the left edge comes nearer).
+    ``degrees_xy`` is ``[..., 2]``: the angle about the horizontal axis (positive brings the lower edge
+    nearer), then the angle about the vertical axis (positive brings the left edge nearer).
     """
     angle = np.deg2rad(np.asarray(degrees_xy, np.float64))
     (cos_a, cos_b), (sin_a, sin_b) = np.moveaxis(np.cos(angle), -1, 0), np.moveaxis(np.sin(angle), -1, 0)
@@ -105,9 +108,10 @@ def tilt(degrees_xy: ArrayLike, distance: float) -> Float:
 def affine(
     center_xy: Float, degrees: Float, scale_xy: Float, shear_xy: Float | None, middle_xy: Float
 ) -> Float:
-    """Build translation x rotation x shear x scaling x (middle to the origin), ``[..., 3, 3]``, in one go.
+    """Build affine transforms ``[..., 3, 3]`` that move a box to its place in the frame.
 
-    Number by number the same in any batch, which a product of matrices is not.
+    They move ``middle_xy`` to the origin, then scale, shear, rotate, and move the origin to ``center_xy``.
+    Each result has the same bits in every batch, which a product of matrices does not promise.
     """
     angle = np.deg2rad(degrees)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -117,7 +121,7 @@ def affine(
         a, b, c, d = a + b * y, a * x + b, c + d * y, c * x + d
     out = np.zeros((*angle.shape, 3, 3))
     width, height = scale_xy[..., 0], scale_xy[..., 1]
-    # Adding zero makes -0 the 0 that a product of matrices would give.
+    # Adding zero turns -0 into 0, as a product of matrices does.
     out[..., 0, 0], out[..., 0, 1] = a * width, b * height + 0.0
     out[..., 1, 0], out[..., 1, 1] = c * width, d * height
     mx, my = middle_xy[..., 0], middle_xy[..., 1]
@@ -128,7 +132,7 @@ def affine(
 
 
 def product(left: Float, right: Float) -> Float:
-    """Multiply transforms ``[..., 3, 3]``, number by number the same in any batch."""
+    """Multiply transforms ``[..., 3, 3]``. Each product has the same bits in every batch."""
     shape = np.broadcast_shapes(left.shape, right.shape)
     out = np.empty(shape)
     a, b = (np.ascontiguousarray(np.broadcast_to(m, shape)).reshape(-1, 3, 3) for m in (left, right))
@@ -151,8 +155,3 @@ def _multiply(left, right, out):  # type: ignore[no-untyped-def]  # pragma: no c
 def corners(width: float, height: float) -> Float:
     """Return the four corners ``[4, 2]`` of the box (0, 0, width, height), clockwise."""
     return np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
-
-
-def bounds(points_xy: Float) -> Float:
-    """Return the boxes ``[..., 4]`` (x0, y0, x1, y1) around points ``[..., N, 2]``."""
-    return np.concatenate([points_xy.min(axis=-2), points_xy.max(axis=-2)], axis=-1)

@@ -2,12 +2,13 @@
 
 Every number comes from Philox 4x64-10, a counter-based generator (Salmon et al., SC 2011), by the
 algorithms of this file alone, so that other versions of NumPy draw the same numbers. The key is
-(seed, index) and the purpose selects a block of 2^192 counters: streams never overlap.
+(seed, index), and the purpose selects a block of 2^192 counters, so streams never overlap.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -29,10 +30,10 @@ def counter_block(purpose: str) -> int:
 
 
 class RandomStreams:
-    """R independent streams that are drawn from together.
+    """Draws from R independent streams at once.
 
     Row r is the stream of (seed, indices[r], purposes[r]). Its numbers do not depend on the other rows.
-    Every result has the rows as its first axis.
+    The first axis of every result is the row.
     """
 
     def __init__(self, seed: int, indices: ArrayLike, purposes: Sequence[str] | str) -> None:
@@ -41,13 +42,13 @@ class RandomStreams:
         Args:
             seed: 0 .. 2^63 - 1. Seed 0 is a seed like any other.
             indices: ``[R]``, each 0 .. 2^63 - 1.
-            purposes: what is drawn, for example ``"background"``: one for all rows, or R of them.
+            purposes: what the numbers are for, such as ``"background"``: one for all rows, or one per row.
 
         Raises:
             ValueError: seed or index outside its range.
         """
         try:
-            index = np.atleast_1d(np.asarray(indices, np.int64))
+            index = np.array(indices, np.int64, ndmin=1)
         except OverflowError:
             raise ValueError(f"index must be in 0..2^63-1, got {np.max(indices)}") from None
         if not 0 <= seed <= MAX_SEED:
@@ -56,27 +57,26 @@ class RandomStreams:
             raise ValueError(f"index must be in 0..2^63-1, got {index.min()}")
         names = [purposes] * len(index) if isinstance(purposes, str) else purposes
         blocks = np.array([counter_block(name) for name in names], np.uint64)
-        self._address = np.uint64(seed), index.astype(np.uint64), blocks
-        self._used = np.zeros(len(index), np.int64)  # 64-bit words that each row has drawn so far
+        self._address = np.uint64(seed), index.view(np.uint64), blocks
+        self._num_drawn = np.zeros(len(index), np.int64)  # 64-bit words that each row has drawn
 
     def __len__(self) -> int:
         """Return the number of rows R."""
-        return len(self._used)
+        return len(self._num_drawn)
 
     def random(self, *shape: int) -> Float:
         """Draw uniform numbers 0 <= u < 1, ``[R, *shape]``, multiples of 2^-53."""
-        out = np.empty((len(self), int(np.prod(shape, dtype=np.int64))))
-        _fill_uniform(*self._address, self._used, out)
+        out = np.empty((len(self), math.prod(shape)))
+        _fill_uniform(*self._address, self._num_drawn, out)
         return out.reshape(len(self), *shape)
 
     def uniform(self, low: ArrayLike, high: ArrayLike, *shape: int) -> Float:
         """Draw uniform numbers low <= u < high, ``[R, *shape]``; the bounds broadcast with them."""
-        lowest = np.asarray(low, np.float64)
-        return np.asarray(lowest + np.subtract(high, lowest) * self.random(*shape), np.float64)
+        return np.asarray(np.add(low, np.subtract(high, low) * self.random(*shape)), np.float64)
 
     def normal(self, *shape: int) -> Float:
         """Draw standard normal numbers ``[R, *shape]``, by the inverse of the distribution function."""
-        # Adding half of a step keeps out 0, whose quantile is infinite.
+        # Half a step is added because the quantile of 0 is infinite.
         return np.asarray(ndtri(self.random(*shape) + 2.0**-54), np.float64)
 
     def integers(self, limit: ArrayLike, *shape: int) -> Int:
@@ -84,7 +84,7 @@ class RandomStreams:
 
         floor(u * limit) of a uniform u: the bias is below limit * 2^-53.
         """
-        return (self.random(*shape) * np.asarray(limit, np.int64)).astype(np.int64)
+        return np.multiply(self.random(*shape), limit).astype(np.int64)
 
     def sign(self) -> Float:
         """Draw -1 or 1, ``[R]``."""
@@ -95,12 +95,12 @@ class RandomStreams:
         share = np.asarray(weights, np.float64)
         cumulative = np.cumsum(share / share.sum())
         cumulative /= cumulative[-1]
-        return np.searchsorted(cumulative, self.random(*shape), side="right").astype(np.int64)
+        return np.asarray(cumulative.searchsorted(self.random(*shape), side="right"), np.int64)
 
     def permutations(self, lengths: ArrayLike) -> list[Int]:
         """Draw one permutation of 0 .. length - 1 per row, by the shuffle of Fisher and Yates."""
         limits = np.broadcast_to(np.asarray(lengths, np.int64), (len(self),))
-        # One number per element but the first: the last element swaps first.
+        # One number per element except the first. Swaps start at the last element.
         drawn = self.random(max(int(limits.max(initial=0)) - 1, 0))
         out = np.empty((len(self), drawn.shape[1] + 1), np.int64)
         _fill_permutations(drawn, limits, out)
@@ -108,7 +108,7 @@ class RandomStreams:
 
 
 class RandomStream:
-    """One stream; its results lack the row axis of `RandomStreams` and are otherwise the same."""
+    """One stream. It draws the numbers of one row of `RandomStreams`, without the row axis."""
 
     def __init__(self, seed: int, index: int, purpose: str) -> None:
         """Address the stream of (seed, index, purpose); see `RandomStreams`."""
@@ -176,20 +176,21 @@ def _philox_4x64(seed, index, block, counter):  # type: ignore[no-untyped-def]  
 
 
 @kernel
-def _fill_uniform(seed, indices, blocks, used, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _fill_uniform(seed, indices, blocks, num_drawn, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill row r of ``out`` with the next numbers of stream r. Counters begin at 1."""
     for r in range(out.shape[0]):
-        words = _philox_4x64(seed, indices[r], blocks[r], used[r] // 4 + 1)
+        words = _philox_4x64(seed, indices[r], blocks[r], num_drawn[r] // 4 + 1)
         for k in range(out.shape[1]):
-            place = (used[r] + k) % 4
+            place = (num_drawn[r] + k) % 4
             if place == 0 and k > 0:
-                words = _philox_4x64(seed, indices[r], blocks[r], (used[r] + k) // 4 + 1)
+                words = _philox_4x64(seed, indices[r], blocks[r], (num_drawn[r] + k) // 4 + 1)
             out[r, k] = float(words[place] >> np.uint64(11)) * 2.0**-53
-        used[r] += out.shape[1]
+        num_drawn[r] += out.shape[1]
 
 
 @kernel
 def _fill_permutations(drawn, limits, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Shuffle 0 .. limits[r] - 1 into row r of ``out``."""
     for r in range(out.shape[0]):
         for k in range(limits[r]):
             out[r, k] = k

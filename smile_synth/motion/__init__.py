@@ -1,11 +1,11 @@
 """Motion: families of paths and curves, relations between objects, and the camera.
 
-A family is one file with its parameter model and one pure function ``(*, rng, parameters, request) -> Path``,
-and one line in `FAMILIES` (or an entry point of an installed package). Whatever makes a path of an object's
-centre makes a curve of its size, rotation, opacity or depth as well.
+A family is a model of its parameters and one pure function ``(*, rng, parameters, request) -> Path``, which
+the decorator `family` adds to the registry `FAMILIES`; installed packages add theirs by an entry point. Every
+family draws paths of an object's centre, and curves of its size, rotation, opacity, depth and so on.
 """
 
-from smile_synth.motion._base import FamilyParameters, Path, Request
+from smile_synth.motion._base import FAMILIES, Family, FamilyParameters, Path, Request, family, register
 from smile_synth.motion._camera import CameraEntry, Recursion, draw_camera_curves, draw_recursion
 from smile_synth.motion._entries import (
     CAMERA_CURVES,
@@ -17,20 +17,18 @@ from smile_synth.motion._entries import (
     draw_curve,
     draw_path,
 )
-from smile_synth.motion._families import FAMILIES, Family, load_installed, register
-from smile_synth.motion._keyframes import EASINGS, KeyTimesParameters, draw_key_times, interpolate
-from smile_synth.motion._relations import RELATIONS, AnyRelation, Bond, Relation, draw_relation
+from smile_synth.motion._families import load_installed
+from smile_synth.motion._keyframes import KeyTimesParameters, draw_key_times, interpolate
+from smile_synth.motion._relations import RELATIONS, AnyRelation, Relation, RelationRequest, draw_relation
 
 __all__ = [
     "CAMERA_CURVES",
-    "EASINGS",
     "FAMILIES",
     "OBJECT_CURVES",
     "RELATIONS",
     "AnyCurve",
     "AnyMotion",
     "AnyRelation",
-    "Bond",
     "CameraEntry",
     "Curve",
     "Family",
@@ -40,6 +38,7 @@ __all__ = [
     "Path",
     "Recursion",
     "Relation",
+    "RelationRequest",
     "Request",
     "draw_camera_curves",
     "draw_curve",
@@ -47,6 +46,7 @@ __all__ = [
     "draw_path",
     "draw_recursion",
     "draw_relation",
+    "family",
     "interpolate",
     "load_installed",
     "register",

@@ -1,4 +1,4 @@
-"""Changing speed: constant and jerk-limited acceleration, and the ballistic fall."""
+"""Changing speed: constant acceleration, limited jerk, and the fall of a thrown object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegative, NonNegativeRange, PositiveRange, Range
-from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
+from smile_synth.motion._base import (
+    FamilyParameters,
+    Float,
+    Path,
+    Request,
+    direction_factor,
+    family,
+    unit_vectors,
+)
 
 
 class ConstantAcceleration(FamilyParameters):
@@ -24,59 +32,57 @@ class ConstantAcceleration(FamilyParameters):
     acceleration: NonNegative
 
 
-def constant_acceleration(*, rng: RandomStreams, parameters: ConstantAcceleration, request: Request) -> Path:
-    """Draw speed, direction and an acceleration that stays as it is."""
-    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
-    acceleration = rng.uniform(-parameters.acceleration, parameters.acceleration, request.dims)
-    velocity = speed[:, None] * units(direction, request.dims, rng=rng)
-    t = request.frames[:, None]
-    travel = velocity[:, None] * t + acceleration[:, None] * (t * t / 2)
-    factors = {
-        **direction_factor(direction, request.dims, "start_direction_degrees"),
-        f"start_speed_{request.unit}_per_frame": speed,
-        f"acceleration_{request.unit}_per_frame2": np.linalg.norm(acceleration, axis=-1),
-    }
-    return Path(request.place(travel, rng=rng), factors)
-
-
-class JerkLimited(FamilyParameters):
-    """Keys of ``jerk-limited``.
+class JerkLimited(ConstantAcceleration):
+    """Keys of ``jerk-limited``: those of ``constant-acceleration``, and its own.
 
     Attributes:
-        speed: [low, high] per frame, at the start.
-        acceleration: the largest, per frame and frame, on every axis.
+        acceleration: limit per frame and frame, on every axis.
         jerk: the acceleration changes by U(-jerk, jerk) from frame to frame, on every axis.
     """
 
-    family: Literal["jerk-limited"]
-    speed: NonNegativeRange
-    acceleration: NonNegative
+    family: Literal["jerk-limited"]  # type: ignore[assignment]
     jerk: NonNegative
 
 
-def jerk_limited(*, rng: RandomStreams, parameters: JerkLimited, request: Request) -> Path:
-    """Draw an acceleration that wanders within its limit, and integrate it twice."""
-    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
-    velocity = speed[:, None] * units(direction, request.dims, rng=rng)
-    jerk = rng.uniform(-parameters.jerk, parameters.jerk, request.num_frames, request.dims)
-    acceleration = np.zeros_like(jerk)
-    for t in range(1, request.num_frames):
-        wanted = acceleration[:, t - 1] + jerk[:, t]
-        acceleration[:, t] = np.clip(wanted, -parameters.acceleration, parameters.acceleration)
-    steps = velocity[:, None] + np.cumsum(acceleration, axis=1)
-    travel = np.cumsum(steps, axis=1) - steps[:, :1]
-    factors = {
+def _start_factors(speed: Float, direction: Float, request: Request) -> dict[str, Float]:
+    return {
         **direction_factor(direction, request.dims, "start_direction_degrees"),
         f"start_speed_{request.unit}_per_frame": speed,
     }
+
+
+@family(ConstantAcceleration)
+def constant_acceleration(*, rng: RandomStreams, parameters: ConstantAcceleration, request: Request) -> Path:
+    """Draw speed, direction and a constant acceleration."""
+    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
+    acceleration = rng.uniform(-parameters.acceleration, parameters.acceleration, request.dims)
+    velocity = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    t = request.frames[:, None]
+    travel = velocity[:, None] * t + acceleration[:, None] * (t * t / 2)
+    factors = _start_factors(speed, direction, request)
+    factors[f"acceleration_{request.unit}_per_frame2"] = np.linalg.norm(acceleration, axis=-1)
     return Path(request.place(travel, rng=rng), factors)
+
+
+@family(JerkLimited)
+def jerk_limited(*, rng: RandomStreams, parameters: JerkLimited, request: Request) -> Path:
+    """Draw an acceleration that changes randomly within its limit, and integrate it twice."""
+    speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
+    velocity = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    jerk = rng.uniform(-parameters.jerk, parameters.jerk, request.num_frames, request.dims)
+    acceleration, limit = np.zeros_like(jerk), parameters.acceleration
+    for t in range(1, request.num_frames):
+        acceleration[:, t] = np.clip(acceleration[:, t - 1] + jerk[:, t], -limit, limit)
+    steps = velocity[:, None] + np.cumsum(acceleration, axis=1)
+    travel = np.cumsum(steps, axis=1) - steps[:, :1]
+    return Path(request.place(travel, rng=rng), _start_factors(speed, direction, request))
 
 
 class Ballistic(FamilyParameters):
     """Keys of ``ballistic``.
 
     Attributes:
-        speed: [low, high] per frame, of the throw.
+        speed: [low, high] per frame, at the start.
         elevation: [low, high] degrees above the horizon; to the left or to the right.
         gravity: [low, high] per frame and frame, downwards (along the last axis).
     """
@@ -87,8 +93,9 @@ class Ballistic(FamilyParameters):
     gravity: PositiveRange
 
 
+@family(Ballistic)
 def ballistic(*, rng: RandomStreams, parameters: Ballistic, request: Request) -> Path:
-    """Draw a throw; it falls on a parabola."""
+    """Draw a throw, whose path is a parabola."""
     speed, elevation = rng.uniform(*parameters.speed), rng.uniform(*parameters.elevation)
     gravity, side = rng.uniform(*parameters.gravity), rng.sign()
     angle = np.deg2rad(elevation)

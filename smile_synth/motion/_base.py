@@ -1,8 +1,10 @@
-"""What every motion family is given and returns."""
+"""Input and output of motion families, and their registry."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +16,23 @@ Float = NDArray[np.float64]
 
 
 class FamilyParameters(StrictModel):
-    """Keys of a family; every family's model adds ``family: Literal[name]`` and its own."""
+    """Recipe keys of a family. Each family's model adds ``family: Literal[name]`` and its own keys."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a path or a curve is made for: R rows at once, each with T frames and D dimensions.
+    """The request for R paths or curves with T frames and D dimensions.
 
     Attributes:
         num_frames: T, at least 1.
-        low: ``[R, T, D]`` the least value allowed; of a path, where the middle of the box may be so that the
-            box stays inside the frame. ``low > high`` where it is too large for that; -inf without a bound.
-        high: ``[R, T, D]`` the largest.
-        outer: ``[2, D]`` least and largest value of the whole range; of a path, the frame.
+        low: least allowed value, broadcasts to ``[R, T, D]``; -inf: no bound. For a path, the box centre at
+            which the box touches the frame's border from inside; above ``high`` if the box is too large.
+        high: largest allowed value, like ``low``.
+        outer: ``[2, D]`` least and largest value of the whole range; for a path, the frame.
         key_times: ``[R, K]`` float64, 0 .. T-1, the key frames.
-        start: ``[2, D]`` low and high of where a motion starts; None: anywhere within the bounds.
-        unit: of the values; names of factors are made of it.
-        pixel: one pixel in that unit, 0 where there are no pixels.
+        start: ``[2, D]`` low and high of the first value; None: anywhere within the bounds.
+        unit: unit of the values, for the names of factors.
+        pixel: size of one pixel in that unit; 0 if the values are no pixels.
     """
 
     num_frames: int
@@ -45,23 +47,34 @@ class Request:
     @property
     def num_rows(self) -> int:
         """Rows R."""
-        return int(self.low.shape[0])
+        return len(self.key_times)
 
     @property
     def dims(self) -> int:
-        """Dimensions D of a value: 2 of a path, 1 or more of a curve."""
-        return int(self.low.shape[2])
+        """Dimensions D of a value: 2 for a path, 1 or more for a curve."""
+        return int(self.outer.shape[1])
 
     @property
     def frames(self) -> Float:
         """Frame numbers ``[T]`` float64."""
         return np.arange(self.num_frames, dtype=np.float64)
 
-    def place(self, travel: Float, *, rng: RandomStreams) -> Float:
-        """Draw where a travel ``[R, T, D]``, relative to its start, starts; returns the values.
+    def bounds(self) -> tuple[Float, Float]:
+        """Return ``low`` and ``high``, each ``[R, T, D]``."""
+        shape = self.num_rows, self.num_frames, self.dims
+        return np.broadcast_to(self.low, shape), np.broadcast_to(self.high, shape)
 
-        Without a start of its own, a travel starts where all of it stays within the bounds. On a
-        dimension where no start does that, it is centred as a whole.
+    def ordered_bounds(self) -> tuple[Float, Float]:
+        """Return the bounds ``[R, T, D]``; both are their mean where a box is larger than the frame."""
+        low, high = self.bounds()
+        middle = (low + high) / 2
+        return np.minimum(low, middle), np.maximum(high, middle)
+
+    def place(self, travel: Float, *, rng: RandomStreams) -> Float:
+        """Draw first values and add them to a travel ``[R, T, D]``, which starts at 0.
+
+        Without ``start``, all values stay within the bounds. In a dimension where this is impossible, the
+        values are centred between the bounds.
         """
         u = rng.random(self.dims)
         if self.start is not None:
@@ -72,20 +85,15 @@ class Request:
             low, high = np.minimum(low, middle), np.where(high < low, middle, high)
         return np.asarray((low + u * (high - low))[:, None] + travel)
 
-    def room(self) -> tuple[Float, Float]:
-        """Return the bounds ``[R, T, D]``; both are the middle where the box is too large for the frame."""
-        middle = (self.low + self.high) / 2
-        return np.minimum(self.low, middle), np.maximum(self.high, middle)
-
 
 @dataclass(frozen=True)
 class Path:
-    """Values over time and what was drawn for them.
+    """Values over time and their drawn parameters.
 
     Attributes:
-        values: ``[R, T, D]`` float64; of a path, the middle of the object's un-rotated box in pixels.
-        factors: drawn values a probe could predict, ``[R]`` each, by a name that ends in its unit.
-        log_scale: ``[R, T]`` size that comes with the path (an approach), as a logarithm; None: none.
+        values: ``[R, T, D]`` float64; for a path, the centre of the object's un-rotated box in pixels.
+        factors: drawn parameters ``[R]`` by name, which a probe could predict; names end in the unit.
+        log_scale: ``[R, T]`` logarithm of a size that belongs to the path (an approach); None: constant size.
     """
 
     values: Float
@@ -93,10 +101,63 @@ class Path:
     log_scale: Float | None = None
 
 
-def units(degrees: Float, dims: int, *, rng: RandomStreams) -> Float:
-    """Return unit vectors ``[R, D]``: along ``degrees`` in the plane, to either side in one dimension.
+class Family(NamedTuple):
+    """A motion family.
 
-    In three dimensions and more the direction is drawn uniformly instead.
+    Attributes:
+        parameters: model of its recipe keys; its key ``family`` is ``Literal[name]``.
+        draw: pure function ``(*, rng: RandomStreams, parameters, request: Request) -> Path``.
+        bounded: the family needs finite bounds, so its curves must have ``low`` and ``high``.
+    """
+
+    parameters: type[FamilyParameters]
+    draw: Callable[..., Path]
+    bounded: bool = False
+
+
+FAMILIES: dict[str, Family] = {}
+_Draw = TypeVar("_Draw", bound=Callable[..., Path])
+
+
+def name_of(family: Family) -> str:
+    """Return the name in a family's parameters.
+
+    Raises:
+        ValueError: the parameters have no key ``family: Literal[name]``.
+    """
+    key = family.parameters.model_fields.get("family")
+    names = get_args(key.annotation) if key else ()
+    if len(names) != 1:
+        raise ValueError(f"{family.parameters.__name__} needs the key family: Literal[name]")
+    return str(names[0])
+
+
+def register(family: Family) -> None:
+    """Add a family to `FAMILIES`.
+
+    Raises:
+        ValueError: the name is taken, or the parameters have no name.
+    """
+    name = name_of(family)
+    if name in FAMILIES:
+        raise ValueError(f"motion family '{name}' is registered already")
+    FAMILIES[name] = family
+
+
+def family(parameters: type[FamilyParameters], *, bounded: bool = False) -> Callable[[_Draw], _Draw]:
+    """Register the decorated function as the family of these parameters, see `Family`."""
+
+    def add(draw: _Draw) -> _Draw:
+        register(Family(parameters, draw, bounded))
+        return draw
+
+    return add
+
+
+def unit_vectors(degrees: Float, dims: int, *, rng: RandomStreams) -> Float:
+    """Return unit vectors ``[R, D]``: at an angle for D = 2, and 1 or -1 for D = 1.
+
+    For D > 2 directions are drawn uniformly and ``degrees`` is ignored.
     """
     angle = np.deg2rad(degrees)
     if dims == 1:
@@ -108,5 +169,5 @@ def units(degrees: Float, dims: int, *, rng: RandomStreams) -> Float:
 
 
 def direction_factor(degrees: Float, dims: int, name: str = "direction_degrees") -> dict[str, Float]:
-    """Return a direction as a factor; only in the plane it means anything."""
+    """Return an angle as a factor. It is meaningful for two dimensions; for others the dict is empty."""
     return {name: degrees % 360} if dims == 2 else {}

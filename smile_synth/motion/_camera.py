@@ -1,12 +1,13 @@
-"""The camera: one more transform, of every layer alike."""
+"""Keys of the camera, and its curves and recursion. A camera transforms all layers in the same way."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from pydantic import model_validator
 
+from smile_synth.core.geometry import translation
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import Positive, Range
 from smile_synth.io.strict_yaml import StrictModel
@@ -15,14 +16,14 @@ from smile_synth.motion._entries import CAMERA_CURVES, AnyCurve, check_curves, d
 
 
 class Recursion(StrictModel):
-    """A transform that is drawn once and applied anew in every frame, I[t+1] = f(I[t]) (PMG, 2409.06665).
+    """A transform that is drawn once and applied again in every frame, I[t+1] = f(I[t]) (PMG, 2409.06665).
 
     Attributes:
         translation: [low, high] pixels, per axis.
         rotation: [low, high] degrees.
-        zoom: [low, high] log-size.
+        zoom: [low, high] logarithm of the scale.
         shear: [low, high] slope, per axis.
-        perspective: [low, high] how much nearer one border of the frame comes than its middle, per axis.
+        perspective: [low, high] relative approach of one border of the frame, per axis.
     """
 
     translation: Range = (0.0, 0.0)
@@ -33,19 +34,19 @@ class Recursion(StrictModel):
 
 
 class CameraEntry(StrictModel):
-    """One way for the camera to move; images move against it, as curves of what is seen.
+    """One camera motion, given as the motion of the image.
 
     Attributes:
-        weight: how often this entry is drawn, relative to the others.
-        pan: pixels that everything moves by.
-        shake: pixels on top of the pan.
-        zoom: log-size about the middle of the frame.
+        weight: relative frequency of this entry.
+        pan: translation in pixels.
+        shake: translation in pixels, added to the pan.
+        zoom: logarithm of the scale about the middle of the frame.
         roll: degrees, clockwise, about the middle.
         shear: slopes, x by y and y by x.
         tilt: degrees about the horizontal and the vertical axis, in perspective.
         gain: factor on the colours of every layer.
         gain_isotropic: draw one gain for all channels.
-        recursion: a transform applied once more in every frame.
+        recursion: a transform that is applied again in every frame.
     """
 
     weight: Positive = 1.0
@@ -66,26 +67,25 @@ class CameraEntry(StrictModel):
 
 
 def draw_camera_curves(
-    parameters: CameraEntry, key_times: Float, num_frames: int, *, streams: Any
+    parameters: CameraEntry, key_times: Float, num_frames: int, *, streams: Callable[[str], RandomStreams]
 ) -> dict[str, Path]:
-    """Draw the curves that the entry has; ``streams`` gives the draws of a purpose."""
+    """Draw the curves of an entry; ``streams(purpose)`` returns the random streams of a purpose."""
     drawn = {}
-    for name, kind in CAMERA_CURVES.items():
-        curve = getattr(parameters, name)
-        if curve is not None:
-            dims = 1 if name == "gain" and parameters.gain_isotropic else kind.dims
-            drawn[name] = draw_curve(
-                kind, curve, key_times, num_frames, rng=streams(f"camera {name}"), dims=dims
-            )
+    for name, curve in CAMERA_CURVES.items():
+        keys = getattr(parameters, name)
+        if keys is not None:
+            rng = streams(f"camera {name}")
+            dims = 1 if name == "gain" and parameters.gain_isotropic else None
+            drawn[name] = draw_curve(curve, keys, key_times, num_frames, rng=rng, dims=dims)
     return drawn
 
 
 def draw_recursion(
     parameters: Recursion, num_frames: int, frame_wh: Float, *, rng: RandomStreams
 ) -> tuple[Float, dict[str, Float]]:
-    """Draw a transform about the middle of the frame; returns its powers ``[R, T, 3, 3]`` and factors."""
+    """Draw a transform about the middle of the frame; return its powers ``[R, T, 3, 3]`` and factors."""
     rows = len(rng)
-    translation, angle = rng.uniform(*parameters.translation, 2), rng.uniform(*parameters.rotation)
+    offset, angle = rng.uniform(*parameters.translation, 2), rng.uniform(*parameters.rotation)
     zoom, shear = rng.uniform(*parameters.zoom), rng.uniform(*parameters.shear, 2)
     perspective = rng.uniform(*parameters.perspective, 2)
     cos, sin, scale = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle)), np.exp(zoom)
@@ -94,23 +94,20 @@ def draw_recursion(
     one[:, 0, 1] = scale * (cos * shear[:, 0] - sin)
     one[:, 1, 0] = scale * (sin + cos * shear[:, 1])
     one[:, 1, 1] = scale * (sin * shear[:, 0] + cos)
-    one[:, :2, 2] = translation
+    one[:, :2, 2] = offset
     one[:, 2, :2] = perspective / (frame_wh / 2)
     one[:, 2, 2] = 1.0
     powers = np.empty((rows, num_frames, 3, 3))
     powers[:, 0] = np.eye(3)
     for t in range(1, num_frames):
         product = np.einsum("rij,rjk->rik", one, powers[:, t - 1])
-        # Only the ratio of the entries matters; without this a long perspective would overflow.
+        # Only the ratio of the entries matters. Without this division a perspective could overflow.
         w = product[:, 2:, 2:]
         powers[:, t] = product / np.where(w > 1e-6, w, 1.0)
-    center = np.eye(3)
-    center[:2, 2] = frame_wh / 2
-    back = np.eye(3)
-    back[:2, 2] = -frame_wh / 2
+    center, back = translation(frame_wh / 2), translation(-frame_wh / 2)
     factors = {
-        "translation_x_px_per_frame": translation[:, 0],
-        "translation_y_px_per_frame": translation[:, 1],
+        "translation_x_px_per_frame": offset[:, 0],
+        "translation_y_px_per_frame": offset[:, 1],
         "rotation_degrees_per_frame": angle,
         "zoom_log_per_frame": zoom,
     }

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegativeRange, Range
-from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
+from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, family, unit_vectors
 
 
 class ConstantVelocity(FamilyParameters):
@@ -25,21 +25,21 @@ class ConstantVelocity(FamilyParameters):
     direction: Range = (0.0, 360.0)
 
 
+@family(ConstantVelocity)
 def constant_velocity(*, rng: RandomStreams, parameters: ConstantVelocity, request: Request) -> Path:
-    """Draw speed, direction and a start that keeps the box inside the frame where that is possible."""
-    speed = rng.uniform(*parameters.speed)
-    direction = rng.uniform(*parameters.direction)
-    step = speed[:, None] * units(direction, request.dims, rng=rng)
+    """Draw speed and direction."""
+    speed, direction = rng.uniform(*parameters.speed), rng.uniform(*parameters.direction)
+    step = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
     values = request.place(request.frames[:, None] * step[:, None], rng=rng)
     factors = direction_factor(direction, request.dims)
     return Path(values, {**factors, f"speed_{request.unit}_per_frame": speed})
 
 
 class AxisVelocity(FamilyParameters):
-    """Keys of ``axis-velocity``; one of the two.
+    """Keys of ``axis-velocity``: either ``speeds`` or ``speed``.
 
     Attributes:
-        speeds: per frame; one is drawn for every axis, each as likely as the others.
+        speeds: list of speeds per frame; one is drawn uniformly for every axis.
         speed: [low, high] per frame, drawn for every axis; negative is to the left and upwards.
     """
 
@@ -54,8 +54,9 @@ class AxisVelocity(FamilyParameters):
         return self
 
 
+@family(AxisVelocity)
 def axis_velocity(*, rng: RandomStreams, parameters: AxisVelocity, request: Request) -> Path:
-    """Draw a constant speed for every axis; from a list of whole ones it is MoSI's (arXiv 2104.00240)."""
+    """Draw a constant speed for every axis; whole ``speeds`` give the motion of MoSI (arXiv 2104.00240)."""
     if parameters.speeds is not None:
         step = np.array(parameters.speeds)[rng.choice(np.ones(len(parameters.speeds)), request.dims)]
     else:

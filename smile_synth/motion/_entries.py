@@ -1,4 +1,4 @@
-"""The recipe's models of motion entries and curves, made from the registry of families."""
+"""The recipe's models of motion entries and curves, built from the registry of families."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import Positive, Range
 from smile_synth.io.strict_yaml import StrictModel
-from smile_synth.motion._base import Float, Path, Request
-from smile_synth.motion._families import FAMILIES
+from smile_synth.motion._base import FAMILIES, Float, Path, Request
+from smile_synth.motion._families import UNAVAILABLE
 
 
 class Curve(NamedTuple):
-    """What a curve means.
+    """A property that changes over time.
 
     Attributes:
         dims: values per frame.
-        neutral: where it starts if the recipe says nothing, and what it is without a curve.
-        low, high: values beyond these are cut off.
-        unit: of its values.
+        neutral: value that changes nothing; the default start.
+        low, high: limits, to which values are clipped.
+        unit: of the values.
     """
 
     dims: int
@@ -54,14 +54,30 @@ CAMERA_CURVES: dict[str, Curve] = {
 }
 
 
-class CurveKeys(StrictModel):
+# name -> generated model. Pickles refer to this table, because the models are no attributes of a module.
+_MODELS: dict[str, type[StrictModel]] = {}
+
+
+def _restore(name: str, values: dict[str, Any]) -> StrictModel:
+    return _MODELS[name].model_construct(**values)
+
+
+class _EntryKeys(StrictModel):
+    """Base of the models that are generated for every family."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the name of the generated model."""
+        return _restore, (type(self).__name__, dict(self))
+
+
+class CurveKeys(_EntryKeys):
     """Keys of every curve, beside those of its family.
 
     Attributes:
-        low: the curve never goes below; None: the limit of what it controls.
-        high: the curve never goes above.
-        start: [low, high] of where it starts (for a swing: of its middle). None: anywhere between ``low``
-            and ``high`` if both are given, else where it changes nothing.
+        low: least value; None: the limit of the property.
+        high: largest value; None: the limit of the property.
+        start: [low, high] of the first value (of an oscillation: of its middle). None: the whole range if
+            both ``low`` and ``high`` are given, else the value that changes nothing.
     """
 
     low: float | None = None
@@ -71,62 +87,73 @@ class CurveKeys(StrictModel):
     @model_validator(mode="after")
     def _check_bounds(self) -> CurveKeys:
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low {self.low:g} lies above high {self.high:g}")
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         return self
 
 
-def _short(value: object) -> object:
+def _expand_short_form(value: object) -> object:
     """Read ``{rate: r}`` as a key-framed curve."""
     if isinstance(value, dict) and "family" not in value and "rate" in value:
         return {"family": "key-framed", **value}
     return value
 
 
-def _made(suffix: str, keys: type[StrictModel]) -> Any:
-    """Return the union of all families' models, each with further keys."""
-    models = []
-    for family, (parameters, *_) in FAMILIES.items():
-        name = f"{parameters.__name__}{suffix}"
-        if name in globals():
-            raise ValueError(
-                f"motion family '{family}': another one has parameters called {parameters.__name__}"
-            )
-        # Other processes find the model of a pickled recipe by its name.
-        globals()[name] = create_model(
-            name, __base__=(parameters, keys), __module__=__name__, __doc__=parameters.__doc__
+def _check_available(value: object) -> object:
+    """Refuse families of packages that could not be loaded."""
+    name = value.get("family") if isinstance(value, dict) else None
+    if name in UNAVAILABLE:
+        raise ValueError(f"motion family '{name}' {UNAVAILABLE[name]}")
+    return value
+
+
+def _any_family(suffix: str, keys: type[StrictModel]) -> Any:
+    """Return the union of the models of all families, each with further keys."""
+    models = [
+        create_model(
+            f"{family.parameters.__name__}{suffix}", __base__=(family.parameters, keys),
+            __module__=__name__, __doc__=family.parameters.__doc__,
         )
-        models.append(globals()[name])
-    return Annotated[Union[tuple(models)], Field(discriminator="family")]  # noqa: UP007 - from the registry
+        for family in FAMILIES.values()
+    ]  # fmt: skip
+    for model in models:
+        if _MODELS.setdefault(model.__name__, model) is not model:
+            raise ValueError(f"two motion families have parameters called {model.__name__}")
+    union: Any = Union[tuple(models)]  # noqa: UP007 - the members are known at run time
+    return Annotated[union, Field(discriminator="family"), BeforeValidator(_check_available)]
 
 
 if TYPE_CHECKING:
     AnyCurve = CurveKeys
 else:
-    AnyCurve = Annotated[_made("Curve", CurveKeys), BeforeValidator(_short)]
+    AnyCurve = Annotated[_any_family("Curve", CurveKeys), BeforeValidator(_expand_short_form)]
 
 
 def check_curves(model: Any, curves: dict[str, Curve]) -> None:
-    """Raise ValueError where a curve's family needs bounds that neither the recipe nor nature gives."""
-    for name, kind in curves.items():
+    """Check the bounds of a model's curves.
+
+    Raises:
+        ValueError: the bounds are outside the limits, or missing for a family that needs them.
+    """
+    for name, curve in curves.items():
         parameters = getattr(model, name)
         if parameters is None:
             continue
-        low = kind.low if parameters.low is None else parameters.low
-        high = kind.high if parameters.high is None else parameters.high
+        low = curve.low if parameters.low is None else parameters.low
+        high = curve.high if parameters.high is None else parameters.high
         if FAMILIES[parameters.family].bounded and not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{name}: a curve of the family {parameters.family} needs low and high")
-        if low > kind.high or high < kind.low:
-            raise ValueError(f"{name}: [{low:g}, {high:g}] lies outside its {kind.low:g} .. {kind.high:g}")
+        if low > curve.high or high < curve.low:
+            raise ValueError(f"{name}: [{low:g}, {high:g}] is outside {curve.low:g} .. {curve.high:g}")
 
 
-class MotionKeys(StrictModel):
-    """Keys that every motion entry has, beside those of its family.
+class MotionKeys(_EntryKeys):
+    """Keys of every motion entry, beside those of its family.
 
     Attributes:
-        weight: how often this entry is drawn, relative to the others.
-        start: [low, high] where the middle of the box starts, in shares of the frame's sides (beyond 0..1 is
-            outside); None: wherever the whole way stays inside the frame, if it can.
-        log_scale: log-size over time, drawn apart for width and height.
+        weight: relative frequency of this entry.
+        start: [low, high] first position of the box centre, as a share of the frame's sides (values outside
+            0..1 are outside the frame); None: such that the whole path stays inside the frame, if possible.
+        log_scale: logarithm of the size over time, drawn separately for width and height.
         log_scale_isotropic: draw one log_scale for both sides.
         rotation: degrees, clockwise.
         shear: slopes, x by y and y by x.
@@ -136,8 +163,8 @@ class MotionKeys(StrictModel):
         gain_isotropic: draw one gain for all channels.
         bias: added to each colour channel after gain, -1..1 (1 is full scale).
         bias_isotropic: draw one bias for all channels.
-        gamma: exponent of the colours after gain and bias, .1..10; above 1 is darker.
-        depth: ranks to the back (positive) or to the front; objects pass each other where orders change.
+        gamma: exponent of the colours after gain and bias, .1..10; values above 1 darken.
+        depth: ranks to the back (positive) or to the front; objects change their order where depths cross.
     """
 
     weight: Positive = 1.0
@@ -164,16 +191,16 @@ class MotionKeys(StrictModel):
 if TYPE_CHECKING:
     AnyMotion = MotionKeys
 else:
-    AnyMotion = _made("Path", MotionKeys)
+    AnyMotion = _any_family("Path", MotionKeys)
 
 
 def draw_path(parameters: Any, request: Request, *, rng: RandomStreams) -> Path:
-    """Draw values with the family that ``parameters.family`` names."""
+    """Draw values with the family ``parameters.family``."""
     return FAMILIES[parameters.family].draw(rng=rng, parameters=parameters, request=request)
 
 
 def draw_curve(
-    kind: Curve,
+    curve: Curve,
     parameters: Any,
     key_times: Float,
     num_frames: int,
@@ -181,26 +208,15 @@ def draw_curve(
     rng: RandomStreams,
     dims: int | None = None,
 ) -> Path:
-    """Draw a curve ``[R, T, D]`` for R rows with key times ``[R, K]``, within its bounds."""
-    dims = dims or kind.dims
-    rows = len(key_times)
-    if getattr(parameters, "rate", None) == 0 and parameters.start is None and parameters.low is None:
-        return Path(np.full((rows, num_frames, dims), kind.neutral))  # as drawn, but quicker
-    low = kind.low if parameters.low is None else max(parameters.low, kind.low)
-    high = kind.high if parameters.high is None else min(parameters.high, kind.high)
+    """Draw curves ``[R, T, D]`` for R rows with key times ``[R, K]``, clipped to their bounds."""
+    dims = dims or curve.dims
+    low = curve.low if parameters.low is None else max(parameters.low, curve.low)
+    high = curve.high if parameters.high is None else min(parameters.high, curve.high)
     start: tuple[float, float] | None = parameters.start
     if start is None and (parameters.low is None or parameters.high is None):
-        start = (kind.neutral, kind.neutral)
-    shape = (rows, num_frames, dims)
-    request = Request(
-        num_frames,
-        np.broadcast_to(low, shape),
-        np.broadcast_to(high, shape),
-        np.repeat([[low], [high]], dims, axis=1).astype(np.float64),
-        key_times,
-        None if start is None else np.repeat(np.array(start)[:, None], dims, axis=1),
-        kind.unit,
-        0.0,
-    )
+        start = (curve.neutral, curve.neutral)
+    outer = np.array([[low] * dims, [high] * dims])
+    first = None if start is None else np.array([[value] * dims for value in start])
+    request = Request(num_frames, outer[0], outer[1], outer, key_times, first, curve.unit, pixel=0.0)
     path = draw_path(parameters, request, rng=rng)
-    return Path(np.clip(path.values, low, high), path.factors)
+    return Path(path.values.clip(low, high), path.factors)

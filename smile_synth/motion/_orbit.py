@@ -1,4 +1,4 @@
-"""Round a fixed point, at one radius or on a spiral."""
+"""Motion around a fixed point: a circle or a spiral."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import PositiveRange, Range
-from smile_synth.motion._base import FamilyParameters, Float, Path, Request
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request, family
 
 
-def around(angle: Float, dims: int) -> Float:
-    """Return ``[..., D]`` places on the unit circle; every dimension is a quarter turn after the last."""
+def on_circle(angle: Float, dims: int) -> Float:
+    """Return points ``[..., D]`` of the unit circle; each dimension is a quarter turn behind the last."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([(cos, sin, -cos, -sin)[d % 4] for d in range(dims)], axis=-1)
 
@@ -22,7 +22,7 @@ class Orbit(FamilyParameters):
 
     Attributes:
         radius: [low, high].
-        turn: [low, high] degrees per frame; the sense of rotation is drawn.
+        turn: [low, high] degrees per frame; the sense of rotation is random.
     """
 
     family: Literal["orbit"]
@@ -30,41 +30,28 @@ class Orbit(FamilyParameters):
     turn: PositiveRange
 
 
-def orbit(*, rng: RandomStreams, parameters: Orbit, request: Request) -> Path:
-    """Draw radius, angular speed, sense and phase of a circle inside the frame."""
-    radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
-    turn = turn * rng.sign()
-    angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * request.frames)
-    travel = radius[:, None, None] * around(angle, request.dims)
-    factors = {f"radius_{request.unit}": radius, "turn_degrees_per_frame": turn}
-    return Path(request.place(travel, rng=rng), factors)
-
-
-class Spiral(FamilyParameters):
-    """Keys of ``spiral``.
+class Spiral(Orbit):
+    """Keys of ``spiral``: those of ``orbit``, with the radius of the first frame, and its own.
 
     Attributes:
-        radius: [low, high] at the start.
-        turn: [low, high] degrees per frame; the sense of rotation is drawn.
-        widening: [low, high] change of the radius per frame; it stops at the middle.
+        widening: [low, high] change of the radius per frame; the radius never goes below 0.
     """
 
-    family: Literal["spiral"]
-    radius: PositiveRange
-    turn: PositiveRange
+    family: Literal["spiral"]  # type: ignore[assignment]
     widening: Range
 
 
-def spiral(*, rng: RandomStreams, parameters: Spiral, request: Request) -> Path:
-    """Draw a circle whose radius changes evenly."""
+@family(Orbit)
+@family(Spiral)
+def orbit(*, rng: RandomStreams, parameters: Orbit | Spiral, request: Request) -> Path:
+    """Draw the radius, angular speed, sense of rotation and phase of a circle or a spiral."""
     radius, turn = rng.uniform(*parameters.radius), rng.uniform(*parameters.turn)
     turn = turn * rng.sign()
     angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * request.frames)
-    widening = rng.uniform(*parameters.widening)
-    radii = np.maximum(radius[:, None] + widening[:, None] * request.frames, 0)
-    factors = {
-        f"radius_{request.unit}": radius,
-        f"widening_{request.unit}_per_frame": widening,
-        "turn_degrees_per_frame": turn,
-    }
-    return Path(request.place(radii[..., None] * around(angle, request.dims), rng=rng), factors)
+    factors = {f"radius_{request.unit}": radius, "turn_degrees_per_frame": turn}
+    radii = radius[:, None]
+    if isinstance(parameters, Spiral):
+        widening = rng.uniform(*parameters.widening)
+        factors[f"widening_{request.unit}_per_frame"] = widening
+        radii = np.maximum(radii + widening[:, None] * request.frames, 0)
+    return Path(request.place(radii[..., None] * on_circle(angle, request.dims), rng=rng), factors)

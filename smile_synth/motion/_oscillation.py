@@ -1,4 +1,4 @@
-"""To and fro along a line, like a pendulum."""
+"""A sine along a line, like a pendulum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import PositiveRange
-from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, units
+from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, family, unit_vectors
 
 
 class Oscillation(FamilyParameters):
@@ -16,7 +16,7 @@ class Oscillation(FamilyParameters):
 
     Attributes:
         amplitude: [low, high] from the middle to a turning point.
-        period: [low, high] frames for one whole swing.
+        period: [low, high] frames of one whole swing.
     """
 
     family: Literal["oscillation"]
@@ -24,12 +24,13 @@ class Oscillation(FamilyParameters):
     period: PositiveRange
 
 
+@family(Oscillation)
 def oscillation(*, rng: RandomStreams, parameters: Oscillation, request: Request) -> Path:
-    """Draw axis, amplitude, period and phase of a sine about a middle inside the frame."""
+    """Draw the axis, amplitude, period and phase of a sine."""
     amplitude, period = rng.uniform(*parameters.amplitude), rng.uniform(*parameters.period)
     axis, phase = rng.uniform(0, 180), rng.uniform(0, 2 * np.pi)
     swing = amplitude[:, None] * np.sin(phase[:, None] + 2 * np.pi * request.frames / period[:, None])
-    values = request.place(swing[..., None] * units(axis, request.dims, rng=rng)[:, None], rng=rng)
+    values = request.place(swing[..., None] * unit_vectors(axis, request.dims, rng=rng)[:, None], rng=rng)
     factors = {
         **direction_factor(axis, request.dims, "axis_degrees"),
         f"amplitude_{request.unit}": amplitude,

@@ -1,4 +1,4 @@
-"""Relations: how the other objects of a group move with its first."""
+"""Relations: motion of the other objects of a group relative to its first object, the leader."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import Positive, PositiveRange, ShareRange
 from smile_synth.io.strict_yaml import StrictModel
 from smile_synth.motion._base import Float, Path
-from smile_synth.motion._orbit import around
+from smile_synth.motion._orbit import on_circle
 
 
 @dataclass(frozen=True)
-class Bond:
-    """What a relation is made for: R followers at once, each with the leader of its group.
+class RelationRequest:
+    """The request for the paths of R followers, each with the leader of its group.
 
     Attributes:
-        leader: ``[R, T, 2]`` path of the first object, pixels.
-        own: ``[R, T, 2]`` the path that the follower would take alone.
-        leader_wh, own_wh: ``[R, 2]`` mean box of either.
+        leader: ``[R, T, 2]`` path of the leader, pixels.
+        follower: ``[R, T, 2]`` path of the follower without the relation.
+        leader_wh, follower_wh: ``[R, 2]`` mean box sides.
         frame_wh: ``[2]``.
     """
 
     leader: Float
-    own: Float
+    follower: Float
     leader_wh: Float
-    own_wh: Float
+    follower_wh: Float
     frame_wh: Float
 
 
@@ -38,8 +38,8 @@ class RelationKeys(StrictModel):
     """Keys of every relation.
 
     Attributes:
-        weight: how often this entry is drawn, relative to the others.
-        members: objects in the group, its leader among them; all objects of the clip if it has fewer.
+        weight: relative frequency of this entry.
+        members: number of objects in the group, with the leader; at most all labelled objects of the clip.
     """
 
     weight: Positive = 1.0
@@ -47,27 +47,27 @@ class RelationKeys(StrictModel):
 
 
 class Independent(RelationKeys):
-    """No relation: every object moves for itself."""
+    """Keys of ``independent``: objects move independently of each other."""
 
     relation: Literal["independent"]
 
 
-def independent(*, rng: RandomStreams, parameters: Independent, bond: Bond) -> Path:
-    """Return the follower's own path."""
-    return Path(bond.own)
+def independent(*, rng: RandomStreams, parameters: Independent, request: RelationRequest) -> Path:
+    """Return the follower's path unchanged."""
+    return Path(request.follower)
 
 
 class CommonFate(RelationKeys):
-    """Keys of ``common-fate``: the group moves as one."""
+    """Keys of ``common-fate``: all objects of the group make the same movements."""
 
     relation: Literal["common-fate"]
 
 
-def common_fate(*, rng: RandomStreams, parameters: CommonFate, bond: Bond) -> Path:
-    """Give the follower the leader's way, from a start that keeps it inside the frame if one does."""
-    travel = bond.leader - bond.leader[:, :1]
-    half = bond.own_wh[:, None] / 2
-    low, high = (half - travel).max(axis=1), (bond.frame_wh - half - travel).min(axis=1)
+def common_fate(*, rng: RandomStreams, parameters: CommonFate, request: RelationRequest) -> Path:
+    """Copy the leader's movements, from a start that keeps the follower inside the frame if possible."""
+    travel = request.leader - request.leader[:, :1]
+    half = request.follower_wh[:, None] / 2
+    low, high = (half - travel).max(axis=1), (request.frame_wh - half - travel).min(axis=1)
     middle = (low + high) / 2
     low, high = np.minimum(low, middle), np.where(high < low, middle, high)
     return Path((low + rng.random(2) * (high - low))[:, None] + travel)
@@ -84,24 +84,24 @@ class Following(RelationKeys):
     lag: PositiveRange
 
 
-def following(*, rng: RandomStreams, parameters: Following, bond: Bond) -> Path:
-    """Put the follower where the leader was; before its start the leader came straight."""
-    frames = bond.leader.shape[1]
+def following(*, rng: RandomStreams, parameters: Following, request: RelationRequest) -> Path:
+    """Follow the leader's path with a lag; the path is extended backwards by a straight line."""
+    frames = request.leader.shape[1]
     lag = rng.uniform(*parameters.lag)
     at = np.arange(frames) - lag[:, None]
     before = np.clip(np.floor(at).astype(int), 0, max(frames - 2, 0))
     after = np.minimum(before + 1, frames - 1)
     rows = np.arange(len(lag))[:, None]
-    u = (at - before)[..., None]  # negative before the start: the first step goes on backwards
-    return Path(bond.leader[rows, before] * (1 - u) + bond.leader[rows, after] * u, {"lag_frames": lag})
+    u = (at - before)[..., None]  # negative before the start, which extends the first step backwards
+    return Path(request.leader[rows, before] * (1 - u) + request.leader[rows, after] * u, {"lag_frames": lag})
 
 
 class Collision(RelationKeys):
     """Keys of ``collision``.
 
     Attributes:
-        at: [low, high] share of the clip after which the boxes touch.
-        after: what the follower does then: bounce back, stop, or pass.
+        at: [low, high] time of the contact of the boxes, as a share of the clip.
+        after: motion of the follower after the contact: bounce back, stop, or pass.
     """
 
     relation: Literal["collision"]
@@ -109,20 +109,21 @@ class Collision(RelationKeys):
     after: Literal["bounce", "stop", "pass"] = "bounce"
 
 
-def collision(*, rng: RandomStreams, parameters: Collision, bond: Bond) -> Path:
-    """Run straight from the follower's start to the place where it touches the leader, and on."""
-    frames = bond.leader.shape[1]
+def collision(*, rng: RandomStreams, parameters: Collision, request: RelationRequest) -> Path:
+    """Move in a straight line from the follower's start to the contact with the leader, and on."""
+    frames = request.leader.shape[1]
     time = np.maximum(rng.uniform(*parameters.at) * (frames - 1), 1e-9)
     before = np.clip(np.floor(time).astype(int), 0, max(frames - 2, 0))
     rows, u = np.arange(len(time)), (time - before)[:, None]
-    meeting = bond.leader[rows, before] * (1 - u) + bond.leader[rows, np.minimum(before + 1, frames - 1)] * u
-    start = bond.own[:, 0]
-    away = start - meeting
-    distance = np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1e-9)
-    # Boxes touch where, along the way, half of either side adds up on one axis.
-    reach = (bond.leader_wh + bond.own_wh) / 2
-    touch = (reach / np.maximum(np.abs(away) / distance, 1e-9)).min(axis=-1, keepdims=True)
-    contact = meeting + away / distance * np.minimum(touch, distance)
+    after = np.minimum(before + 1, frames - 1)
+    meeting = request.leader[rows, before] * (1 - u) + request.leader[rows, after] * u
+    start = request.follower[:, 0]
+    offset = start - meeting
+    distance = np.maximum(np.linalg.norm(offset, axis=-1, keepdims=True), 1e-9)
+    # Boxes touch where their offset on one axis equals the sum of their half sides.
+    reach = (request.leader_wh + request.follower_wh) / 2
+    touch = (reach / np.maximum(np.abs(offset) / distance, 1e-9)).min(axis=-1, keepdims=True)
+    contact = meeting + offset / distance * np.minimum(touch, distance)
     share = np.arange(frames) / time[:, None]
     beyond = {"bounce": -1.0, "stop": 0.0, "pass": 1.0}[parameters.after]
     share = np.where(share > 1, 1 + beyond * (share - 1), share)[..., None]
@@ -133,8 +134,8 @@ class Orbiting(RelationKeys):
     """Keys of ``orbiting``.
 
     Attributes:
-        distance: [low, high] between the middles, 1 is where the circles around both boxes touch.
-        turn: [low, high] degrees per frame; the sense is drawn.
+        distance: [low, high] between the centres; at 1 the circles around both boxes touch.
+        turn: [low, high] degrees per frame; the sense of rotation is random.
     """
 
     relation: Literal["orbiting"]
@@ -142,18 +143,18 @@ class Orbiting(RelationKeys):
     turn: PositiveRange
 
 
-def orbiting(*, rng: RandomStreams, parameters: Orbiting, bond: Bond) -> Path:
-    """Turn round the leader, wherever it goes."""
-    reach = (np.hypot(*bond.leader_wh.T) + np.hypot(*bond.own_wh.T)) / 2
+def orbiting(*, rng: RandomStreams, parameters: Orbiting, request: RelationRequest) -> Path:
+    """Move on a circle around the leader's current position."""
+    reach = (np.hypot(*request.leader_wh.T) + np.hypot(*request.follower_wh.T)) / 2
     radius = rng.uniform(*parameters.distance) * reach
     turn = rng.uniform(*parameters.turn) * rng.sign()
-    angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * np.arange(bond.leader.shape[1]))
-    values = bond.leader + radius[:, None, None] * around(angle, 2)
+    angle = np.deg2rad(rng.uniform(0, 360)[:, None] + turn[:, None] * np.arange(request.leader.shape[1]))
+    values = request.leader + radius[:, None, None] * on_circle(angle, 2)
     return Path(values, {"radius_px": radius, "turn_degrees_per_frame": turn})
 
 
 class Relation(NamedTuple):
-    """A relation: the model of its keys and ``(*, rng, parameters, bond) -> Path`` of the followers."""
+    """A relation: the model of its keys and ``(*, rng, parameters, request) -> Path`` of the followers."""
 
     parameters: type[RelationKeys]
     draw: Callable[..., Path]
@@ -176,7 +177,7 @@ else:
     ]
 
 
-def draw_relation(parameters: RelationKeys, bond: Bond, *, rng: RandomStreams) -> Path:
-    """Draw the followers' paths with the relation that the parameters name."""
+def draw_relation(parameters: RelationKeys, request: RelationRequest, *, rng: RandomStreams) -> Path:
+    """Draw the followers' paths with the relation ``parameters.relation``."""
     name: str = parameters.relation  # type: ignore[attr-defined]
-    return RELATIONS[name].draw(rng=rng, parameters=parameters, bond=bond)
+    return RELATIONS[name].draw(rng=rng, parameters=parameters, request=request)

@@ -1,4 +1,4 @@
-"""SMILE's default path: smoothed noise, stretched to a drawn extent."""
+"""The default path of SMILE: smoothed noise, stretched to a drawn extent."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegativeRange, Positive
-from smile_synth.motion._base import FamilyParameters, Float, Path, Request
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request, family
 
 
 class SmileGaussian(FamilyParameters):
     """Keys of ``smile-gaussian``.
 
     Attributes:
-        extent: [low, high]; one value for all axes is drawn.
-        num_points: random points that are smoothed into a path.
+        extent: [low, high]; one extent for all axes.
+        num_points: number of random points that are smoothed into a path.
         sigma: of the Gaussian filter, in points.
-        whole_samples: a frame takes the nearest point, as published, which makes the speed uneven (steps of
-            3 and 4 points); otherwise it is interpolated between two points.
-        truncate: cut extent, place and path to whole numbers, as the published code does.
+        whole_samples: use the nearest point for a frame, as published, which makes the speed uneven (steps of
+            3 and 4 points); otherwise interpolate between two points.
+        truncate: round extent, place and path down to whole numbers, as the published code does.
     """
 
     family: Literal["smile-gaussian"]
@@ -35,21 +36,34 @@ class SmileGaussian(FamilyParameters):
 
     @model_validator(mode="after")
     def _check(self) -> SmileGaussian:
-        if self.sigma > self.num_points:  # nothing but rounding would be left to stretch
+        if self.sigma > self.num_points:  # only rounding errors would be left to stretch
             raise ValueError(f"sigma must be at most num_points ({self.num_points}), got {self.sigma:g}")
         return self
 
 
 @lru_cache(maxsize=8)
 def _smoothing(num_points: int, sigma: float) -> Float:
-    """Return the filter as a matrix ``[P, P]``, so that smoothing is one product."""
+    """Return the Gaussian filter as a matrix ``[P, P]``."""
     return np.asarray(gaussian_filter1d(np.eye(num_points), sigma, axis=0, mode="reflect"))
 
 
+@lru_cache(maxsize=64)
+def _sample_positions(num_points: int, num_frames: int, whole: bool) -> tuple[NDArray[np.int64], Float]:
+    """Return the point before each frame ``[T]`` and the weight ``[T, 1]`` of the point after it."""
+    position = np.linspace(0, num_points - 1, num_frames)
+    if whole:
+        position = np.round(position)
+    before = np.minimum(position.astype(np.int64), num_points - 2)
+    return before, (position - before)[:, None]
+
+
+@family(SmileGaussian, bounded=True)
 def smile_gaussian(*, rng: RandomStreams, parameters: SmileGaussian, request: Request) -> Path:
-    """Draw the path of SMILE, section 3.1: 48 uniform points, Gaussian-filtered per axis, min-max
-    normalised per axis, times one extent for all axes, at a uniform place in the whole range, evenly
-    sampled."""
+    """Draw the path of SMILE (arXiv 2504.00527), section 3.1.
+
+    Uniform points are Gaussian-filtered and min-max normalised per axis, multiplied by one extent for all
+    axes, moved to a uniform place in the whole range, and sampled at equal steps.
+    """
     num_points = parameters.num_points
     points = _smoothing(num_points, parameters.sigma) @ rng.random(num_points, request.dims)
     low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
@@ -64,11 +78,7 @@ def smile_gaussian(*, rng: RandomStreams, parameters: SmileGaussian, request: Re
     offset = place * slack
     if parameters.truncate:
         offset = np.floor(offset)
-    position = np.linspace(0, num_points - 1, request.num_frames)
-    if parameters.whole_samples:
-        position = np.round(position)
-    before = np.minimum(position.astype(int), num_points - 2)
-    u = (position - before)[:, None]
+    before, u = _sample_positions(num_points, request.num_frames, parameters.whole_samples)
     sampled = points[:, before] * (1 - u) + points[:, before + 1] * u
     values = sampled * extent[:, None, None] + (range_low + offset)[:, None]
     if parameters.truncate:

@@ -1,4 +1,4 @@
-"""SMILE's second path: straight lines between key frames."""
+"""The linear path of SMILE: straight lines between key frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegative
-from smile_synth.motion._base import FamilyParameters, Path, Request
+from smile_synth.motion._base import FamilyParameters, Path, Request, family
 from smile_synth.motion._keyframes import interpolate
 
 
@@ -16,21 +16,20 @@ class SmileLinear(FamilyParameters):
     """Keys of ``smile-linear``.
 
     Attributes:
-        speed: per frame and axis; between key frames the value moves by U(-speed, speed) per frame on
-            each axis.
+        speed: between two key frames the value changes by U(-speed, speed) per frame, on every axis.
     """
 
     family: Literal["smile-linear"]
     speed: NonNegative = 12.0
 
 
+@family(SmileLinear, bounded=True)
 def smile_linear(*, rng: RandomStreams, parameters: SmileLinear, request: Request) -> Path:
-    """Draw the key-framed path of SMILE: a uniform start, then U(-speed, speed) x frames per axis from
-    key to key, clipped so that the box of that subframe stays inside the frame."""
+    """Draw a uniform start and steps to the key frames, clipped to the bounds there, as in SMILE's code."""
     keys = request.key_times
     frames = np.clip(np.round(keys).astype(int), 0, request.num_frames - 1)
     rows = np.arange(request.num_rows)[:, None]
-    low, high = (bound[rows, frames] for bound in request.room())
+    low, high = (bound[rows, frames] for bound in request.ordered_bounds())
     values = [low[:, 0] + rng.random(request.dims) * (high[:, 0] - low[:, 0])]
     for k in range(1, keys.shape[1]):
         step = rng.uniform(-parameters.speed, parameters.speed, request.dims)

@@ -1,4 +1,4 @@
-"""No motion at all: the control every study needs."""
+"""No motion: the control of every study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from smile_synth.core.rng import RandomStreams
-from smile_synth.motion._base import FamilyParameters, Path, Request
+from smile_synth.motion._base import FamilyParameters, Path, Request, family
 
 
 class Still(FamilyParameters):
@@ -16,6 +16,7 @@ class Still(FamilyParameters):
     family: Literal["still"]
 
 
+@family(Still)
 def still(*, rng: RandomStreams, parameters: Still, request: Request) -> Path:
-    """Draw one place inside the frame and stay there."""
+    """Draw one place within the bounds for all frames."""
     return Path(request.place(np.zeros((request.num_rows, request.num_frames, request.dims)), rng=rng))

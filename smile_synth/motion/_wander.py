@@ -1,4 +1,4 @@
-"""Motion by chance: spline through waypoints, random walk, Ornstein-Uhlenbeck, flicker."""
+"""Random motion: spline through waypoints, random walk, Ornstein-Uhlenbeck, flicker."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from pydantic import Field
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegative, NonNegativeRange, PositiveRange
-from smile_synth.motion._base import FamilyParameters, Path, Request
+from smile_synth.motion._base import FamilyParameters, Path, Request, family
 
 
 class Spline(FamilyParameters):
     """Keys of ``spline``.
 
     Attributes:
-        waypoints: number of places, drawn uniformly within the bounds, passed at even times.
+        waypoints: number of uniform points within the bounds, at equal time steps.
     """
 
     family: Literal["spline"]
     waypoints: Annotated[int, Field(ge=2)] = 4
 
 
+@family(Spline, bounded=True)
 def spline(*, rng: RandomStreams, parameters: Spline, request: Request) -> Path:
-    """Draw waypoints and run through them on a monotone cubic spline, which never leaves their range
-    (Fritsch and Butland, 1984)."""
-    # Imported here: it would add a fifth to every start of the program.
+    """Draw waypoints and a monotone cubic spline through them, which stays within their range.
+
+    Method: Fritsch and Butland, 1984.
+    """
+    # A global import would slow the start of the program by a fifth.
     from scipy.interpolate import PchipInterpolator
 
-    low, high = request.room()
+    low, high = request.ordered_bounds()
     u = rng.random(parameters.waypoints, request.dims)
     if request.num_frames == 1:
         return Path(low + u[:, :1] * (high - low))
@@ -49,8 +52,9 @@ class RandomWalk(FamilyParameters):
     step: NonNegative
 
 
+@family(RandomWalk)
 def random_walk(*, rng: RandomStreams, parameters: RandomWalk, request: Request) -> Path:
-    """Draw an independent normal step for every frame."""
+    """Draw independent normal steps."""
     steps = parameters.step * rng.normal(request.num_frames, request.dims)
     steps[:, 0] = 0
     return Path(request.place(np.cumsum(steps, axis=1), rng=rng))
@@ -60,8 +64,8 @@ class OrnsteinUhlenbeck(FamilyParameters):
     """Keys of ``ornstein-uhlenbeck``.
 
     Attributes:
-        deviation: [low, high] standard deviation from the place it returns to, on every axis.
-        memory: [low, high] frames after which 1/e of a deviation is left.
+        deviation: [low, high] standard deviation from the mean, on every axis.
+        memory: [low, high] frames in which a deviation decays to 1/e.
     """
 
     family: Literal["ornstein-uhlenbeck"]
@@ -69,14 +73,15 @@ class OrnsteinUhlenbeck(FamilyParameters):
     memory: PositiveRange
 
 
+@family(OrnsteinUhlenbeck)
 def ornstein_uhlenbeck(*, rng: RandomStreams, parameters: OrnsteinUhlenbeck, request: Request) -> Path:
     """Draw the stationary process with its exact transition from frame to frame."""
     deviation, memory = rng.uniform(*parameters.deviation), rng.uniform(*parameters.memory)
     values = rng.normal(request.num_frames, request.dims)
-    kept = np.exp(-1 / memory)[:, None]
-    fresh = np.sqrt(1 - kept * kept)
+    decay = np.exp(-1 / memory)[:, None]
+    noise = np.sqrt(1 - decay * decay)
     for t in range(1, request.num_frames):
-        values[:, t] = kept * values[:, t - 1] + fresh * values[:, t]
+        values[:, t] = decay * values[:, t - 1] + noise * values[:, t]
     factors = {f"deviation_{request.unit}": deviation, "memory_frames": memory}
     return Path(request.place(deviation[:, None, None] * values, rng=rng), factors)
 
@@ -85,15 +90,16 @@ class Flicker(FamilyParameters):
     """Keys of ``flicker``.
 
     Attributes:
-        amount: [low, high]; every frame is drawn anew within that much to either side.
+        amount: [low, high]; every frame differs from the middle by U(-amount, amount).
     """
 
     family: Literal["flicker"]
     amount: NonNegativeRange
 
 
+@family(Flicker)
 def flicker(*, rng: RandomStreams, parameters: Flicker, request: Request) -> Path:
-    """Draw every frame for itself."""
+    """Draw an independent value for every frame."""
     amount = rng.uniform(*parameters.amount)
     travel = rng.uniform(-1, 1, request.num_frames, request.dims) * amount[:, None, None]
     return Path(request.place(travel, rng=rng), {f"amount_{request.unit}": amount})

@@ -1,43 +1,43 @@
-"""Draw a clip's camera effects, and its objects' soft edges and shadows."""
+"""Draw the camera effects of clips, and the soft edges and shadows of their objects."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.core.appearance import DEFAULT_APPEARANCE, Appearance, Shadow
-from smile_synth.core.rng import RandomStreams
 from smile_synth.recipe import AppearanceParameters
-from smile_synth.scene import Factor, Layer
+from smile_synth.sampling._instances import Batch, add_factors
+from smile_synth.scene import Factor
+
+_NO_EFFECTS = AppearanceParameters()
 
 
 def sample_appearance(
-    parameters: AppearanceParameters, seed: int, indices: NDArray[np.int64], factors: list[dict[str, Factor]]
+    batch: Batch, factors: list[dict[str, Factor]]
 ) -> tuple[list[Appearance], list[Shadow | None], list[float]]:
-    """Draw the looks of clips, their shadows with a blur in pixels, and widths of soft edges in pixels."""
-    count = len(indices)
-    if parameters == AppearanceParameters():
+    """Draw camera effects, shadows and widths of soft edges, one per clip, and add them to ``factors``.
+
+    The blur of the shadows and the widths are in pixels.
+    """
+    parameters, count = batch.recipe.appearance, len(batch)
+    if parameters == _NO_EFFECTS:
         return [DEFAULT_APPEARANCE] * count, [None] * count, [0.0] * count
 
-    def drawn(name: str, bounds: tuple[float, float] | None, purpose: str) -> list[float]:
-        """Draw one value of every clip and note it; 0 where the recipe wants none."""
+    def draw(name: str, bounds: tuple[float, float] | None, purpose: str) -> list[float]:
+        """Draw one value per clip; 0 without bounds."""
         if bounds is None:
             return [0.0] * count
-        values: list[float] = RandomStreams(seed, indices, purpose).uniform(*bounds).tolist()
-        for found, value in zip(factors, values, strict=True):
-            found[f"appearance.{name}"] = value
-        return values
+        values = batch.streams(purpose).uniform(*bounds)
+        add_factors(factors, range(count), {f"appearance.{name}": values})
+        return list(values.tolist())
 
-    shutter = drawn("shutter_degrees", parameters.shutter, "shutter")
-    grain = drawn("grain_share", parameters.grain, "grain")
-    edges = drawn("soft_edges_px", parameters.soft_edges, "soft edges")
+    shutter = draw("shutter_degrees", parameters.shutter, "shutter")
+    grain = draw("grain_share", parameters.grain, "grain")
+    edges = draw("soft_edges_px", parameters.soft_edges, "soft edges")
     keys = [(0, 0)] * count
     if parameters.grain is not None:
-        words = RandomStreams(seed, indices, "grain key").random(2) * 2.0**32
-        keys = [(int(a), int(b)) for a, b in words.tolist()]
-    appearance = [
+        keys = [(a, b) for a, b in batch.streams("grain key").integers(2**32, 2).tolist()]
+    effects = [
         Appearance(
             shutter=shutter[i] / 360,
             shutter_samples=parameters.shutter_samples if shutter[i] else 1,
@@ -47,24 +47,13 @@ def sample_appearance(
         )
         for i in range(count)
     ]
-    shadows: list[Shadow | None] = [None] * count
-    if parameters.shadows is not None:
-        light = parameters.shadows
-        strength = drawn("shadow_strength_share", light.strength, "shadow strength")
-        distance = drawn("shadow_distance_px", light.distance, "shadow distance")
-        direction = drawn("shadow_direction_degrees", light.direction, "shadow direction")
-        blur = drawn("shadow_blur_px", light.blur, "shadow blur")
-        for i in range(count):
-            toward = np.deg2rad(direction[i])
-            offset = float(distance[i] * np.cos(toward)), float(distance[i] * np.sin(toward))
-            shadows[i] = Shadow(strength[i], offset, blur[i])
-    return appearance, shadows, edges
-
-
-def with_appearance(layer: Layer, edge: float, shadow: Shadow | None, texels_per_pixel: float) -> Layer:
-    """Give an object its clip's soft edge and shadow, whose widths in pixels become its own texels."""
-    if edge:
-        layer = replace(layer, feather=edge * texels_per_pixel)
-    if shadow is not None:
-        layer = replace(layer, shadow=replace(shadow, blur=shadow.blur * texels_per_pixel))
-    return layer
+    light = parameters.shadows
+    if light is None:
+        return effects, [None] * count, edges
+    strength = draw("shadow_strength_share", light.strength, "shadow strength")
+    distance = draw("shadow_distance_px", light.distance, "shadow distance")
+    angle = np.deg2rad(draw("shadow_direction_degrees", light.direction, "shadow direction"))
+    blur = draw("shadow_blur_px", light.blur, "shadow blur")
+    offsets = (np.array([np.cos(angle), np.sin(angle)]) * distance).T.tolist()
+    shadows = [Shadow(strength[i], (offsets[i][0], offsets[i][1]), blur[i]) for i in range(count)]
+    return effects, list(shadows), edges

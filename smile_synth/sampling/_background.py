@@ -1,20 +1,18 @@
-"""Draw the background of a clip: its surface, its poses and its brightness."""
+"""Draw the backgrounds of clips: their layers, poses and brightness."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.core import geometry
+from smile_synth.core.coverage import Border
 from smile_synth.core.errors import UserError
-from smile_synth.core.rng import RandomStream
+from smile_synth.core.rng import RandomStreams
 from smile_synth.recipe import (
     BACKGROUND_MOTION_KEYS,
-    AnyBackground,
     GradientBackground,
     ImageBackground,
     MovingBackground,
@@ -24,144 +22,189 @@ from smile_synth.recipe import (
     SolidBackground,
     VideoBackground,
 )
-from smile_synth.scene import Factor, GeneratedImage, Layer, Noise, Solid, StoredImage, Video
-
-Float = NDArray[np.float64]
-# Gives the random stream of a purpose, for one clip.
-Stream = Callable[[str], RandomStream]
-
-
-_Weighted = TypeVar("_Weighted", bound=Any)
-
-
-def _pick(entries: Sequence[_Weighted], rng: RandomStream) -> _Weighted:
-    return entries[0] if len(entries) == 1 else entries[rng.choice([entry.weight for entry in entries])]
+from smile_synth.sampling._instances import Batch, Float, Int, add_factors
+from smile_synth.scene import (
+    Factor,
+    Factors,
+    GeneratedImage,
+    Layer,
+    Noise,
+    Solid,
+    StoredImage,
+    Surface,
+    Video,
+)
 
 
 def uses_folder(recipe: Recipe) -> bool:
+    """Return whether a recipe has image or video backgrounds."""
     recipes = [recipe, *(entry.recipe for entry in recipe.mixture if entry.recipe is not None)]
     return any(
         isinstance(entry, ImageBackground | VideoBackground) for each in recipes for entry in each.backgrounds
     )
 
 
-def sample_background(
-    recipe: Recipe, backgrounds: BackgroundFolder | None, stream: Stream
-) -> tuple[Layer, Float, float]:
-    """Draw the background: its layer, its poses ``[T, 3, 3]`` and its brightness."""
-    parameters: AnyBackground = _pick(recipe.backgrounds, stream("choice of background"))
-    rng = stream("background")
-    brightness = rng.uniform(*parameters.brightness)
-    camera, factors = _background_motion(recipe, parameters, stream)
+def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
+    """Draw the backgrounds: B layers, their poses ``[B, T, 3, 3]`` and their brightness ``[B]``."""
+    recipe = batch.recipe
+    entry = np.zeros(len(batch), np.int64)
+    if len(recipe.backgrounds) > 1:
+        weights = [each.weight for each in recipe.backgrounds]
+        entry = batch.streams("choice of background").choice(weights)
+    layers: dict[int, Layer] = {}
+    poses = np.empty((len(batch), recipe.num_frames, 3, 3))
+    brightness = np.empty(len(batch))
+    for number, parameters in enumerate(recipe.backgrounds):
+        clips = np.flatnonzero(entry == number)
+        if not len(clips):
+            continue
+        rng = batch.streams("background", clips)
+        brightness[clips] = rng.uniform(*parameters.brightness)
+        poses[clips], factors = _draw_motion(batch, parameters, clips)
+        stored = isinstance(parameters, ImageBackground | VideoBackground)
+        draw = _draw_stored if stored else _draw_generated
+        surfaces, crop = draw(batch, parameters, poses[clips], rng)
+        border: Border = "repeat" if crop is None else "reflect"
+        if crop is not None:
+            poses[clips] = poses[clips] @ crop[:, None]
+        for clip, surface, values in zip(clips.tolist(), surfaces, factors, strict=True):
+            layers[clip] = Layer(surface, border, factors=Factors(values))
+    return [layers[clip] for clip in range(len(batch))], poses, brightness
+
+
+def _draw_generated(
+    batch: Batch, parameters: Any, motion: Float, rng: RandomStreams
+) -> tuple[list[Surface], Float | None]:
+    """Draw colours, noise or generated images, and the crops of gradients ``[R, 3, 3]``."""
     if isinstance(parameters, SolidBackground):
-        red, green, blue = rng.integers(256, 3).tolist()
-        color = (red, green, blue) if parameters.color is None else parameters.color
-        return Layer(Solid(color), border="repeat"), camera, brightness
-    if isinstance(parameters, ImageBackground | VideoBackground):
-        return *_from_folder(recipe, parameters, backgrounds, camera, factors, rng), brightness
-    key = rng.integer(2**32), rng.integer(2**32)
+        if parameters.color is not None:
+            return [Solid(parameters.color)] * len(rng), None
+        return [Solid((red, green, blue)) for red, green, blue in rng.integers(256, 3).tolist()], None
+    keys = [(first, second) for first, second in rng.integers(2**32, 2).tolist()]
     if isinstance(parameters, NoiseBackground):
-        return Layer(Noise(key, parameters.redrawn), border="repeat", factors=factors), camera, brightness
-    side = max(recipe.size)
+        return [Noise(key, parameters.redrawn) for key in keys], None
+    side = max(batch.recipe.size)
     if isinstance(parameters, GradientBackground):
-        gradient = GeneratedImage("gradient", key, 0.0, side, side)
-        pose = _crop(recipe, (side, side), 1.0, camera, rng)
-        return Layer(gradient, border="reflect", factors=factors), camera @ pose, brightness
+        crop = _draw_crop(batch.recipe, np.full((len(rng), 2), side), 1.0, motion, rng)
+        return [GeneratedImage("gradient", key, 0.0, side, side) for key in keys], crop
     side = -(-side // 16) * 16  # so that the first mip levels repeat without a seam, too
-    exponent = rng.uniform(*parameters.exponent) if isinstance(parameters, OneOverFBackground) else 0.0
-    endless = GeneratedImage(parameters.kind, key, exponent, side, side)
-    return Layer(endless, border="repeat", factors=factors), camera, brightness
+    exponents = [0.0] * len(rng)
+    if isinstance(parameters, OneOverFBackground):
+        exponents = rng.uniform(*parameters.exponent).tolist()
+    images = zip(keys, exponents, strict=True)
+    return [GeneratedImage(parameters.kind, key, exponent, side, side) for key, exponent in images], None
 
 
-def _from_folder(
-    recipe: Recipe,
-    parameters: ImageBackground | VideoBackground,
-    backgrounds: BackgroundFolder | None,
-    camera: Float,
-    factors: dict[str, Factor],
-    rng: RandomStream,
-) -> tuple[Layer, Float]:
-    """Draw a crop of an image or of a video's frames: its layer and its poses ``[T, 3, 3]``."""
-    what = "images" if isinstance(parameters, ImageBackground) else "videos"
-    if backgrounds is None:
-        raise UserError(
-            f"the recipe has '{parameters.kind}' backgrounds: give a folder of {what} (--backgrounds DIR)"
-        )
-    count = len(backgrounds.files if isinstance(parameters, ImageBackground) else backgrounds.videos)
-    if count == 0:
-        raise UserError(
-            f"the recipe has '{parameters.kind}' backgrounds: '{backgrounds.path}' holds no {what} to read"
-        )
-    number = rng.integer(count)
-    zoom = rng.uniform(*parameters.zoom)
-    if isinstance(parameters, ImageBackground):
-        size_hw = backgrounds.sizes_hw[number]
-        pose = _crop(recipe, size_hw, zoom, camera, rng)
-        return Layer(StoredImage("backgrounds", number, *size_hw), "reflect", factors=factors), camera @ pose
-    video = backgrounds.videos[number]
-    pose = _crop(recipe, (video.height, video.width), zoom, camera, rng)
-    low, high = parameters.stride
-    stride = low + rng.integer(high + 1 - low)
-    numbers = _frame_numbers(video.num_frames, recipe.num_frames, stride, rng)
-    return Layer(Video(number, numbers, video.height, video.width), "reflect"), camera @ pose
+def _draw_stored(
+    batch: Batch, parameters: Any, motion: Float, rng: RandomStreams
+) -> tuple[list[Surface], Float | None]:
+    """Draw images or videos of the folder, and their crops ``[R, 3, 3]``.
 
-
-def _frame_numbers(available: int, num_frames: int, stride: int, rng: RandomStream) -> tuple[int, ...]:
-    """Draw where a video starts and return the frames that the clip shows.
-
-    A video too short for the clip starts anywhere and is played to and fro: ... 2 1 0 1 2 ...
+    Raises:
+        UserError: the folder is missing or has none.
     """
-    span = (num_frames - 1) * stride + 1
-    start = rng.integer(max(available - span + 1, 0) or available)
-    period = max(2 * (available - 1), 1)
-    places = [(start + t * stride) % period for t in range(num_frames)]
-    return tuple(min(place, period - place) if available > 1 else 0 for place in places)
+    recipe, folder = batch.recipe, batch.sources.backgrounds
+    is_image = isinstance(parameters, ImageBackground)
+    what = "images" if is_image else "videos"
+    if folder is None:
+        raise UserError(
+            f"the recipe has '{parameters.kind}' backgrounds: give a folder of {what} as backgrounds"
+        )
+    sizes = _sizes_hw(folder, is_image)
+    if not len(sizes):
+        raise UserError(
+            f"the recipe has '{parameters.kind}' backgrounds: '{folder.path}' holds no readable {what}"
+        )
+    chosen = rng.integers(len(sizes))
+    crop = _draw_crop(recipe, sizes[chosen], rng.uniform(*parameters.zoom), motion, rng)
+    numbers, sizes_hw = chosen.tolist(), sizes[chosen].tolist()
+    if isinstance(parameters, ImageBackground):
+        return [StoredImage("backgrounds", n, *hw) for n, hw in zip(numbers, sizes_hw, strict=True)], crop
+    low, high = parameters.stride
+    stride = low + rng.integers(high + 1 - low)
+    available = np.array([folder.videos[n].num_frames for n in numbers])
+    frames = draw_frame_numbers(available, recipe.num_frames, stride, rng=rng)
+    return [Video(n, f, *hw) for n, f, hw in zip(numbers, frames, sizes_hw, strict=True)], crop
 
 
-def _background_motion(
-    recipe: Recipe, parameters: AnyBackground, stream: Stream
-) -> tuple[Float, dict[str, Factor]]:
-    """Draw the motion over a background: poses ``[T, 3, 3]`` relative to frame 0, and what was drawn."""
-    poses = np.repeat(np.eye(3)[None], recipe.num_frames, axis=0)
+def _sizes_hw(folder: BackgroundFolder, is_image: bool) -> Int:
+    """Return the sizes ``[K, 2]`` of the folder's images or videos."""
+    sizes = folder.sizes_hw if is_image else [(video.height, video.width) for video in folder.videos]
+    return np.array(sizes, np.int64).reshape(-1, 2)
+
+
+def draw_frame_numbers(
+    available: Int, num_frames: int, stride: Int, *, rng: RandomStreams
+) -> list[tuple[int, ...]]:
+    """Draw the first frames of videos and return the R x T numbers of the frames that clips show.
+
+    A video that is too short starts anywhere and is played forwards and backwards: ... 2 1 0 1 2 ...
+
+    Args:
+        available: ``[R]`` frames of each video.
+        num_frames: T.
+        stride: ``[R]`` video frames from one frame of the clip to the next.
+        rng: R streams.
+    """
+    spare = available - (num_frames - 1) * stride
+    start = rng.integers(np.where(spare > 0, spare, available))
+    period = np.maximum(2 * (available - 1), 1)[:, None]
+    places = (start[:, None] + np.arange(num_frames) * stride[:, None]) % period
+    numbers = np.where(available[:, None] > 1, np.minimum(places, period - places), 0)
+    return [tuple(row) for row in numbers.tolist()]
+
+
+def _draw_motion(batch: Batch, parameters: Any, clips: Int) -> tuple[Float, list[dict[str, Factor]]]:
+    """Draw the motion of backgrounds: poses ``[R, T, 3, 3]`` relative to frame 0, and R dicts of factors."""
+    recipe = batch.recipe
+    poses = np.zeros((len(clips), recipe.num_frames, 3, 3))
+    poses[..., [0, 1, 2], [0, 1, 2]] = 1.0
+    factors: list[dict[str, Factor]] = [{} for _ in clips]
     if not isinstance(parameters, MovingBackground):
-        return poses, {}
+        return poses, factors
     ranges = [getattr(parameters, name) for name in BACKGROUND_MOTION_KEYS]
-    if ranges == [None] * len(ranges):
-        return poses, {}
-    rng = stream("background motion")
+    if not any(ranges):
+        return poses, factors
+    rng = batch.streams("background motion", clips)
     speed, zoom, roll = (rng.uniform(*(values or (0.0, 0.0))) for values in ranges)
     direction = rng.uniform(0.0, 360.0)
-    toward = np.deg2rad(direction)
-    middle = np.array([recipe.size[1], recipe.size[0]]) / 2
+    angle = np.deg2rad(direction)
+    middle = np.array(recipe.size[::-1]) / 2
     step = geometry.compose(
-        geometry.translation(middle + speed * np.array([np.cos(toward), np.sin(toward)])),
+        geometry.translation(middle + speed[:, None] * np.array([np.cos(angle), np.sin(angle)]).T),
         geometry.rotation(roll),
-        geometry.scaling(np.exp([zoom, zoom])),
+        geometry.scaling(np.exp(zoom)[:, None] * np.ones(2)),
         geometry.translation(-middle),
     )
     for t in range(1, recipe.num_frames):
-        poses[t] = step @ poses[t - 1]
-    return poses, {
+        poses[:, t] = step @ poses[:, t - 1]
+    drawn = {
         "drift_px_per_frame": speed,
         "drift_direction_degrees": direction,
         "zoom_log_per_frame": zoom,
         "roll_degrees_per_frame": roll,
     }
+    add_factors(factors, range(len(clips)), drawn)
+    return poses, factors
 
 
-def _crop(recipe: Recipe, image_hw: tuple[int, int], zoom: float, camera: Float, rng: RandomStream) -> Float:
-    """Draw where frame 0 lies in an image; returns its pose ``[3, 3]``.
+def _draw_crop(
+    recipe: Recipe, image_hw: Int, zoom: Float | float, motion: Float, rng: RandomStreams
+) -> Float:
+    """Draw the place of frame 0 in images ``[R, 2]``; returns poses ``[R, 3, 3]`` of the images.
 
-    ``zoom`` 1 is the largest crop. Where ``camera`` leads out of the image the crop is made smaller,
-    at most by half, until the whole way fits; what does not fit even then is centred.
+    With ``zoom`` 1 the crop is as large as possible. If ``motion`` leaves the image, the crop is made
+    smaller, down to half, until all frames fit. A motion that is still too large is centred.
     """
-    h, w = image_hw
     frame_h, frame_w = recipe.size
-    seen = geometry.apply(geometry.invert(camera), geometry.corners(frame_w, frame_h)).reshape(-1, 2)
-    low, high = seen.min(axis=0), seen.max(axis=0)
-    scale = max(frame_h / h, frame_w / w) * zoom
-    fitting = float(((high - low) / [w, h]).max())
-    scale = min(max(scale, fitting), 2 * scale)
-    slack = np.array([w, h]) * scale - (high - low)
-    share = np.where(slack > -1e-6, rng.randoms(2), 0.5)
-    return geometry.translation(low - share * slack) @ geometry.scaling([scale, scale])
+    h, w = image_hw.T
+    seen = geometry.apply(geometry.invert(motion), geometry.corners(frame_w, frame_h))
+    seen = seen.reshape(len(motion), -1, 2)
+    low, high = seen.min(axis=1), seen.max(axis=1)
+    image_wh = image_hw[:, ::-1]
+    scale = np.maximum(frame_h / h, frame_w / w) * zoom
+    fitting = ((high - low) / image_wh).max(axis=1)
+    scale = np.minimum(np.maximum(scale, fitting), 2 * scale)[:, None]
+    slack = image_wh * scale - (high - low)
+    share = np.where(slack > -1e-6, rng.random(2), 0.5)
+    return geometry.translation(low - share * slack) @ geometry.scaling(scale * np.ones(2))

@@ -1,4 +1,4 @@
-"""Draw the camera: a pose and a gain of every frame, which apply to all layers."""
+"""Draw the cameras of clips: a pose and a gain for every frame, which apply to all layers."""
 
 from __future__ import annotations
 
@@ -6,75 +6,75 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.core import geometry
-from smile_synth.core.rng import RandomStreams
-from smile_synth.motion import draw_camera_curves, draw_key_times, draw_recursion
-from smile_synth.recipe import Recipe
-from smile_synth.sampling._instances import VIEWING_DISTANCE
+from smile_synth.motion import CameraEntry, draw_camera_curves, draw_key_times, draw_recursion
+from smile_synth.sampling._instances import VIEWING_DISTANCE, Batch, Float, Int, add_factors
 from smile_synth.scene import Factor
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Camera:
-    """The camera of B clips: ``pose`` ``[B, T, 3, 3]`` and ``gain`` ``[B, T, 3]``."""
+class Cameras:
+    """The cameras of B clips: ``pose`` ``[B, T, 3, 3]`` and ``gain`` ``[B, T, 3]``."""
 
     pose: Float
     gain: Float
 
 
-def sample_cameras(
-    recipe: Recipe, seed: int, indices: NDArray[np.int64]
-) -> tuple[_Camera | None, list[dict[str, Factor]]]:
-    """Draw every clip's camera, None where all stand still, and what was drawn."""
-    factors: list[dict[str, Factor]] = [{} for _ in indices]
+def sample_cameras(batch: Batch, factors: list[dict[str, Factor]]) -> Cameras | None:
+    """Draw every clip's camera and add what was drawn to ``factors``; None: the recipe has no camera."""
+    recipe = batch.recipe
     if not recipe.camera:
-        return None, factors
-    frames, (height, width) = recipe.num_frames, recipe.size
-    middle = np.array([width / 2, height / 2])
-    pose = np.broadcast_to(np.eye(3), (len(indices), frames, 3, 3)).copy()
-    gain = np.ones((len(indices), frames, 3))
+        return None
+    shape = len(batch), recipe.num_frames
+    cameras = Cameras(np.empty((*shape, 3, 3)), np.ones((*shape, 3)))
     times, num_keys = draw_key_times(
-        frames, recipe.key_times, rng=RandomStreams(seed, indices, "camera key times")
+        recipe.num_frames, recipe.key_times, rng=batch.streams("camera key times")
     )
-    entry = RandomStreams(seed, indices, "camera").choice([option.weight for option in recipe.camera])
+    entry = batch.streams("camera").choice([each.weight for each in recipe.camera])
     for number, parameters in enumerate(recipe.camera):
         for keys in np.unique(num_keys):
-            rows = np.flatnonzero((entry == number) & (num_keys == keys))
-            if not len(rows):
-                continue
+            clips = np.flatnonzero((entry == number) & (num_keys == keys))
+            if len(clips):
+                _draw_cameras(batch, parameters, cameras, factors, clips, times[clips, :keys])
+    return cameras
 
-            streams = partial(RandomStreams, seed, indices[rows])
-            curves = draw_camera_curves(parameters, times[rows, :keys], frames, streams=streams)
-            drawn = {name: curve.values for name, curve in curves.items()}
-            zero = np.zeros((len(rows), frames, 2))
-            pan = drawn.get("pan", zero) + drawn.get("shake", zero)
-            scale = np.exp(drawn.get("zoom", zero[..., :1])) * np.ones(2)
-            roll = drawn.get("roll", zero[..., :1])[..., 0]
-            moved = geometry.affine(zero, roll, scale, drawn.get("shear"), zero)
-            if "tilt" in drawn:
-                tilted = geometry.tilt(drawn["tilt"], VIEWING_DISTANCE * max(recipe.size))
-                moved = geometry.product(tilted, moved)
-            about = geometry.product(geometry.translation(zero + middle), moved)
-            moved = geometry.product(about, geometry.translation(pan - middle))
-            found = {f"{name}.{key}": v for name, curve in curves.items() for key, v in curve.factors.items()}
-            if parameters.recursion is not None:
-                powers, more = draw_recursion(
-                    parameters.recursion, frames, 2 * middle, rng=streams("camera recursion")
-                )
-                moved = geometry.product(powers, moved)
-                found.update({f"recursion.{key}": v for key, v in more.items()})
-            pose[rows] = moved
-            if "gain" in drawn:
-                gain[rows] = drawn["gain"]
-            last = max(frames - 1, 1)
-            found["pan_px_per_frame"] = np.hypot(*np.moveaxis(pan[:, -1] - pan[:, 0], -1, 0)) / last
-            found["zoom_log_per_frame"] = np.log(scale[:, -1, 0] / scale[:, 0, 0]) / last
-            found["roll_degrees_per_frame"] = (roll[:, -1] - roll[:, 0]) / last
-            for name, values in found.items():
-                for row, value in zip(rows.tolist(), values.tolist(), strict=True):
-                    factors[row][f"camera.{name}"] = value
-    return _Camera(pose, gain), factors
+
+def _draw_cameras(
+    batch: Batch,
+    parameters: CameraEntry,
+    cameras: Cameras,
+    factors: list[dict[str, Factor]],
+    clips: Int,
+    key_times: Float,
+) -> None:
+    """Draw the cameras of the clips that share an entry and a number of key frames."""
+    frames, frame_wh = batch.recipe.num_frames, np.array(batch.recipe.size[::-1], np.float64)
+    middle = frame_wh / 2
+    streams = partial(batch.streams, clips=clips)
+    curves = draw_camera_curves(parameters, key_times, frames, streams=streams)
+    drawn = {name: curve.values for name, curve in curves.items()}
+    zero = np.zeros((len(clips), frames, 2))
+    pan = drawn.get("pan", zero) + drawn.get("shake", zero)
+    scale = np.exp(drawn.get("zoom", zero[..., :1])) * np.ones(2)
+    roll = drawn.get("roll", zero[..., :1])[..., 0]
+    pose = geometry.affine(zero, roll, scale, drawn.get("shear"), zero)
+    if "tilt" in drawn:
+        tilted = geometry.tilt(drawn["tilt"], VIEWING_DISTANCE * frame_wh.max())
+        pose = geometry.product(tilted, pose)
+    about = geometry.product(geometry.translation(zero + middle), pose)
+    pose = geometry.product(about, geometry.translation(pan - middle))
+    found = {f"{name}.{key}": v for name, curve in curves.items() for key, v in curve.factors.items()}
+    if parameters.recursion is not None:
+        rng = streams("camera recursion")
+        powers, more = draw_recursion(parameters.recursion, frames, frame_wh, rng=rng)
+        pose = geometry.product(powers, pose)
+        found.update({f"recursion.{key}": v for key, v in more.items()})
+    cameras.pose[clips] = pose
+    if "gain" in drawn:
+        cameras.gain[clips] = drawn["gain"]
+    last = max(frames - 1, 1)
+    found["pan_px_per_frame"] = np.hypot(*(pan[:, -1] - pan[:, 0]).T) / last
+    found["zoom_log_per_frame"] = np.log(scale[:, -1, 0] / scale[:, 0, 0]) / last
+    found["roll_degrees_per_frame"] = (roll[:, -1] - roll[:, 0]) / last
+    add_factors(factors, clips, found, "camera.")

@@ -1,181 +1,218 @@
-"""Draw scenes: instances, depth order, camera, background and appearance, put together."""
+"""Draw scenes: objects, depth order, camera, background and appearance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_synth.core import geometry
+from smile_synth.core.appearance import Shadow
 from smile_synth.core.errors import UserError
-from smile_synth.core.rng import RandomStream, RandomStreams
+from smile_synth.core.rng import RandomStreams
 from smile_synth.recipe import Recipe
-from smile_synth.sampling._appearance import sample_appearance, with_appearance
-from smile_synth.sampling._background import sample_background, uses_folder
-from smile_synth.sampling._camera import sample_cameras
-from smile_synth.sampling._instances import Instances, sample_instances
+from smile_synth.sampling._appearance import sample_appearance
+from smile_synth.sampling._background import sample_backgrounds, uses_folder
+from smile_synth.sampling._camera import Cameras, sample_cameras
+from smile_synth.sampling._instances import Batch, Float, Instances, Int
+from smile_synth.sampling._objects import sample_instances
 from smile_synth.sampling._occlusion import reach_targets
-from smile_synth.scene import Layer, Scene, StoredImage, levels_of_detail
+from smile_synth.scene import Factor, Factors, Layer, Scene, StoredImage, levels_of_detail
 from smile_synth.sources import Sources
 
 
 def sample_scene(recipe: Recipe, sources: Sources, *, seed: int, index: int) -> Scene:
     """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
 
-    Every purpose has a random stream of its own: the count, the depth order, the key times, the choice of
-    background and the background, each object's look, choice of motion, path and every curve, the relation,
-    the camera. Changing one part of a recipe leaves the draws of the others as they were.
+    Every purpose has its own random stream: the count, the depth order, the key times, the choice of the
+    background, the background, the choice of each object, its motion entry, its path and each of its curves,
+    the relation, the camera. A change of one part of a recipe does not change the draws of the other parts.
 
     Raises:
-        UserError: the recipe wants images behind and none were given, or classes the bank lacks.
+        UserError: the recipe needs backgrounds, or classes of the bank, that the sources lack.
     """
     return sample_scenes(recipe, sources, seed=seed, indices=[index])[0]
 
 
-def sample_scenes(
-    recipe: Recipe,
-    sources: Sources,
-    *,
-    seed: int,
-    indices: Sequence[int],
-) -> list[Scene]:
-    """Draw the scenes of many clips at once: to the bit those of `sample_scene`, several times faster.
+def sample_scenes(recipe: Recipe, sources: Sources, *, seed: int, indices: Sequence[int]) -> list[Scene]:
+    """Draw the scenes of many clips at once: the same bits as `sample_scene`, several times faster.
 
-    The arrays of the scenes of a batch are views of common ones. A few hundred clips make a good batch.
+    The arrays of the scenes are views of common read-only arrays. A good batch has a few hundred clips.
 
     Raises:
-        UserError: as for `sample_scene`.
+        UserError: see `sample_scene`; or all weights of a mixture are 0 at an index.
     """
+    clips = np.array(indices, np.int64)
+    if not len(clips):
+        return []
     if not recipe.mixture:
-        return _scenes(recipe, recipe, sources, seed, np.asarray(indices, np.int64))
-    u = RandomStreams(seed, indices, "mixture").random()
-    weights = np.array([[entry.weight_at(index) for entry in recipe.mixture] for index in indices])
-    total = weights.sum(axis=1)
-    if not (total > 0).all():
-        clip = indices[int(np.argmin(total))]
-        raise UserError(f"mixture: every weight is 0 at clip {clip}")
-    chosen = (np.cumsum(weights, axis=1) <= (u * total)[:, None]).sum(axis=1)
+        return _sample_recipe(Batch(recipe, sources, seed, clips), recipe)
+    chosen = _choose_mixture_entries(recipe, seed, clips)
     scenes: dict[int, Scene] = {}
     for number, entry in enumerate(recipe.mixture):
         rows = np.flatnonzero(chosen == number)
         if len(rows):
-            drawn = _scenes(
-                entry.recipe or recipe, recipe, sources, seed, np.asarray(indices, np.int64)[rows]
-            )
-            for scene in drawn:
-                scene.factors["mixture_entry"] = float(number)
+            batch = Batch(entry.recipe or recipe, sources, seed, clips[rows])
+            drawn = _sample_recipe(batch, recipe, {"mixture_entry": float(number)})
             scenes.update(zip(rows.tolist(), drawn, strict=True))
-    return [scenes[row] for row in range(len(indices))]
+    return [scenes[row] for row in range(len(clips))]
 
 
-def _scenes(
-    recipe: Recipe,
-    whole: Recipe,
-    sources: Sources,
-    seed: int,
-    indices: NDArray[np.int64],
+def _choose_mixture_entries(recipe: Recipe, seed: int, indices: Int) -> Int:
+    """Draw the mixture entry of every clip."""
+    u = RandomStreams(seed, indices, "mixture").random()
+    weights = np.array([[entry.weight_at(index) for entry in recipe.mixture] for index in indices.tolist()])
+    total = weights.sum(axis=1)
+    if not (total > 0).all():
+        raise UserError(f"mixture: every weight is 0 at clip {indices[int(np.argmin(total))]}")
+    return np.asarray((np.cumsum(weights, axis=1) <= (u * total)[:, None]).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of B clips, clip after clip, each from back to front, L in total.
+
+    Attributes:
+        first: ``[B + 1]`` first layer of each clip, and L.
+        layers: L layers.
+        arrays: the arrays of `Scene`, each ``[L, T, ...]``.
+    """
+
+    first: Int
+    layers: list[Layer]
+    arrays: dict[str, Float]
+
+
+def _sample_recipe(
+    batch: Batch, recipe: Recipe, common_factors: dict[str, Factor] | None = None
 ) -> list[Scene]:
-    """Draw clips of one recipe, which may stand in the mixture of the whole one."""
-    frames, bank, backgrounds = recipe.num_frames, sources.objects, sources.backgrounds
-    instances = sample_instances(recipe, sources.objects, seed, indices)
-    order = _depth_orders(recipe, instances, seed, indices)
-    camera, factors = sample_cameras(recipe, seed, indices)
-    if recipe.occlusion:
-        camera_pose = None if camera is None else camera.pose
+    """Draw the clips of a batch, whose recipe is ``recipe`` itself or an entry of its mixture."""
+    instances = sample_instances(batch)
+    order = _depth_orders(batch, instances)
+    factors: list[dict[str, Factor]] = [dict(common_factors or {}) for _ in range(len(batch))]
+    cameras = sample_cameras(batch, factors)
+    if batch.recipe.occlusion:
         instances, order = reach_targets(
-            recipe, sources.objects, instances, order, camera_pose, factors, seed=seed, indices=indices
+            batch.recipe, batch.sources.objects, instances, order,
+            None if cameras is None else cameras.pose, factors, seed=batch.seed, indices=batch.indices,
+        )  # fmt: skip
+    appearance, shadows, edges = sample_appearance(batch, factors)
+    layers = _stack_layers(batch, instances, order, cameras, shadows, edges)
+    labelled_counts = np.bincount(instances.clip[instances.labelled], minlength=len(batch)).tolist()
+    backgrounds = batch.sources.backgrounds
+    background_digest = backgrounds.digest if backgrounds and uses_folder(recipe) else ""
+    scenes, first = [], layers.first.tolist()
+    for clip, index in enumerate(batch.indices.tolist()):
+        part = slice(first[clip], first[clip + 1])
+        arrays = {name: array[part] for name, array in layers.arrays.items()}
+        # Only the clip's own values decide this, so that the batch does not change the scene.
+        if "gamma" in arrays and (arrays["gamma"] == 1).all():
+            del arrays["gamma"]
+        scene = Scene(
+            size_hw=batch.recipe.size,
+            recipe_size_hw=batch.recipe.size,
+            fps=batch.recipe.fps,
+            seed=batch.seed,
+            index=index,
+            recipe_digest=recipe.digest,
+            bank_digest=batch.sources.objects.digest,
+            background_digest=background_digest,
+            layers=tuple(layers.layers[part]),
+            factors=Factors(num_objects=float(labelled_counts[clip]), **factors[clip]),
+            appearance=appearance[clip],
+            **arrays,
         )
-
-    # Slots of the common arrays: every clip's background, then its objects from back to front.
-    counts = np.bincount(instances.clip, minlength=len(indices))
-    first = np.cumsum(counts + 1) - (counts + 1)
-    slots = np.arange(len(order)) + instances.clip[order] + 1
-    total = len(order) + len(indices)
-    poses = np.empty((total, frames, 3, 3))
-    poses[slots] = instances.poses(recipe.size)[order]
-    opacity, gain, depth = np.ones((total, frames)), np.ones((total, frames, 3)), np.empty((total, frames))
-    opacity[slots], gain[slots] = instances.opacity[order], instances.gain[order]
-    bias, gamma = np.zeros((total, frames, 3)), None
-    if instances.bias is not None:
-        bias[slots] = instances.bias[order]
-    if instances.gamma is not None:
-        gamma = np.ones((total, frames))
-        gamma[slots] = instances.gamma[order, :, 0]
-    # As deep as there are layers in front, and one.
-    rank = np.repeat(counts + 1, counts + 1) - (np.arange(total) - np.repeat(first, counts + 1))
-    depth[:] = rank[:, None]
-    depth[slots] += instances.depth[order]
-    class_ids = bank.class_ids[instances.object_id].tolist()
-    sizes = list(
-        zip(instances.object_id.tolist(), instances.height.tolist(), instances.width.tolist(), strict=True)
-    )
-    appearance, shadows, edges = sample_appearance(recipe.appearance, seed, indices, factors)
-    texels_per_pixel = np.sqrt(
-        instances.height * instances.width / instances.box_wh.prod(axis=2).mean(axis=1)
-    ).tolist()
-    layers: list[Layer] = []
-    places = order.tolist()
-    for clip, index in enumerate(indices.tolist()):
-        background, pose, brightness = sample_background(
-            recipe, backgrounds, partial(RandomStream, seed, index)
-        )
-        slot = len(layers)
-        poses[slot], gain[slot] = pose, brightness
-        layers.append(background)
-        for i in places[slot - clip : slot - clip + int(counts[clip])]:
-            surface = StoredImage("objects", *sizes[i])
-            labelled = bool(instances.labelled[i])
-            class_name = bank.class_names[class_ids[i]] if labelled else ""
-            layer = Layer(surface, "transparent", labelled, class_name, instances.factors[i])
-            layers.append(with_appearance(layer, edges[clip], shadows[clip], texels_per_pixel[i]))
-    if camera is not None:
-        clip_of_slot = np.repeat(np.arange(len(indices)), counts + 1)
-        poses = geometry.product(camera.pose[clip_of_slot], poses)
-        gain *= camera.gain[clip_of_slot]
-    level = levels_of_detail(layers, poses)
-    background_digest = backgrounds.digest if backgrounds and uses_folder(whole) else ""
-    labelled_counts = np.bincount(instances.clip[instances.labelled], minlength=len(indices)).tolist()
-    scenes = []
-    for clip, index in enumerate(indices.tolist()):
-        part = slice(int(first[clip]), int(first[clip] + counts[clip] + 1))
-        scenes.append(
-            Scene(
-                size_hw=recipe.size,
-                recipe_size_hw=recipe.size,
-                fps=recipe.fps,
-                seed=seed,
-                index=index,
-                recipe_digest=whole.digest,
-                bank_digest=bank.digest,
-                background_digest=background_digest,
-                layers=tuple(layers[part]),
-                object_to_frame=poses[part],
-                opacity=opacity[part],
-                depth=depth[part],
-                gain=gain[part],
-                bias=bias[part],
-                level=level[part],
-                factors={"num_objects": float(labelled_counts[clip]), **factors[clip]},
-                appearance=appearance[clip],
-                # By the clip's own values: other clips of the batch change nothing.
-                gamma=None if gamma is None or (gamma[part] == 1).all() else gamma[part],
-            )
-        )
+        scenes.append(scene)
     return scenes
 
 
-def _depth_orders(
-    recipe: Recipe, instances: Instances, seed: int, indices: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the rows of all instances, clip after clip, in each from back to front."""
-    if recipe.objects.depth_order == "area":
-        # As published: the larger the average area, the farther behind.
+def _stack_layers(
+    batch: Batch,
+    instances: Instances,
+    order: Int,
+    cameras: Cameras | None,
+    shadows: list[Shadow | None],
+    edges: list[float],
+) -> _Layers:
+    """Put each clip's background and its objects, in depth order, one after another."""
+    counts = np.bincount(instances.clip, minlength=len(batch)) + 1
+    first = np.zeros(len(batch) + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    behind, total, frames = first[:-1], int(first[-1]), batch.recipe.num_frames
+    front = np.arange(len(order)) + instances.clip[order] + 1  # layers of the objects
+    # The depth of a layer is the number of layers in front of it, plus one.
+    rank = first[1:].repeat(counts) - np.arange(total)
+    arrays = {
+        "object_to_frame": np.empty((total, frames, 3, 3)),
+        "opacity": np.ones((total, frames)),
+        "depth": rank[:, None] + np.zeros(frames),
+        "gain": np.ones((total, frames, 3)),
+        "bias": np.zeros((total, frames, 3)),
+    }
+    arrays["object_to_frame"][front] = instances.poses(batch.recipe.size)[order]
+    arrays["opacity"][front] = instances.opacity[order]
+    arrays["depth"][front] += instances.depth[order]
+    arrays["gain"][front] = instances.gain[order]
+    if instances.bias is not None:
+        arrays["bias"][front] = instances.bias[order]
+    if instances.gamma is not None:
+        arrays["gamma"] = np.ones((total, frames))
+        arrays["gamma"][front] = instances.gamma[order, :, 0]
+    backgrounds, arrays["object_to_frame"][behind], brightness = sample_backgrounds(batch)
+    arrays["gain"][behind] = brightness[:, None, None]
+    if cameras is not None:
+        clip_of_layer = np.arange(len(batch)).repeat(counts)
+        arrays["object_to_frame"] = geometry.product(cameras.pose[clip_of_layer], arrays["object_to_frame"])
+        arrays["gain"] *= cameras.gain[clip_of_layer]
+    objects = _object_layers(batch, instances, order, shadows, edges)
+    layers: list[Layer] = []
+    for clip, (start, stop) in enumerate(zip(first[:-1].tolist(), first[1:].tolist(), strict=True)):
+        layers += [backgrounds[clip], *objects[start - clip : stop - clip - 1]]
+    arrays["level"] = levels_of_detail(layers, arrays["object_to_frame"])
+    for array in arrays.values():
+        array.flags.writeable = False
+    return _Layers(first, layers, arrays)
+
+
+def _object_layers(
+    batch: Batch, instances: Instances, order: Int, shadows: list[Shadow | None], edges: list[float]
+) -> list[Layer]:
+    """Return the layers of the objects in an order of their rows.
+
+    Soft edges and blurs of shadows are converted from pixels to texels.
+    """
+    bank = batch.sources.objects
+    area = instances.box_wh.prod(axis=2).mean(axis=1)
+    texels_per_pixel = np.sqrt(instances.height * instances.width / area)
+    columns = (
+        instances.clip, instances.labelled, instances.object_id, instances.height, instances.width,
+        bank.class_ids[instances.object_id], texels_per_pixel,
+    )  # fmt: skip
+    rows = zip(order.tolist(), *(column[order].tolist() for column in columns), strict=True)
+    layers = []
+    for row, clip, labelled, object_id, height, width, class_id, scale in rows:
+        shadow = shadows[clip]
+        layers.append(
+            Layer(
+                StoredImage("objects", object_id, height, width),
+                labelled=labelled,
+                class_name=bank.class_names[class_id] if labelled else "",
+                factors=Factors(instances.factors[row]),
+                feather=edges[clip] * scale,
+                shadow=shadow and replace(shadow, blur=shadow.blur * scale),
+            )
+        )
+    return layers
+
+
+def _depth_orders(batch: Batch, instances: Instances) -> Int:
+    """Return the rows of all instances, clip after clip, in each clip from back to front."""
+    if batch.recipe.objects.depth_order == "area":
+        # As published, an object with a larger average area is farther behind.
         area = instances.box_wh.prod(axis=2).mean(axis=1)
         return np.lexsort((-area, instances.clip)).astype(np.int64)
-    counts = np.bincount(instances.clip, minlength=len(indices))
-    drawn = RandomStreams(seed, indices, "depth order").permutations(counts)
-    starts = np.cumsum(counts) - counts
-    orders = [start + order for start, order in zip(starts, drawn, strict=True)]
-    return np.concatenate(orders) if orders else np.zeros(0, np.int64)
+    counts = np.bincount(instances.clip, minlength=len(batch))
+    starts = counts.cumsum() - counts
+    drawn = batch.streams("depth order").permutations(counts)
+    return np.concatenate([start + rows for start, rows in zip(starts, drawn, strict=True)])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from smile_synth.annotations import annotate
-from smile_synth.backgrounds import BackgroundFolder, drawn_texture
+from smile_synth.backgrounds import BackgroundFolder, generated_texture
 from smile_synth.cli import main
 from smile_synth.compositing import composite
 from smile_synth.core import geometry
@@ -40,32 +40,32 @@ def draw(bank: ObjectBank, background: str, images: BackgroundFolder | None = No
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_a_drawn_texture_depends_on_its_key_alone(kind: str) -> None:
-    one = drawn_texture(kind, (1, 2), 32, 1.3).texels.copy()
-    drawn_texture.cache_clear()
-    np.testing.assert_array_equal(drawn_texture(kind, (1, 2), 32, 1.3).texels, one)
-    assert not np.array_equal(drawn_texture(kind, (2, 1), 32, 1.3).texels, one)
+def test_a_generated_texture_depends_on_its_key_alone(kind: str) -> None:
+    one = generated_texture(kind, (1, 2), 32, 1.3).texels.copy()
+    generated_texture.cache_clear()
+    np.testing.assert_array_equal(generated_texture(kind, (1, 2), 32, 1.3).texels, one)
+    assert not np.array_equal(generated_texture(kind, (2, 1), 32, 1.3).texels, one)
     assert (one[:, 3] == 255).all()
 
 
-def test_one_over_f_has_the_exponent_asked_for() -> None:
+def test_one_over_f_has_the_given_exponent() -> None:
     size, slopes = 128, []
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
     band = (frequency > 2 / size) & (frequency < 0.2)
     for exponent in (0.5, 1.0, 1.5):
         power = np.zeros((size, size))
         for key in range(4):
-            image = drawn_texture("one-over-f", (key, 0), size, exponent).level(0)[..., :3].astype(float)
+            image = generated_texture("one-over-f", (key, 0), size, exponent).level(0)[..., :3].astype(float)
             power += (np.abs(np.fft.fft2(image, axes=(0, 1))) ** 2).sum(axis=-1)
         slopes.append(-np.polyfit(np.log(frequency[band]), np.log(power[band]) / 2, 1)[0])
     assert slopes == pytest.approx([0.5, 1.0, 1.5], abs=0.08)
 
 
 @pytest.mark.parametrize("kind", ["one-over-f", "dead-leaves"])
-def test_endless_kinds_have_no_seam(kind: str) -> None:
+def test_periodic_kinds_have_no_seam(kind: str) -> None:
     seams, inside = [], []
     for key in range(6):
-        image = drawn_texture(kind, (key, 7), 64, 1.5).level(0)[..., :3].astype(float)
+        image = generated_texture(kind, (key, 7), 64, 1.5).level(0)[..., :3].astype(float)
         seams.append(np.abs(image[0] - image[-1]).mean())
         inside.append(np.abs(np.diff(image, axis=0)).mean())
     assert np.mean(seams) < 1.5 * np.mean(inside)
@@ -83,11 +83,11 @@ def test_backends_agree_and_scenes_are_read_back(bank: ObjectBank, kind: str) ->
     assert (composite(scene.scaled_to((48, 72)), Sources(bank)).std(axis=(0, 1, 2)) > 1).any()
 
 
-def test_drawn_kinds_stand_pixel_for_pixel(bank: ObjectBank) -> None:
+def test_generated_kinds_are_rendered_pixel_for_pixel(bank: ObjectBank) -> None:
     scene = draw(bank, "{kind: one-over-f}")
     surface = scene.layers[0].surface
     assert isinstance(surface, GeneratedImage) and surface.height == 48 and 1.0 <= surface.exponent <= 1.8
-    image = drawn_texture(surface.pattern, surface.key, 48, surface.exponent).level(0)[:24, :36, :3]
+    image = generated_texture(surface.pattern, surface.key, 48, surface.exponent).level(0)[:24, :36, :3]
     behind = annotate(scene, Sources(bank)).segmentation[0] == 0
     # An object's soft edge reaches beyond what it owns.
     same = (composite(scene, Sources(bank))[0] == image).all(axis=-1)
@@ -97,7 +97,7 @@ def test_drawn_kinds_stand_pixel_for_pixel(bank: ObjectBank) -> None:
 # --- motion of a background
 
 
-def test_a_still_background_draws_what_it_drew_before_motion_was_known(bank: ObjectBank) -> None:
+def test_motion_of_null_draws_the_same_as_no_motion(bank: ObjectBank) -> None:
     plain, still = (recipe_of(f"{{kind: noise{keys}}}") for keys in ("", ", drift: null, roll_rate: null"))
     moving = recipe_of("{kind: noise, drift: 1}")
     assert plain.digest == still.digest != moving.digest
@@ -130,7 +130,7 @@ def test_zoom_and_roll_are_about_the_middle_of_the_frame(bank: ObjectBank, image
     assert scene.layers[0].factors["zoom_log_per_frame"] == pytest.approx(0.1)
 
 
-def test_flow_follows_what_is_seen(bank: ObjectBank, images: BackgroundFolder) -> None:
+def test_flow_follows_the_background(bank: ObjectBank, images: BackgroundFolder) -> None:
     scene = draw(bank, "{kind: image, drift: 3, zoom: 1}", images, index=1)
     surface = scene.layers[0].surface
     assert isinstance(surface, StoredImage)
@@ -157,7 +157,7 @@ def corners_seen(scene: Scene) -> np.ndarray:
 @pytest.mark.parametrize(
     "keys", ["drift: [1, 4]", "roll_rate: [-8, 8]", "zoom_rate: [-0.1, 0.1]", "drift: 2, roll_rate: 3"]
 )
-def test_the_crop_stays_inside_the_image_where_it_can(
+def test_the_crop_stays_inside_the_image_if_possible(
     bank: ObjectBank, images: BackgroundFolder, keys: str
 ) -> None:
     moved = 0.0
@@ -172,7 +172,7 @@ def test_the_crop_stays_inside_the_image_where_it_can(
     assert moved > 0.5
 
 
-def test_a_way_too_long_for_the_image_is_centred_at_twice_its_size(
+def test_a_path_too_long_for_the_image_is_centred_at_twice_its_size(
     bank: ObjectBank, images: BackgroundFolder
 ) -> None:
     for index in range(12):
@@ -193,14 +193,23 @@ def test_a_way_too_long_for_the_image_is_centred_at_twice_its_size(
 @pytest.mark.parametrize(
     ("background", "told"),
     [
-        ("{kind: one-over-f, exponent: [2, 1]}", "backgrounds.0.exponent: should be [low, high], got low 2.0 above"),
+        (
+            "{kind: one-over-f, exponent: [2, 1]}",
+            "backgrounds.0.exponent: should be [low, high], got low 2.0 above",
+        ),
         (
             "{kind: one-over-f, exponent: -1}",
             "backgrounds.0.exponent: should be greater than or equal to 0",
         ),
-        ("{kind: image, drift: [3, 2]}", "backgrounds.0.drift: should be [low, high], got low 3.0 above high 2.0"),
+        (
+            "{kind: image, drift: [3, 2]}",
+            "backgrounds.0.drift: should be [low, high], got low 3.0 above high 2.0",
+        ),
         ("{kind: image, drift: -1}", "backgrounds.0.drift: should be greater than or equal to 0"),
-        ("{kind: video, stride: [3, 2]}", "backgrounds.0.stride: should be [low, high], got low 3 above high 2"),
+        (
+            "{kind: video, stride: [3, 2]}",
+            "backgrounds.0.stride: should be [low, high], got low 3 above high 2",
+        ),
         ("{kind: video, stride: 0}", "backgrounds.0.stride: should be greater than or equal to 1, got 0"),
         ("{kind: video, zoom: 0.5}", "backgrounds.0.zoom: should be greater than or equal to 1"),
         (
@@ -214,7 +223,7 @@ def test_a_way_too_long_for_the_image_is_centred_at_twice_its_size(
         ("{kind: dead-leafs}", "backgrounds.0.kind: unknown kind 'dead-leafs', allowed are solid, noise, "),
     ],
 )
-def test_a_wrong_key_is_refused_with_its_place(background: str, told: str) -> None:
+def test_a_wrong_key_is_refused_with_its_path(background: str, told: str) -> None:
     with pytest.raises(UserError) as caught:
         recipe_of(background)
     assert told in str(caught.value)
@@ -234,7 +243,7 @@ def test_the_preset_of_kinds_draws_them_all(bank: ObjectBank) -> None:
 # --- the command line
 
 
-def test_strict_refuses_what_is_else_listed(
+def test_strict_refuses_unreadable_files(
     bank: ObjectBank, tmp_path: Path, command_line: Callable[..., Any]
 ) -> None:
     folder = tmp_path / "images [1]"

@@ -67,6 +67,15 @@ def test_apply_maps_each_batch_entry_with_its_own_transform() -> None:
     np.testing.assert_array_equal(mapped[1], points + [0, 2])
 
 
-def test_bounds_of_corners_are_the_box() -> None:
-    box = geometry.bounds(geometry.apply(geometry.translation([2, -1]), geometry.corners(7, 5)))
-    np.testing.assert_array_equal(box, [2, -1, 9, 4])
+def test_affine_is_the_product_of_its_parts() -> None:
+    center, scale, shear, middle = np.array([[3.0, 4.0], [2.0, 5.0], [0.5, 0.25], [1.0, 7.0]])
+    shearing = np.array([[1, 0.5, 0], [0.25, 1, 0], [0, 0, 1]])
+    expected = geometry.compose(
+        geometry.translation(center),
+        geometry.rotation(30),
+        shearing,
+        geometry.scaling(scale),
+        geometry.translation(-middle),
+    )
+    found = geometry.affine(center, np.array(30.0), scale, shear, middle)
+    np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -1,8 +1,10 @@
+import copy
 import importlib
 import json
+import pickle
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStreams
 from smile_synth.motion import (
     FAMILIES,
@@ -26,6 +29,7 @@ from smile_synth.motion import (
     load_installed,
     register,
 )
+from smile_synth.motion._families import UNAVAILABLE
 from smile_synth.recipe import Recipe
 
 PUBLISHED = KeyTimesParameters()
@@ -104,13 +108,13 @@ def test_paths_have_a_place_per_frame(family: str, frames: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_paths_follow_their_generator(family: str) -> None:
+def test_paths_depend_on_the_seed(family: str) -> None:
     first, same, other = (path_of(family, request_of(7), seed).center_xy for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
 
 
-def test_the_tests_know_every_family() -> None:
+def test_all_families_are_tested() -> None:
     assert set(KEYS) == set(FAMILIES)
 
 
@@ -379,7 +383,7 @@ def test_the_truncated_gaussian_path_is_whole() -> None:
         assert path.factors["extent_px"] == np.round(path.factors["extent_px"])
 
 
-# --- another's family
+# --- families of other packages
 
 
 class Zigzag(FamilyParameters):
@@ -391,31 +395,83 @@ def zigzag(*, rng: RandomStreams, parameters: Zigzag, request: Request) -> Any:
     raise NotImplementedError
 
 
+class Sawtooth(FamilyParameters):
+    height: float = 3.0
+
+
+class Entry:
+    """An entry point of an installed package."""
+
+    value, dist = "waves.motion:family", SimpleNamespace(name="waves")
+
+    def __init__(self, name: str, offered: Any) -> None:
+        self.name, self.offered = name, offered
+
+    def load(self) -> Any:
+        if isinstance(self.offered, Exception):
+            raise self.offered
+        return self.offered
+
+
+def load(monkeypatch: pytest.MonkeyPatch, *points: Entry) -> None:
+    """Load the families of entry points; the test's end removes them again."""
+    for point in points:
+        monkeypatch.setitem(FAMILIES, point.name, FAMILIES.get(point.name))
+        if FAMILIES[point.name] is None:
+            del FAMILIES[point.name]
+        monkeypatch.setitem(UNAVAILABLE, point.name, "")
+        del UNAVAILABLE[point.name]
+    found = {"smile_synth.motion_families": points}
+    monkeypatch.setattr("smile_synth.motion._families.entry_points", lambda group: found[group])
+    load_installed()
+
+
 def test_a_family_is_registered_once_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smile_synth.motion._families.FAMILIES", dict(FAMILIES))
-    register("zigzag", Family(Zigzag, zigzag))
-    with pytest.raises(ValueError, match="'zigzag' is registered already"):
-        register("zigzag", Family(Zigzag, zigzag))
-    with pytest.raises(ValueError, match=r"need the key family: Literal\['sawtooth'\]"):
-        register("sawtooth", Family(Zigzag, zigzag))
+    with monkeypatch.context() as patch:
+        patch.setitem(FAMILIES, "zigzag", Family(Zigzag, zigzag))
+        with pytest.raises(ValueError, match="'zigzag' is registered already"):
+            register(Family(Zigzag, zigzag))
+    with pytest.raises(ValueError, match=r"Sawtooth needs the key family: Literal\[name\]"):
+        register(Family(Sawtooth, zigzag))
 
 
 def test_families_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = dict(FAMILIES)
-    monkeypatch.setattr("smile_synth.motion._families.FAMILIES", registry)
+    load(monkeypatch, Entry("zigzag", Family(Zigzag, zigzag)))
+    assert FAMILIES["zigzag"].parameters is Zigzag
 
-    class Point:
-        name = "zigzag"
 
-        def load(self) -> Family:
-            return Family(Zigzag, zigzag)
+@pytest.mark.parametrize(
+    ("offered", "reason"),
+    [
+        (ImportError("no module named 'waves'"), "ImportError: no module named 'waves'"),
+        (Family(Sawtooth, zigzag), r"ValueError: Sawtooth needs the key family"),
+        (3, "AttributeError"),
+    ],
+)
+def test_a_broken_package_is_skipped_and_its_family_is_refused(
+    monkeypatch: pytest.MonkeyPatch, offered: Any, reason: str
+) -> None:
+    good = Entry("zigzag", Family(Zigzag, zigzag))
+    message = f"motion family 'sawtooth' cannot be loaded from package 'waves': {reason}"
+    with pytest.warns(UserWarning, match=message) as caught:
+        load(monkeypatch, Entry("sawtooth", offered), good)
+    assert len(caught) == 1 and "zigzag" in FAMILIES and "sawtooth" not in FAMILIES
+    for use in ("motion=[{family: sawtooth}]", "motion.0.rotation={family: sawtooth}"):
+        with pytest.raises(UserError, match=message):
+            Recipe.load("smile-gaussian", [use])
 
-    asked = []
-    monkeypatch.setattr(
-        "smile_synth.motion._families.entry_points", lambda group: asked.append(group) or [Point()]
-    )
-    load_installed()
-    assert asked == ["smile_synth.motion_families"] and registry["zigzag"].parameters is Zigzag
+
+def test_two_packages_cannot_offer_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = [Entry("zigzag", Family(Zigzag, zigzag))] * 2
+    with pytest.raises(ValueError, match="'zigzag' is registered already"):
+        load(monkeypatch, *twice)
+
+
+def test_recipes_can_be_pickled_and_copied() -> None:
+    recipe = Recipe.load("tracking-hard", ["motion.0.depth={family: spline, low: 0, high: 1}"])
+    for again in (pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe)):
+        assert again == recipe and again.digest == recipe.digest
+        assert type(again.motion[0]) is type(recipe.motion[0])
 
 
 # --- key frames and curves
@@ -501,7 +557,11 @@ def test_a_curve_keeps_its_bounds_and_starts_where_told() -> None:
 @pytest.mark.parametrize(
     ("family", "keys", "message"),
     [
-        ("constant-velocity", {"speed": [3.0, 1.0]}, r"speed\n.*should be \[low, high\], got low 3\.0 above high 1\.0"),
+        (
+            "constant-velocity",
+            {"speed": [3.0, 1.0]},
+            r"speed\n.*should be \[low, high\], got low 3\.0 above high 1\.0",
+        ),
         ("constant-velocity", {"speed": [-1.0, 1.0]}, "greater than or equal to 0"),
         ("orbit", {"radius": [3.0, 1.0]}, r"radius\n.*should be \[low, high\]"),
         ("orbit", {"turn": [3.0, 1.0]}, r"turn\n.*should be \[low, high\]"),

@@ -132,6 +132,11 @@ def test_a_batch_of_a_preset_is_that_of_single_scenes(bank: ObjectBank) -> None:
             )
 
 
+def test_no_clips_give_no_scenes(bank: ObjectBank) -> None:
+    for recipe in (recipe_of(), recipe_of("mixture=[{weight: 3}, {weight: 1}]")):
+        assert sample_scenes(recipe, Sources(bank), seed=0, indices=[]) == []
+
+
 # --- curves
 
 
@@ -360,8 +365,8 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
     ("override", "told"),
     [
         ("motion.0.rotation={family: bounce, speed: 3}", "motion.0.rotation: a curve of the family bounce needs low and high"),
-        ("motion.0.opacity={family: spline, low: 2, high: 3}", r"motion.0.opacity: \[2, 3\] lies outside its 0 .. 1"),
-        ("motion.0.rotation={family: spline, low: 2, high: 1}", "motion.0.rotation: low 2 lies above high 1"),
+        ("motion.0.opacity={family: spline, low: 2, high: 3}", r"motion.0.opacity: \[2, 3\] is outside 0 .. 1"),
+        ("motion.0.rotation={family: spline, low: 2, high: 1}", "motion.0.rotation: low 2 is above high 1"),
         ("motion.0.shear={rate: -1}", "motion.0.shear.rate: should be greater than or equal to 0"),
         ("motion.0.shear={rats: 1}", "motion.0.shear: needs the key 'family'"),
         ("camera=[{pam: {rate: 1}}]", "camera.0.pam: unknown key, .*did you mean 'pan'"),
@@ -378,7 +383,7 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
         ("mixture=[{weight: [[3, 1], [2, 1]]}]", r"mixture.0.weight: clip indices must grow, got \[3, 2\]"),
         ("mixture=[{weight: -1}]", "mixture.0.weight.*: should be greater than or equal to 0"),
         ("motion.0.speed=[.nan, 3]", "motion.0.speed.*: should be a finite number"),
-        ("motion=[{family: key-framed, rate: 1, easing: {linear: 0}}]", "motion.0.easing: one of the ways must be taken"),
+        ("motion=[{family: key-framed, rate: 1, easing: {linear: 0}}]", "motion.0.easing: at least one weight must be above 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_one_line(override: str, told: str) -> None:
