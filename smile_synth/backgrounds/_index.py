@@ -9,9 +9,11 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from smile_synth.core.cache import cache_folder
 from smile_synth.core.errors import UserError
@@ -21,7 +23,6 @@ from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.io.videos import VideoInfo, inspect_video
 from smile_synth.parallel.workers import available_cores
 
-_FORMAT = 2
 _MIN_AGE_NS = 2 * 10**9  # a younger file may change again without a change of its time
 
 _Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
@@ -42,6 +43,10 @@ class Entry:
     size_hw: tuple[int, int] | None = None
     video: VideoInfo | None = None
     problem: str = ""
+
+
+# Any, because pydantic refuses the text of file names that are not UTF-8.
+_INDEX: TypeAdapter[dict[Any, tuple[_Stamp, Entry]]] = TypeAdapter(dict[Any, tuple[_Stamp, Entry]])
 
 
 def index_files(
@@ -124,25 +129,13 @@ def _inspect(file: Path) -> Entry:
 def _load(cache: Path) -> dict[str, tuple[_Stamp, Entry]]:
     """Read a cached index; an empty one if it does not exist or has another format."""
     try:
-        data = json.loads(cache.read_text(encoding="utf-8"))
-        if data["format"] != _FORMAT:
-            return {}
-        return {name: ((size, time), _entry(**entry)) for name, (size, time, entry) in data["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _INDEX.validate_python(json.loads(cache.read_bytes()))
+    except (OSError, ValueError):
         return {}
 
 
-def _entry(sha256: str, size_hw: list[int] | None, video: dict[str, Any] | None, problem: str) -> Entry:
-    if video is not None:
-        video["entries"] = tuple((number, pts) for number, pts in video["entries"])
-    return Entry(
-        sha256, (size_hw[0], size_hw[1]) if size_hw else None, VideoInfo(**video) if video else None, problem
-    )
-
-
 def _save(cache: Path, files: dict[str, tuple[_Stamp, Entry]]) -> None:
-    entries = {name: (*stamp, asdict(entry)) for name, (stamp, entry) in files.items()}
     try:
-        write_bytes(cache, json.dumps({"format": _FORMAT, "files": entries}).encode())
+        write_bytes(cache, json.dumps(_INDEX.dump_python(files)).encode())
     except UserError:
         return  # a read-only or full disk: the next run inspects the files again

@@ -114,16 +114,6 @@ class Selection:
     ids: NDArray[np.int64]
     cumulative: NDArray[np.float64] | None
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Selection) or not np.array_equal(self.ids, other.ids):
-            return False
-        if self.cumulative is None or other.cumulative is None:
-            return self.cumulative is other.cumulative
-        return np.array_equal(self.cumulative, other.cumulative)
-
-    def __hash__(self) -> int:
-        return hash(self.ids.tobytes())
-
     def __repr__(self) -> str:
         return f"Selection(ids=[{len(self.ids)}], uniform={self.cumulative is None})"
 

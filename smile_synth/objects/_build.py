@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,6 @@ from smile_synth.objects._duplicates import Fingerprint, fingerprint_of
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._writer import (
     BankWriter,
-    RejectedItem,
     check_out,
     publish,
     remove_files,
@@ -62,14 +61,7 @@ class BuildReport:
     digest: str
     num_objects: int
     formats: tuple[str, ...]
-    rejected: tuple[RejectedItem, ...]
-
-
-class Batch(NamedTuple):
-    """Some items of one source."""
-
-    source_number: int
-    items: Sequence[Item]
+    rejected: tuple[Rejected, ...] = field(repr=False)
 
 
 class NewObject(NamedTuple):
@@ -166,7 +158,7 @@ def build_bank(
     read = ReadOptions(seed, images, crowd)
     listed = [list_items(source, format, read) for source in given]
     batches = [
-        Batch(number, items[start : start + BATCH_SIZE])
+        (number, items[start : start + BATCH_SIZE])
         for number, (_, items) in enumerate(listed)
         for start in range(0, len(items), BATCH_SIZE)
     ]
@@ -189,7 +181,7 @@ def _plan(given: list[str], listed: list[tuple[str, Sequence[Item]]], options: d
     for source, (_, found) in zip(given, listed, strict=True):
         items.update(f"{source}\0{stamp(Path(source))}\n".encode("utf-8", "surrogateescape"))
         for item in found:
-            stamps = " ".join(stamp(value) for value in vars(item).values() if isinstance(value, Path))
+            stamps = " ".join(map(stamp, item.files))
             items.update(f"{item.source}\0{stamps}\n".encode("utf-8", "surrogateescape"))
     plan = {"items": items.hexdigest(), "format_version": FORMAT_VERSION, **options}
     return json.dumps(plan, indent=1, default=str)
@@ -220,7 +212,7 @@ def make_objects(items: Iterable[Item], cut: CutOutOptions) -> list[NewObject | 
 
 def _objects_of(item: Item, cut: CutOutOptions) -> Iterator[NewObject | Rejected]:
     try:
-        for found in item.cut_outs():
+        for found in item.cut():
             try:
                 yield found if isinstance(found, Rejected) else _new_object(found, cut)
             except Reject as reason:
@@ -287,7 +279,7 @@ class Build:
             complete += len(line)
             entry = json.loads(line)
             rows += [ObjectInfo(**row) for row in entry["rows"]]
-            self.writer.rejected += [RejectedItem(**item) for item in entry["rejected"]]
+            self.writer.rejected += [Rejected(**item) for item in entry["rejected"]]
             self._num_objects[entry["source_number"]] += len(entry["rows"])
             self._batches_done += 1
         self._journal.truncate(complete)
@@ -301,25 +293,25 @@ class Build:
 
     def run(
         self,
-        batches: Sequence[Batch],
+        batches: Sequence[tuple[int, Sequence[Item]]],
         cut: CutOutOptions,
         workers: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Read and write all batches that are not in the journal."""
-        total = sum(len(batch.items) for batch in batches)
-        done = sum(len(batch.items) for batch in batches[: self._batches_done])
+        """Read and write all batches (source number, items) that are not in the journal."""
+        total = sum(len(items) for _, items in batches)
+        done = sum(len(items) for _, items in batches[: self._batches_done])
         waiting = batches[self._batches_done :]
         if progress:
             progress(done, total)
         # Processes take a second to start, which is too long for a few images.
         processes = workers if len(waiting) >= 4 else 1
         work = partial(make_objects, cut=cut)
-        results = in_order(work, [batch.items for batch in waiting], workers=processes)
-        for batch, found in zip(waiting, results, strict=True):
+        results = in_order(work, [items for _, items in waiting], workers=processes)
+        for (source_number, items), found in zip(waiting, results, strict=True):
             with write_errors_for(self._part):
-                self._append(batch.source_number, found)
-            done += len(batch.items)
+                self._append(source_number, found)
+            done += len(items)
             if progress:
                 progress(done, total)
 
@@ -329,7 +321,7 @@ class Build:
         first_row, first_rejected = len(writer.rows), len(writer.rejected)
         for entry in found:
             if isinstance(entry, Rejected):
-                writer.rejected.append(RejectedItem(given, entry.source, entry.reason))
+                writer.rejected.append(replace(entry, given=given))
             elif writer.is_new(given, entry.row.source, entry.fingerprint):
                 split = self._split.split_of(entry.row.image_key)
                 row = replace(entry.row, split=split, licence=entry.row.licence or self._licence)
@@ -369,9 +361,11 @@ class Build:
                     "num_rejected": dict(Counter(item.kind for item in rejected).most_common()),
                 }
             )
-        return self.writer.finish(sources)
+        with write_errors_for(self._part):
+            return self.writer.finish(sources)
 
     def close(self) -> None:
         """Close the files; finished batches stay."""
-        self.writer.close()
-        self._journal.close()
+        with write_errors_for(self._part):  # closing writes the buffers
+            self.writer.close()
+            self._journal.close()

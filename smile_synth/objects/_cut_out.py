@@ -63,15 +63,7 @@ class CutOutOptions:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A cut-out that is ready for a bank.
-
-    Attributes:
-        rgba: straight RGBA ``[H, W, 4]`` uint8, cropped to alpha > 0.
-        original_hw: its size in the image, before shrinking.
-        fill: mean alpha 0..1.
-        thickness: diameter of the largest inscribed circle, as a share of the long side.
-        largest_part: share 0..1 of its pixels in the largest connected part.
-    """
+    """A cut-out that is ready for a bank: straight RGBA ``[H, W, 4]``, cropped; measures of `ObjectInfo`."""
 
     rgba: UInt8
     original_hw: tuple[int, int]

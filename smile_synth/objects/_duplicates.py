@@ -18,17 +18,11 @@ THUMBNAIL_SIDE = 8
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """A short description of an object's pixels.
+    """A short description of an object's pixels."""
 
-    Attributes:
-        perceptual_hash: 64 bits.
-        thumbnail: ``[8, 8, 4]`` uint8, premultiplied.
-        aspect: width / height.
-    """
-
-    perceptual_hash: int
-    thumbnail: NDArray[np.uint8]
-    aspect: float
+    perceptual_hash: int  # 64 bits
+    thumbnail: NDArray[np.uint8]  # [8, 8, 4], premultiplied
+    aspect: float  # width / height
 
 
 def fingerprint_of(texture: Texture) -> Fingerprint:

@@ -1,45 +1,45 @@
-"""Items: what every reader lists. One item is one image (or drawing) and yields the objects cut from it."""
+"""What readers return: one item per image (or drawing), which yields the objects cut from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from smile_synth.io.images import Reject, UInt8
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something in an item that does not become an object.
+    """Something in a source that does not become an object.
 
     Attributes:
         source: its name inside its source.
-        reason: the kind of problem, optionally ``: `` and details; reports count by kind.
+        reason: the kind of problem, optionally ``: `` and details.
+        given: the source, as the caller named it.
     """
 
     source: str
     reason: str
+    given: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The reason without details."""
+        return self.reason.split(":")[0]
 
 
 @dataclass(frozen=True, eq=False)
 class CutOut:
-    """An object as cut from its image, before `smile_synth.objects._cut_out.prepare`.
+    """An object as cut from its image; fields as in `ObjectInfo`, and these:
 
     Attributes:
-        class_name: the label.
-        source: its name inside its source, unique there; of an annotated image ``<image>#<id>``.
-        source_image: name of the image it was cut from.
-        image_key: equal keys mean the same image, which stays on one side of the split. The hash of
-            the image's file by default; the sequence for frames of a video.
+        source: of an annotated image ``<image>#<id>``.
+        image_key: the hash of the image's file by default; the sequence for frames of a video.
         rgba: straight RGBA ``[H, W, 4]`` uint8.
         from_photo: cut by a mask from a photograph, so the edge pixels mix in the old background.
-        annotation_id: id of a dataset's annotation, empty if there is none.
-        licence: licence of the image, empty if unknown.
-        truncation: share 0..1 of the outline that is on the border of the image.
-        covered: share 0..1 of its pixels that smaller objects of the same image also contain.
-        attributes: further known facts, such as a shape's colour.
     """
 
     class_name: str
@@ -55,37 +55,29 @@ class CutOut:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-class Item(Protocol):
-    """One image of a source: a picklable, small dataclass; only `cut_outs` reads pixels.
-
-    Every file that an item depends on is in a field of type `Path`: a stopped build continues only if
-    these files are unchanged.
+@dataclass(frozen=True)
+class Item:
+    """One image of a source: small and picklable, because only ``cut`` reads pixels.
 
     Attributes:
         source: its name inside its source, unique there.
+        files: the files that it depends on; a stopped build continues only if they are unchanged.
+        cut: reads the image and yields its objects one by one, in a fixed order. It raises
+            `smile_synth.io.images.Reject` if nothing can be used.
     """
 
-    @property
-    def source(self) -> str: ...
-
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Read the image and yield its objects one by one, in a fixed order.
-
-        Raises:
-            smile_synth.io.images.Reject: nothing in the item can be used.
-        """
-
-
-@dataclass(frozen=True)
-class UnusableItem:
-    """A file or entry that cannot be used, with the reason."""
-
     source: str
-    reason: str
+    files: tuple[Path, ...]
+    cut: Callable[[], Iterable[CutOut | Rejected]]
 
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Raise `Reject` with the reason."""
-        raise Reject(self.reason)
+
+def unusable(source: str, reason: str) -> Item:
+    """Return the item of a file or entry that cannot be used."""
+    return Item(source, (), partial(_reject, reason))
+
+
+def _reject(reason: str) -> Iterable[CutOut]:
+    raise Reject(reason)
 
 
 @dataclass(frozen=True)

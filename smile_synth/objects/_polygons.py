@@ -25,11 +25,8 @@ def coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
     Args:
         rings: closed outlines ``[N, 2]`` (x, y) in pixels; the last point joins the first. The first
             ring is the outer one, every later ring is a hole inside it.
-        height: rows of the result.
+        height: rows of the result, alpha ``[height, width]`` uint8.
         width: columns of the result.
-
-    Returns:
-        Alpha ``[height, width]`` uint8, 0..255.
     """
     outer, *holes = (np.abs(_signed_coverage(ring, height, width)) for ring in rings)
     return _to_uint8(outer - sum(holes))
@@ -58,16 +55,8 @@ def _to_uint8(share: Float) -> UInt8:
 def union_coverage(rings: Sequence[Float], height: int, width: int) -> UInt8:
     """Draw the union of annotators' polygons as the share of each pixel that is inside.
 
-    Exact along x, on ``LINES_PER_PIXEL`` evenly spaced lines per pixel along y. The even-odd rule decides
-    what is inside a ring, so rings may cross themselves, run either way round and leave the image.
-
-    Args:
-        rings: closed rings ``[N, 2]`` of finite (x, y) in pixels; the last point joins the first.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        Alpha ``[height, width]`` uint8, 0..255.
+    As `coverage`, but the even-odd rule decides what is inside a ring, so rings of finite points may cross
+    themselves and each other, run either way round and leave the image.
     """
     alpha = np.zeros((height, width), np.uint8)
     edges = sum(map(len, rings))

@@ -43,17 +43,11 @@ EDGE_WIDTH = 1.5  # pixels of the image over which alpha rises
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """An object found in an image.
+    """An object found in an image."""
 
-    Attributes:
-        alpha: ``[h, w]`` uint8, a window of the image.
-        corner_yx: row and column of the window's first pixel.
-        score: 0..1, see `_score`.
-    """
-
-    alpha: UInt8
-    corner_yx: tuple[int, int]
-    score: float
+    alpha: UInt8  # [h, w], a window of the image
+    corner_yx: tuple[int, int]  # the window's first pixel
+    score: float  # 0..1, see `_score`
 
 
 def find_regions(rgb: UInt8) -> list[Region]:
@@ -172,68 +166,57 @@ def _segments(rgb: UInt8, lab: Float, scale: float) -> tuple[NDArray[np.int64], 
     return labels, totals / np.bincount(labels.ravel())[:, None]
 
 
-class _MergeTree:
-    """Regions that are merged pair by pair, the most similar first.
+def _merged_regions(labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> Iterator[Bool]:
+    """Merge segments pair by pair; yield every region of plausible size and position, holes filled."""
+    count = len(means)
+    mean = list(means)
+    sizes = np.bincount(labels.ravel()).astype(float).tolist()
+    edge = np.zeros(labels.shape, bool)
+    edge[[0, 1, -2, -1]] = True
+    edge[:, [0, 1, -2, -1]] = True
+    at_border = list(np.bincount(labels[edge], minlength=count) > 0)
+    members: list[list[int]] = [[k] for k in range(count)]
+    neighbours = _neighbours(labels, lab, count)
 
-    Attributes:
-        members: the segments of every region.
-        sizes: pixels of every region.
-        at_border: whether a region touches the border of the image.
-    """
-
-    def __init__(self, labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> None:
-        """Merge the segments of ``labels`` ``[H, W]`` until one region is left."""
-        count = len(means)
-        self.members: list[list[int]] = [[k] for k in range(count)]
-        self.sizes: list[float] = np.bincount(labels.ravel()).astype(float).tolist()
-        edge = np.zeros(labels.shape, bool)
-        edge[[0, 1, -2, -1]] = True
-        edge[:, [0, 1, -2, -1]] = True
-        self.at_border = list(np.bincount(labels[edge], minlength=count) > 0)
-        self._area = float(labels.size)
-        self._mean = list(means)
-        # Per neighbour: length of the common border, and the sum of the contrast across it.
-        self._neighbours = _neighbours(labels, lab, count)
-        queue = [(self._distance(i, j), i, j) for i in range(count) for j in self._neighbours[i] if i < j]
-        heapq.heapify(queue)
-        merged: set[int] = set()
-        while queue:
-            _, i, j = heapq.heappop(queue)
-            if i in merged or j in merged:
-                continue
-            merged |= {i, j}
-            new = self._merge(i, j, merged)
-            for k in self._neighbours[new]:
-                heapq.heappush(queue, (self._distance(k, new), k, new))
-
-    def _distance(self, i: int, j: int) -> float:
-        length, contrast = self._neighbours[i][j]
-        colour = float(np.linalg.norm(self._mean[i] - self._mean[j]))
+    def distance(i: int, j: int) -> float:
+        length, contrast = neighbours[i][j]
+        colour = float(np.linalg.norm(mean[i] - mean[j]))
         # Small regions are merged first, then regions of similar colour with a weak edge between them.
-        weight: float = 0.1 + (min(self.sizes[i], self.sizes[j]) / self._area) ** 0.35
+        weight: float = 0.1 + (min(sizes[i], sizes[j]) / float(labels.size)) ** 0.35
         return (colour + 2 * contrast / length) * weight
 
-    def _merge(self, i: int, j: int, merged: set[int]) -> int:
-        """Append the union of two regions and return its number."""
-        new = len(self.members)
-        self.members.append(self.members[i] + self.members[j])
-        self.sizes.append(self.sizes[i] + self.sizes[j])
-        total = self._mean[i] * self.sizes[i] + self._mean[j] * self.sizes[j]
-        self._mean.append(total / self.sizes[new])
-        self.at_border.append(self.at_border[i] or self.at_border[j])
-        neighbours: dict[int, tuple[float, float]] = {}
-        for part in (i, j):
-            for k, (length, contrast) in self._neighbours[part].items():
-                if k not in merged:
-                    old = neighbours.get(k, (0.0, 0.0))
-                    neighbours[k] = (old[0] + length, old[1] + contrast)
-        self._neighbours.append(neighbours)
-        for k, value in neighbours.items():
-            self._neighbours[k][new] = value
-        return new
+    queue = [(distance(i, j), i, j) for i in range(count) for j in neighbours[i] if i < j]
+    heapq.heapify(queue)
+    merged: set[int] = set()
+    while queue:
+        _, i, j = heapq.heappop(queue)
+        if i in merged or j in merged:
+            continue
+        merged |= {i, j}
+        new = len(members)
+        members.append(members[i] + members[j])
+        sizes.append(sizes[i] + sizes[j])
+        mean.append((mean[i] * sizes[i] + mean[j] * sizes[j]) / sizes[new])
+        at_border.append(at_border[i] or at_border[j])
+        borders = [border for part in (i, j) for border in neighbours[part].items()]
+        neighbours.append({})
+        for k, (length, contrast) in borders:
+            if k not in merged:
+                old = neighbours[new].get(k, (0.0, 0.0))
+                neighbours[new][k] = neighbours[k][new] = (old[0] + length, old[1] + contrast)
+        for k in neighbours[new]:
+            heapq.heappush(queue, (distance(k, new), k, new))
+
+    lowest, highest = (share * labels.size for share in AREA_SHARE)
+    for region, parts in enumerate(members):
+        if not at_border[region] and 0.5 * lowest <= sizes[region] <= highest:
+            chosen = np.zeros(count, bool)
+            chosen[parts] = True
+            yield _filled(chosen[labels])
 
 
 def _neighbours(labels: NDArray[np.int64], lab: Float, count: int) -> list[dict[int, tuple[float, float]]]:
+    """Return the length of the border, and the sum of the contrast across it, for all neighbours."""
     found: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
     for axis in (0, 1):
         a, b = np.delete(labels, -1, axis).ravel(), np.delete(labels, 0, axis).ravel()
@@ -247,17 +230,6 @@ def _neighbours(labels: NDArray[np.int64], lab: Float, count: int) -> list[dict[
             old = found[i].get(j, (0.0, 0.0))
             found[i][j] = found[j][i] = (old[0] + length, old[1] + contrast)
     return found
-
-
-def _merged_regions(labels: NDArray[np.int64], means: NDArray[np.float64], lab: Float) -> Iterator[Bool]:
-    """Yield every region of the merge tree with a plausible size and position, its holes filled."""
-    tree = _MergeTree(labels, means, lab)
-    lowest, highest = (share * labels.size for share in AREA_SHARE)
-    for region, parts in enumerate(tree.members):
-        if not tree.at_border[region] and 0.5 * lowest <= tree.sizes[region] <= highest:
-            chosen = np.zeros(len(means), bool)
-            chosen[parts] = True
-            yield _filled(chosen[labels])
 
 
 def _filled(mask: Bool) -> Bool:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +31,10 @@ from smile_synth.objects._bank import (
     read_header,
 )
 from smile_synth.objects._duplicates import DuplicateIndex, Fingerprint
+from smile_synth.objects._item import Rejected
 
 ARROW_TYPES = {"str": pyarrow.string(), "int": pyarrow.int64(), "float": pyarrow.float64()}
 SCHEMA = pyarrow.schema([(field.name, ARROW_TYPES[str(field.type)]) for field in fields(ObjectInfo)])
-
-
-@dataclass(frozen=True)
-class RejectedItem:
-    """An item that did not become an object.
-
-    Attributes:
-        given: the source, as the caller named it.
-        source: the item, relative to that source.
-        reason: why.
-    """
-
-    given: str
-    source: str
-    reason: str
-
-    @property
-    def kind(self) -> str:
-        """The reason without details."""
-        return self.reason.split(":")[0]
 
 
 class BankWriter:
@@ -68,7 +49,7 @@ class BankWriter:
     def __init__(self, part: Path, duplicate_distance: int) -> None:
         """Open the file of texels in the folder ``part``, to append to it."""
         self.rows: list[ObjectInfo] = []
-        self.rejected: list[RejectedItem] = []
+        self.rejected: list[Rejected] = []
         self.duplicates = DuplicateIndex(duplicate_distance)
         self._part = part
         self.texels = (part / TEXELS).open("ab")
@@ -77,7 +58,7 @@ class BankWriter:
         """Return whether this is no near-duplicate; reject it otherwise."""
         original = self.duplicates.find(fingerprint)
         if original is not None:
-            self.rejected.append(RejectedItem(given, source, f"near-duplicate: of {original}"))
+            self.rejected.append(Rejected(source, f"near-duplicate: of {original}", given))
         return original is None
 
     def append(self, row: ObjectInfo, texels: bytes | memoryview) -> None:

@@ -67,7 +67,7 @@ def test_the_digest_is_of_names_and_contents_not_of_the_place(
     assert len({digest, renamed, BackgroundFolder(copy).digest}) == 3
 
 
-def test_unreadable_files_are_left_out_and_listed(folder: Path) -> None:
+def test_unreadable_files_are_skipped_and_listed(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     images = BackgroundFolder(folder)
     assert len(images) == 3
@@ -99,7 +99,7 @@ def test_an_image_that_changed_or_was_removed_is_refused(folder: Path) -> None:
         images.texture(2)
 
 
-def test_textures_are_kept_up_to_a_bound(folder: Path) -> None:
+def test_textures_are_cached_up_to_a_limit(folder: Path) -> None:
     images = BackgroundFolder(folder, cache_bytes=1)
     first = images.texture(0)
     assert images.texture(0) is first
@@ -142,7 +142,7 @@ def test_more_generated_images_do_not_change_the_first_ones(tmp_path: Path) -> N
 # --- bad and odd images
 
 
-def test_every_odd_image_is_read_as_it_looks(tmp_path: Path) -> None:
+def test_unusual_image_modes_are_converted(tmp_path: Path) -> None:
     gray = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1800
     Image.fromarray(gray).save(tmp_path / "16-bit.png")
     Image.new("CMYK", (7, 5), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
@@ -260,7 +260,7 @@ def test_equality_and_repr(folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("harm", ["{", '{"format": 0}', '{"format": 2, "files": {"b.png": 3}}', "[]"])
-def test_a_broken_cache_costs_time_only(folder: Path, harm: str) -> None:
+def test_a_broken_cache_is_ignored(folder: Path, harm: str) -> None:
     age(*(file for file in folder.rglob("*") if file.is_file()))
     digest = BackgroundFolder(folder).digest
     for file in (cache_folder() / "backgrounds").iterdir():
@@ -268,7 +268,7 @@ def test_a_broken_cache_costs_time_only(folder: Path, harm: str) -> None:
     assert BackgroundFolder(folder).digest == digest
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(
+def test_a_cache_that_cannot_be_written_is_ignored(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     blocked = tmp_path_factory.mktemp("blocked") / "file"
@@ -278,7 +278,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert blocked.read_text() == "no folder"
 
 
-def test_the_cache_stands_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMILE_CACHE", "/a")
     assert cache_folder() == Path("/a")
     monkeypatch.delenv("SMILE_CACHE")

@@ -34,7 +34,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     )
 
 
-def test_a_link_upwards_lists_what_is_beside_and_nothing_twice(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_lists_its_other_files_once(tmp_path: Path) -> None:
     top = tmp_path / "x" / "top"
     make(top, "1.png")
     make(tmp_path, "x/2.png")

@@ -9,7 +9,6 @@ import os
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.io.files import content_key
 from smile_synth.io.images import Reject, UInt8, load_rgb, read_bytes
-from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, Rejected, UnusableItem
+from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, Rejected, unusable
 from smile_synth.objects._polygons import union_coverage
 from smile_synth.objects.readers._masks import HALF, Photo
 
@@ -86,7 +85,7 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
     file = _find_file(source)
     data = _parse(file)
     classes, licences = _names(file, data, "categories"), _names(file, data, "licenses")
-    images, unusable = _read_images(data["images"], licences)
+    images, rejected = _read_images(data["images"], licences)
     groups: dict[Any, list[_Annotation]] = defaultdict(list)
     for number, found in enumerate(data["annotations"]):
         annotation = _pack(found) if isinstance(found, dict) else found
@@ -99,7 +98,7 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
         else:
             groups[annotation.image_id].append(annotation)
             continue
-        unusable.append(UnusableItem(f"annotations[{number}]", reason))
+        rejected.append(unusable(f"annotations[{number}]", reason))
 
     folders = _image_folders(file, options.images)
     items: list[Item] = []
@@ -108,24 +107,16 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
         if image_id in groups:
             path = _find_image(image, folders)
             any_found |= path is not None
-            items.append(
-                CocoImage(
-                    source=image.names[0],
-                    path=path or folders[0] / image.names[0],
-                    file=file,
-                    size_hw=image.size_hw,
-                    licence=image.licence,
-                    crowd=options.crowd,
-                    annotations=tuple(groups[image_id]),
-                    class_names=tuple(_class_of(annotation, classes) for annotation in groups[image_id]),
-                )
-            )
+            path = path or folders[0] / image.names[0]
+            class_names = tuple(_class_of(annotation, classes) for annotation in groups[image_id])
+            cut = partial(_cut, image, path, tuple(groups[image_id]), class_names, options.crowd)
+            items.append(Item(image.names[0], (path, file), cut))
     if items and not any_found:
         raise UserError(
             f"object source '{source}': none of its {len(items)} images was found, first {items[0].source}; "
             f"searched in {', '.join(map(str, folders))}; pass their folder as images="
         )
-    return items + unusable
+    return items + rejected
 
 
 # --- Finding the annotation file and the images
@@ -245,19 +236,19 @@ def _read_images(
 ) -> tuple[dict[Any, _ImageEntry], list[Item]]:
     """Return the usable entries of ``images`` by id, and the others."""
     images: dict[Any, _ImageEntry] = {}
-    unusable: list[Item] = []
+    rejected: list[Item] = []
     names: set[str] = set()
     for number, entry in enumerate(entries):
         image = _read_image(entry, licences)
         if image is None:
-            unusable.append(UnusableItem(f"images[{number}]", "unusable entry: no id or no file name"))
+            rejected.append(unusable(f"images[{number}]", "unusable entry: no id or no file name"))
         elif entry["id"] in images or image.names[0] in names:
             reason = f"listed twice: an earlier entry has id {entry['id']} or file {image.names[0]}"
-            unusable.append(UnusableItem(f"images[{number}]", reason))
+            rejected.append(unusable(f"images[{number}]", reason))
         else:
             images[entry["id"]] = image
             names.add(image.names[0])
-    return images, unusable
+    return images, rejected
 
 
 def _read_image(entry: object, licences: Mapping[Any, str]) -> _ImageEntry | None:
@@ -307,51 +298,43 @@ class _Shape(NamedTuple):
     draw: Callable[[], tuple[tuple[int, int], UInt8]]
 
 
-@dataclass(frozen=True)
-class CocoImage:
-    """An image with its annotations."""
-
-    source: str
-    path: Path
-    file: Path
-    size_hw: tuple[int, int] | None
-    licence: str
-    crowd: bool
-    annotations: tuple[_Annotation, ...]
-    class_names: tuple[str | None, ...]
-
-    def cut_outs(self) -> Iterator[CutOut | Rejected]:
-        """Cut the annotated objects out, the smallest first."""
-        data = read_bytes(self.path)
-        photo = Photo(self.source, content_key(data), load_rgb(data, self.size_hw), self.licence)
-        shapes: dict[str, tuple[_Shape, str]] = {}
-        ids: set[str] = set()
-        for number, annotation in enumerate(self.annotations):
-            given = annotation.annotation_id
-            object_id = _text(f"nr{number}" if given is None else given)
-            class_name = self.class_names[number]
-            try:
-                if object_id in ids:
-                    raise Reject(f"listed twice: another annotation of the image has id {object_id}")
-                ids.add(object_id)
-                if annotation.crowd and not self.crowd:
-                    raise Reject("crowd region")
-                if class_name is None:
-                    raise Reject(f"unknown category: category_id {annotation.category_id}")
-                shapes[object_id] = _shape(annotation.region, *photo.rgb.shape[:2]), class_name
-            except Reject as reason:
-                yield Rejected(f"{self.source}#{object_id}", str(reason))
-        claimed = np.zeros(photo.rgb.shape[:2], np.bool_)
-        for object_id, (shape, name) in sorted(shapes.items(), key=lambda entry: entry[1][0].area):
-            (top, left), alpha = shape.draw()
-            inside = alpha >= HALF
-            window = claimed[top : top + alpha.shape[0], left : left + alpha.shape[1]]
-            covered = int((window & inside).sum()) / max(1, int(inside.sum()))
-            window |= inside
-            try:
-                yield photo.cut(alpha, (top, left), class_name=name, object_id=object_id, covered=covered)
-            except Reject as reason:
-                yield Rejected(f"{self.source}#{object_id}", str(reason))
+def _cut(
+    image: _ImageEntry,
+    path: Path,
+    annotations: tuple[_Annotation, ...],
+    class_names: tuple[str | None, ...],
+    crowd: bool,
+) -> Iterator[CutOut | Rejected]:
+    """Cut the annotated objects out, the smallest first."""
+    data, source = read_bytes(path), image.names[0]
+    photo = Photo(source, content_key(data), load_rgb(data, image.size_hw), image.licence)
+    shapes: dict[str, tuple[_Shape, str]] = {}
+    ids: set[str] = set()
+    for number, (annotation, class_name) in enumerate(zip(annotations, class_names, strict=True)):
+        given = annotation.annotation_id
+        object_id = _text(f"nr{number}" if given is None else given)
+        try:
+            if object_id in ids:
+                raise Reject(f"listed twice: another annotation of the image has id {object_id}")
+            ids.add(object_id)
+            if annotation.crowd and not crowd:
+                raise Reject("crowd region")
+            if class_name is None:
+                raise Reject(f"unknown category: category_id {annotation.category_id}")
+            shapes[object_id] = _shape(annotation.region, *photo.rgb.shape[:2]), class_name
+        except Reject as reason:
+            yield Rejected(f"{source}#{object_id}", str(reason))
+    claimed = np.zeros(photo.rgb.shape[:2], np.bool_)
+    for object_id, (shape, name) in sorted(shapes.items(), key=lambda entry: entry[1][0].area):
+        (top, left), alpha = shape.draw()
+        inside = alpha >= HALF
+        window = claimed[top : top + alpha.shape[0], left : left + alpha.shape[1]]
+        covered = int((window & inside).sum()) / max(1, int(inside.sum()))
+        window |= inside
+        try:
+            yield photo.cut(alpha, (top, left), class_name=name, object_id=object_id, covered=covered)
+        except Reject as reason:
+            yield Rejected(f"{source}#{object_id}", str(reason))
 
 
 def _shape(region: Rings | _RunLengths | str, height: int, width: int) -> _Shape:

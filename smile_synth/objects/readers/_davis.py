@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,12 @@ def read_davis(source: str, options: ReadOptions) -> list[Item]:
     resolution = max(resolutions, key=_height)
     frames = folder / "JPEGImages" / resolution
     masks = sorted((folder / "Annotations" / resolution).glob("*/*.png"))
-    return [
-        DavisFrame(printable(f"{m.parent.name}/{m.stem}"), find_image(frames / m.parent.name, m.stem), m)
-        for m in masks
-    ]
+    items = []
+    for mask in masks:
+        path = find_image(frames / mask.parent.name, mask.stem)
+        sequence, name = printable(mask.parent.name), printable(f"{mask.parent.name}/{mask.stem}")
+        items.append(Item(name, (path, mask), partial(_cut, name, sequence, path, mask)))
+    return items
 
 
 def _resolutions(folder: Path) -> list[str]:
@@ -64,22 +66,12 @@ def _height(resolution: str) -> float:
     return int(number[0]) if number else float("inf")
 
 
-@dataclass(frozen=True)
-class DavisFrame:
-    """A frame with its mask."""
-
-    source: str
-    path: Path
-    mask: Path
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Cut every numbered object out."""
-        labels = decode_mask(self.mask, palette_indices)
-        if not np.isin(labels, (0, VOID)).all():
-            labels = np.where(labels == VOID, 0, labels)
-        sequence = self.source.rsplit("/", 1)[0]
-        key = f"sequence {sequence}"
-        return cut_labels(self.source, self.path, labels, class_name=lambda _: sequence, image_key=key)
+def _cut(name: str, sequence: str, path: Path, mask: Path) -> Iterator[CutOut]:
+    labels = decode_mask(mask, palette_indices)
+    if not np.isin(labels, (0, VOID)).all():
+        labels = np.where(labels == VOID, 0, labels)
+    key = f"sequence {sequence}"
+    return cut_labels(name, path, labels, class_name=lambda _: sequence, image_key=key)
 
 
 DAVIS = Format("davis", is_davis, read_davis)

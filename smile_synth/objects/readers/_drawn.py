@@ -15,8 +15,7 @@ import math
 import re
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -26,19 +25,10 @@ from PIL import Image, ImageDraw, ImageFont
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.io.images import UInt8
-from smile_synth.objects._item import CutOut, ReadOptions
+from smile_synth.objects._item import CutOut, Item, ReadOptions
 from smile_synth.objects._polygons import coverage
 from smile_synth.objects.readers import _drawing
-from smile_synth.objects.readers._drawing import (
-    HUE_JITTER_DEGREES,
-    Float,
-    light,
-    rgb_of,
-    rgba_of,
-    rounded,
-    turned,
-    value_noise,
-)
+from smile_synth.objects.readers._drawing import Float
 from smile_synth.objects.readers._photos import SURFACES, load_photo
 
 Rings = list[Float]
@@ -58,42 +48,7 @@ COLOURS = _drawing.COLOURS | {
 }
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """One drawn shape."""
-
-    seed: int
-    number: int
-
-    @property
-    def source(self) -> str:
-        """The name, with the seed."""
-        return f"drawn/seed{self.seed}-{self.number:07d}"
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Draw the shape.
-
-        Raises:
-            Reject: the photograph of its texture is not installed.
-        """
-        rng = RandomStream(self.seed, self.number, "drawn")
-        class_name, alpha = _shape(rng)
-        height, width = alpha.shape
-        texture = list(TEXTURES)[rng.integer(len(TEXTURES))]
-        rgb, attributes, licence = TEXTURES[texture](height, width, rng)
-        yield CutOut(
-            class_name=class_name,
-            source=self.source,
-            source_image=self.source,
-            # Crops of one photograph overlap, so they must be on the same side of the split.
-            image_key=f"scikit-image {attributes['photo']}" if "photo" in attributes else self.source,
-            rgba=rgba_of(rgb, alpha),
-            licence=licence,
-            attributes={"shape": class_name.split("-")[0], "texture": texture, **attributes},
-        )
-
-
-def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
+def read_drawn(source: str, options: ReadOptions) -> list[Item]:
     """List drawings: ``drawn:5000`` for 5000 of them, ``drawn`` alone for 1000.
 
     Each counts as its own image, except that all crops of one photograph count as the same image. The
@@ -108,7 +63,29 @@ def read_drawn(source: str, options: ReadOptions) -> list[Drawing]:
             f"object source '{source}': expected drawn:COUNT with a whole number from 1 to 9999999, "
             "for example drawn:5000"
         )
-    return [Drawing(options.seed, number) for number in range(int(spec[1] or DEFAULT_COUNT))]
+    return [_item(options.seed, number) for number in range(int(spec[1] or DEFAULT_COUNT))]
+
+
+def _item(seed: int, number: int) -> Item:
+    name = f"drawn/seed{seed}-{number:07d}"
+    return Item(name, (), partial(_cut, name, seed, number))
+
+
+def _cut(name: str, seed: int, number: int) -> Iterator[CutOut]:
+    rng = RandomStream(seed, number, "drawn")
+    class_name, alpha = _shape(rng)
+    texture = list(TEXTURES)[rng.integer(len(TEXTURES))]
+    rgb, attributes, licence = TEXTURES[texture](alpha.shape[0], alpha.shape[1], rng)
+    yield CutOut(
+        class_name=class_name,
+        source=name,
+        source_image=name,
+        # Crops of one photograph overlap, so they must be on the same side of the split.
+        image_key=f"scikit-image {attributes['photo']}" if "photo" in attributes else name,
+        rgba=_drawing.rgba_of(rgb, alpha),
+        licence=licence,
+        attributes={"shape": class_name.split("-")[0], "texture": texture, **attributes},
+    )
 
 
 def _shape(rng: RandomStream) -> tuple[str, UInt8]:
@@ -143,7 +120,7 @@ def _circle(rng: RandomStream) -> tuple[str, Rings]:
 
 
 def _ellipse(rng: RandomStream) -> tuple[str, Rings]:
-    return "", [turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
+    return "", [_drawing.turned(_polar(np.ones(180)) * [1, rng.uniform(0.4, 0.8)], rng.uniform(0, 360))]
 
 
 def _polygon(rng: RandomStream) -> tuple[str, Rings]:
@@ -154,8 +131,8 @@ def _polygon(rng: RandomStream) -> tuple[str, Rings]:
         angles = angles + rng.uniforms(-0.38, 0.38, corners) * 2 * np.pi / corners
         stretch = rng.uniform(0.6, 1.0)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    ring = turned(turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
-    return f"-{corners}", [rounded(ring, rng.uniform(0.0, 0.2))]
+    ring = _drawing.turned(_drawing.turned(ring, rng.uniform(0, 360)) * [1, stretch], rng.uniform(0, 360))
+    return f"-{corners}", [_drawing.rounded(ring, rng.uniform(0.0, 0.2))]
 
 
 def _star(rng: RandomStream) -> tuple[str, Rings]:
@@ -166,7 +143,9 @@ def _star(rng: RandomStream) -> tuple[str, Rings]:
         radius = radius * rng.uniforms(0.78, 1.0, 2 * points)
         angles = angles + rng.uniforms(-0.2, 0.2, 2 * points) * np.pi / points
     ring = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
-    return f"-{points}", [rounded(turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))]
+    return f"-{points}", [
+        _drawing.rounded(_drawing.turned(ring, rng.uniform(0, 360)), rng.uniform(0.0, 0.22))
+    ]
 
 
 def _blob(rng: RandomStream) -> tuple[str, Rings]:
@@ -191,7 +170,7 @@ def _written(characters: str, rng: RandomStream) -> tuple[str, Rings]:
     rings = _glyph(FONTS[rng.integer(len(FONTS))], character)
     # A small rotation, because a rotated 6 is a 9 and a rotated N is a Z.
     stretch, degrees = [1, math.exp(rng.uniform(-0.2, 0.2))], rng.uniform(-18, 18)
-    return f"-{character}", [turned(ring * stretch, degrees) for ring in rings]
+    return f"-{character}", [_drawing.turned(ring * stretch, degrees) for ring in rings]
 
 
 # Name: weight, outline.
@@ -237,7 +216,7 @@ Paint = tuple[Float, dict[str, str], str]
 
 def _solid(height: int, width: int, rng: RandomStream) -> Paint:
     name, colour = _colour(rng)
-    return colour * light(height, width, rng, least=0.15), {"color": name}, "CC0"
+    return colour * _drawing.light(height, width, rng, least=0.15), {"color": name}, "CC0"
 
 
 def _striped(height: int, width: int, rng: RandomStream) -> Paint:
@@ -251,15 +230,15 @@ def _striped(height: int, width: int, rng: RandomStream) -> Paint:
     cycles = cycles + wave * np.sin(2 * np.pi * (across * rng.uniform(1, 3) / LONG_SIDE + rng.random()))
     from_middle = np.abs(cycles - np.floor(cycles) - 0.5)
     share = np.clip((from_middle - rng.uniform(0.15, 0.35)) / frequency + 0.5, 0, 1)[..., None]
-    return (first + (second - first) * share) * light(height, width, rng), {"color": name}, "CC0"
+    return (first + (second - first) * share) * _drawing.light(height, width, rng), {"color": name}, "CC0"
 
 
 def _noise(height: int, width: int, rng: RandomStream) -> Paint:
     """Draw value noise between two tones, from soft to hard-edged."""
     (name, first), second = (chosen := _colour(rng)), _second(chosen, rng)
-    share = value_noise(height, width, rng, LONG_SIDE)
+    share = _drawing.value_noise(height, width, rng, LONG_SIDE)
     share = np.clip((share - np.median(share)) * rng.uniform(1.2, 5) + rng.uniform(0.2, 0.5), 0, 1)[..., None]
-    return (first + (second - first) * share) * light(height, width, rng), {"color": name}, "CC0"
+    return (first + (second - first) * share) * _drawing.light(height, width, rng), {"color": name}, "CC0"
 
 
 def _photo(height: int, width: int, rng: RandomStream) -> Paint:
@@ -282,7 +261,7 @@ def _photo(height: int, width: int, rng: RandomStream) -> Paint:
         attributes["color"] = name
     else:
         rgb = rgb * surface.tint_rgb
-    return rgb * light(height, width, rng), attributes, surface.licence
+    return rgb * _drawing.light(height, width, rng), attributes, surface.licence
 
 
 TEXTURES: dict[str, Callable[[int, int, RandomStream], Paint]] = {
@@ -297,8 +276,8 @@ def _colour(rng: RandomStream, other_than: str = "") -> tuple[str, Float]:
     names = [name for name in COLOURS if name != other_than]
     name = names[rng.integer(len(names))]
     hue, saturation, value = COLOURS[name]
-    hue += rng.uniform(-HUE_JITTER_DEGREES, HUE_JITTER_DEGREES)
-    return name, rgb_of(hue, saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0))
+    hue += rng.uniform(-_drawing.HUE_JITTER_DEGREES, _drawing.HUE_JITTER_DEGREES)
+    return name, _drawing.rgb_of(hue, saturation * rng.uniform(0.85, 1.0), value * rng.uniform(0.9, 1.0))
 
 
 def _second(first: tuple[str, Float], rng: RandomStream) -> Float:

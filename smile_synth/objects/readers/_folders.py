@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.files import REPEATED_LINK, printable, walk
-from smile_synth.io.images import SUFFIXES
-from smile_synth.objects._item import Item, UnusableItem
+from smile_synth.io.images import SUFFIXES, Reject, read_bytes
+from smile_synth.objects._item import Item, unusable
 
 
 def check_folder(source: str, *names: str) -> Path:
@@ -45,18 +45,27 @@ def list_files(folder: Path) -> tuple[list[ListedFile], list[Item]]:
     """
     found, links = walk(folder)
     files: list[ListedFile] = []
-    unusable: list[Item] = [
-        UnusableItem(printable(link.relative_to(folder).as_posix()), REPEATED_LINK) for link in links
-    ]
+    rejected = [unusable(printable(link.relative_to(folder).as_posix()), REPEATED_LINK) for link in links]
     for path in found:
         relative = path.relative_to(folder)
         name, parent = relative.as_posix(), relative.parent.as_posix()
         if printable(name) != name:
-            unusable.append(UnusableItem(printable(name), "file name is not UTF-8"))
+            rejected.append(unusable(printable(name), "file name is not UTF-8"))
         else:
             own = folder.resolve().name or "object"
             files.append(ListedFile(name, path, own if parent == "." else parent))
-    return files, unusable
+    return files, rejected
+
+
+def read_image(path: Path) -> bytes:
+    """Return the content of a file below a folder.
+
+    Raises:
+        Reject: as `read_bytes`, or the suffix is not that of an image.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise Reject("not an image")
+    return read_bytes(path)
 
 
 def find_image(folder: Path, stem: str) -> Path:

@@ -25,14 +25,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A decoded image from which objects are cut.
-
-    Attributes:
-        name: its name inside its source.
-        key: as ``CutOut.image_key``.
-        rgb: ``[H, W, 3]`` uint8.
-        licence: licence of the image.
-    """
+    """A decoded image ``rgb`` ``[H, W, 3]`` uint8 from which objects are cut; ``key`` is its image key."""
 
     name: str
     key: str
@@ -50,15 +43,9 @@ class Photo:
     ) -> CutOut:
         """Cut an object out, cropped to alpha > 0.
 
+        ``alpha`` is ``[h, w]`` uint8, a window of the image; ``corner_yx`` is the window's first pixel.
         ``truncation`` is the share of the outline's pixel edges that are on the border of the image. It uses
         the outline of alpha > 0, because annotators stop short of the border by part of a pixel.
-
-        Args:
-            alpha: ``[h, w]`` uint8, a window of the image.
-            corner_yx: row and column of the window's first pixel.
-            class_name: the label.
-            object_id: id of the object within the image.
-            covered: as ``CutOut.covered``.
 
         Raises:
             Reject: alpha is 0 everywhere.
@@ -102,15 +89,10 @@ def cut_labels(
     object_id: Callable[[int], str] = str,
     image_key: str = "",
 ) -> Iterator[CutOut]:
-    """Cut every object of a label mask from its image, in order of the labels.
+    """Cut every object of a label mask ``[H, W]`` (0 for background) from the image ``path``, by label.
 
-    Args:
-        source: name of the image.
-        path: file of the image.
-        labels: ``[H, W]``, 0 for background; may differ from the image by two pixels per side.
-        class_name: returns the class of a label.
-        object_id: returns the id of a label.
-        image_key: as ``CutOut.image_key``; empty: the hash of the file.
+    ``class_name`` and ``object_id`` return the class and the id of a label. Without an ``image_key`` it is
+    the hash of the file.
 
     Raises:
         Reject: the image cannot be read, has another size, or no pixel has a label.

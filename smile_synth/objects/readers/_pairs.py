@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from scipy import ndimage
 from smile_synth.core.errors import UserError
 from smile_synth.io.files import REPEATED_LINK, content_key, printable, walk
 from smile_synth.io.images import SUFFIXES, Reject, UInt8, read_bytes
-from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, UnusableItem
+from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, unusable
 from smile_synth.objects.readers._folders import check_folder
 from smile_synth.objects.readers._masks import HALF, VOID, Photo, aligned, cut_labels, decode_mask
 
@@ -51,69 +51,54 @@ def read_pairs(source: str, options: ReadOptions) -> list[Item]:
         UserError: not such a folder, or both folders are empty.
     """
     folder = check_folder(source, IMAGES, MASKS)
-    unusable: list[Item] = []
-    images = _by_stem(folder, IMAGES, unusable)
-    masks = _by_stem(folder, MASKS, unusable)
+    rejected: list[Item] = []
+    images = _by_stem(folder, IMAGES, rejected)
+    masks = _by_stem(folder, MASKS, rejected)
     if not images and not masks:
         raise UserError(f"object source '{source}': no images in {IMAGES}/ and {MASKS}/")
     items: list[Item] = []
     for stem, path in images.items():
         name = _name(path, folder)
         if stem in masks:
-            parent = stem.rpartition("/")[0] or folder.resolve().name
-            items.append(Pair(name, path, masks[stem], printable(parent)))
+            class_name = printable(stem.rpartition("/")[0] or folder.resolve().name)
+            cut = partial(_cut, name, class_name, path, masks[stem])
+            items.append(Item(name, (path, masks[stem]), cut))
         else:
-            items.append(UnusableItem(name, f"no mask: no file of this name in {MASKS}/"))
+            items.append(unusable(name, f"no mask: no file of this name in {MASKS}/"))
     for stem in masks.keys() - images.keys():
-        unusable.append(
-            UnusableItem(_name(masks[stem], folder), f"no image: no file of this name in {IMAGES}/")
-        )
-    return items + sorted(unusable, key=lambda item: item.source)
+        rejected.append(unusable(_name(masks[stem], folder), f"no image: no file of this name in {IMAGES}/"))
+    return items + sorted(rejected, key=lambda item: item.source)
 
 
 def _name(path: Path, folder: Path) -> str:
     return printable(path.relative_to(folder).as_posix())
 
 
-def _by_stem(folder: Path, name: str, unusable: list[Item]) -> dict[str, Path]:
-    """Return a folder's images by their path without suffix; append the other files to ``unusable``."""
+def _by_stem(folder: Path, name: str, rejected: list[Item]) -> dict[str, Path]:
+    """Return a folder's images by their path without suffix; append the other files to ``rejected``."""
     found: dict[str, Path] = {}
     files, links = walk(folder / name)
-    unusable += [UnusableItem(_name(link, folder), REPEATED_LINK) for link in links]
+    rejected += [unusable(_name(link, folder), REPEATED_LINK) for link in links]
     for path in files:
         label = _name(path, folder)
         stem = path.relative_to(folder / name).with_suffix("").as_posix()
         if path.suffix.lower() not in SUFFIXES:
-            unusable.append(UnusableItem(label, f"not an image: expected {', '.join(SUFFIXES)}"))
+            rejected.append(unusable(label, f"not an image: expected {', '.join(SUFFIXES)}"))
         elif stem in found:
-            unusable.append(UnusableItem(label, f"ambiguous name: {found[stem].name} has the same one"))
+            rejected.append(unusable(label, f"ambiguous name: {found[stem].name} has the same one"))
         else:
             found[stem] = path
     return found
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An image with its mask."""
-
-    source: str
-    path: Path
-    mask: Path
-    class_name: str
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Cut the matte or every label out."""
-        values, ids = decode_mask(self.mask, _decode)
-        if ids:
-            name = self.class_name
-            yield from cut_labels(
-                self.source, self.path, values, class_name=lambda _: name, object_id=lambda label: ids[label]
-            )
-            return
-        data = read_bytes(self.path)
-        rgb, alpha = aligned(data, values)
-        photo = Photo(self.source, content_key(data), rgb)
-        yield photo.cut(alpha, (0, 0), class_name=self.class_name, object_id="matte")
+def _cut(name: str, class_name: str, path: Path, mask: Path) -> Iterator[CutOut]:
+    values, ids = decode_mask(mask, _decode)
+    if ids:
+        yield from cut_labels(name, path, values, class_name=lambda _: class_name, object_id=ids.__getitem__)
+        return
+    data = read_bytes(path)
+    rgb, alpha = aligned(data, values)
+    yield Photo(name, content_key(data), rgb).cut(alpha, (0, 0), class_name=class_name, object_id="matte")
 
 
 def _decode(image: Image.Image) -> tuple[NDArray[Any], list[str]]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.io.images import Reject, UInt8
@@ -24,7 +24,6 @@ from smile_synth.objects._item import CutOut, Item, ReadOptions
 from smile_synth.objects._polygons import coverage
 from smile_synth.objects.readers._shapes import OUTLINES, outline
 
-Float = NDArray[np.float64]
 OUTLINE_FILE = Path(__file__).with_name("_photo_outlines.json")
 
 
@@ -49,63 +48,6 @@ SURFACES = {
 GRID = 3
 
 
-@dataclass(frozen=True)
-class PhotoObject:
-    """An object with its outline ``rings`` in a photograph."""
-
-    source: str
-    file: str
-    size_hw: tuple[int, int]
-    rings: list[Float]
-    class_name: str
-    source_image: str
-    licence: str
-    attributes: dict[str, str] = field(default_factory=dict)
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Cut the object out."""
-        rgb = load_photo(self.file, self.size_hw)
-        x0, y0 = np.floor(self.rings[0].min(axis=0)).astype(int)
-        x1, y1 = np.ceil(self.rings[0].max(axis=0)).astype(int)
-        alpha = coverage([ring - (x0, y0) for ring in self.rings], y1 - y0, x1 - x0)
-        yield CutOut(
-            class_name=self.class_name,
-            source=self.source,
-            source_image=self.source_image,
-            image_key=self.source_image,
-            licence=self.licence,
-            attributes=self.attributes,
-            rgba=np.dstack([rgb[y0:y1, x0:x1], alpha]),
-            from_photo=True,
-        )
-
-
-@dataclass(frozen=True)
-class SurfacePatch:
-    """A shape cut from a surface."""
-
-    source: str
-    file: str
-    shape: str
-    corner_xy: tuple[int, int]
-    side: int
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Cut the shape out. Its edge pixels show the same surface, so their colours stay."""
-        surface, (x, y), side = SURFACES[self.file], self.corner_xy, self.side
-        rgb = load_photo(self.file, surface.size_hw)[y : y + side, x : x + side]
-        tinted = np.minimum(rgb * np.array(surface.tint_rgb) + 0.5, 255).astype(np.uint8)
-        yield CutOut(
-            class_name=surface.class_name,
-            source=self.source,
-            source_image=self.source,
-            image_key=self.source,
-            licence=surface.licence,
-            attributes={"shape": self.shape, "texture": surface.class_name},
-            rgba=np.dstack([tinted, coverage(outline(self.shape, side, side, corner=0.08), side, side)]),
-        )
-
-
 def read_photos(source: str, options: ReadOptions) -> list[Item]:
     """List the cut-outs: objects first, then the shapes cut from surfaces.
 
@@ -120,27 +62,54 @@ def _objects() -> Iterator[Item]:
     photos: dict[str, Any] = json.loads(OUTLINE_FILE.read_text("utf-8"))
     for file, photo in photos.items():
         for number, entry in enumerate(photo["objects"]):
+            facts = {key: value for key, value in photo.items() if key != "objects"}
             name = f"{file}#{number}"
-            yield PhotoObject(
-                source=name,
-                file=file,
-                size_hw=tuple(photo["size_hw"]),
-                rings=[np.array(ring, np.float64).reshape(-1, 2) for ring in entry["rings"]],
-                class_name=entry["class"],
-                source_image=name if photo.get("separate") else file,
-                licence=photo["licence"],
-                attributes={"name": entry["name"]} if "name" in entry else {},
-            )
+            yield Item(name, (), partial(_cut_object, name, file, facts, entry))
+
+
+def _cut_object(name: str, file: str, photo: dict[str, Any], entry: dict[str, Any]) -> Iterator[CutOut]:
+    rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in entry["rings"]]
+    rgb = load_photo(file, tuple(photo["size_hw"]))
+    x0, y0 = np.floor(rings[0].min(axis=0)).astype(int)
+    x1, y1 = np.ceil(rings[0].max(axis=0)).astype(int)
+    alpha = coverage([ring - (x0, y0) for ring in rings], y1 - y0, x1 - x0)
+    image = name if photo.get("separate") else file
+    yield CutOut(
+        class_name=entry["class"],
+        source=name,
+        source_image=image,
+        image_key=image,
+        licence=photo["licence"],
+        attributes={"name": entry["name"]} if "name" in entry else {},
+        rgba=np.dstack([rgb[y0:y1, x0:x1], alpha]),
+        from_photo=True,
+    )
 
 
 def _patches() -> Iterator[Item]:
-    running = count()
+    shapes = cycle(OUTLINES)
     for file, surface in SURFACES.items():
         side = min(surface.size_hw) // GRID
         for number in range(GRID * GRID):
-            shape = list(OUTLINES)[next(running) % len(OUTLINES)]
+            name = f"{file}#{number}"
             corner_xy = (number % GRID * side, number // GRID * side)
-            yield SurfacePatch(f"{file}#{number}", file, shape, corner_xy, side)
+            yield Item(name, (), partial(_cut_patch, name, file, next(shapes), corner_xy, side))
+
+
+def _cut_patch(name: str, file: str, shape: str, corner_xy: tuple[int, int], side: int) -> Iterator[CutOut]:
+    """Cut a shape from a surface. Its edge pixels show the same surface, so their colours stay."""
+    surface, (x, y) = SURFACES[file], corner_xy
+    rgb = load_photo(file, surface.size_hw)[y : y + side, x : x + side]
+    tinted = np.minimum(rgb * np.array(surface.tint_rgb) + 0.5, 255).astype(np.uint8)
+    yield CutOut(
+        class_name=surface.class_name,
+        source=name,
+        source_image=name,
+        image_key=name,
+        licence=surface.licence,
+        attributes={"shape": shape, "texture": surface.class_name},
+        rgba=np.dstack([tinted, coverage(outline(shape, side, side, corner=0.08), side, side)]),
+    )
 
 
 def load_photo(file: str, size_hw: tuple[int, int]) -> UInt8:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from PIL import Image
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.files import content_key, walk
-from smile_synth.io.images import SUFFIXES, Reject, load_rgba, read_bytes
-from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, UnusableItem
-from smile_synth.objects.readers._folders import check_folder, list_files
+from smile_synth.io.images import SUFFIXES, load_rgba
+from smile_synth.objects._item import CutOut, Format, Item, ReadOptions, unusable
+from smile_synth.objects.readers._folders import ListedFile, check_folder, list_files, read_image
 
 INDEX = "index.csv"
 # Images that are opened to distinguish cut-outs from plain images.
@@ -49,16 +49,16 @@ def read_rgba(source: str, options: ReadOptions) -> list[Item]:
     """
     folder = check_folder(source)
     rows = _read_index(folder / INDEX)
-    files, unusable = list_files(folder)
-    items: list[Item] = [
-        RgbaFile(file.name, file.path, file.class_name, rows.pop(file.name, {}))
+    files, rejected = list_files(folder)
+    items = [
+        Item(file.name, (file.path,), partial(_cut, file, rows.pop(file.name, {})))
         for file in files
         if file.name != INDEX
     ]
-    items += unusable
+    items += rejected
     if not items:
         raise UserError(f"object source '{source}': the folder is empty; expected <class>/<name>.png")
-    return items + [UnusableItem(name, f"missing file: listed in {INDEX}") for name in sorted(rows)]
+    return items + [unusable(name, f"missing file: listed in {INDEX}") for name in sorted(rows)]
 
 
 def _read_index(path: Path) -> dict[str, dict[str, str]]:
@@ -73,30 +73,18 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
     return {row["file"] or "": row for row in rows}
 
 
-@dataclass(frozen=True)
-class RgbaFile:
-    """One file with one object, and its row of ``index.csv``."""
-
-    source: str
-    path: Path
-    class_name: str
-    row: dict[str, str] = field(default_factory=dict)
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Yield the object."""
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise Reject("not an image")
-        data = read_bytes(self.path)
-        image = self.row.get("source_image") or self.row.get("src_item") or ""
-        yield CutOut(
-            class_name=self.class_name,
-            source=self.source,
-            source_image=image or self.source,
-            image_key=image or content_key(data),
-            licence=self.row.get("licence") or "",
-            annotation_id=self.row.get("annotation_id") or self.row.get("coco_ann_id") or "",
-            rgba=load_rgba(data),
-        )
+def _cut(file: ListedFile, row: Mapping[str, str]) -> Iterator[CutOut]:
+    data = read_image(file.path)
+    image = row.get("source_image") or row.get("src_item") or ""
+    yield CutOut(
+        class_name=file.class_name,
+        source=file.name,
+        source_image=image or file.name,
+        image_key=image or content_key(data),
+        licence=row.get("licence") or "",
+        annotation_id=row.get("annotation_id") or row.get("coco_ann_id") or "",
+        rgba=load_rgba(data),
+    )
 
 
 RGBA = Format("rgba", is_rgba, read_rgba)

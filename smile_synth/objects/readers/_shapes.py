@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -14,48 +14,11 @@ from smile_synth.core.rng import RandomStream
 from smile_synth.io.images import UInt8
 from smile_synth.objects._item import CutOut, Item, ReadOptions
 from smile_synth.objects._polygons import coverage
-from smile_synth.objects.readers._drawing import (
-    COLOURS,
-    HUE_JITTER_DEGREES,
-    Float,
-    light,
-    rgb_of,
-    rgba_of,
-    rounded,
-    turned,
-    value_noise,
-)
+from smile_synth.objects.readers import _drawing
+from smile_synth.objects.readers._drawing import COLOURS, Float
 
 LONG_SIDE = 96
 SUPERSAMPLE = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One drawing of a shape in a colour and a texture."""
-
-    shape: str
-    color: str
-    texture: str
-    seed: int
-    number: int
-
-    @property
-    def source(self) -> str:
-        """The name."""
-        return f"{self.shape}/{self.color}-{self.texture}"
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Draw the shape."""
-        yield CutOut(
-            class_name=self.shape,
-            source=self.source,
-            source_image=self.source,
-            image_key=self.source,
-            licence="CC0",
-            attributes={"shape": self.shape, "color": self.color, "texture": self.texture},
-            rgba=_draw(self.shape, self.color, self.texture, self.seed, self.number),
-        )
 
 
 def read_shapes(source: str, options: ReadOptions) -> list[Item]:
@@ -64,41 +27,50 @@ def read_shapes(source: str, options: ReadOptions) -> list[Item]:
     Drawings vary in aspect, rotation, corner radius, hue, second tone, shading, and the texture's
     frequency, angle and phase. Each counts as its own image.
     """
-    kinds = product(OUTLINES, COLOURS, TEXTURES)
-    return [Shape(*kind, options.seed, number) for number, kind in enumerate(kinds)]
+    items = []
+    for number, (shape, colour, texture) in enumerate(product(OUTLINES, COLOURS, TEXTURES)):
+        name = f"{shape}/{colour}-{texture}"
+        items.append(Item(name, (), partial(_cut, name, shape, colour, texture, options.seed, number)))
+    return items
+
+
+def _cut(name: str, shape: str, colour: str, texture: str, seed: int, number: int) -> Iterator[CutOut]:
+    yield CutOut(
+        class_name=shape,
+        source=name,
+        source_image=name,
+        image_key=name,
+        licence="CC0",
+        attributes={"shape": shape, "color": colour, "texture": texture},
+        rgba=_draw(shape, colour, texture, RandomStream(seed, number, "shapes")),
+    )
 
 
 def outline(
     shape: str, height: float, width: float, *, degrees: float = 0.0, corner: float = 0.0
 ) -> list[Float]:
-    """Return a shape's rings ``[N, 2]`` (x, y), rotated, fitted to the box (0, 0, width, height).
+    """Return the rings ``[N, 2]`` (x, y) of a key of OUTLINES, fitted to the box (0, 0, width, height).
 
-    Args:
-        shape: a key of OUTLINES.
-        height: of the box in pixels.
-        width: of the box in pixels.
-        degrees: rotation before fitting, clockwise on the screen.
-        corner: as in `rounded`.
+    Before fitting, corners are rounded (see `rounded`), then the shape is rotated clockwise on the screen.
     """
-    rings = [turned(rounded(ring, corner), degrees) for ring in OUTLINES[shape]]
+    rings = [_drawing.turned(_drawing.rounded(ring, corner), degrees) for ring in OUTLINES[shape]]
     low, high = rings[0].min(axis=0), rings[0].max(axis=0)
     return [(ring - low) / (high - low) * [width, height] for ring in rings]
 
 
-def _draw(shape: str, colour: str, texture: str, seed: int, number: int) -> UInt8:
-    rng = RandomStream(seed, number, "shapes")
+def _draw(shape: str, colour: str, texture: str, rng: RandomStream) -> UInt8:
     aspect = math.exp(rng.uniform(-0.3, 0.3))
     height = round(LONG_SIDE * min(1.0, 1.0 / aspect))
     width = round(LONG_SIDE * min(1.0, aspect))
     rings = outline(shape, height, width, degrees=rng.uniform(-12, 12), corner=rng.uniform(0.02, 0.2))
 
     hue, saturation, value = COLOURS[colour]
-    hue += rng.uniform(-HUE_JITTER_DEGREES, HUE_JITTER_DEGREES)
-    first = rgb_of(hue, saturation, value * rng.uniform(0.92, 1.0))
+    hue += rng.uniform(-_drawing.HUE_JITTER_DEGREES, _drawing.HUE_JITTER_DEGREES)
+    first = _drawing.rgb_of(hue, saturation, value * rng.uniform(0.92, 1.0))
     second = first * 0.4 if rng.random() < 0.5 else 0.3 * first + 0.7 * 255
     share = TEXTURES[texture](height, width, rng)[..., None]
-    rgb = (first * (1 - share) + second * share) * light(height, width, rng, least=0.1)
-    return rgba_of(rgb, coverage(rings, height, width))
+    rgb = (first * (1 - share) + second * share) * _drawing.light(height, width, rng, least=0.1)
+    return _drawing.rgba_of(rgb, coverage(rings, height, width))
 
 
 def _arc(radius: float, start: float, end: float, center: tuple[float, float] = (0.0, 0.0)) -> Float:
@@ -171,7 +143,7 @@ def _dotted(height: int, width: int, rng: RandomStream) -> Float:
 
 
 def _noisy(height: int, width: int, rng: RandomStream) -> Float:
-    return value_noise(height, width, rng, LONG_SIDE)
+    return _drawing.value_noise(height, width, rng, LONG_SIDE)
 
 
 TEXTURES: dict[str, Callable[[int, int, RandomStream], Float]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -46,23 +46,18 @@ def read_voc(source: str, options: ReadOptions) -> list[Item]:
     )
     if not masks:
         raise UserError(f"object source '{source}': no .png in SegmentationObject/")
-    return [VocImage(printable(m.stem), find_image(folder / "JPEGImages", m.stem), m) for m in masks]
+    items = []
+    for mask in masks:
+        name, path = printable(mask.stem), find_image(folder / "JPEGImages", mask.stem)
+        items.append(Item(name, (path, mask), partial(_cut, name, path, mask)))
+    return items
 
 
-@dataclass(frozen=True)
-class VocImage:
-    """An image with its object mask."""
-
-    source: str
-    path: Path
-    mask: Path
-
-    def cut_outs(self) -> Iterator[CutOut]:
-        """Cut every numbered object out."""
-        numbers = decode_mask(self.mask, palette_indices)
-        classes = _classes(self.mask, numbers)
-        labels = np.where(numbers == VOID, 0, numbers)
-        return cut_labels(self.source, self.path, labels, class_name=lambda n: classes.get(n, "object"))
+def _cut(name: str, path: Path, mask: Path) -> Iterator[CutOut]:
+    numbers = decode_mask(mask, palette_indices)
+    classes = _classes(mask, numbers)
+    labels = np.where(numbers == VOID, 0, numbers)
+    return cut_labels(name, path, labels, class_name=lambda number: classes.get(number, "object"))
 
 
 def _classes(mask: Path, numbers: UInt8) -> dict[int, str]:

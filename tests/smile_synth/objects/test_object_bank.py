@@ -114,6 +114,17 @@ def test_select(source: Path, tmp_path: Path) -> None:
         bank.select(split="training")
 
 
+def test_equality_and_repr(source: Path, tmp_path: Path) -> None:
+    bank = build(source, tmp_path / "bank", val_fraction=0.0, test_fraction=0.0)
+    again = build(source, tmp_path / "again", val_fraction=0.0, test_fraction=0.0)
+    other = build(source, tmp_path / "other", val_fraction=1.0, test_fraction=0.0)
+    assert bank == again and hash(bank) == hash(again) and bank != other and bank != "another type"
+    assert repr(bank) == f"ObjectBank('{tmp_path / 'bank'}', 3 objects, 2 classes)"
+    selection = bank.selection(balance="class-balanced")
+    assert selection == selection and len({selection, bank.selection()}) == 2
+    assert repr(selection) == "Selection(ids=[3], uniform=False)"
+
+
 def test_pickle_maps_the_file_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bank = build(source, Path("bank"))
@@ -129,7 +140,7 @@ def test_pickle_maps_the_file_again(source: Path, tmp_path: Path, monkeypatch: p
         pickle.loads(data)
 
 
-def test_digest_is_of_what_is_seen(source: Path, tmp_path: Path) -> None:
+def test_digest_depends_on_pixels_classes_and_splits_only(source: Path, tmp_path: Path) -> None:
     first = build(source, tmp_path / "a").digest
     elsewhere = tmp_path / "other" / "name"
     shutil.copytree(source, elsewhere)
@@ -150,7 +161,7 @@ def test_digest_is_of_what_is_seen(source: Path, tmp_path: Path) -> None:
     assert same_split.digest != first
 
 
-def test_open_refuses_what_is_not_a_whole_bank(source: Path, tmp_path: Path) -> None:
+def test_open_refuses_other_folders_and_damaged_banks(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere': no such folder"):
         ObjectBank.open(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is not an object bank: it has no readable bank.json"):
@@ -190,7 +201,7 @@ def test_open_refuses_what_is_not_a_whole_bank(source: Path, tmp_path: Path) -> 
     ObjectBank.open(out)
 
 
-def test_index_in_pieces_and_read_late(source: Path, tmp_path: Path) -> None:
+def test_index_of_several_row_groups_is_read_on_first_use(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "bank"
     whole = build(source, out, val_fraction=0.5)
     table = whole.index
@@ -211,7 +222,7 @@ def test_index_in_pieces_and_read_late(source: Path, tmp_path: Path) -> None:
         opened[1].info(0)
 
 
-def test_verify_finds_an_altered_texel(source: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_changed_texel(source: Path, tmp_path: Path) -> None:
     bank = build(source, tmp_path / "bank")
     bank.verify()
     texels = bytearray((tmp_path / "bank" / "texels.bin").read_bytes())
@@ -221,7 +232,7 @@ def test_verify_finds_an_altered_texel(source: Path, tmp_path: Path) -> None:
         ObjectBank.open(tmp_path / "bank").verify()
 
 
-def test_header_tells_where_it_came_from(source: Path, tmp_path: Path) -> None:
+def test_header_lists_the_sources(source: Path, tmp_path: Path) -> None:
     bank = build(source, tmp_path / "bank")
     header = json.loads((tmp_path / "bank" / "bank.json").read_text())
     assert header == {

@@ -14,7 +14,7 @@ from PIL import Image
 from smile_synth import objects
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
-from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank, ObjectInfo, _writer
+from smile_synth.objects import BuildReport, CutOutOptions, ObjectBank, ObjectInfo, _writer, readers
 from smile_synth.objects._cut_out import clean_edge, prepare
 from smile_synth.objects._item import CutOut
 
@@ -169,7 +169,7 @@ def test_bad_sources_and_options(tmp_path: Path) -> None:
     refused("index.csv: not a readable CSV file", good)
 
 
-def test_out_is_replaced_only_when_asked_and_only_a_bank(tmp_path: Path) -> None:
+def test_only_a_bank_is_overwritten_and_only_with_overwrite(tmp_path: Path) -> None:
     source, out = tmp_path / "src", tmp_path / "deep" / "bank"
     save(source / "a" / "1.png", soft_rgba(9, 10))
     build_bank([source], out)
@@ -191,9 +191,7 @@ def test_out_is_replaced_only_when_asked_and_only_a_bank(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stopped_build_goes_on_where_it_was(
-    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_build_continues(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(75):
         rgba = soft_rgba(9 + number % 4, 11, number % 70)
         save(tmp_path / "src" / f"class{number % 2}" / f"{number}.png", rgba)
@@ -207,7 +205,7 @@ def test_a_stopped_build_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         build_bank([tmp_path / "src"], tmp_path / "bank", progress=stop, workers=workers)
     assert not (tmp_path / "bank").exists()
-    # What a kill in the middle of writing leaves: half a batch of texels, half a line.
+    # A kill while writing leaves half a batch of texels and half a line.
     part = tmp_path / ".bank.part"
     for name in ("texels.bin", "journal.jsonl"):
         with (part / name).open("ab") as file:
@@ -219,7 +217,7 @@ def test_a_stopped_build_goes_on_where_it_was(
     assert not part.exists()
 
 
-def test_a_stopped_build_of_something_else_is_begun_anew(tmp_path: Path) -> None:
+def test_a_stopped_build_with_another_plan_starts_again(tmp_path: Path) -> None:
     for number in range(40):
         save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
 
@@ -248,7 +246,7 @@ def test_a_stopped_build_of_something_else_is_begun_anew(tmp_path: Path) -> None
     assert start() == 16
 
 
-def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_finished_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
     append = _writer.BankWriter.append
@@ -265,6 +263,13 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     calls: list[int] = []
     build_bank([tmp_path / "src"], tmp_path / "bank", progress=lambda done, _: calls.append(done))
     assert calls[0] == 16
+
+
+def test_two_formats_of_one_name_are_refused() -> None:
+    formats = [objects.FORMATS[name] for name in ("voc", "coco", "voc")]
+    with pytest.raises(ValueError, match="two formats have the name 'voc'"):
+        readers.registry(formats)
+    assert list(readers.registry(formats[1:])) == ["coco", "voc"]
 
 
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +380,7 @@ def test_faint_object_is_rejected_after_shrinking() -> None:
         prepared(rgba, max_side=8)
 
 
-def test_clean_edge_removes_what_lay_behind() -> None:
+def test_clean_edge_removes_the_old_background() -> None:
     rgb = np.full((9, 11, 3), 250, np.uint8)
     rgb[:, 5:] = (10, 60, 90)
     alpha = np.zeros((9, 11), np.uint8)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from smile_synth.objects import ObjectBank, build_bank
-from smile_synth.objects.readers import _photos as photos
-from smile_synth.objects.readers import _shapes as shapes
 from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects._polygons import coverage
+from smile_synth.objects.readers import _photos as photos
+from smile_synth.objects.readers import _shapes as shapes
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_shapes_are_anti_aliased_and_vary(bank: ObjectBank) -> None:
 
 def test_seed_changes_what_is_drawn() -> None:
     def drawn(seed: int) -> np.ndarray:
-        (found,) = shapes.read_shapes("builtin:shapes", ReadOptions(seed))[7].cut_outs()
+        (found,) = shapes.read_shapes("builtin:shapes", ReadOptions(seed))[7].cut()
         assert isinstance(found, CutOut)
         return found.rgba
 
@@ -85,7 +85,7 @@ def test_seed_changes_what_is_drawn() -> None:
     assert drawn(0).shape != drawn(1).shape or (drawn(0) != drawn(1)).any()
 
 
-def test_things_of_one_photo_stay_together_and_coins_do_not(bank: ObjectBank) -> None:
+def test_objects_of_one_photo_share_a_split_and_coins_do_not(bank: ObjectBank) -> None:
     astronaut = [bank.info(i) for i in range(480, len(bank)) if bank.info(i).source.startswith("astronaut")]
     assert [info.class_name for info in astronaut] == ["person", "helmet", "spacecraft", "badge"]
     assert {info.source_image for info in astronaut} == {"astronaut.png"}
@@ -115,7 +115,7 @@ def test_cutouts_look_like_their_photo(bank: ObjectBank) -> None:
     np.testing.assert_array_equal(camera[..., 0], camera[..., 1])
 
 
-def test_coins_are_cut_where_they_lie(bank: ObjectBank) -> None:
+def test_coins_are_cut_at_their_position(bank: ObjectBank) -> None:
     coins = json.loads(photos.OUTLINE_FILE.read_text("utf-8"))["coins.png"]
     photo = photos.load_photo("coins.png", tuple(coins["size_hw"]))
     for coin, object_id in zip(coins["objects"], bank.select(classes=["coin"]), strict=True):

@@ -11,21 +11,21 @@ from pycocotools import mask as coco_mask
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
-from smile_synth.objects.readers._coco import _decompress, is_coco, read_coco
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._polygons import union_coverage
+from smile_synth.objects.readers._coco import _decompress, is_coco, read_coco
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 HEIGHT, WIDTH = 5, 7
 SQUARE = [2.5, 1, 5, 1, 5, 4, 2.5, 4]
 
 
-def taken(items: list[Item]) -> tuple[list[CutOut], dict[str, str]]:
-    """Return what items give, and what they reject by name."""
+def cut_all(items: list[Item]) -> tuple[list[CutOut], dict[str, str]]:
+    """Return the cut-outs of items, and the reasons of rejected ones by name."""
     cut_outs, rejected = [], {}
     for item in items:
         try:
-            for found in item.cut_outs():
+            for found in item.cut():
                 if isinstance(found, Rejected):
                     rejected[found.source] = found.reason
                 else:
@@ -78,8 +78,8 @@ def test_polygons_and_run_lengths_are_cut_exactly(tmp_path: Path) -> None:
         licenses=[{"id": 4, "name": "CC BY"}],
     )
     items = read_coco(source, ReadOptions())
-    assert [item.source for item in items] == ["1.png"] and items[0].path == tmp_path / "1.png"
-    cut_outs, rejected = taken(pickle.loads(pickle.dumps(items)))
+    assert [item.source for item in items] == ["1.png"] and items[0].files[0] == tmp_path / "1.png"
+    cut_outs, rejected = cut_all(pickle.loads(pickle.dumps(items)))
     assert not rejected
     by_id = {found.annotation_id: found for found in cut_outs}
     polygon = by_id["11"]
@@ -99,7 +99,7 @@ def test_smaller_objects_cover_larger_ones(tmp_path: Path) -> None:
     save_image(tmp_path / "1.png")
     large, small = [0, 0, 6, 0, 6, 4, 0, 4], [1, 1, 3, 1, 3, 4, 1, 4]
     source = document(tmp_path / "a.json", [annotation(1, [large]), annotation(2, [small])])
-    cut_outs, _ = taken(read_coco(source, ReadOptions()))
+    cut_outs, _ = cut_all(read_coco(source, ReadOptions()))
     assert {found.annotation_id: found.covered for found in cut_outs} == {"1": 6 / 24, "2": 0.0}
     # The large one's outline is 20 edges long, 6 lie on the upper border and 4 on the left.
     assert {found.annotation_id: found.truncation for found in cut_outs} == {"1": 0.5, "2": 0.0}
@@ -109,13 +109,13 @@ def test_crowd_regions_are_an_option(tmp_path: Path) -> None:
     save_image(tmp_path / "1.png")
     rle = {"size": [HEIGHT, WIDTH], "counts": [6, 3, 26]}
     source = document(tmp_path / "a.json", [annotation(1, [SQUARE]), annotation(2, rle, iscrowd=1)])
-    cut_outs, rejected = taken(read_coco(source, ReadOptions()))
+    cut_outs, rejected = cut_all(read_coco(source, ReadOptions()))
     assert len(cut_outs) == 1 and rejected == {"1.png#2": "crowd region"}
-    cut_outs, rejected = taken(read_coco(source, ReadOptions(crowd=True)))
+    cut_outs, rejected = cut_all(read_coco(source, ReadOptions(crowd=True)))
     assert [found.annotation_id for found in cut_outs] == ["2", "1"] and not rejected
 
 
-def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_every_unusable_annotation_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     for number in (1, 2):
         save_image(tmp_path / f"{number}.png", seed=number)
     save_image(tmp_path / "4.png", 6, 7)
@@ -152,7 +152,7 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
     ]
     images = [entry(1), entry(2), entry(3), entry(4), entry(5), entry(2), {"id": 6}, None]
     source = document(tmp_path / "a.json", annotations, images)
-    cut_outs, rejected = taken(read_coco(source, ReadOptions()))
+    cut_outs, rejected = cut_all(read_coco(source, ReadOptions()))
     assert {found.source for found in cut_outs} == {"1.png#5", "2.png#25"}
     rgba = next(found.rgba for found in cut_outs if found.annotation_id == "5")
     assert rgba.shape == (3, 4, 4) and (rgba[..., 3] == 255).all()
@@ -188,7 +188,7 @@ def test_every_unusable_annotation_is_named_and_the_rest_is_read(tmp_path: Path)
     }
 
 
-def test_compressed_run_lengths_are_decoded_as_by_pycocotools() -> None:
+def test_compressed_run_lengths_are_decoded_as_in_pycocotools() -> None:
     rng = np.random.default_rng(3)
     for number in range(30):
         mask = np.asfortranarray(rng.random((9 + number * 7, 13)) < rng.random(), np.uint8)
@@ -198,7 +198,7 @@ def test_compressed_run_lengths_are_decoded_as_by_pycocotools() -> None:
         np.testing.assert_array_equal(decoded, mask)
 
 
-def test_a_image_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: Path) -> None:
+def test_annotations_fit_an_image_with_or_without_its_exif_rotation(tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (WIDTH, HEIGHT, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -207,7 +207,7 @@ def test_a_image_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: P
     images = [entry(1), entry(2, height=WIDTH, width=HEIGHT)]
     box = [0, 0, 3, 0, 3, 2, 0, 2]
     source = document(tmp_path / "a.json", [annotation(1, [box]), annotation(2, [box], image_id=2)], images)
-    (upright, stored), rejected = taken(read_coco(source, ReadOptions()))
+    (upright, stored), rejected = cut_all(read_coco(source, ReadOptions()))
     assert not rejected
     np.testing.assert_array_equal(upright.rgba[..., :3], np.rot90(rgb, -1)[:2, :3])
     np.testing.assert_array_equal(stored.rgba[..., :3], rgb[:2, :3])
@@ -230,7 +230,7 @@ def test_a_image_turned_by_exif_fits_annotations_made_on_either_side(tmp_path: P
         ("other.json", "1.png", {"file_name": "old/1.png", "coco_url": "http://x.org/val2017/1.png"}),
     ],
 )
-def test_images_are_found_where_datasets_keep_them(
+def test_images_are_found_in_the_usual_folders(
     tmp_path: Path, json_name: str, image: str, more: dict[str, Any]
 ) -> None:
     save_image(tmp_path / image)
@@ -238,16 +238,16 @@ def test_images_are_found_where_datasets_keep_them(
     for given in (source, str(tmp_path)):
         assert is_coco(Path(given))
         items = read_coco(given, ReadOptions())
-        assert [item.path for item in items] == [tmp_path / image]
-        assert len(taken(items)[0]) == 1
+        assert [item.files[0] for item in items] == [tmp_path / image]
+        assert len(cut_all(items)[0]) == 1
 
 
-def test_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
+def test_the_folder_of_images_can_be_given(tmp_path: Path) -> None:
     save_image(tmp_path / "elsewhere" / "train2017" / "1.png")
     url = {"file_name": None, "coco_url": "http://x.org/train2017/1.png"}
     source = document(tmp_path / "in" / "a.json", [annotation(1, [SQUARE])], [entry(1, **url)])
     items = read_coco(source, ReadOptions(images=tmp_path / "elsewhere"))
-    assert [found.source for found in taken(items)[0]] == ["train2017/1.png#1"]
+    assert [found.source for found in cut_all(items)[0]] == ["train2017/1.png#1"]
     with pytest.raises(
         UserError, match=r"none of its 1 images was found, first train2017/1.png; searched in .*/in;"
     ):
@@ -256,7 +256,7 @@ def test_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
         read_coco(source, ReadOptions(images=tmp_path / "gone"))
 
 
-def test_one_of_several_files_is_to_be_named(tmp_path: Path) -> None:
+def test_several_annotation_files_are_refused(tmp_path: Path) -> None:
     for name in ("instances_train2017", "instances_val2017", "captions_val2017", "person_keypoints_val2017"):
         document(tmp_path / "annotations" / f"{name}.json", [])
     with pytest.raises(
@@ -304,11 +304,11 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
         read_coco(str(tmp_path / "gone"), ReadOptions())
 
 
-def test_text_that_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
+def test_text_that_files_cannot_contain_is_replaced(tmp_path: Path) -> None:
     save_image(tmp_path / "1.png")
     images = [entry(1), entry(2, file_name="a\0\ud800.png"), entry(3, file_name="a" * 300)]
     anns = [annotation("x\ud800", [SQUARE]), *(annotation(n, [SQUARE], image_id=n) for n in (2, 3))]
-    cut_outs, rejected = taken(read_coco(document(tmp_path / "a.json", anns, images), ReadOptions()))
+    cut_outs, rejected = cut_all(read_coco(document(tmp_path / "a.json", anns, images), ReadOptions()))
     assert [found.source for found in cut_outs] == ["1.png#x?"] and rejected == {
         "a??.png": "missing file",
         "a" * 300: "unreadable file: File name too long",
@@ -318,7 +318,7 @@ def test_text_that_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="no folder of real data beside the checkout")
 def test_real_images() -> None:
     items = read_coco(str(DATA / "coco_photo"), ReadOptions())
-    cut_outs, rejected = taken(items)
+    cut_outs, rejected = cut_all(items)
     assert len(cut_outs) == 182 and set(rejected.values()) == {"crowd region"} and len(rejected) == 2
     known = {
         a["id"]: a for a in json.loads((DATA / "coco_photo" / "annotations.json").read_text())["annotations"]

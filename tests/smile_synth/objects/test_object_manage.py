@@ -55,13 +55,13 @@ def bank_of(folder: Path, sizes: dict[str, int], *, first: int = 0, **options: o
     return ObjectBank.open(folder / "bank")
 
 
-def test_near_duplicates_are_found_and_others_are_not() -> None:
+def test_only_near_duplicates_are_found() -> None:
     rng = np.random.default_rng(0)
     index = DuplicateIndex(4)
-    appearance = [fingerprint_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
-    for number, look in enumerate(appearance):
-        assert index.find(look) is None
-        index.add(look, str(number))
+    fingerprints = [fingerprint_of(Texture.from_straight_rgba(blob(seed, 70, 60))) for seed in range(40)]
+    for number, fingerprint in enumerate(fingerprints):
+        assert index.find(fingerprint) is None
+        index.add(fingerprint, str(number))
     for number in range(0, 40, 7):
         again = blob(number, 70, 60).astype(int)
         again[..., :3] += rng.integers(-6, 7, again[..., :3].shape)  # recompressed, say
@@ -70,29 +70,29 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
         smaller = np.array(Image.fromarray(again).resize((51, 60)))
         assert index.find(fingerprint_of(Texture.from_straight_rgba(smaller))) == str(number)
         other = again.copy()
-        other[..., :3] = other[..., [1, 2, 0]]  # the same thing in other colours is another thing
+        other[..., :3] = other[..., [1, 2, 0]]  # the same shape in other colours is another object
         assert index.find(fingerprint_of(Texture.from_straight_rgba(other))) is None
         stretched = np.array(Image.fromarray(again).resize((90, 60)))
         assert index.find(fingerprint_of(Texture.from_straight_rgba(stretched))) is None
     keeps_all = DuplicateIndex(-1)
-    keeps_all.add(appearance[0], "0")
-    assert keeps_all.find(appearance[0]) is None
+    keeps_all.add(fingerprints[0], "0")
+    assert keeps_all.find(fingerprints[0]) is None
 
 
 @pytest.mark.parametrize("distance", [0, 3, 7])
 def test_every_hash_within_the_distance_is_found(distance: int) -> None:
-    look = fingerprint_of(Texture.from_straight_rgba(blob(1)))
+    fingerprint = fingerprint_of(Texture.from_straight_rgba(blob(1)))
     rng = np.random.default_rng(distance)
     index = DuplicateIndex(distance)
-    index.add(look, "it")
+    index.add(fingerprint, "it")
     for _ in range(50):
         bits = rng.choice(64, distance + 1, replace=False).tolist()
-        near = look.perceptual_hash ^ sum(1 << bit for bit in bits[:distance])
-        assert index.find(replace(look, perceptual_hash=near)) == "it"
-        assert index.find(replace(look, perceptual_hash=near ^ 1 << bits[distance])) is None
+        near = fingerprint.perceptual_hash ^ sum(1 << bit for bit in bits[:distance])
+        assert index.find(replace(fingerprint, perceptual_hash=near)) == "it"
+        assert index.find(replace(fingerprint, perceptual_hash=near ^ 1 << bits[distance])) is None
 
 
-def test_filters_tell_what_is_wrong() -> None:
+def test_filters_name_the_reason() -> None:
     found = CutOut("a", "1", "1", "k", blob(0), from_photo=True)
     two = np.zeros((40, 80, 4), np.uint8)
     two[:, :34], two[5:35, 50:75] = blob(0)[:, np.r_[:33, 32]], blob(1, 30, 25)
@@ -109,7 +109,7 @@ def test_filters_tell_what_is_wrong() -> None:
     refused("^too small: 40x33 pixels, the least side is 34", found, replace(CUT, min_side=34))
     pieces = replace(CUT, min_largest_part=0.8)
     refused(r"^in pieces: 6\d% of it is in its largest part", replace(found, rgba=two), pieces)
-    # A cut-out that was given as such is the user's own choice.
+    # The filter is only for objects that were cut from images.
     assert prepare(replace(found, rgba=two, from_photo=False), pieces).largest_part < 0.7
     kept = prepare(replace(found, truncation=0.04, covered=0.4), CUT)
     assert kept.original_hw == (40, 33) and kept.largest_part == 1.0
@@ -118,7 +118,7 @@ def test_filters_tell_what_is_wrong() -> None:
     assert kept.fill == pytest.approx(blob(0)[..., 3].mean() / 255)
 
 
-def test_erosion_and_feather_take_the_edge_from_outside_in() -> None:
+def test_erosion_and_feather_work_inwards() -> None:
     square = np.zeros((40, 50, 4), np.uint8)
     square[5:35, 10:40] = (200, 100, 50, 255)
     found = CutOut("a", "1", "1", "k", square)
@@ -148,7 +148,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
         build_bank([tmp_path / "src"], tmp_path / "bank", cut=CUT, format="cocoo")
 
 
-def test_drawing_by_object_by_class_and_between(tmp_path: Path) -> None:
+def test_balance_sets_the_probability_of_classes(tmp_path: Path) -> None:
     bank = bank_of(tmp_path, {"ant": 1, "bee": 4, "cat": 16}, val_fraction=0.0, test_fraction=0.0)
     expected = {
         "uniform": np.array([1, 4, 16]) / 21,
@@ -275,7 +275,7 @@ def test_straight_alpha_gives_the_same_texels_for_every_colour_and_alpha(tmp_pat
     np.testing.assert_array_equal(back.level(0), bank.texture(0).level(0))
 
 
-def test_sheet_shows_objects_on_what_is_behind(tmp_path: Path) -> None:
+def test_sheet_shows_objects_on_a_background(tmp_path: Path) -> None:
     save(tmp_path / "src" / "red thing" / "1.png", np.full((20, 40, 4), (250, 0, 0, 255), np.uint8))
     save(tmp_path / "src" / "blue" / "1.png", blob(3))
     build_bank([tmp_path / "src"], tmp_path / "bank", cut=CUT)

@@ -8,9 +8,9 @@ from PIL import Image
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Item, ReadOptions
+from smile_synth.objects.readers._davis import is_davis, read_davis
 from smile_synth.objects.readers._masks import Photo
 from smile_synth.objects.readers._pairs import is_pairs, read_pairs
-from smile_synth.objects.readers._davis import is_davis, read_davis
 from smile_synth.objects.readers._voc import is_voc, read_voc
 
 DATA = Path(__file__).parents[3] / "../shared/data"
@@ -35,12 +35,12 @@ def numbers(**at: int) -> np.ndarray:
     return mask
 
 
-def taken(items: list[Item]) -> tuple[dict[str, CutOut], dict[str, str]]:
+def cut_all(items: list[Item]) -> tuple[dict[str, CutOut], dict[str, str]]:
     cut_outs: dict[str, CutOut] = {}
     rejected = {}
     for item in pickle.loads(pickle.dumps(items)):
         try:
-            for found in item.cut_outs():
+            for found in item.cut():
                 assert isinstance(found, CutOut) and found.source not in cut_outs
                 cut_outs[found.source] = found
         except Reject as reason:
@@ -77,7 +77,7 @@ def test_voc(tmp_path: Path) -> None:
     (tmp_path / "SegmentationObject" / "void.png").write_bytes(b"")
     save(tmp_path / "SegmentationClass" / "class.png", numbers(y0x0=3)[:4], palette=True)
     assert is_voc(tmp_path) and not is_davis(tmp_path) and not is_pairs(tmp_path)
-    cut_outs, rejected = taken(read_voc(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_all(read_voc(str(tmp_path), ReadOptions()))
     assert {name: found.class_name for name, found in cut_outs.items()} == {
         "a b#1": "cat",
         "a b#2": "class 21",
@@ -117,10 +117,10 @@ def test_davis(tmp_path: Path) -> None:
     save(tmp_path / "Annotations" / "Full-Resolution" / "my dog" / "00000.png", mask, palette=True)
     assert is_davis(tmp_path) and not is_voc(tmp_path)
     items = read_davis(str(tmp_path), ReadOptions())
-    assert [item.path for item in items[1:]] == [
+    assert [item.files[0] for item in items[1:]] == [
         tmp_path / "JPEGImages" / "1080p" / "my dog" / f"{n}.jpg" for n in ("00000", "00002")
     ]
-    cut_outs, rejected = taken(items)
+    cut_outs, rejected = cut_all(items)
     assert list(cut_outs) == ["my dog/00000#1", "my dog/00000#2", "my dog/00002#255"]
     assert rejected == {"gone/00002": "missing file"}
     assert {found.class_name for found in cut_outs.values()} == {"my dog"}
@@ -129,7 +129,7 @@ def test_davis(tmp_path: Path) -> None:
     assert all(found.rgba.shape == (3, 2, 4) for found in cut_outs.values())
 
 
-def test_pairs_tell_what_a_mask_means_from_its_pixels(tmp_path: Path) -> None:
+def test_the_pixels_of_a_mask_decide_what_it_means(tmp_path: Path) -> None:
     ramp = np.zeros((5, 7), np.uint8)
     ramp[1:4, 1:6] = [60, 128, 255, 90, 30]
     levels = (np.arange(35, dtype=np.uint8) * 7 + 17).reshape(5, 7)
@@ -159,7 +159,7 @@ def test_pairs_tell_what_a_mask_means_from_its_pixels(tmp_path: Path) -> None:
     save(tmp_path / "images" / "jpeg.png", RGB)
     save(tmp_path / "masks" / "jpeg.jpg", noisy, quality=95)
     assert is_pairs(tmp_path) and not is_voc(tmp_path) and not is_davis(tmp_path)
-    cut_outs, rejected = taken(read_pairs(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_all(read_pairs(str(tmp_path), ReadOptions()))
     assert not rejected
     ids: dict[str, list[str]] = {}
     for found in cut_outs.values():
@@ -187,7 +187,7 @@ def test_pairs_tell_what_a_mask_means_from_its_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(block, np.dstack([RGB[1:3, 2:4], np.full((2, 2), 255)]))
 
 
-def test_pairs_name_what_has_no_partner(tmp_path: Path) -> None:
+def test_pairs_reject_files_without_a_partner(tmp_path: Path) -> None:
     for name in ("good", "alone", "small", "empty", "float", "busy"):
         save(tmp_path / "images" / f"{name}.png", RGB)
     save(tmp_path / "masks" / "good.png", numbers(y0x0=1))
@@ -198,7 +198,7 @@ def test_pairs_name_what_has_no_partner(tmp_path: Path) -> None:
     save(tmp_path / "masks" / "busy.png", np.arange(1, 1602, dtype=np.uint16)[:, None])
     save(tmp_path / "images" / "good.jpg", RGB)
     (tmp_path / "images" / "notes.txt").write_text("x")
-    cut_outs, rejected = taken(read_pairs(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_all(read_pairs(str(tmp_path), ReadOptions()))
     assert list(cut_outs) == ["images/good.jpg#1"]
     assert rejected == {
         "images/alone.png": "no mask: no file of this name in masks/",
@@ -232,7 +232,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="no folder of real data beside the checkout")
 def test_real_sequences() -> None:
     items = read_davis(str(DATA / "davis_mini"), ReadOptions())
-    cut_outs, rejected = taken(items)
+    cut_outs, rejected = cut_all(items)
     assert len(items) == 5 and not rejected
     assert [name.split("#")[0] for name in cut_outs] == ["bike/00000"] * 2 + [
         f"judo/{frame}" for frame in ("00000", "00005", "00008", "00013")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from smile_synth.objects import _polygons
-from smile_synth.objects._polygons import coverage
-from smile_synth.objects._polygons import union_coverage
+from smile_synth.objects._polygons import coverage, union_coverage
 
 
 def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
