@@ -15,14 +15,14 @@ from PIL import Image
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder, _folder
-from smile_synth.io import videos as _videos
 from smile_synth.compositing import composite
 from smile_synth.core.errors import UserError
-from smile_synth.core.rng import RandomStream
+from smile_synth.core.rng import RandomStreams
+from smile_synth.io import videos as _videos
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
-from smile_synth.sampling._background import _frame_numbers
+from smile_synth.sampling._background import draw_frame_numbers
 from smile_synth.scene import Scene, Video, texture_of
 from smile_synth.sources import Sources
 
@@ -72,7 +72,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> BackgroundFolder:
 # --- reading
 
 
-def test_videos_are_known_by_size_and_number_of_frames(videos: BackgroundFolder) -> None:
+def test_videos_are_indexed_with_size_and_number_of_frames(videos: BackgroundFolder) -> None:
     assert [file.name for file in videos.video_files] == ["a forty.mp4", "b variable.mkv", "c seven.mp4"]
     assert [(v.height, v.width, v.num_frames) for v in videos.videos] == [
         (24, 32, 40), (24, 32, 40), (24, 32, 7),
@@ -82,12 +82,14 @@ def test_videos_are_known_by_size_and_number_of_frames(videos: BackgroundFolder)
 
 
 @pytest.mark.parametrize("video_id", [0, 1])
-def test_frames_are_exact_whatever_is_asked_for(videos: BackgroundFolder, video_id: int) -> None:
+def test_frames_are_exact_in_any_order(videos: BackgroundFolder, video_id: int) -> None:
     for numbers in ((0,), (39,), (19, 20, 21), (38, 3, 38), (25, 29, 33), (17, 0), tuple(range(40))):
         assert numbers_seen(videos.frames(video_id, numbers)) == list(numbers)
 
 
-def test_only_what_is_needed_is_decoded(videos: BackgroundFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_starts_at_the_nearest_key_frame(
+    videos: BackgroundFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded: list[int] = []
     original = _videos._frames_from
 
@@ -101,7 +103,7 @@ def test_only_what_is_needed_is_decoded(videos: BackgroundFolder, monkeypatch: p
     assert decoded == list(range(20, 28))
 
 
-def test_a_container_that_does_not_seek_exactly_is_read_from_its_beginning(videos: BackgroundFolder) -> None:
+def test_a_container_without_exact_seeking_is_decoded_from_its_start(videos: BackgroundFolder) -> None:
     wrong = replace(videos.videos[0], entries=((0, 0), (20, 805)))  # no frame has this time
     assert numbers_seen(_videos.read_frames(videos.video_files[0], wrong, (22, 24))) == [22, 24]
 
@@ -158,7 +160,7 @@ def damaged(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_cut_video_is_used_up_to_the_cut_and_told(damaged: Path) -> None:
+def test_a_cut_video_is_used_up_to_the_cut_and_listed(damaged: Path) -> None:
     folder = BackgroundFolder(damaged)
     told = {file.name: reason for file, reason in folder.cut_short}
     assert set(told) == {"a.mp4", "b.gif"}
@@ -180,21 +182,21 @@ def test_a_video_without_readable_frames_is_listed(damaged: Path) -> None:
     }
 
 
-def test_a_video_that_changed_or_went_is_refused(tmp_path: Path) -> None:
+def test_a_video_that_changed_or_was_removed_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 9)
     folder = BackgroundFolder(tmp_path)
     write_video(tmp_path / "a.mp4", 5)
     with pytest.raises(UserError, match=r"a\.mp4': can no longer be read: has changed since"):
         folder.frames(0, (7,))
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(UserError, match=r"a\.mp4': cannot be read any more: No such file"):
+    with pytest.raises(UserError, match=r"a\.mp4': can no longer be read: No such file"):
         folder.frames(0, (0,))
 
 
 # --- memory
 
 
-def test_decoded_clips_are_kept_up_to_a_bound(
+def test_decoded_frames_are_cached_up_to_a_limit(
     videos: BackgroundFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip_bytes = 2 * 24 * 32 * 3
@@ -245,17 +247,21 @@ def test_start_and_stride_are_drawn_inside_the_video(bank: ObjectBank, videos: B
     assert strides == {1, 2, 3} and len(starts) > 15
 
 
+def frame_numbers(available: int, num_frames: int, stride: int) -> set[tuple[int, ...]]:
+    """Return the frames of 200 clips of one video."""
+    rng = RandomStreams(0, np.arange(200), "frames")
+    each = np.full(200, available), num_frames, np.full(200, stride)
+    return set(draw_frame_numbers(*each, rng=rng))
+
+
 def test_every_start_that_fits_can_be_drawn() -> None:
-    rng = RandomStream(0, 0, "frames")
-    assert {_frame_numbers(7, 3, 2, rng) for _ in range(200)} == {(0, 2, 4), (1, 3, 5), (2, 4, 6)}
+    assert frame_numbers(7, 3, 2) == {(0, 2, 4), (1, 3, 5), (2, 4, 6)}
 
 
-def test_a_video_too_short_is_played_to_and_fro() -> None:
-    rng = RandomStream(0, 0, "frames")
-    drawn = {_frame_numbers(3, 6, 1, rng) for _ in range(200)}
-    assert drawn == {(0, 1, 2, 1, 0, 1), (1, 2, 1, 0, 1, 2), (2, 1, 0, 1, 2, 1)}
-    assert (1, 0, 1, 2, 3, 4) in {_frame_numbers(5, 6, 7, rng) for _ in range(200)}
-    assert _frame_numbers(1, 4, 3, rng) == (0, 0, 0, 0)
+def test_a_short_video_is_played_forward_and_backward() -> None:
+    assert frame_numbers(3, 6, 1) == {(0, 1, 2, 1, 0, 1), (1, 2, 1, 0, 1, 2), (2, 1, 0, 1, 2, 1)}
+    assert (1, 0, 1, 2, 3, 4) in frame_numbers(5, 6, 7)
+    assert frame_numbers(1, 4, 3) == {(0, 0, 0, 0)}
 
 
 def test_a_scene_with_video_is_read_back_as_written(bank: ObjectBank, videos: BackgroundFolder) -> None:
@@ -296,11 +302,13 @@ def test_natural_video_has_no_flow_and_no_tracks(bank: ObjectBank, videos: Backg
     )
 
 
-def test_a_recipe_says_what_it_lacks(bank: ObjectBank, videos: BackgroundFolder, tmp_path: Path) -> None:
+def test_a_recipe_without_its_videos_is_refused(
+    bank: ObjectBank, videos: BackgroundFolder, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"'video' backgrounds: give a folder of videos"):
         sample_scene(recipe(), Sources(bank), seed=0, index=0)
     shutil.copy(videos.path / "d.png", tmp_path)
-    with pytest.raises(UserError, match=r"'video' backgrounds: '.*' holds no videos to read"):
+    with pytest.raises(UserError, match=r"'video' backgrounds: '.*' holds no readable videos"):
         sample_scene(recipe(), Sources(bank, BackgroundFolder(tmp_path)), seed=0, index=0)
 
 
