@@ -1,6 +1,6 @@
 """Write the tables of the docs from the committed results, so that no number is typed by hand.
 
-uv run python benchmarks/tables.py          # rewrites what stands between the markers
+uv run python benchmarks/tables.py          # rewrites the text between the markers
 uv run python benchmarks/tables.py --check  # fails if that would change anything
 """
 
@@ -163,36 +163,37 @@ def corpus_results() -> str:
 
 
 def kill_results() -> str:
-    """Return what became of corpora whose writing was killed."""
+    """Return the state of corpora whose writing was killed and continued."""
     result = _load(RESULTS / "kill_corpus.json")
     lines = [
-        "| layout | killed at random subframes | clips standing then | continued: byte-identical | "
+        "| layout | killed at random times | clips complete then | continued: byte-identical | "
         "faults, `verify --deep` |",
         "|---|---|---|---|---|",
     ]
     for layout in ("folder", "shards"):
         kills = [kill for kill in result["kills"] if kill["layout"] == layout]
-        standing = sorted(kill["clips_standing"] for kill in kills)
+        complete = sorted(kill["clips_standing"] for kill in kills)
         lines.append(
-            f"| {layout} | {sum(kill['killed'] for kill in kills)} of {len(kills)} runs | {standing[0]} to "
-            f"{standing[-1]} of {result['clips']} | "
+            f"| {layout} | {sum(kill['killed'] for kill in kills)} of {len(kills)} runs | {complete[0]} to "
+            f"{complete[-1]} of {result['clips']} | "
             f"{sum(kill['byte_identical'] for kill in kills)} of {len(kills)} | "
             f"{sum(kill['faults'] for kill in kills)} |"
         )
     lines += [
         "",
-        "| full disk, then room for it | exit code | lines told | says why | continued: byte-identical |",
+        "| full disk, then room for it | exit code | lines printed | names the reason | "
+        "continued: byte-identical |",
+        "|---|---|---|---|---|",
     ]
-    lines += ["|---|---|---|---|---|"]
     for disk in result["full_disk"]:
-        told, same = ("yes" if disk[key] else "NO" for key in ("told_no_space", "byte_identical"))
-        lines.append(f"| {disk['layout']} | {disk['exit_code']} | {disk['lines']} | {told} | {same} |")
+        reason, same = ("yes" if disk[key] else "NO" for key in ("told_no_space", "byte_identical"))
+        lines.append(f"| {disk['layout']} | {disk['exit_code']} | {disk['lines']} | {reason} | {same} |")
     lines += ["", f"{_where(result)}."]
     return "\n".join(lines)
 
 
 def ray_results() -> str:
-    """Return what became of corpora of a Ray cluster of which a node was killed."""
+    """Return the state of corpora written on a Ray cluster whose node was killed."""
     result = _load(RESULTS / "ray_corpus.json")
     lines = [
         "| layout | clips | processes killed after a quarter | node killed after | nodes left | s | "
@@ -211,10 +212,10 @@ def ray_results() -> str:
 
 
 def teacher_results() -> str:
-    """Return what the tiny CLIP can do."""
+    """Return the accuracies of the tiny CLIP."""
     result = _load(ROOT / "assets" / "tiny-clip" / "result.json")
     lines = [
-        "| zero-shot, held-out backgrounds | asked for | accuracy % | always the most frequent % | values |",
+        "| zero-shot, held-out backgrounds | attribute | accuracy % | always the most frequent % | values |",
         "|---|---|---|---|---|",
     ]
     for name, facts in result["zero_shot"].items():
@@ -348,7 +349,7 @@ def cycle_results() -> str:
 
 
 def digest_results() -> str:
-    """Return between which Python versions the scenes were found equal."""
+    """Return the Python versions for which all scenes were equal."""
     result = _load(RESULTS / "preset_digests.json")
     return (
         f"The first {result['clips']} clips of all {len(result['presets'])} presets have the same scenes, "
@@ -361,7 +362,7 @@ def occlusion_results() -> str:
     """Return how often occlusion targets are reached."""
     result = _load(RESULTS / "occlusion_targets.json")
     lines = [
-        "| preset | target | hits % | claimed, but not so | tries (mean) | clips/s | reached by |",
+        "| preset | target | hits % | wrongly reported hits | tries (mean) | clips/s | reached by |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -379,7 +380,7 @@ def occlusion_results() -> str:
 
 
 def evaluate_results() -> str:
-    """Return what evaluation costs."""
+    """Return the run times of evaluation."""
     result = _load(RESULTS / "evaluate_cpu.json")
     lines = ["| one thread | seconds (median) | lowest | highest |", "|---|---|---|---|"]
     for name, seconds in result["seconds"].items():
@@ -390,7 +391,7 @@ def evaluate_results() -> str:
 
 
 def study_results() -> str:
-    """Return what the arms of the study that was run scored."""
+    """Return the scores of the study's arms."""
     result = _load(RESULTS / "study_motion_pattern.json")
     settings = yaml.safe_load(result["settings"])
     lines = [
@@ -445,7 +446,7 @@ def report_results() -> str:
 
 
 def memory_results() -> str:
-    """Return what pretraining keeps in memory."""
+    """Return the memory that pretraining needs."""
     result = _load(RESULTS / "memory_plan.json")
     ways = list(next(iter(result["sizes"].values()))["kept_bytes"])
     lines = [
@@ -460,7 +461,7 @@ def memory_results() -> str:
 
 
 def step_results() -> str:
-    """Return how fast a training step is beside the published one."""
+    """Return the speed of a training step and of the published one."""
     result = _load(RESULTS / "step.json")
     settings = result["settings"]
     lines = [
@@ -481,7 +482,7 @@ def step_results() -> str:
 
 
 def learn_results() -> str:
-    """Return what tiny-cpu learned."""
+    """Return the losses of tiny-cpu before and after training."""
     result = _load(RESULTS / "learn_cpu.json")
     lines = [
         f"| `tiny-cpu`, {result['test_clips']} clips of objects never seen in training | after "
