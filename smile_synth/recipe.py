@@ -214,7 +214,7 @@ class Objects(StrictModel):
         presence: [low, high] share of the frames in which an object is present, without a gap.
         overlap: [low, high] share of the smaller box that an object shares, in the first frame, with the
             object that it overlaps most; None: unrestricted.
-        whole_pixels: round box sides, corners and degrees down to whole numbers, as the published code does.
+        whole_pixels: truncate box sides, corners and degrees to whole numbers, as the published code does.
         distractors: unlabelled objects.
     """
 
