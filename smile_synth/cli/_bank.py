@@ -19,7 +19,7 @@ from smile_synth.core.errors import UserError
 
 bank_app = typer.Typer(help="Build, inspect and convert object banks.", no_args_is_help=True)
 
-_BankSeed = Annotated[int, Option("--seed", min=0, help="Seed of drawn objects and of the splits.")]
+BankSeed = Annotated[int, Option("--seed", min=0, help="Seed of drawn objects and of the splits.")]
 
 
 @bank_app.command("build")
@@ -58,7 +58,7 @@ def bank_build(
     ] = 0.5,
     duplicates: options.Duplicates = 4,
     licence: Annotated[str, Option(help="Licence of sources that do not state one.")] = "",
-    seed: _BankSeed = 0,
+    seed: BankSeed = 0,
     val: options.ValShare = 0.1,
     test: options.TestShare = 0.1,
     workers: options.Workers,
@@ -190,7 +190,7 @@ def bank_merge(
     bank_paths: Annotated[list[Path], Argument(metavar="BANK...", help="Folders of object banks.")],
     out: options.NewBank,
     resplit: Annotated[bool, Option("--resplit", help="Draw new splits for all objects.")] = False,
-    seed: _BankSeed = 0,
+    seed: BankSeed = 0,
     val: options.ValShare = 0.1,
     test: options.TestShare = 0.1,
     duplicates: options.Duplicates = 4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +46,7 @@ CorpusOrRecipe = Annotated[
 BankFolder = Annotated[Path, Argument(metavar="BANK", help="Folder of an object bank.")]
 Bank = Annotated[Path, Option("--bank", help="Folder of an object bank.")]
 OptionalBank = Annotated[
-    Path | None, Option("--bank", help="Folder of an object bank, of the recipe or the corpus.")
+    Path | None, Option("--bank", help="Folder of the object bank of the recipe or corpus.")
 ]
 Backgrounds = Annotated[
     Path | None,
@@ -117,6 +116,7 @@ def open_sources(bank: Path, backgrounds: Path | None, strict: bool = False) -> 
     Raises:
         UserError: with ``strict``, if any file cannot be read completely.
     """
+    from smile_synth.io.files import printable
     from smile_synth.sources import Sources
 
     with progress_bar("index backgrounds", "files") as progress:
@@ -127,8 +127,7 @@ def open_sources(bank: Path, backgrounds: Path | None, strict: bool = False) -> 
     faults = [("skipped", *item) for item in folder.unreadable]
     faults += [("cut short", *item) for item in folder.cut_short]
     for label, file, reason in faults[:20]:
-        name = os.fsencode(file).decode(errors="backslashreplace")
-        print_labelled(label, f"{name}: {reason}")
+        print_labelled(label, f"{printable(str(file))}: {reason}")
     more = f" ({len(faults) - 20} of them not listed)" if len(faults) > 20 else ""
     counts = (
         f"{len(folder)} images and videos in use, {len(folder.unreadable)} files skipped, "

@@ -122,7 +122,7 @@ def test_help_and_version(run: Run) -> None:
         (["preview", "no/such.yaml", "--bank", "BANK", "--out", "p.png"], "no such file"),
         (["preview", "smile-gaussian", "--bank", "missing", "--out", "p.png"], "missing"),
         (["preview", "smile-gaussian", "--bank", "BANK", "--out", "p.jpg"], "expected a .png file"),
-        (["preview", "smile-gaussian-image", "--bank", "BANK", "--out", "p.png"], "--backgrounds DIR"),
+        (["preview", "smile-gaussian-image", "--bank", "BANK", "--out", "p.png"], "give a folder of images as backgrounds"),
         (["preview", "smile-gaussian", "objects.cuont=3", "--bank", "BANK", "--out", "p.png"], "did you mean 'count'?"),
         (["preview", "smile-gaussian", "motion.0.extent=[9,5]", "--bank", "BANK", "--out", "p.png"], "low 9.0 above high"),
         (["generate", "smile-gaussian", "--bank", "BANK", "--out", "c", "--num-clips", "1", "--seed", "0", "--size", "9"],
