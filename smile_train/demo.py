@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth import Recipe, SyntheticClips, generate
-from smile_synth.corpus import write_bytes
-from smile_synth.visualize import contact_sheet, draw_labels, film_strip
+from smile_synth.io.atomic import write_bytes
+from smile_synth.visualize import contact_sheet, draw_labels, frame_strip
 from smile_train.config import PretrainConfig
 from smile_train.data import token_coverage
 from smile_train.evaluate import MotionExamination, examine_motion, format_interval, load_encoder
@@ -78,7 +78,7 @@ def run_demo(
         seed=config.seed, progress=lambda done, total, _: stage("corpus", done, total, ""),
     )  # fmt: skip
     clips = SyntheticClips(recipe, materials.train, seed=config.seed, num_clips=CORPUS_CLIPS)
-    strips = [film_strip(enlarge(draw_labels(clips[i]), 2)) for i in range(8)]
+    strips = [frame_strip(enlarge(draw_labels(clips[i]), 2)) for i in range(8)]
     Image.fromarray(contact_sheet(strips, columns=1, gap=0)).save(out / "contact_sheet.png")
 
     run = out / "run"

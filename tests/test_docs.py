@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from smile_synth.cli import app as synth_app
 from smile_train.cli import app as train_app
@@ -64,3 +67,14 @@ def test_readme_shows_commands_that_exist() -> None:
         "corpus",
         "export",
     }
+
+
+def test_the_atlas_is_the_one_that_its_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_atlas.py", "--out", str(tmp_path / "atlas.png")])
+    runpy.run_path(str(ROOT / "docs" / "make_atlas.py"), run_name="__main__")
+    path = ROOT / "assets" / "atlas.png"
+    assert path.stat().st_size < 1_000_000
+    with Image.open(tmp_path / "atlas.png") as drawn, Image.open(path) as committed:
+        assert drawn.size == committed.size
+        difference = np.abs(np.asarray(drawn, float) - np.asarray(committed, float))
+        assert difference.mean() < 3  # fonts differ a little from machine to machine

@@ -1,47 +1,49 @@
 """Images of clips, banks, corpora and recipes: sheets, overlays, charts, statistics, pages."""
 
-from smile_synth.visualize._atlas import atlas
-from smile_synth.visualize._charts import heat_map, histogram, line_chart
+from smile_synth.visualize._charts import line_chart
 from smile_synth.visualize._compare import distribution_distance, make_comparison
 from smile_synth.visualize._curves import motion_curves
 from smile_synth.visualize._gallery import make_gallery
 from smile_synth.visualize._health import Finding, find_problems
-from smile_synth.visualize._images import COLORS, contact_sheet, draw_labels, film_strip
-from smile_synth.visualize._media import mp4_bytes, mp4_uri, png_uri, save_clip
+from smile_synth.visualize._measure import ClipMeasure, measure
+from smile_synth.visualize._media import COLORS, contact_sheet, frame_strip, mp4_uri, png_uri, save_clip
 from smile_synth.visualize._notebook import bank_html, clip_html, recipe_html, scene_html
 from smile_synth.visualize._objects import object_sheet
-from smile_synth.visualize._overlay import OVERLAYS, check_overlays, flow_colors, overlay, track_queries
+from smile_synth.visualize._overlay import (
+    OVERLAYS,
+    check_overlays,
+    draw_labels,
+    flow_colors,
+    overlay,
+    track_queries,
+)
 from smile_synth.visualize._page import page_environment
 from smile_synth.visualize._report import Report, make_report, measure_source
-from smile_synth.visualize._source import CorpusSource, Fault, RecipeSource, Sample, Source, open_corpus
-from smile_synth.visualize._statistics import ClipMeasure, Intent, Statistics, intentions, measure, summarise
+from smile_synth.visualize._source import CorpusSource, RecipeSource, Source, open_corpus
+from smile_synth.visualize._statistics import RecipeCheck, check_recipe, summarise
+from smile_synth.visualize._stored import StoredLabels
 
 __all__ = [
     "COLORS",
     "ClipMeasure",
     "CorpusSource",
-    "Fault",
     "Finding",
-    "Intent",
     "OVERLAYS",
+    "RecipeCheck",
     "RecipeSource",
     "Report",
-    "Sample",
     "Source",
-    "Statistics",
-    "atlas",
+    "StoredLabels",
     "bank_html",
     "check_overlays",
+    "check_recipe",
     "clip_html",
     "contact_sheet",
     "distribution_distance",
     "draw_labels",
-    "film_strip",
     "find_problems",
     "flow_colors",
-    "heat_map",
-    "histogram",
-    "intentions",
+    "frame_strip",
     "line_chart",
     "make_comparison",
     "make_gallery",
@@ -49,7 +51,6 @@ __all__ = [
     "measure",
     "measure_source",
     "motion_curves",
-    "mp4_bytes",
     "mp4_uri",
     "object_sheet",
     "open_corpus",

@@ -1,17 +1,59 @@
-"""Small charts as inline SVG whose colours are the page's own, in light and in dark."""
+"""Charts as SVG elements of a page, drawn by Matplotlib; they follow the page's light and dark colours."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from html import escape
+import io
+import re
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Float = NDArray[np.float64]
-_WIDTH, _HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 38
+# The light colours of templates/page.css; `figure_svg` puts the CSS variables in their place.
+_SERIES = ("#0072b2", "#b34700", "#00714f", "#8a3f71", "#6b6200", "#454c54")
+_SOFT, _LINE = "#4f5863", "#cfd6dd"
+_VARIABLES = {color: f"var(--s{k})" for k, color in enumerate(_SERIES)} | {
+    _SOFT: "var(--soft)", _LINE: "var(--line)", "'DejaVu Sans'": "system-ui",
+}  # fmt: skip
+_SVG_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"], "path.simplify_threshold": 0.5,
+}  # fmt: skip
+_STYLE: dict[Any, Any] = {
+    "font.size": 8, "text.color": _SOFT, "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT, "grid.color": _LINE,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0,
+}  # fmt: skip
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_BINS = 24
+
+
+def figure_svg(figure: Figure, title: str) -> Markup:
+    """Return a figure as an SVG element. Equal figures give equal bytes.
+
+    Args:
+        figure: a Matplotlib figure.
+        title: description for screen readers; different for every chart of a page.
+    """
+    import matplotlib
+
+    text = io.StringIO()
+    # The title makes the ids inside the SVG unique in the page.
+    with matplotlib.rc_context({**_SVG_STYLE, "svg.hashsalt": title}):
+        figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
+    svg = re.sub(r'<g id="[^"]*"', "<g", text.getvalue())
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
+    attributes = f'<svg class="chart" role="img" aria-label="{escape(title)}"'
+    return Markup(attributes + svg[svg.index("<svg") + len("<svg") :])
 
 
 def line_chart(
@@ -20,230 +62,99 @@ def line_chart(
     x_label: str,
     y_label: str,
     title: str,
-    log_y: bool = False,
     smooth: int = 1,
-) -> str:
-    """Draw lines; returns SVG text.
+) -> Markup:
+    """Draw lines as an SVG element.
 
     Args:
-        series: x and y of each line by its name, at most six.
-        x_label, y_label: below and beside.
-        title: read out to those who do not see the chart.
-        log_y: logarithmic, for values above 0.
+        series: x and y of each line by its name.
+        x_label, y_label: names of the axes.
+        title: description for screen readers.
         smooth: draw the running mean over this many points, and the points themselves pale behind it.
     """
-    cleaned: dict[str, tuple[Float, Float]] = {}
-    for name, (x, y) in series.items():
-        xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ys = np.log10(ys) if log_y else ys
-        known = np.isfinite(xs) & np.isfinite(ys)
-        cleaned[name] = xs[known], ys[known]
-    if not any(len(x) for x, _ in cleaned.values()):
-        return _nothing(title)
-    every_x = np.concatenate([x for x, _ in cleaned.values()])
-    every_y = np.concatenate([y for _, y in cleaned.values()])
-    axes = _Axes((every_x.min(), every_x.max()), (every_y.min(), every_y.max()), log_y)
-    body = axes.frame(x_label, y_label)
-    for k, (x, y) in enumerate(cleaned.values()):
+    lines = {name: _finite(np.asarray(x, float), np.asarray(y, float)) for name, (x, y) in series.items()}
+    if not any(len(x) for x, _ in lines.values()):
+        return _no_values(title)
+    figure, axes = _chart(x_label, y_label)
+    for color, (x, y) in zip(cycle(_SERIES), lines.values(), strict=False):
         if smooth > 1 and len(y) > smooth:
-            body.append(f'<polyline class="line pale s{k % 6}" points="{axes.points(*_thinned(x, y))}"/>')
-            y = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
-            x = x[smooth - 1 :]
-        if len(x) == 1:
-            body.append(
-                f'<circle class="dot s{k % 6}" cx="{axes.x(x[0]):.1f}" cy="{axes.y(y[0]):.1f}" r="3"/>'
-            )
-        else:
-            body.append(f'<polyline class="line s{k % 6}" points="{axes.points(*_thinned(x, y))}"/>')
-    return _svg(title, body) + _legend(list(cleaned))
+            axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
+            x, y = x[smooth - 1 :], np.convolve(y, np.ones(smooth) / smooth, mode="valid")
+        axes.plot(x, y, color=color, linewidth=1.5, marker="o" if len(x) == 1 else "", markersize=4)
+    return figure_svg(figure, title) + _legend(lines)
 
 
-def histogram(
-    series: Mapping[str, ArrayLike],
-    *,
-    unit: str,
-    title: str,
-    bins: int = 24,
-    wanted: tuple[float, float] | None = None,
-    whole: bool = False,
-) -> str:
-    """Draw how values are distributed, in percent, one outline a series; returns SVG text.
+def histogram(series: Mapping[str, ArrayLike], *, unit: str, title: str, whole: bool = False) -> Markup:
+    """Draw the distribution of values in percent as an SVG element, one outline per series.
 
     Args:
-        series: values by name.
+        series: values by name; non-finite ones are left out.
         unit: of the values.
-        title: read out to those who do not see the chart.
-        bins: over the range of all series together.
-        wanted: a range to be shaded.
-        whole: values are whole numbers; one bin each while they are few.
+        title: description for screen readers.
+        whole: values are whole numbers and have one bin each while they are few.
     """
     arrays = {name: np.asarray(values, np.float64) for name, values in series.items()}
     arrays = {name: values[np.isfinite(values)] for name, values in arrays.items()}
-    every = np.concatenate([*arrays.values(), np.zeros(0)])
-    if not len(every):
-        return _nothing(title)
-    low, high = float(every.min()), float(every.max())
+    merged = np.concatenate([*arrays.values(), np.zeros(0)])
+    if not len(merged):
+        return _no_values(title)
+    low, high = float(merged.min()), float(merged.max())
     if whole and high - low < 40:
         edges = np.arange(low - 0.5, high + 1)
     elif high - low < 1e-9:
         edges = np.array([low - 0.5, low + 0.5])
     else:
-        edges = np.linspace(low, high, bins + 1)
-    shares = {name: 100 * np.histogram(v, edges)[0] / max(len(v), 1) for name, v in arrays.items()}
-    axes = _Axes((edges[0], edges[-1]), (0.0, max(float(s.max()) for s in shares.values())), False)
-    body = axes.frame(unit, "%")
-    if wanted is not None and wanted[1] >= edges[0] and wanted[0] <= edges[-1]:
-        a, b = axes.x(max(wanted[0], edges[0])), axes.x(min(wanted[1], edges[-1]))
-        body.insert(
-            0,
-            f'<rect class="wanted" x="{a:.1f}" y="{_TOP}" width="{max(b - a, 2):.1f}" '
-            f'height="{_HEIGHT - _TOP - _BOTTOM}"/>',
-        )
-    base = axes.y(0.0)
-    for k, values in enumerate(shares.values()):
-        corners = [f"{axes.x(edges[0]):.1f},{base:.1f}"]
-        for a, b, value in zip(edges, edges[1:], values, strict=False):
-            corners += [f"{axes.x(a):.1f},{axes.y(value):.1f}", f"{axes.x(b):.1f},{axes.y(value):.1f}"]
-        corners.append(f"{axes.x(edges[-1]):.1f},{base:.1f}")
-        body.append(f'<polyline class="area s{k % 6}" points="{" ".join(corners)}"/>')
-        for a, b, value in zip(edges, edges[1:], values, strict=False):
-            if len(shares) == 1 and value:
-                tip = f"{a:.3g} .. {b:.3g} {unit}: {value:.1f} %"
-                body.append(
-                    f'<rect class="hit" x="{axes.x(a):.1f}" y="{_TOP}" width="{axes.x(b) - axes.x(a):.1f}" '
-                    f'height="{base - _TOP:.1f}"><title>{escape(tip)}</title></rect>'
-                )
-    return _svg(title, body) + _legend(list(arrays))
+        edges = np.linspace(low, high, _BINS + 1)
+    figure, axes = _chart(unit, "%")
+    for color, values in zip(cycle(_SERIES), arrays.values(), strict=False):
+        percent = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
+        axes.stairs(percent, edges, fill=True, color=color, alpha=0.22)
+        axes.stairs(percent, edges, color=color, linewidth=1.4)
+    return figure_svg(figure, title) + _legend(arrays)
 
 
-def heat_map(shares: Float, *, title: str) -> str:
-    """Draw a field of shares ``[R, C]``, the largest the strongest; returns SVG text."""
-    rows, columns = shares.shape
-    cell, top = 200 / max(rows, columns), float(shares.max()) or 1.0
-    body = [f'<rect class="edge" x="0" y="0" width="{columns * cell:.1f}" height="{rows * cell:.1f}"/>']
-    for r in range(rows):
-        for c in range(columns):
-            if shares[r, c]:
-                body.append(
-                    f'<rect class="cell" x="{c * cell:.2f}" y="{r * cell:.2f}" '
-                    f'width="{cell:.2f}" height="{cell:.2f}" '
-                    f'opacity="{shares[r, c] / top:.3f}"><title>{100 * shares[r, c]:.2f} %</title></rect>'
-                )
-    return _svg(title, body, (columns * cell, rows * cell))
+def heat_map(shares: Float, *, title: str) -> Markup:
+    """Draw shares ``[R, C]`` as cells of an SVG element; the largest share has the strongest colour."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.0, 2.0 * shares.shape[0] / shares.shape[1]))
+        axes = figure.add_axes((0.01, 0.01, 0.98, 0.98), xticks=[], yticks=[])
+        axes.grid(False)
+        strength: Any = shares / (shares.max() or 1.0)
+        axes.pcolormesh(shares, cmap=ListedColormap([_SERIES[0]]), alpha=strength)
+        axes.invert_yaxis()
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=_LINE)
+    return figure_svg(figure, title)
 
 
-def range_strip(low: float, high: float, measured: Float, *, title: str) -> str:
-    """Draw a wanted range as a band and measured values over it: all, the middle half, the median."""
-    quarter = np.percentile(measured, [0, 25, 50, 75, 100])
-    start, stop = min(low, float(quarter[0])), max(high, float(quarter[-1]))
-    room = (stop - start) or 1.0
+def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    def at(value: float) -> float:
-        return 4 + 192 * (value - start) / room if stop > start else 100.0
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6, 2.0), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+    return figure, axes
 
-    body = [
-        f'<rect class="wanted" x="{at(low) - 1:.1f}" y="2" height="16" rx="2" '
-        f'width="{max(at(high) - at(low), 0) + 2:.1f}"/>',
-        f'<line class="line thin s0" x1="{at(quarter[0]):.1f}" x2="{at(quarter[4]):.1f}" y1="10" y2="10"/>',
-        f'<rect class="solid s0" x="{at(quarter[1]):.1f}" y="6" height="8" '
-        f'width="{max(at(quarter[3]) - at(quarter[1]), 1):.1f}"/>',
-        f'<rect class="mark" x="{at(quarter[2]) - 1:.1f}" y="3" width="2" height="14"/>',
+
+def _finite(x: Float, y: Float) -> tuple[Float, Float]:
+    chosen = np.isfinite(x) & np.isfinite(y)
+    return x[chosen], y[chosen]
+
+
+def _legend(names: Iterable[str]) -> Markup:
+    items = [
+        Markup('<span><i class="s{}"></i>{}</span>').format(k % len(_SERIES), name)
+        for k, name in enumerate(names)
     ]
-    return _svg(title, body, (200, 20))
+    return Markup('<p class="legend">{}</p>').format(Markup().join(items)) if len(items) > 1 else Markup()
 
 
-def share_strip(wanted: float, found: float, *, title: str) -> str:
-    """Draw a share of 0..1 as a bar, with a mark where it is wanted."""
-    body = [
-        '<rect class="wanted" x="4" y="6" width="192" height="8" rx="2"/>',
-        f'<rect class="solid s0" x="4" y="6" width="{192 * found:.1f}" height="8" rx="2"/>',
-        f'<rect class="mark" x="{3 + 192 * wanted:.1f}" y="3" width="2" height="14"/>',
-    ]
-    return _svg(title, body, (200, 20))
-
-
-class _Axes:
-    """Places values on the paper."""
-
-    def __init__(self, x_range: tuple[float, float], y_range: tuple[float, float], log_y: bool) -> None:
-        self.x_range, self.y_range, self.log_y = _open(*x_range), _open(*y_range), log_y
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - low) / (high - low)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low)
-
-    def points(self, x: Float, y: Float) -> str:
-        return " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(x, y, strict=True))
-
-    def frame(self, x_label: str, y_label: str) -> list[str]:
-        body = []
-        for value in ticks(*self.y_range):
-            y = self.y(value)
-            text = _number(10**value if self.log_y else value)
-            body.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            body.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-        for value in ticks(*self.x_range):
-            x = self.x(value)
-            body.append(
-                f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{_number(value)}</text>'
-            )
-        base = _HEIGHT - _BOTTOM
-        body.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        body.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-        body.append(
-            f'<text transform="translate(11 {(_TOP + base) / 2}) rotate(-90)" text-anchor="middle">'
-            f"{escape(y_label)}</text>"
-        )
-        return body
-
-
-def _open(low: float, high: float) -> tuple[float, float]:
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return round values between low and high, about ``count`` of them."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _number(value: float) -> str:
-    text = f"{value:.3g}"
-    return "0" if text in ("-0", "0") else f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else text
-
-
-def _thinned(x: Float, y: Float, most: int = 400) -> tuple[Float, Float]:
-    """Keep the least and the largest value of every stretch: a spike stays a spike."""
-    if len(x) <= 2 * most:
-        return x, y
-    keep = []
-    for part in np.array_split(np.arange(len(x)), most):
-        keep += sorted({int(part[y[part].argmin()]), int(part[y[part].argmax()])})
-    return x[keep], y[keep]
-
-
-def _svg(title: str, body: Sequence[str], size: tuple[float, float] = (_WIDTH, _HEIGHT)) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" '
-        f'aria-label="{escape(title, True)}">' + "".join(body) + "</svg>"
-    )
-
-
-def _legend(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return ""
-    items = "".join(f'<span><i class="s{k % 6}"></i>{escape(name)}</span>' for k, name in enumerate(names))
-    return f'<p class="legend">{items}</p>'
-
-
-def _nothing(title: str) -> str:
-    return f'<p class="nothing" role="img" aria-label="{escape(title, True)}: no values">no values</p>'
+def _no_values(title: str) -> Markup:
+    return Markup('<p class="nothing" role="img" aria-label="{}: no values">no values</p>').format(title)

@@ -1,35 +1,37 @@
-"""What looks wrong with clips, said plainly."""
+"""Find what looks wrong with clips."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from smile_synth.recipe import Recipe
+from smile_synth.visualize._measure import ClipMeasure
 from smile_synth.visualize._source import Fault
-from smile_synth.visualize._statistics import ClipMeasure, intentions
+from smile_synth.visualize._statistics import check_recipe
 
-# A clip is called clipped above this share of values at 0 or 255.
+_SEVERITIES = ("error", "warning", "note")
+# Colours of a clip count as clipped above this share of values at 0 or 255.
 CLIPPED_SHARE = 0.25
-# A class is called rare or dominant by this ratio to the median class, once there are enough objects.
+# A class counts as rare or dominant by this ratio to the median class, once there are enough objects.
 IMBALANCE = 10.0
-# Bits of 192 in which the looks of two clips may differ and still count as near-duplicates.
+# Bits of 192 in which the hashes of two near-duplicates may differ.
 NEAR_BITS = 6
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a person should look at.
+    """Something that a person should look at.
 
     Attributes:
-        severity: ``error``: cannot be used as it is; ``warning``: looks wrong; ``note``: worth knowing.
+        severity: ``error``: unusable; ``warning``: looks wrong; ``note``: worth a look.
         kind: a short name.
         text: one sentence with numbers.
-        indices: clips it is about; empty: all of them.
+        indices: clips that it is about; empty: all of them.
     """
 
     severity: Literal["error", "warning", "note"]
@@ -41,25 +43,31 @@ class Finding:
 def find_problems(
     clips: Sequence[ClipMeasure], recipe: Recipe | None = None, faults: Sequence[Fault] = ()
 ) -> list[Finding]:
-    """Look for what is wrong, the worst first: files, empty clips, hidden objects, colours, classes, doubles.
+    """Find what is wrong, the worst first: files, empty clips, hidden objects, colours, classes, duplicates.
 
     Args:
-        clips: as measured.
-        recipe: what they were meant to be; None: not known.
+        clips: measured clips.
+        recipe: what they were drawn from; None: not known.
         faults: of the source as a whole.
     """
-    found = [Finding("error", fault.kind, f"{fault.text}.") for fault in faults]
+    findings = []
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        first, *more = [fault.text for fault in faults if fault.kind == kind]
+        findings.append(Finding("error", kind, f"{first}{f' and {len(more)} more' if more else ''}."))
     if not clips:
-        return [*found, Finding("error", "no clips", "There is not a single clip.")]
-    found += _files(clips)
-    found += _empty(clips, recipe)
-    found += _colors(clips)
-    found += _classes(clips)
-    found += _doubles(clips)
+        return [*findings, Finding("error", "no clips", "The source has no clips.")]
+    findings += _files(clips)
+    findings += _empty(clips, recipe)
+    findings += _still(clips)
+    clipped = [clip.index for clip in clips if clip.clipped > CLIPPED_SHARE]
+    if clipped:
+        text = f"{_clips(len(clipped))} with more than {CLIPPED_SHARE:.0%} of the values at 0 or 255."
+        findings.append(Finding("warning", "clipped colours", text, tuple(clipped)))
+    findings += _classes(clips)
+    findings += _duplicates(clips)
     if recipe is not None:
-        found += _intent(recipe, clips)
-    order = {"error": 0, "warning": 1, "note": 2}
-    return sorted(found, key=lambda finding: order[finding.severity])
+        findings += _recipe_differences(recipe, clips)
+    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
 
 
 def _files(clips: Sequence[ClipMeasure]) -> list[Finding]:
@@ -68,66 +76,60 @@ def _files(clips: Sequence[ClipMeasure]) -> list[Finding]:
         for fault in clip.faults:
             by_kind[fault.kind].append((clip.index, fault.text))
     return [
-        Finding("error", kind, f"{_clips(len(items))}; the first: {items[0][1]}.", tuple(i for i, _ in items))
+        Finding(
+            "error", kind, f"{_clips(len(items))}; the first: {items[0][1]}.", _unique(i for i, _ in items)
+        )
         for kind, items in sorted(by_kind.items())
     ]
 
 
 def _empty(clips: Sequence[ClipMeasure], recipe: Recipe | None) -> list[Finding]:
     out = []
-    wanted = recipe is None or recipe.objects.count[0] > 0 or bool(recipe.mixture)
     labelled = [clip for clip in clips if clip.labelled]
     empty = [c.index for c in labelled if not any(item.ever_visible for item in c.objects)]
-    if empty and wanted:
-        out.append(
-            Finding(
-                "warning", "empty clips", f"{_clips(len(empty))} without any visible object.", tuple(empty)
-            )
-        )
-    hidden = [(c.index, item) for c in labelled for item in c.objects if not item.ever_visible]
+    may_be_empty = recipe is not None and recipe.objects.count[0] == 0 and not recipe.mixture
+    if empty and not may_be_empty:
+        text = f"{_clips(len(empty))} without any visible object."
+        out.append(Finding("warning", "empty clips", text, tuple(empty)))
+    hidden = [c.index for c in labelled for item in c.objects if not item.ever_visible]
     if hidden:
         text = f"{len(hidden)} of {sum(len(c.objects) for c in labelled)} objects are never visible."
-        out.append(Finding("warning", "objects never visible", text, _unique(i for i, _ in hidden)))
-    still = [c.index for c in clips if c.still]
-    moving = [c.index for c in labelled if c.still and any(item.speed > 0.05 for item in c.objects)]
-    if moving:
-        text = f"{_clips(len(moving))} whose labels move while all frames are equal."
-        out.append(Finding("warning", "frozen frames", text, tuple(moving)))
-    elif still:
-        out.append(
-            Finding("note", "still clips", f"{_clips(len(still))} in which nothing moves.", tuple(still))
-        )
+        out.append(Finding("warning", "objects never visible", text, _unique(hidden)))
     return out
 
 
-def _colors(clips: Sequence[ClipMeasure]) -> list[Finding]:
-    clipped = [clip.index for clip in clips if clip.clipped > CLIPPED_SHARE]
-    if not clipped:
-        return []
-    text = f"{_clips(len(clipped))} with more than {CLIPPED_SHARE:.0%} of the values at 0 or 255."
-    return [Finding("warning", "clipped colours", text, tuple(clipped))]
+def _still(clips: Sequence[ClipMeasure]) -> list[Finding]:
+    still = [clip for clip in clips if clip.still]
+    moving = [c.index for c in still if c.labelled and any(item.speed > 0.05 for item in c.objects)]
+    if moving:
+        text = f"{_clips(len(moving))} whose labels move while all frames are equal."
+        return [Finding("warning", "frozen frames", text, tuple(moving))]
+    if still:
+        text = f"{_clips(len(still))} in which nothing moves."
+        return [Finding("note", "still clips", text, tuple(clip.index for clip in still))]
+    return []
 
 
 def _classes(clips: Sequence[ClipMeasure]) -> list[Finding]:
     counts = Counter(item.class_name for clip in clips for item in clip.objects)
     if len(counts) < 2 or counts.total() < 10 * len(counts):
-        return []  # too few to tell chance from imbalance
+        return []  # too few objects to distinguish imbalance from chance
     typical = float(np.median(list(counts.values())))
     out = []
-    common = [name for name, count in counts.most_common() if count > IMBALANCE * typical]
-    if common:
-        text = f"'{common[0]}' has {counts[common[0]]} objects, the median class {typical:g}."
+    name, count = counts.most_common(1)[0]
+    if count > IMBALANCE * typical:
+        text = f"'{name}' has {count} objects, the median class {typical:g}."
         out.append(Finding("warning", "class imbalance", text))
     rare = [name for name, count in counts.items() if count * IMBALANCE < typical]
     if rare:
         text = (
-            f"{len(rare)} classes have less than a tenth of the median class, '{rare[0]}' {counts[rare[0]]}."
+            f"{len(rare)} classes have less than a tenth of the median class: '{rare[0]}' {counts[rare[0]]}."
         )
         out.append(Finding("warning", "rare classes", text))
     return out
 
 
-def _doubles(clips: Sequence[ClipMeasure]) -> list[Finding]:
+def _duplicates(clips: Sequence[ClipMeasure]) -> list[Finding]:
     groups: dict[str, list[int]] = defaultdict(list)
     for clip in clips:
         if clip.digest:
@@ -135,8 +137,8 @@ def _doubles(clips: Sequence[ClipMeasure]) -> list[Finding]:
     same = [group for group in groups.values() if len(group) > 1]
     out = []
     if same:
-        count = _clips(sum(len(group) - 1 for group in same))
-        text = f"{count} to the pixel as another one, for example {_list(same[0])}."
+        count, example = _clips(sum(len(group) - 1 for group in same)), ", ".join(map(str, same[0][:5]))
+        text = f"{count} with the same pixels as another one, for example {example}."
         out.append(Finding("warning", "duplicates", text, _unique(i for group in same for i in group)))
     near = near_duplicates([clip for clip in clips if len(groups.get(clip.digest, ())) == 1])
     if near:
@@ -147,31 +149,33 @@ def _doubles(clips: Sequence[ClipMeasure]) -> list[Finding]:
 
 
 def near_duplicates(clips: Sequence[ClipMeasure]) -> list[tuple[int, int]]:
-    """Return pairs of clip indices whose looks differ in up to `NEAR_BITS` bits; plain ones do not count."""
-    known = [(clip.index, clip.look) for clip in clips if clip.look is not None]
-    if len(known) < 2:
+    """Return pairs of clips whose hashes differ in up to `NEAR_BITS` bits; plain clips are left out."""
+    hashed = [(clip.index, clip.difference_hash) for clip in clips if clip.difference_hash is not None]
+    if len(hashed) < 2:
         return []
-    bits = np.unpackbits(np.stack([look for _, look in known]), axis=1)
-    busy = np.flatnonzero((bits.mean(axis=1) > 0.2) & (bits.mean(axis=1) < 0.8))
+    bits = np.unpackbits(np.stack([value for _, value in hashed]), axis=1)
+    textured = np.flatnonzero((bits.mean(axis=1) > 0.2) & (bits.mean(axis=1) < 0.8))
     pairs = []
-    for at, row in enumerate(busy[:-1]):
-        others = busy[at + 1 :]
+    for at, row in enumerate(textured[:-1]):
+        others = textured[at + 1 :]
         close = others[(bits[others] != bits[row]).sum(axis=1) <= NEAR_BITS]
-        pairs += [(known[row][0], known[other][0]) for other in close]
+        pairs += [(hashed[row][0], hashed[other][0]) for other in close]
     return pairs
 
 
-def _intent(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Finding]:
+def _recipe_differences(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Finding]:
     out = []
-    for intent in intentions(recipe, clips):
-        if intent.is_share and intent.inside < 1:
-            got = float(intent.measured[0])
-            text = f"{intent.key}: wanted {intent.low:.1%}, found {got:.1%} of {intent.count}."
+    for check in check_recipe(recipe, clips):
+        if check.inside >= 1:
+            continue
+        if check.is_share:
+            share = float(check.measured[0])
+            text = f"{check.key}: expected {check.low:.1%}, found {share:.1%} of {check.count}."
             out.append(Finding("warning", "share differs from the recipe", text))
-        elif not intent.is_share and intent.inside < 1:
+        else:
             text = (
-                f"{intent.key}: {1 - intent.inside:.1%} of {intent.count} values lie outside "
-                f"{intent.low:g} .. {intent.high:g}."
+                f"{check.key}: {1 - check.inside:.1%} of {check.count} values are outside "
+                f"{check.low:g} .. {check.high:g}."
             )
             out.append(Finding("warning", "outside the recipe's range", text))
     return out
@@ -181,9 +185,5 @@ def _clips(count: int) -> str:
     return f"{count} clip" if count == 1 else f"{count} clips"
 
 
-def _unique(indices: object) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(indices))  # type: ignore[call-overload]
-
-
-def _list(indices: Sequence[int]) -> str:
-    return ", ".join(str(i) for i in indices[:5]) + (" ..." if len(indices) > 5 else "")
+def _unique(indices: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(indices))

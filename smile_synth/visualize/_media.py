@@ -1,9 +1,10 @@
-"""Images and films as text inside a page."""
+"""Images of clips, and images and videos as files or as text inside a page."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,21 +15,48 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import write_mp4
 from smile_synth.io.pixel_format import PixelFormat
-from smile_synth.visualize._images import film_strip
+from smile_synth.io.videos import write_mp4
 
 UInt8 = NDArray[np.uint8]
+# Okabe and Ito's palette: colour-blind people can distinguish these colours.
+COLORS: tuple[tuple[int, int, int], ...] = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
+_SHEET_GRAY = 245
+
+
+def frame_strip(frames: UInt8, *, columns: int = 8) -> UInt8:
+    """Put evenly spaced frames of ``[T, H, W, 3]`` side by side; ``[H, columns * (W + gap), 3]`` uint8."""
+    chosen = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    return contact_sheet([frames[t] for t in chosen], columns=len(chosen))
+
+
+def contact_sheet(images: Sequence[UInt8], *, columns: int, gap: int = 4) -> UInt8:
+    """Put images of one size ``[H, W, 3]`` in rows on a light sheet; return ``[., ., 3]`` uint8."""
+    if not images:
+        raise ValueError("a contact sheet needs at least one image")
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), _SHEET_GRAY, np.uint8)
+    for k, image in enumerate(images):
+        y, x = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet
 
 
 def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
-    """Encode frames ``[T, H, W, 3]`` uint8 of even sides as H.264 that plays in browsers."""
+    """Encode frames ``[T, H, W, 3]`` uint8 with even sides as H.264 that browsers play.
+
+    The result is smaller than that of `smile_synth.io.videos.encode_h264`, which is for fast decoding.
+    """
     data = io.BytesIO()
     with av.open(data, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.thread_count = 1
-        # With macroblock trees x264's bytes depend on what its fresh memory happens to hold.
+        # With macroblock trees x264 reads memory that it never wrote, and its bytes vary.
         quality = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         stream.options = {**quality, "flags": "+bitexact", "threads": "1"}
         convert = PixelFormat()
@@ -39,48 +67,50 @@ def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
 
 
 def fitted(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return the largest even size of the same aspect whose longer side is at most ``longest``."""
+    """Return the largest even size with the same aspect and a longer side of at most ``longest`` pixels."""
     scale = min(1.0, longest / max(size_hw))
     return max(2, round(size_hw[0] * scale / 2) * 2), max(2, round(size_hw[1] * scale / 2) * 2)
 
 
 def resized(frames: UInt8, size_hw: tuple[int, int]) -> UInt8:
-    """Resize frames ``[T, H, W, 3]``: by area when smaller, by repeating pixels when larger."""
+    """Resize frames ``[T, H, W, 3]``: smaller by averaging, larger by repeating pixels."""
     if frames.shape[1:3] == tuple(size_hw):
         return frames
     smaller = size_hw[0] < frames.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
-    return np.stack([cv2.resize(frame, size_hw[::-1], interpolation=how) for frame in frames])
+    method = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
+    return np.stack([cv2.resize(frame, size_hw[::-1], interpolation=method) for frame in frames])
 
 
 def save_clip(path: Path, frames: UInt8, fps: float) -> None:
-    """Write frames ``[T, H, W, 3]`` uint8 as .mp4 (as corpora do), .gif, or .png (a strip of frames).
+    """Write frames ``[T, H, W, 3]`` uint8 as .mp4 (as in a corpus), .gif, or .png (a strip of frames).
 
     Raises:
-        UserError: the place cannot be written, or an odd side of an mp4.
-        ValueError: another kind of file.
+        UserError: the file cannot be written, or an odd side of an mp4.
+        ValueError: another suffix.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".mp4":
-            if frames.shape[1] % 2 or frames.shape[2] % 2:
-                raise UserError(
-                    f"an mp4 needs even sides, got {frames.shape[1]}x{frames.shape[2]}; use --scale 2"
-                )
+            height, width = frames.shape[1:3]
+            if height % 2 or width % 2:
+                raise UserError(f"an mp4 needs even sides, got {height}x{width}; scale the frames by 2")
             write_mp4(path, frames, fps)
         elif path.suffix.lower() == ".gif":
-            # One palette for the whole clip: colours that change from frame to frame flicker.
-            sheet = Image.fromarray(frames[:: max(1, len(frames) // 8)].reshape(-1, frames.shape[2], 3))
-            palette = sheet.quantize(256)
-            images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
-            duration = round(1000 / fps)
-            images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+            _save_gif(path, frames, fps)
         elif path.suffix.lower() == ".png":
-            Image.fromarray(film_strip(frames)).save(path)
+            Image.fromarray(frame_strip(frames)).save(path)
         else:
             raise ValueError(f"a clip is written as .mp4, .gif or .png, got {path.name}")
     except OSError as error:
         raise UserError(f"out '{path}': cannot be written: {error.strerror or error}") from None
+
+
+def _save_gif(path: Path, frames: UInt8, fps: float) -> None:
+    # One palette for the whole clip: colours that change from frame to frame flicker.
+    some = Image.fromarray(frames[:: max(1, len(frames) // 8)].reshape(-1, frames.shape[2], 3))
+    palette = some.quantize(256)
+    first, *rest = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 def base64_text(data: bytes) -> str:

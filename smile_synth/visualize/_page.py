@@ -1,4 +1,4 @@
-"""Self-contained pages from the templates beside the code."""
+"""Jinja templates of the self-contained pages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import jinja2
 
 
 def page_environment(package: str = "smile_synth.visualize") -> jinja2.Environment:
-    """Return the environment of a package's ``templates`` folder; ``page.html`` is there for all of them.
+    """Return the environment of the ``templates`` folder of a package; all of them can extend ``page.html``.
 
-    Everything is escaped unless it is `markupsafe.Markup`; a name that is not given raises.
+    Text is escaped unless it is `markupsafe.Markup`; an undefined name raises.
     """
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "smile_synth.visualize"))]
     return jinja2.Environment(

@@ -1,44 +1,47 @@
-"""What is looked at: clips of a corpus folder, or of a recipe that is rendered now. The one reader here."""
+"""Where clips come from: a corpus, or a recipe whose clips are rendered now."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from smile_synth.annotations import annotate
 from smile_synth.compositing import composite
 from smile_synth.core.clip import Annotator, Clip, Labels
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import Corpus, labels_to_json
-from smile_synth.io.pixel_format import PixelFormat
-from smile_synth.objects import ObjectBank
+from smile_synth.corpus import Corpus, CorpusHeader, verify
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
-from smile_synth.scene import Scene
+from smile_synth.scene import Factor, Scene
 from smile_synth.sources import Sources
-from smile_synth.visualize._stored import StoredAnnotation
+from smile_synth.visualize._stored import StoredLabels
 
 UInt8 = NDArray[np.uint8]
-# Where the bank or the backgrounds of a corpus are not known, a command names them like this.
-BANK, BACKGROUNDS = "OBJECTS.bank", "BACKGROUNDS"
+Factors = Mapping[str, Factor]
+Value = TypeVar("Value")
+# Stand-ins in a command for the paths of sources that are not known.
+_BANK, _BACKGROUNDS = "OBJECTS.bank", "BACKGROUNDS"
+# What damaged files raise.
+_UNREADABLE = (UserError, OSError, ValueError, LookupError, TypeError, av.FFmpegError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something about a source or a clip that could not be used.
+    """Something about a source or a clip that cannot be used.
 
     Attributes:
-        kind: what reports count by.
+        kind: a short name; reports count faults by it.
         text: the details.
     """
 
@@ -48,23 +51,25 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip as it was found.
+    """One clip of a source, as far as it can be read.
 
     Attributes:
         index: of the clip.
-        frames: ``[T, H, W, 3]`` uint8; None: cannot be read.
-        annotation: source of the labels; None: cannot be read.
-        stored: the label file's plain data, see `smile_synth.corpus.labels_to_json`; None: cannot be read.
-        scene: None where it cannot be read.
-        num_bytes: of the media; 0 of a rendered clip.
+        frames: ``[T, H, W, 3]`` uint8; None: unreadable.
+        annotation: its labels; None: unreadable.
+        factors: drawn values of the clip.
+        object_factors: drawn values of each labelled object.
+        scene: None: unreadable.
+        num_bytes: of the media; 0 for a rendered clip.
         fps: frames per second.
-        faults: what could not be read, or differs from the manifest.
+        faults: what is unreadable or differs from the manifest.
     """
 
     index: int
     frames: UInt8 | None = None
     annotation: Annotator | None = None
-    stored: dict[str, Any] | None = None
+    factors: Factors = field(default_factory=dict)
+    object_factors: Sequence[Factors] = ()
     scene: Scene | None = None
     num_bytes: int = 0
     fps: float = 8.0
@@ -72,36 +77,31 @@ class Sample:
 
     @property
     def labels(self) -> Labels | None:
-        """All labels, see `Labels`; None: cannot be read."""
+        """Return all labels; None: unreadable."""
         return None if self.annotation is None else self.annotation.labels
 
     @property
     def clip(self) -> Clip | None:
-        """Frames and labels; None where either cannot be read."""
+        """Return frames and labels; None where one of them is unreadable."""
         if self.frames is None or self.annotation is None:
             return None
         return Clip(self.frames, self.fps, self.annotation)
 
 
-class Source(Protocol):
-    """Clips by index, and what is known of all of them. Travels to worker processes."""
-
-    name: str
-    recipe: Recipe | None
-    indices: Sequence[int]
-    faults: tuple[Fault, ...]
-    bank: ObjectBank | None
-
-    def read(self, index: int) -> Sample:
-        """Return a clip; what is wrong with it stands in its faults."""
-
-    def command(self, index: int) -> str:
-        """Return the command that renders the clip anew."""
-
-
 @dataclass(frozen=True)
 class RecipeSource:
-    """Clips 0 .. num_clips - 1 of a recipe, rendered when asked for."""
+    """Clips 0 .. num_clips - 1 of a recipe, each rendered when it is read.
+
+    Attributes:
+        name: preset or file of the recipe.
+        recipe: with the overrides applied.
+        sources: objects and backgrounds.
+        seed: of the clips.
+        num_clips: number of clips.
+        overrides: as they were given, for `command`.
+        size_hw: frame size in pixels; None: the recipe's.
+        faults: none; as in `CorpusSource`.
+    """
 
     name: str
     recipe: Recipe
@@ -114,191 +114,174 @@ class RecipeSource:
 
     @property
     def indices(self) -> range:
-        """Return the clips' indices."""
+        """Return the indices of the clips."""
         return range(self.num_clips)
 
     def read(self, index: int) -> Sample:
-        """Draw, render and label a clip."""
+        """Sample, render and label a clip."""
         scene = sample_scene(self.recipe, self.sources, seed=self.seed, index=index)
         scene = scene.scaled_to(self.size_hw or scene.size_hw)
-        annotation = annotate(scene, self.sources)
-        frames = composite(scene, self.sources)
-        stored = _with_factors(labels_to_json(annotation))
-        return Sample(index, frames, annotation, stored, scene, fps=scene.fps)
+        frames, annotation = composite(scene, self.sources), annotate(scene, self.sources)
+        object_factors = [layer.factors for layer in scene.layers if layer.labelled]
+        return Sample(index, frames, annotation, scene.factors, object_factors, scene, fps=scene.fps)
 
     def command(self, index: int) -> str:
-        """Return the command that renders the clip anew."""
-        parts = ["smile-synth", "view", self.name, *self.overrides, "--bank", str(self.sources.objects.path)]
+        """Return the command line that renders the clip again."""
+        parts = [self.name, *self.overrides, "--bank", str(self.sources.objects.path)]
         if self.sources.backgrounds is not None:
             parts += ["--backgrounds", str(self.sources.backgrounds.path)]
         if self.size_hw is not None:
             parts += ["--size", f"{self.size_hw[0]}x{self.size_hw[1]}"]
-        return _command(parts, self.seed, index)
+        return _view_command(parts, self.seed, index)
 
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Clips of a corpus folder, finished or not.
+    """Clips of a corpus, finished or not.
 
-    Shards and media other than mp4 are read by `Corpus`, which needs the manifest; one file after the other
-    is read here, so that what stands of an unfinished folder can be looked at.
+    Attributes:
+        corpus: the corpus.
+        indices: clips of which at least the scene is there.
+        recipe: None: of another version.
+        faults: of the corpus as a whole.
+        clip_faults: clip index -> faults of its files.
+        sources: what the corpus was made from; None: not given.
     """
 
-    path: Path
-    recipe: Recipe | None
+    corpus: Corpus
     indices: tuple[int, ...]
-    header: dict[str, Any] = field(default_factory=dict)
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = ()
-    sources: Sources | None = None
-    reader: Corpus | None = None
+    recipe: Recipe | None
+    faults: tuple[Fault, ...]
+    clip_faults: Mapping[int, Sequence[Fault]]
+    sources: Sources | None
 
     @property
     def name(self) -> str:
-        """Return the folder as it was given."""
-        return str(self.path)
+        """Return the path of the folder."""
+        return str(self.corpus.path)
 
     def read(self, index: int) -> Sample:
-        """Read a clip's scene, labels and media; each may fail by itself."""
-        faults: list[Fault] = []
-        scene_path, clip_path, label_path = _paths(self.path, index)
-        scene = stored = frames = data = None
-        try:
-            scene = self.reader.scene(index) if self.reader else Scene.from_bytes(scene_path.read_bytes())
-        except (OSError, UserError) as error:
-            faults.append(_fault("scene", scene_path, error))
-        annotation = None
-        try:
-            text = self.reader.read(index, "json") if self.reader else label_path.read_bytes()
-            stored = _with_factors(json.loads(text))
-            annotation = StoredAnnotation(stored, scene)
-            _ = annotation.labels
-        except (OSError, UserError, ValueError, KeyError, TypeError, IndexError) as error:
-            stored = annotation = None
-            faults.append(_fault("labels", label_path, error))
-        try:
-            if self.reader:
-                frames = self.reader.frames(index)
-            else:
-                data = clip_path.read_bytes()
-                frames = read_frames(clip_path)
-        except (OSError, UserError) as error:
-            faults.append(_fault("media", clip_path, error))
-        row = self.rows.get(index)
-        if data is not None and row is not None and len(data) != row["bytes"]:
-            what = f"{clip_path.name} has {len(data)} bytes, the manifest says {row['bytes']}"
-            faults.append(Fault("media altered", what))
+        """Read scene, labels and media of a clip; each of them may be unreadable."""
+        faults = list(self.clip_faults.get(index, ()))
+
+        def attempt(what: str, read: Callable[[], Value]) -> Value | None:
+            try:
+                return read()
+            except _UNREADABLE as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                faults.append(Fault(f"{what} unreadable", f"clip {index}: {reason}"))
+                return None
+
+        scene = attempt("scene", lambda: self.corpus.scene(index))
+        stored = attempt("labels", lambda: self._stored(index, scene)) or {"factors": {}, "objects": []}
+        annotation = stored.get("annotation")
+        frames = attempt("media", lambda: self.corpus.frames(index))
         if frames is not None and annotation is not None:
-            shape = annotation.segmentation.shape
-            if frames.shape[:3] != shape:
-                what = f"{clip_path.name} has {frames.shape[:3]} frames, rows and columns, the labels {shape}"
-                faults.append(Fault("media and labels differ", what))
+            expected = annotation.segmentation.shape
+            if frames.shape[:3] != expected:
+                text = f"clip {index}: its media have the shape {frames.shape[:3]}, its labels {expected}"
+                faults.append(Fault("media and labels differ", text))
                 frames = None
-        fps = scene.fps if scene else float(self.header.get("fps", 8.0))
-        num_bytes = int(row["bytes"]) if self.reader and row else len(data or b"")
-        return Sample(index, frames, annotation, stored, scene, num_bytes, fps, tuple(faults))
+        object_factors = [item["factors"] for item in stored["objects"]]
+        return Sample(
+            index, frames, annotation, stored["factors"], object_factors, scene, self._num_bytes(index),
+            self.corpus.header.fps, tuple(faults),
+        )  # fmt: skip
+
+    def _stored(self, index: int, scene: Scene | None) -> dict[str, Any]:
+        """Return the label file with its factors decoded, and the labels as ``annotation``."""
+        stored = self.corpus.labels(index)
+        found = len(stored["objects"]), stored["num_frames"]
+        if scene is not None:
+            expected = sum(layer.labelled for layer in scene.layers), scene.num_frames
+            if found != expected:
+                raise ValueError(f"labels of {found} objects and frames, the scene has {expected}")
+        for item in (stored, *stored["objects"]):
+            item["factors"] = json.loads(item["factors"])
+        exact = annotate(scene, self.sources) if scene is not None and self.sources is not None else None
+        annotation = StoredLabels(
+            stored,
+            exact=exact,
+            kinds=self.corpus.header.labels,
+            read_kind=partial(self.corpus.arrays, index),
+        )
+        _ = annotation.labels  # raises here where the file is damaged
+        return {**stored, "annotation": annotation}
+
+    def _num_bytes(self, index: int) -> int:
+        return 0 if isinstance(self.corpus, _NoManifest) else int(self.corpus.row(index)["bytes"])
 
     def command(self, index: int) -> str:
-        """Return the command that renders the clip anew."""
-        bank = BANK if self.sources is None else str(self.sources.objects.path)
-        parts = ["smile-synth", "view", str(self.path / "recipe.yaml"), "--bank", bank]
-        if self.header.get("background_digest"):
+        """Return the command line that renders the clip again."""
+        header = self.corpus.header
+        bank = _BANK if self.sources is None else str(self.sources.objects.path)
+        parts = [str(self.corpus.path / "recipe.yaml"), "--bank", bank]
+        if header.background_digest:
             folder = self.sources.backgrounds if self.sources else None
-            parts += ["--backgrounds", str(folder.path) if folder else BACKGROUNDS]
-        size = self.header.get("size_hw")
-        if size and self.recipe is not None and tuple(size) != self.recipe.size:
-            parts += ["--size", f"{size[0]}x{size[1]}"]
-        fps = self.header.get("fps")
-        if fps and self.recipe is not None and fps != self.recipe.fps:
-            parts += ["--fps", f"{fps:g}"]
-        return _command(parts, self.header.get("seed", "SEED"), index)
+            parts += ["--backgrounds", str(folder.path) if folder else _BACKGROUNDS]
+        if self.recipe is not None and tuple(header.size_hw) != self.recipe.size:
+            parts += ["--size", f"{header.size_hw[0]}x{header.size_hw[1]}"]
+        if self.recipe is not None and header.fps != self.recipe.fps:
+            parts += ["--fps", f"{header.fps:g}"]
+        return _view_command(parts, header.seed, index)
 
 
-def _command(parts: list[str], seed: object, index: int) -> str:
-    return shlex.join([*parts, "--seed", str(seed), "--index", str(index), "--out", f"clip-{index}.mp4"])
+Source = CorpusSource | RecipeSource
 
 
-def _paths(folder: Path, index: int) -> tuple[Path, Path, Path]:
-    name = f"{index:06d}"
-    return (
-        folder / "scenes" / f"{name}.scene",
-        folder / "clips" / f"{name}.mp4",
-        folder / "labels" / f"{name}.json",
-    )
+def _view_command(parts: list[str], seed: int, index: int) -> str:
+    clip = ["--seed", str(seed), "--index", str(index), "--out", f"clip-{index}.mp4"]
+    return shlex.join(["smile-synth", "view", *parts, *clip])
 
 
-def _fault(what: str, path: Path, error: Exception) -> Fault:
-    if isinstance(error, FileNotFoundError):
-        return Fault(f"{what} missing", f"no {path.name}")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return Fault(f"{what} unreadable", f"{path.name}: {reason}")
+class _NoManifest(Corpus):
+    """A corpus in the folder layout whose `generate` was interrupted before it wrote a manifest."""
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.header, self.indices = path, CorpusHeader.read(path), range(0)
 
-def read_frames(path: Path) -> UInt8:
-    """Decode a video ``[T, H, W, 3]`` uint8.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NoManifest, (self.path,)
 
-    Raises:
-        UserError: no video, or damaged.
-    """
-    try:
-        with av.open(str(path)) as container:
-            container.streams.video[0].codec_context.thread_count = 1
-            convert = PixelFormat()
-            frames = [convert.to_rgb(frame) for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise UserError(f"not a video that can be read ({type(error).__name__})") from None
-    if not frames:
-        raise UserError("holds no frames")
-    return np.stack(frames)
+    def read(self, index: int, name: str) -> bytes:
+        """Return the content of one file of a clip."""
+        folder = {"scene": "scenes", "json": "labels"}.get(name, "clips")
+        if name.endswith(".npz"):
+            folder, name = name.removesuffix(".npz"), "npz"
+        return (self.path / folder / f"{index:06d}.{name}").read_bytes()
 
 
 def open_corpus(path: Path, *, sources: Sources | None = None) -> CorpusSource:
-    """Open a corpus folder, whatever state it is in.
+    """Open a corpus, finished or not, and look for missing, cut and altered files.
+
+    Args:
+        path: folder of the corpus.
+        sources: what the corpus was made from; flow, tracks and licences are computed with it.
 
     Raises:
-        UserError: the folder holds no corpus.
+        UserError: the folder has no corpus, its corpus.json is damaged, or other sources.
     """
-    header_path = path / "corpus.json"
-    if not header_path.is_file():
-        raise UserError(f"corpus '{path}': no corpus.json there")
+    header = CorpusHeader.read(path)
+    if sources is not None:
+        sources.check(header.bank_digest, header.background_digest, of=f"corpus '{path}'")
     faults: list[Fault] = []
-    header, recipe, rows = {}, None, {}
+    clip_faults: dict[int, list[Fault]] = defaultdict(list)
+    recipe = None
     try:
-        header = dict(json.loads(header_path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        faults.append(_fault("corpus.json", header_path, error))
-    try:
-        recipe = Recipe.load(path / "recipe.yaml")
+        recipe = header.resolved_recipe
     except UserError as error:
-        kind = "recipe missing" if not (path / "recipe.yaml").exists() else "recipe unreadable"
-        faults.append(Fault(kind, str(error).splitlines()[0]))
+        faults.append(Fault("recipe unreadable", str(error).partition("\n")[0]))
+    corpus: Corpus = _NoManifest(path)
+    indices = tuple(sorted(int(file.stem) for file in path.glob("scenes/*.scene")))
     try:
-        table = pq.read_table(path / "manifest.parquet", columns=["index", "bytes"])
-        rows = {row["index"]: row for row in table.to_pylist()}
-    except FileNotFoundError:
-        faults.append(Fault("manifest missing", "no manifest.parquet: the corpus was not written to its end"))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        faults.append(_fault("manifest", path / "manifest.parquet", error))
-    found = {
-        int(file.stem) for name in ("scenes", "clips", "labels") for file in (path / name).glob("*.*")
-        if file.stem.isdecimal()
-    }  # fmt: skip
-    reader = None
-    if header.get("layout", "folder") != "folder" or header.get("media", "h264") != "h264":
-        try:
-            reader = Corpus(path, unfinished=True)
-            found = set(reader.indices)
-        except UserError as error:
-            faults.append(_fault("corpus", path, error))
-    if sources is not None and "bank_digest" in header:
-        sources.check(header["bank_digest"], header.get("background_digest", ""), of=f"corpus '{path}'")
-    return CorpusSource(
-        path, recipe, tuple(sorted(found | set(rows))), header, rows, tuple(faults), sources, reader
-    )
-
-
-def _with_factors(stored: dict[str, Any]) -> dict[str, Any]:
-    """Read the factors, which a label file holds as text so that every clip has the same types."""
-    for item in (stored, *stored["objects"]):
-        item["factors"] = json.loads(item["factors"])
-    return stored
+        listed = Corpus(path, unfinished=True)
+        if len(listed):
+            corpus, indices = listed, tuple(listed.indices)
+            for fault in verify(path):
+                found = faults if fault.index is None else clip_faults[fault.index]
+                found.append(Fault("corpus damaged" if fault.index is None else "file damaged", str(fault)))
+        else:
+            faults.append(Fault("manifest missing", "the last run on this corpus did not finish"))
+    except UserError as error:
+        faults.append(Fault("manifest unreadable", str(error).partition("\n")[0]))
+    return CorpusSource(corpus, indices, recipe, tuple(faults), dict(clip_faults), sources)

@@ -1,7 +1,8 @@
-"""Labels of a clip from what a corpus keeps on disk: no object bank is needed."""
+"""Labels of a clip as its corpus stores them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,34 +10,45 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco_mask
 
-from smile_synth.core import geometry
+from smile_synth.annotations import Annotation
 from smile_synth.core.clip import Flow, Labels, Tracks
 from smile_synth.core.errors import UserError
-from smile_synth.scene import Scene, Textured, is_redrawn
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
+# frames from the first to the second frame of a flow -> label kind that stores it
+_FLOW_KINDS = {1: "flow", -1: "backward-flow"}
 
 
-class StoredAnnotation:
-    """The labels that a corpus wrote, and flow and tracks from them and the scene's poses.
+class StoredLabels:
+    """Stored masks, boxes and visibility; flow and tracks from `annotate` if possible, else as stored.
 
-    Masks, boxes and visibility are exactly the stored ones. Flow and tracks follow the exact poses; who owns
-    a point is read off the stored masks, pixel by pixel, where `annotate` asks the textures themselves.
-    Unlabelled layers have no stored masks: the pixels under their outline have no flow and no visibility.
+    Nothing is computed by a rule of its own: where neither `annotate` nor a stored label kind gives flow or
+    tracks, asking for them raises UserError.
     """
 
-    def __init__(self, stored: dict[str, Any], scene: Scene | None = None) -> None:
-        """Take a clip's label file as plain data and, for flow and tracks, its scene.
+    def __init__(
+        self,
+        stored: dict[str, Any],
+        *,
+        exact: Annotation | None = None,
+        kinds: Sequence[str] = (),
+        read_kind: Callable[[str], dict[str, NDArray[Any]]] | None = None,
+    ) -> None:
+        """Take the content of a label file, see docs/labels.md.
 
-        Raises:
-            ValueError: scene and labels disagree on objects or frames.
+        Args:
+            stored: the label file.
+            exact: labels from the clip's scene; None: the sources of the corpus are not known.
+            kinds: label kinds that the corpus stores beside the label file.
+            read_kind: returns the arrays of a label kind.
         """
-        self._stored, self._scene = stored, scene
-        if scene is not None:
-            found = (sum(layer.labelled for layer in scene.layers), scene.num_frames)
-            if found != (len(stored["objects"]), stored["num_frames"]):
-                raise ValueError(f"the scene has {found[0]} objects in {found[1]} frames, the labels differ")
+        self._stored, self._exact, self._kinds, self._read_kind = stored, exact, tuple(kinds), read_kind
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Which of "flow" and "tracks" cannot be shown."""
+        return () if self._exact else tuple(name for name in ("flow", "tracks") if name not in self._kinds)
 
     @cached_property
     def labels(self) -> Labels:
@@ -55,7 +67,8 @@ class StoredAnnotation:
             out = np.full((n, frames, *trailing), np.nan)
             for i, item in enumerate(objects):
                 for t, value in enumerate(item[name]):
-                    out[i, t] = np.nan if value is None else np.array(value, np.float64)
+                    if value is not None:
+                        out[i, t] = np.array(value, np.float64)  # null in a list becomes NaN
             return out
 
         amodal, modal = masks("amodal_rle"), masks("modal_rle")
@@ -82,95 +95,55 @@ class StoredAnnotation:
 
     @property
     def segmentation(self) -> NDArray[np.uint16]:
-        """Who owns every pixel ``[T, H, W]``."""
+        """Owner of every pixel ``[T, H, W]``, see `Labels`."""
         return self.labels.segmentation
 
     def flow(self, t0: int, t1: int) -> Flow:
-        """Compute the flow from frame ``t0`` to frame ``t1``, see `Flow`.
+        """Return the flow from frame ``t0`` to frame ``t1``.
 
         Raises:
-            UserError: the clip has no scene.
+            UserError: neither the sources nor a stored flow of these frames.
             ValueError: a frame outside the clip.
         """
-        frames, height, width = self.segmentation.shape
-        if not (0 <= t0 < frames and 0 <= t1 < frames):
-            raise ValueError(f"frames {t0} and {t1} must both lie in 0..{frames - 1}")
-        y, x = np.mgrid[:height, :width] + 0.5
-        centers = np.stack([x.ravel(), y.ravel()], axis=-1)
-        layers = self._owner(t0).ravel()
-        targets = self._carry(centers, layers, t0, t1)
-        valid = np.asarray(np.isfinite(targets).all(axis=1))
-        inside = self._inside(targets)
-        hidden = np.zeros(len(layers), bool)
-        hidden[inside] = self._owner_at(targets[inside], t1) != layers[inside]
-        return Flow(
-            flow_xy=np.where(valid[:, None], targets - centers, 0.0).reshape(height, width, 2).astype("f4"),
-            valid=valid.reshape(height, width),
-            occluded=hidden.reshape(height, width),
-            leaves=(valid & ~inside).reshape(height, width),
-        )
+        if self._exact is not None:
+            return self._exact.flow(t0, t1)
+        arrays = self._arrays(_FLOW_KINDS.get(t1 - t0, "flow"))
+        places = np.flatnonzero((arrays["frames"] == [t0, t1]).all(axis=1))
+        if not len(places):
+            raise ValueError(f"frames {t0} and {t1}: no flow is stored from the one to the other")
+        return Flow(**{name: arrays[name][places[0]] for name in ("flow_xy", "valid", "occluded", "leaves")})
 
     def tracks(self, points_txy: ArrayLike) -> Tracks:
-        """Follow points ``[P, 3]`` = (frame, x, y) inside the frame, see `Tracks`.
+        """Return the tracks of points ``[P, 3]`` = (frame, x, y).
 
         Raises:
-            UserError: the clip has no scene.
+            UserError: neither the sources nor stored tracks.
+            ValueError: without the sources, a point that is not a stored query point.
         """
-        queries = np.asarray(points_txy, np.float64).reshape(-1, 3)
-        frames = len(self.segmentation)
-        at = queries[:, 0].astype(np.int64)
-        layer = np.zeros(len(queries), np.int64)
-        points = np.full((len(queries), frames, 2), np.nan)
-        visible = np.zeros((len(queries), frames), bool)
-        for t0 in np.unique(at):
-            rows = np.flatnonzero(at == t0)
-            layer[rows] = self._owner_at(queries[rows, 1:], int(t0))
-            for t1 in range(frames):
-                targets = self._carry(queries[rows, 1:], layer[rows], int(t0), t1)
-                inside = self._inside(targets)
-                points[rows, t1] = targets
-                visible[rows[inside], t1] = self._owner_at(targets[inside], t1) == layer[rows[inside]]
-        return Tracks(points, visible, layer)
+        if self._exact is not None:
+            return self._exact.tracks(points_txy)
+        arrays = self._arrays("tracks")
+        number = {tuple(query): k for k, query in enumerate(arrays["queries_txy"].tolist())}
+        try:
+            rows = [number[tuple(point)] for point in np.asarray(points_txy, np.float64).tolist()]
+        except KeyError as error:
+            raise ValueError(f"point {error.args[0]}: is not a stored query point") from None
+        points_xy, layer = arrays["points_xy"].astype(np.float64), arrays["layer"].astype(np.int64)
+        return Tracks(points_xy[rows], arrays["visible"][rows], layer[rows])
 
-    def _owner(self, t: int) -> NDArray[np.int64]:
-        """Return the layer of every pixel of a frame; -1 where an unlabelled layer may stand."""
-        scene = self._known_scene
-        labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
-        owner = np.array([0, *labelled], np.int64)[self.segmentation[t]]
-        height, width = owner.shape
-        for k, layer in enumerate(scene.layers):
-            if k and not layer.labelled and isinstance(layer.surface, Textured) and scene.opacity[k, t] > 0:
-                y, x = np.mgrid[:height, :width] + 0.5
-                inverse = geometry.invert(scene.object_to_frame[k, t])
-                at = geometry.apply(inverse, np.stack([x.ravel(), y.ravel()], axis=-1)).reshape(
-                    height, width, 2
-                )
-                under = ((at >= 0) & (at <= [layer.surface.width, layer.surface.height])).all(axis=-1)
-                owner[under & (owner == 0)] = -1
-        return np.asarray(owner)
+    def stored_queries(self) -> Float | None:
+        """Return the stored query points ``[P, 3]`` = (frame, x, y); None: `annotate` tracks any point."""
+        return None if self._exact else self._arrays("tracks")["queries_txy"]
 
-    def _owner_at(self, points: Float, t: int) -> NDArray[np.int64]:
-        x, y = np.floor(points).astype(np.int64).T
-        return np.asarray(self._owner(t)[y, x])
+    def _arrays(self, kind: str) -> dict[str, NDArray[Any]]:
+        if kind not in self._kinds or self._read_kind is None:
+            raise UserError(why_missing([kind]))
+        return self._read_kind(kind)
 
-    def _carry(self, points: Float, layers: NDArray[np.int64], t0: int, t1: int) -> Float:
-        scene = self._known_scene
-        targets = np.full_like(points, np.nan)
-        for k in np.unique(layers[layers >= 0]):
-            if is_redrawn(scene.layers[k].surface) and t0 != t1:
-                continue
-            chosen = layers == k
-            step = scene.object_to_frame[k, t1] @ geometry.invert(scene.object_to_frame[k, t0])
-            targets[chosen] = geometry.apply(step, points[chosen])
-        return targets
 
-    def _inside(self, points: Float) -> Bool:
-        height, width = self._stored["size_hw"]
-        with np.errstate(invalid="ignore"):
-            return np.asarray(((points >= 0) & (points < [width, height])).all(axis=1))
-
-    @property
-    def _known_scene(self) -> Scene:
-        if self._scene is None:
-            raise UserError("flow and tracks need the clip's scene, and its file is missing or damaged")
-        return self._scene
+def why_missing(names: Sequence[str]) -> str:
+    """Return the reason why flow or tracks of a corpus cannot be shown, as one sentence."""
+    return (
+        f"{' and '.join(names)}: not stored in this corpus, and computed only with the sources (object bank "
+        "and backgrounds) that it was made from"
+    )

@@ -1,5 +1,5 @@
 "use strict";
-// One page, no network: films and labels stand in text elements and are unpacked when they are looked at.
+// One page, no network: script elements hold videos and labels as text; they are decoded when they are shown.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const COLORS = data.colors;
@@ -11,15 +11,15 @@ function bytesOf(id) {
   for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
   return bytes;
 }
-const films = new Map();
-function filmOf(clip) {
-  if (!clip.film) return null;
-  if (!films.has(clip.index)) films.set(clip.index, URL.createObjectURL(new Blob([bytesOf("film-" + clip.index)], { type: "video/mp4" })));
-  return films.get(clip.index);
+const urls = new Map();
+function videoUrl(clip) {
+  if (!clip.video) return null;
+  if (!urls.has(clip.index)) urls.set(clip.index, URL.createObjectURL(new Blob([bytesOf("video-" + clip.index)], { type: "video/mp4" })));
+  return urls.get(clip.index);
 }
-function forgetFilm(clip) {
-  URL.revokeObjectURL(films.get(clip.index));
-  films.delete(clip.index);
+function releaseUrl(clip) {
+  URL.revokeObjectURL(urls.get(clip.index));
+  urls.delete(clip.index);
 }
 async function detailOf(clip) {
   const stream = new Blob([bytesOf("labels-" + clip.index)]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -32,49 +32,49 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// The grid. A film is loaded when its card comes near the window and dropped when it leaves.
+// The grid. A video is loaded when its card is near the window, and removed when it is not.
 const byIndex = new Map(data.clips.map((clip) => [clip.index, clip]));
 const cards = new Map();
 const nearby = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const clip = byIndex.get(Number(entry.target.dataset.index));
-    const place = entry.target.querySelector(".film");
-    if (entry.isIntersecting && clip.film && !place.firstElementChild) {
+    const place = entry.target.querySelector(".video");
+    if (entry.isIntersecting && clip.video && !place.firstElementChild) {
       const video = element("video", { muted: "", loop: "", playsinline: "", preload: "auto", "aria-hidden": "true", tabindex: "-1" });
       video.muted = true;
-      video.src = filmOf(clip);
+      video.src = videoUrl(clip);
       place.replaceChildren(video);
-    } else if (!entry.isIntersecting && clip.film && place.firstElementChild) {
+    } else if (!entry.isIntersecting && clip.video && place.firstElementChild) {
       const video = place.querySelector("video");
       if (video) {
-        video.removeAttribute("src");  // else it might load what is taken away below
+        video.removeAttribute("src");  // it might load the URL that is released below
         video.load();
       }
       place.replaceChildren();
-      if (!shown || shown.index !== clip.index) forgetFilm(clip);
+      if (!shown || shown.index !== clip.index) releaseUrl(clip);
     }
   }
 }, { rootMargin: "300px" });
 
-function words(clip) {
-  if (!clip.classes.length) return clip.labelled ? "no objects" : "labels cannot be read";
+function describe(clip) {
+  if (!clip.classes.length) return clip.labelled ? "no objects" : "labels are unreadable";
   const families = [...new Set(clip.families)];
   if (families.length === 1) return clip.classes.join(", ") + (families[0] ? " · " + families[0] : "");
   return clip.classes.map((name, k) => name + (clip.families[k] ? " (" + clip.families[k] + ")" : "")).join(", ");
 }
 function cardOf(clip) {
   if (cards.has(clip.index)) return cards.get(clip.index);
-  const film = element("div", { class: "film", style: "--aspect:" + clip.aspect });
-  if (!clip.film) film.append(clip.why || "no film");
-  const text = element("span", { class: "text" }, element("b", {}, String(clip.index)), " " + words(clip));
+  const place = element("div", { class: "video", style: "--aspect:" + clip.aspect });
+  if (!clip.video) place.append(clip.why || "no video");
+  const text = element("span", { class: "text" }, element("b", {}, String(clip.index)), " " + describe(clip));
   if (clip.faults.length) text.append(" ", element("span", { class: "bad" }, clip.faults.map((fault) => fault[0]).join(", ")));
-  const button = element("button", { type: "button", class: "card", "aria-label": "clip " + clip.index + ": " + words(clip) }, film, text);
-  const play = () => { const video = film.querySelector("video"); if (video) video.play().catch(() => {}); };
-  const rest = () => { const video = film.querySelector("video"); if (video) { video.pause(); video.currentTime = 0; } };
+  const button = element("button", { type: "button", class: "card", "aria-label": "clip " + clip.index + ": " + describe(clip) }, place, text);
+  const play = () => { const video = place.querySelector("video"); if (video) video.play().catch(() => {}); };
+  const rewind = () => { const video = place.querySelector("video"); if (video) { video.pause(); video.currentTime = 0; } };
   button.addEventListener("pointerenter", play);
-  button.addEventListener("pointerleave", rest);
+  button.addEventListener("pointerleave", rewind);
   button.addEventListener("focus", play);
-  button.addEventListener("blur", rest);
+  button.addEventListener("blur", rewind);
   button.addEventListener("click", () => open(clip.index));
   const card = element("li", { id: "card-" + clip.index, "data-index": clip.index }, button);
   nearby.observe(card);
@@ -107,7 +107,7 @@ function list() {
   const key = KEYS[sort.replace("-", "")];
   listed.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;  // unknown ones last
+    if (x === null || y === null) return (x === null) - (y === null) || a.index - b.index;  // missing values last
     return (typeof x === "string" ? x.localeCompare(y) : sign * (x - y)) || a.index - b.index;
   });
   $("grid").replaceChildren(...listed.map(cardOf));
@@ -134,13 +134,14 @@ const OVERLAYS = [
   ["tracks", "t", "tracks"], ["flow", "f", "flow colours"], ["arrows", "r", "flow arrows"], ["names", "n", "names"],
 ];
 const HINTS = {
-  boxes: "of what can be seen", "amodal-boxes": "of the whole extent, dashed", tracks: "points with the trail of their last frames; a ring is covered",
-  flow: "to the next frame: colour is direction, strength is speed; white stands still, grey is not known",
+  boxes: "of the visible part", "amodal-boxes": "of the whole extent, dashed", tracks: "points with the trail of their last frames; a ring is an occluded point",
+  flow: "to the next frame: hue is direction, saturation is speed; white does not move, grey is invalid",
 };
 const on = new Set(["boxes", "names"]);
 const viewer = $("viewer"), canvas = $("canvas"), pen = canvas.getContext("2d");
-let shown = null, detail = null, images = [], masks = null, tracks = null, flows = null, frame = 0, timer = 0, opened = 0;
+let shown = null, detail = null, images = [], masks = null, frame = 0, timer = 0, opened = 0;
 
+$("unavailable").textContent = data.unavailable;
 for (const [name, key, title] of OVERLAYS) {
   const box = element("input", { type: "checkbox", id: "on-" + name });
   box.checked = on.has(name);
@@ -148,7 +149,7 @@ for (const [name, key, title] of OVERLAYS) {
   $("toggles").append(element("label", name in HINTS ? { title: HINTS[name] } : {}, box, title + " ", element("kbd", {}, key)));
 }
 
-// COCO's run lengths: columns first, five bits a character.
+// Decode COCO's run lengths: column by column, five bits per character.
 function unpack(text, height, width) {
   const counts = [];
   for (let p = 0; p < text.length;) {
@@ -169,30 +170,13 @@ function unpack(text, height, width) {
   });
   return mask;
 }
-const full = (m) => (m.length === 6 ? [...m, 0, 0, 1] : m);
-function times(a, b) {
-  const out = new Array(9).fill(0);
-  for (let r = 0; r < 3; r++) for (let c = 0; c < 3; c++) for (let k = 0; k < 3; k++) out[3 * r + c] += a[3 * r + k] * b[3 * k + c];
-  return out;
-}
-function inverse(m) {
-  const [a, b, c, d, e, f, g, h, i] = m;
-  const det = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
-  return [e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g, c * d - a * f, d * h - e * g, b * g - a * h, a * e - b * d].map((v) => v / det);
-}
-function apply(m, x, y) {
-  const w = m[6] * x + m[7] * y + m[8];
-  return w > 0 ? [(m[0] * x + m[1] * y + m[2]) / w, (m[3] * x + m[4] * y + m[5]) / w] : [NaN, NaN];
-}
-const step = (layer, from, to) => times(full(layer.poses[to]), inverse(full(layer.poses[from])));
-
 async function grab(clip, count) {
-  const url = filmOf(clip);
+  const url = videoUrl(clip);
   if (!url) return [];
   const video = element("video", { muted: "", playsinline: "", preload: "auto" });
   video.muted = true;
   video.src = url;
-  await new Promise((done, failed) => { video.onloadeddata = done; video.onerror = () => failed(new Error("the film cannot be decoded")); });
+  await new Promise((done, failed) => { video.onloadeddata = done; video.onerror = () => failed(new Error("the video cannot be decoded")); });
   const out = [];
   for (let t = 0; t < count; t++) {
     await new Promise((done) => { video.onseeked = done; video.currentTime = (t + 0.5) / clip.fps; });
@@ -205,8 +189,8 @@ async function open(index) {
   const clip = byIndex.get(index), turn = ++opened;
   if (!clip) return;
   stop();
-  shown = clip; detail = null; images = []; masks = null; tracks = null; flows = null; frame = 0;
-  $("viewer-title").replaceChildren("Clip " + clip.index, element("span", { class: "soft" }, words(clip)));
+  shown = clip; detail = null; images = []; masks = null; frame = 0;
+  $("viewer-title").replaceChildren("Clip " + clip.index, element("span", { class: "soft" }, describe(clip)));
   $("problem").textContent = clip.faults.map((fault) => fault[0] + ": " + fault[1]).join("; ");
   if (!viewer.open) {
     viewer.showModal();
@@ -220,10 +204,10 @@ async function open(index) {
   const scale = Math.max(1, Math.round(640 / Math.max(width, 1)));
   canvas.width = Math.max(width * scale, 16);
   canvas.height = Math.max(height * scale, 16);
-  canvas.setAttribute("aria-label", "frames of clip " + clip.index + ": " + words(clip));
+  canvas.setAttribute("aria-label", "frames of clip " + clip.index + ": " + describe(clip));
   $("scrub").max = Math.max(detail.num_frames - 1, 0);
   $("command").textContent = detail.command;
-  describe();
+  showLabels();
   draw();
   try {
     const grabbed = await grab(clip, detail.num_frames);
@@ -235,7 +219,7 @@ async function open(index) {
   draw();
   viewer.dataset.ready = String(index);
 }
-function describe() {
+function showLabels() {
   const rows = detail.objects.map((item, k) => {
     const bars = item.visibility.map((value, t) => value === null
       ? `<rect class="away" x="${t}" y="0" width="1.02" height="1"/>`
@@ -255,11 +239,11 @@ function describe() {
   const add = (name, value) => body.append(element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "n" }, typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value))));
   for (const [name, value] of Object.entries(detail.factors)) add(name, value);
   detail.objects.forEach((item, k) => { for (const [name, value] of Object.entries(item.factors)) add(k + 1 + " " + name, value); });
-  if (detail.background) for (const [name, value] of Object.entries(detail.background.factors)) add("background " + name, value);
+  for (const [name, value] of Object.entries(detail.background_factors)) add("background " + name, value);
   $("factors").replaceChildren(element("table", {}, body));
-  for (const name of ["tracks", "flow", "arrows"]) {
-    $("on-" + name).disabled = !detail.background;
-    $("on-" + name).parentElement.classList.toggle("none", !detail.background);
+  for (const [name, value] of [["tracks", detail.tracks], ["flow", detail.flow], ["arrows", detail.flow]]) {
+    $("on-" + name).disabled = !value;
+    $("on-" + name).parentElement.classList.toggle("none", !value);
   }
 }
 function masksOf() {
@@ -272,20 +256,19 @@ function masksOf() {
   }
   return masks;
 }
-function paint(colorAt) {
-  const [height, width] = detail.mask_hw;
+function paint([height, width], colorAt) {
   const sheet = new OffscreenCanvas(width, height), ink = sheet.getContext("2d"), image = ink.createImageData(width, height);
   colorAt(image.data, width, height);
   ink.putImageData(image, 0, 0);
   pen.imageSmoothingEnabled = false;
   pen.drawImage(sheet, 0, 0, canvas.width, canvas.height);
 }
-// Canvas pixels in one of the screen: lines and text are as large on a telephone as on a desk.
+// Canvas pixels per screen pixel: lines and text have the same size on every screen.
 const unit = () => Math.max(1, canvas.width / Math.max(canvas.clientWidth, 1));
 const rgb = (k) => [1, 3, 5].map((at) => parseInt(color(k).slice(at, at + 2), 16));
 function put(pixels, p, [r, g, b], alpha) { pixels[4 * p] = r; pixels[4 * p + 1] = g; pixels[4 * p + 2] = b; pixels[4 * p + 3] = alpha; }
 function drawMasks(kind, fillAlpha) {
-  paint((pixels, width, height) => masksOf().forEach((of, k) => {
+  paint(detail.mask_hw, (pixels, width, height) => masksOf().forEach((of, k) => {
     const mask = of[kind][frame];
     for (let p = 0; p < mask.length; p++) if (mask[p]) {
       const x = p % width;
@@ -294,68 +277,30 @@ function drawMasks(kind, fillAlpha) {
     }
   }));
 }
-// The layer of every mask pixel: objects by number, -1 the background, -2 unknown (under an unlabelled layer).
-function ownersOf(t) {
-  const [height, width] = detail.mask_hw, owner = new Int16Array(height * width).fill(-1);
-  const sx = detail.size_hw[1] / width, sy = detail.size_hw[0] / height;
-  for (const layer of detail.unlabelled) {
-    const back = inverse(full(layer.poses[t]));
-    for (let p = 0; p < owner.length; p++) {
-      const [u, v] = apply(back, (p % width + 0.5) * sx, (Math.floor(p / width) + 0.5) * sy);
-      if (u >= 0 && u <= layer.width && v >= 0 && v <= layer.height) owner[p] = -2;
-    }
-  }
-  masksOf().forEach((of, k) => of.modal[t].forEach((inside, p) => { if (inside) owner[p] = k; }));
-  return owner;
-}
-function flowOf(t) {
-  const last = detail.num_frames - 1;
-  if (!detail.background || t >= last) return null;
-  const [height, width] = detail.mask_hw, owner = ownersOf(t);
-  const sx = detail.size_hw[1] / width, sy = detail.size_hw[0] / height;
-  const objects = detail.objects.map((item) => step(item, t, t + 1));
-  const background = detail.background.redrawn ? null : step(detail.background, t, t + 1);
-  return owner.reduce((out, k, p) => {
-    const matrix = k >= 0 ? objects[k] : k === -1 ? background : null;
-    if (matrix) {
-      const x = (p % width + 0.5) * sx, y = (Math.floor(p / width) + 0.5) * sy, [u, v] = apply(matrix, x, y);
-      out[2 * p] = u - x; out[2 * p + 1] = v - y;
-    }
-    return out;
-  }, new Float32Array(2 * owner.length).fill(NaN));
-}
 function hue(angle, strength) {
   const channel = (n) => { const k = (n + angle / 60) % 6; return 255 * (1 - strength * Math.max(0, Math.min(k, 4 - k, 1))); };
   return [channel(5), channel(3), channel(1)];
 }
-// All flows of the clip, and the longest vector: full colour is the same speed in every frame.
-function flowsOf() {
-  if (flows) return flows;
-  flows = { fields: Array.from({ length: detail.num_frames }, (_, t) => flowOf(t)), largest: 1e-6 };
-  for (const flow of flows.fields) {
-    for (let p = 0; flow && p < flow.length; p += 2) if (!isNaN(flow[p])) flows.largest = Math.max(flows.largest, Math.hypot(flow[p], flow[p + 1]));
-  }
-  return flows;
-}
+// Flow is stored in 1/127 of the clip's longest vector: full colour is the same speed in every frame.
 function drawFlow() {
-  const { fields, largest } = flowsOf(), flow = fields[frame];
-  if (!flow) return;
-  paint((pixels) => {
-    for (let p = 0; p < flow.length / 2; p++) {
-      const dx = flow[2 * p], dy = flow[2 * p + 1];
-      put(pixels, p, isNaN(dx) ? [128, 128, 128] : hue((Math.atan2(dy, dx) * 180 / Math.PI + 360) % 360, Math.hypot(dx, dy) / largest), 190);
+  const field = detail.flow.fields[frame];
+  if (!field) return;
+  paint(detail.flow.size_hw, (pixels) => {
+    for (let p = 0; p < field.length / 2; p++) {
+      const dx = field[2 * p], dy = field[2 * p + 1];
+      put(pixels, p, dx === null ? [128, 128, 128] : hue((Math.atan2(dy, dx) * 180 / Math.PI + 360) % 360, Math.min(1, Math.hypot(dx, dy) / 127)), 190);
     }
   });
 }
 function drawArrows() {
-  const flow = flowsOf().fields[frame];
-  if (!flow) return;
-  const [height, width] = detail.mask_hw, gap = Math.max(3, Math.round(Math.max(height, width) / 18)), sx = canvas.width / width, sy = canvas.height / height;
-  const scale = canvas.width / detail.size_hw[1];
+  const field = detail.flow.fields[frame];
+  if (!field) return;
+  const [height, width] = detail.flow.size_hw, gap = Math.max(1, Math.round(Math.max(height, width) / 18)), sx = canvas.width / width, sy = canvas.height / height;
+  const scale = detail.flow.largest / 127 * canvas.width / detail.size_hw[1];
   for (const [style, wide] of [["#000", 4], ["#fff", 1.6]]) {
     pen.strokeStyle = style; pen.lineWidth = wide * unit(); pen.beginPath();
     for (let y = gap >> 1; y < height; y += gap) for (let x = gap >> 1; x < width; x += gap) {
-      const dx = flow[2 * (y * width + x)] * scale, dy = flow[2 * (y * width + x) + 1] * scale, length = Math.hypot(dx, dy);
+      const dx = field[2 * (y * width + x)] * scale, dy = field[2 * (y * width + x) + 1] * scale, length = Math.hypot(dx, dy);
       if (!(length > 0.5)) continue;
       const x0 = (x + 0.5) * sx, y0 = (y + 0.5) * sy, head = Math.min(7, length / 2), turn = Math.atan2(dy, dx);
       pen.moveTo(x0, y0); pen.lineTo(x0 + dx, y0 + dy);
@@ -364,36 +309,15 @@ function drawArrows() {
     pen.stroke();
   }
 }
-function tracksOf() {
-  if (tracks) return tracks;
-  tracks = [];
-  const [height, width] = detail.mask_hw, sx = detail.size_hw[1] / width, sy = detail.size_hw[0] / height;
-  masksOf().forEach((of, k) => {
-    const first = of.modal.findIndex((mask) => mask.some(Boolean));
-    if (first < 0) return;
-    const places = [];
-    of.modal[first].forEach((inside, p) => { if (inside) places.push(p); });
-    for (let n = 1; n <= 6; n++) {
-      const p = places[Math.min(places.length - 1, Math.floor(places.length * n / 7))];
-      const x = (p % width + 0.5) * sx, y = (Math.floor(p / width) + 0.5) * sy, points = [];
-      for (let t = 0; t < detail.num_frames; t++) {
-        const [u, v] = apply(step(detail.objects[k], first, t), x, y);
-        const at = [Math.floor(u / sx), Math.floor(v / sy)];
-        const inside = at[0] >= 0 && at[0] < width && at[1] >= 0 && at[1] < height;
-        points.push([u, v, inside && of.modal[t][at[1] * width + at[0]] === 1]);
-      }
-      tracks.push([k, points]);
-    }
-  });
-  return tracks;
-}
 function drawTracks() {
   const scale = canvas.width / detail.size_hw[1];
-  for (const [k, points] of tracksOf()) {
-    pen.strokeStyle = pen.fillStyle = color(k); pen.lineWidth = 2 * unit(); pen.beginPath();
-    points.slice(Math.max(0, frame - 8), frame + 1).forEach(([x, y], n) => { if (n) pen.lineTo(x * scale, y * scale); else pen.moveTo(x * scale, y * scale); });
+  for (const [owner, points] of detail.tracks) {
+    pen.strokeStyle = pen.fillStyle = color(Math.max(owner, 0)); pen.lineWidth = 2 * unit(); pen.beginPath();
+    const trail = points.slice(Math.max(0, frame - 8), frame + 1).filter(([x]) => x !== null);
+    trail.forEach(([x, y], n) => { if (n) pen.lineTo(x * scale, y * scale); else pen.moveTo(x * scale, y * scale); });
     pen.stroke();
     const [x, y, visible] = points[frame];
+    if (x === null) continue;
     pen.beginPath(); pen.arc(x * scale, y * scale, 4 * unit(), 0, 7);
     if (visible) { pen.fill(); pen.strokeStyle = "#000"; pen.lineWidth = unit(); }
     pen.stroke();
@@ -427,11 +351,11 @@ function draw() {
   pen.imageSmoothingEnabled = true;
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (images[frame]) pen.drawImage(images[frame], 0, 0, canvas.width, canvas.height);
-  if (detail.background && on.has("flow")) drawFlow();
+  if (detail.flow && on.has("flow")) drawFlow();
   if (on.has("modal")) drawMasks("modal", 90);
   if (on.has("amodal")) drawMasks("amodal", 0);
-  if (detail.background && on.has("arrows")) drawArrows();
-  if (detail.background && on.has("tracks")) drawTracks();
+  if (detail.flow && on.has("arrows")) drawArrows();
+  if (detail.tracks && on.has("tracks")) drawTracks();
   if (on.has("boxes")) drawBoxes("boxes", []);
   if (on.has("amodal-boxes")) drawBoxes("amodal_boxes", [7, 5]);
   if (on.has("names")) drawNames();
@@ -468,7 +392,7 @@ $("before").addEventListener("click", () => neighbour(-1));
 $("after").addEventListener("click", () => neighbour(1));
 $("close").addEventListener("click", () => viewer.close());
 $("copy").addEventListener("click", () => {
-  // A page from disk may have no clipboard: then the command is at least selected.
+  // A page from disk may have no access to the clipboard; then the command is selected.
   getSelection().selectAllChildren($("command"));
   if (navigator.clipboard) navigator.clipboard.writeText($("command").textContent).then(() => { $("copy").textContent = "copied"; setTimeout(() => { $("copy").textContent = "copy"; }, 1500); }, () => {});
 });

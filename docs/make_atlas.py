@@ -1,8 +1,13 @@
-"""The atlas: one image of every motion family, curve, relation and camera move."""
+"""Draw the atlas: one image of every motion family, curve, relation and camera move.
+
+uv run python docs/make_atlas.py --out assets/atlas.png
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
 from smile_synth.core import geometry
 from smile_synth.core.rng import RandomStreams
@@ -21,9 +27,9 @@ from smile_synth.motion import (
     FAMILIES,
     OBJECT_CURVES,
     RELATIONS,
-    Bond,
     MotionKeys,
     Recursion,
+    RelationRequest,
     Request,
     draw_curve,
     draw_path,
@@ -41,7 +47,7 @@ INK, CELL, TEXT, FAINT = "#10141f", "#1a2030", "#e8ebf2", "#8b95ab"
 TIME = LinearSegmentedColormap.from_list("time", ["#3b4cc0", "#21a4a4", "#f2c14e", "#f26d5b"])
 SECOND = LinearSegmentedColormap.from_list("second", ["#4a3b8f", "#a05fb4", "#f0a6ca"])
 
-# What every cell shows: the keys of its family, and the seed of the draw.
+# Family -> the keys of its entry, and the seed of the random numbers.
 PATHS: dict[str, tuple[dict[str, Any], int]] = {
     "smile-gaussian": ({"extent": [70, 80]}, 3),
     "smile-linear": ({"speed": 4.0}, 5),
@@ -99,7 +105,7 @@ CAMERAS: dict[str, dict[str, Any]] = {
 
 
 def atlas() -> UInt8:
-    """Draw every family, curve, relation and camera move in one image ``[H, W, 3]`` uint8."""
+    """Return the image ``[H, W, 3]`` uint8."""
     paths = [*PATHS, *(name for name in FAMILIES if name not in PATHS)]
     rows = -(-(len(paths) + 2) // COLUMNS) + 2
     figure = Figure(figsize=(15.4, 1.98 * rows + 2.15), dpi=100, facecolor=INK)
@@ -356,19 +362,18 @@ def _relation(axes: Axes, name: str) -> None:
     own = draw_path(_family("still", {}), _request(followers), rng=rng).values
     box = np.full((followers, 2), BOX * 0.8)
     parameters = RELATIONS[name].parameters.model_validate_json(json.dumps({"relation": name, **keys}))
-    bond = Bond(np.repeat(leader, followers, axis=0), own, box, box, np.array([SIDE * 1.09, SIDE]))
-    if name == "following":  # one behind the other
-        first = draw_relation(
-            parameters, Bond(leader, own[:1], box[:1], box[:1], bond.frame_wh), rng=RandomStreams(1, [0], "a")
-        )
-        second = Bond(first.values, own[1:], box[1:], box[1:], bond.frame_wh)
-        values = [*first.values, *draw_relation(parameters, second, rng=RandomStreams(1, [1], "a")).values]
+    frame_wh = np.array([SIDE * 1.09, SIDE])
+    if name == "following":  # each follows the one before
+        values = []
+        for row in range(followers):
+            ahead = values[-1][None] if values else leader
+            request = RelationRequest(ahead, own[row : row + 1], box[:1], box[:1], frame_wh)
+            values.append(draw_relation(parameters, request, rng=RandomStreams(1, [row], "a")).values[0])
     else:
-        values = list(
-            draw_relation(
-                parameters, bond, rng=RandomStreams(seed, np.arange(followers), "atlas relation")
-            ).values
-        )
+        leaders = np.repeat(leader, followers, axis=0)
+        request = RelationRequest(leaders, own, box, box, frame_wh)
+        rng = RandomStreams(seed, np.arange(followers), "atlas relation")
+        values = list(draw_relation(parameters, request, rng=rng).values)
     for path, colors in ((leader[0], TIME), *((each, SECOND) for each in values)):
         _trail(axes, path, colors, dots=False)
         for t in np.linspace(0, FRAMES - 1, 4).round().astype(int):
@@ -441,3 +446,14 @@ def _yours(axes: Axes) -> None:
         54.5, 76, "one function,\none line", color=FAINT, size=8.5, ha="center", va="center", linespacing=1.3
     )
     _title(axes, "yours")
+
+
+def main() -> None:
+    """Write the image."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("assets/atlas.png"), help="A .png file.")
+    Image.fromarray(atlas()).save(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()
