@@ -16,7 +16,7 @@ import record
 import torch
 from rich.console import Console
 
-from smile_synth.corpus import write_mp4
+from smile_synth.io.videos import write_mp4
 from smile_train.evaluate import EncoderFeature, ReadOptions, VideoEncoder, extract, knn, linear, read_windows
 from smile_train.models import Student, StudentConfig
 

@@ -30,9 +30,10 @@ from scipy import stats
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe
 from smile_synth.core.errors import UserError, nearest
-from smile_synth.corpus import write_bytes, write_mp4
+from smile_synth.io.atomic import write_bytes
 from smile_synth.io.resources import shipped
 from smile_synth.io.strict_yaml import StrictModel, dump, load
+from smile_synth.io.videos import write_mp4
 from smile_synth.parallel.cluster import Cluster
 from smile_train.checkpoint import load_student
 from smile_train.config import Count, PretrainConfig, Whole

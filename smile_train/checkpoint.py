@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import write_bytes
+from smile_synth.io.atomic import write_bytes
 from smile_train.models import Student, StudentConfig, why_unreadable
 
 CHECKPOINTS = "checkpoints"

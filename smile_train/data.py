@@ -11,7 +11,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +31,7 @@ from smile_synth.corpus import Corpus
 from smile_synth.parallel.workers import exit_with_parent
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.sources import Sources
-from smile_synth.stream import StepBatches
+from smile_synth.stream import StepBatches, StreamOptions
 from smile_synth.stream import token_coverage as token_coverage
 from smile_train.config import MixtureEntry, PretrainConfig, Stage
 from smile_train.masking import upright_boxes
@@ -145,7 +144,7 @@ class CorpusSource:
         lacking = {index for index, _, _ in damaged}
         self._clips = [index for index in self.corpus if index not in lacking]
         if not self._clips:
-            raise UserError(f"corpus '{folder}': holds no whole clip; 'smile-synth corpus repair' mends it")
+            raise UserError(f"corpus '{folder}': holds no whole clip; 'smile-synth corpus repair' repairs it")
         self.size_hw, self.num_frames = self.corpus.header.size_hw, self.corpus.header.num_frames
         pixels = zip(
             self.corpus, self.corpus.column("scene_digest"), self.corpus.column("sha256"), strict=True
@@ -396,13 +395,13 @@ def training_batches(
         batches = stream(
             source.recipe, source.sources, batch_size=local, seed=source.seed,
             device=render_on or device, rank=rank, world_size=world_size, start_step=start_step,
-            workers=workers, ahead=4, tokens=(tubelet_size, patch_size), scenes=boxes,
+            workers=workers, labels=("coverage",), token_size=(tubelet_size, patch_size),
+            options=StreamOptions(batches_ahead=4),
         )  # fmt: skip
-        with closing(batches):
+        with batches:
             for _, made in zip(range(start_step, stage.end_step), batches, strict=False):
-                assert made.coverage is not None, "asked for"
-                found = _stack_boxes(made.scenes) if made.scenes else None
-                yield Batch(torch.tensor(made.indices), made.frames, made.coverage, found)
+                found = _stack_boxes(made.scenes) if boxes else None
+                yield Batch(torch.tensor(made.indices), made.frames, made.labels["coverage"], found)
         return
     loader: DataLoader[Batch | UserError] = DataLoader(
         _TrainingBatches(stage, seed, batch_size, patch_size, tubelet_size, boxes),

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from smile_synth import ObjectBank
 from smile_synth.core.errors import UserError, nearest
-from smile_synth.corpus import CorpusHeader, write_bytes
+from smile_synth.corpus import CorpusHeader
+from smile_synth.io.atomic import write_bytes
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
 from smile_train.data import IMAGENET_MEAN, IMAGENET_STD

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import write_bytes
+from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import dump
 from smile_train.checkpoint import (
     STUDENT,

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import held, sweep, write_bytes
+from smile_synth.io.atomic import exclusive_folder, remove_partial_files, write_bytes
 from smile_train.checkpoint import CHECKPOINTS
 from smile_train.masking import Grid, seen_frames
 
@@ -214,7 +214,7 @@ def only_run(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
-    with held(folder, "another run is writing there; give another folder"):
-        sweep(folder)
-        sweep(folder / CHECKPOINTS)
+    with exclusive_folder(folder, "another run is writing there; give another folder"):
+        remove_partial_files(folder)
+        remove_partial_files(folder / CHECKPOINTS)
         yield

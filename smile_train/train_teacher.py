@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, annotate, composite, sample_scene
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import write_bytes
+from smile_synth.io.atomic import write_bytes
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.stream import StepBatches
 from smile_train.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint

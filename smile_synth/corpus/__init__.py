@@ -1,45 +1,31 @@
-"""Corpora on disk: writing, resuming, reading, checking and mending."""
+"""Corpora on disk: write, continue, read, verify, repair and merge."""
 
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._generate import CorpusSummary, Progress, generate
+from smile_synth.corpus._generate import CorpusOptions, CorpusSummary, Progress, generate
 from smile_synth.corpus._header import LAYOUTS, CorpusHeader
 from smile_synth.corpus._labels import KINDS, labels_to_json
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, image_bytes, npz_bytes, write_mp4
-from smile_synth.corpus._verify import (
-    Fault,
-    RepairReport,
-    convert,
-    extend,
-    merge,
-    regenerate,
-    repair,
-    verify,
-)
-from smile_synth.io.atomic import held, sweep, write_bytes
+from smile_synth.corpus._media import MEDIA, image_bytes, npz_bytes
+from smile_synth.corpus._merge import convert, merge
+from smile_synth.corpus._repair import RepairReport, repair
+from smile_synth.corpus._verify import Fault, verify
 
 __all__ = [
-    "DEFAULT_QUALITY",
     "KINDS",
     "LAYOUTS",
     "MEDIA",
     "Corpus",
     "CorpusHeader",
+    "CorpusOptions",
     "CorpusSummary",
     "Fault",
     "Progress",
     "RepairReport",
     "convert",
-    "extend",
     "generate",
-    "held",
+    "image_bytes",
     "labels_to_json",
     "merge",
     "npz_bytes",
-    "image_bytes",
-    "regenerate",
     "repair",
-    "sweep",
     "verify",
-    "write_bytes",
-    "write_mp4",
 ]

@@ -1,14 +1,14 @@
-"""Corpus: random access to what a corpus on disk holds."""
+"""Read a corpus: random access to its clips."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
@@ -19,13 +19,22 @@ from smile_synth.corpus._store import media_names, member_names, read_at
 from smile_synth.scene import Scene
 
 
+class _Members(NamedTuple):
+    """Where the files of all clips are, clip after clip: ``files[file_ids[k]]`` from ``offsets[k]`` on."""
+
+    files: list[str]
+    file_ids: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
 class Corpus:
-    """A finished corpus, opened for reading; any clip in any order, from a folder or from shards alike.
+    """A finished corpus, open for reading, in any layout. A pickled copy reads the manifest again.
 
     Attributes:
         path: the folder.
-        header: what corpus.json says.
-        indices: the numbers of the clips here: from 0, but in a part of a corpus.
+        header: content of corpus.json.
+        indices: numbers of the clips in this folder; they start at 0 except in a part of a corpus.
     """
 
     def __init__(self, path: str | Path, *, unfinished: bool = False) -> None:
@@ -33,117 +42,122 @@ class Corpus:
 
         Args:
             path: the folder.
-            unfinished: open what the manifest lists even if more was begun.
+            unfinished: also open a corpus whose last run did not finish, with the clips of its manifest.
 
         Raises:
-            UserError: no corpus of ours, damaged, or not finished.
+            UserError: not a corpus, damaged, or not finished.
         """
         self.path = Path(path)
         self.header = CorpusHeader.read(self.path)
         self._table = read_manifest(self.path)
-        rows, wanted = len(self._table), self.header.indices
-        self.indices = wanted[:rows]
+        num_rows, expected = len(self._table), self.header.indices
+        self.indices = expected[:num_rows]
         if self._table["index"].to_pylist() != list(self.indices):
             raise UserError(f"corpus '{self.path}': its manifest has other clips than {self.indices}")
-        self._names = [member["name"] for member in self.row(wanted[0])["members"]] if rows else []
-        lacking = [name for name in member_names(self.header) if name not in self._names]
+        self._names = member_names(self.header)
+        if num_rows:
+            self._names = tuple(member["name"] for member in self.row(expected[0])["members"])
         if unfinished:
             return
-        told, again = f"corpus '{self.path}': is not finished", "the command that made it continues it"
-        if rows != len(wanted):
-            raise UserError(f"{told}: {rows} of {len(wanted)} clips are in its manifest; {again}")
-        if lacking:
-            raise UserError(f"{told}: its clips lack {', '.join(lacking)}; {again}")
+        prefix, advice = f"corpus '{self.path}': is not finished", "run the same command again to continue"
+        if num_rows != len(expected):
+            raise UserError(f"{prefix}: its manifest has {num_rows} of {len(expected)} clips; {advice}")
+        missing = [name for name in member_names(self.header) if name not in self._names]
+        if missing:
+            raise UserError(f"{prefix}: its clips have no {', '.join(missing)}; {advice}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path only: another process reads the manifest again."""
         return partial(Corpus, unfinished=True), (self.path,)
 
+    def __repr__(self) -> str:
+        """Return the path, the number and the shape of the clips, and how they are stored."""
+        header = self.header
+        shape = "x".join(map(str, (header.num_frames, *header.size_hw)))
+        return f"Corpus('{self.path}', {len(self)} clips of {shape}, {header.media}, {header.layout})"
+
     def __len__(self) -> int:
-        """Return the number of clips here."""
+        """Return the number of clips in this folder."""
         return len(self.indices)
 
+    def __iter__(self) -> Iterator[int]:
+        """Yield the numbers of the clips in this folder."""
+        return iter(self.indices)
+
     def row(self, index: int) -> Row:
-        """Return the manifest's row of a clip.
+        """Return the row of a clip in the manifest.
 
         Raises:
-            UserError: no such clip here.
+            UserError: no such clip in this folder.
         """
-        row: Row = self._table.slice(self._place(index), 1).to_pylist()[0]
+        row: Row = self._table.slice(self._row_number(index), 1).to_pylist()[0]
         return row
 
-    def _place(self, index: int) -> int:
-        if index not in self.indices:
-            there = f"{self.indices.start}..{self.indices.stop - 1}"
-            raise UserError(f"index {index}: corpus '{self.path}' has the clips {there}")
-        return index - self.indices.start
-
-    @cached_property
-    def _members(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-        """Return files, offsets and sizes of all members of all clips, flat."""
-        members = self._table["members"].combine_chunks().flatten()
-        offsets, sizes = (members.field(name).to_numpy() for name in ("offset", "bytes"))
-        files = members.field("file").dictionary_encode()
-        self._files = files.indices.to_numpy()
-        return files.dictionary.to_pylist(), offsets, sizes
-
-    def read(self, index: int, name: str) -> bytes:
-        """Return one file of a clip, by its name without the clip's number, for example ``mp4``.
-
-        Raises:
-            UserError: no such clip or file, or it is cut short.
-        """
-        if name not in self._names:
-            raise UserError(f"'{name}': the clips of '{self.path}' have {', '.join(self._names)}")
-        files, offsets, sizes = self._members
-        place = self._place(index) * len(self._names) + self._names.index(name)
-        path, size = self.path / files[self._files[place]], int(sizes[place])
-        try:
-            data = read_at(path, int(offsets[place]), size)
-        except OSError as error:
-            raise UserError(f"'{path}': cannot be read: {error.strerror}") from None
-        if len(data) != size:
-            raise UserError(f"'{path}': ends inside clip {index}; 'smile-synth corpus repair' mends it")
-        return data
-
-    def damaged(self) -> list[tuple[int, Path, str]]:
-        """Return every clip with a file that is missing or cut short: number, file, reason.
-
-        Sizes are compared, contents are not: that is `verify`.
-        """
-        files, offsets, sizes = self._members
-        paths = [self.path / file for file in files]
-        there = np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
-        lacking = there[self._files] < offsets + sizes
-        found: dict[int, tuple[int, Path, str]] = {}
-        for member in np.flatnonzero(lacking):
-            index, file = self.indices[int(member) // len(self._names)], int(self._files[member])
-            found.setdefault(index, (index, paths[file], "is missing" if there[file] < 0 else "is cut short"))
-        return list(found.values())
-
     def column(self, name: str) -> list[Any]:
-        """Return one value of the manifest for every clip here, in their order."""
+        """Return a column of the manifest: one value per clip, in order."""
         values: list[Any] = self._table[name].to_pylist()
         return values
 
     def scene(self, index: int) -> Scene:
-        """Return the scene of a clip; with the sources it gives every label (`annotate`)."""
+        """Return the scene of a clip; with the sources it gives all labels, see `annotate`."""
         return Scene.from_bytes(self.read(index, "scene"))
 
     def labels(self, index: int) -> dict[str, Any]:
-        """Return the stored labels of a clip's objects, see docs/labels.md."""
-        values: dict[str, Any] = json.loads(self.read(index, "json"))
+        """Return the stored object labels of a clip, see docs/labels.md."""
+        values: dict[str, Any] = orjson.loads(self.read(index, "json"))
         return values
 
     def arrays(self, index: int, kind: str) -> dict[str, NDArray[Any]]:
-        """Return a stored label kind's arrays, for example of ``tracks``."""
+        """Return the arrays of a stored label kind, for example of ``tracks``."""
         return npz_arrays(self.read(index, f"{kind}.npz"))
 
     def frames(self, index: int) -> NDArray[np.uint8]:
-        """Return the decoded media ``[T, H, W, 3]`` uint8 RGB."""
+        """Return the decoded frames ``[T, H, W, 3]`` uint8 RGB."""
         names = media_names(self.header)
         return MEDIA[self.header.media].decode({name: self.read(index, name) for name in names})
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the numbers of the clips here."""
-        return iter(self.indices)
+    def read(self, index: int, name: str) -> bytes:
+        """Return the content of a clip's file, by its name without the clip's number, for example ``mp4``.
+
+        Raises:
+            UserError: no such clip or file, or the file is cut short.
+        """
+        if name not in self._names:
+            raise UserError(f"'{name}': the clips of '{self.path}' have {', '.join(self._names)}")
+        members = self._members
+        k = self._row_number(index) * len(self._names) + self._names.index(name)
+        path, size = self.path / members.files[members.file_ids[k]], int(members.sizes[k])
+        try:
+            data = read_at(path, int(members.offsets[k]), size)
+        except OSError as error:
+            raise UserError(f"'{path}': cannot be read: {error.strerror}") from None
+        if len(data) != size:
+            raise UserError(f"'{path}': ends inside clip {index}; 'smile-synth corpus repair' repairs it")
+        return data
+
+    def damaged(self) -> list[tuple[int, Path, str]]:
+        """Return (index, file, reason) of every clip with a file that is missing or cut short.
+
+        This compares sizes only; `verify` compares contents.
+        """
+        members = self._members
+        paths = [self.path / file for file in members.files]
+        sizes = np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        found: dict[int, tuple[int, Path, str]] = {}
+        for k in np.flatnonzero(sizes[members.file_ids] < members.offsets + members.sizes):
+            index, file = self.indices[int(k) // len(self._names)], int(members.file_ids[k])
+            found.setdefault(index, (index, paths[file], "is missing" if sizes[file] < 0 else "is cut short"))
+        return list(found.values())
+
+    def _row_number(self, index: int) -> int:
+        if index not in self.indices:
+            first, last = self.indices.start, self.indices.stop - 1
+            clips = f"the clips {first}..{last}" if self.indices else "no clips"
+            raise UserError(f"index {index}: corpus '{self.path}' has {clips}")
+        return index - self.indices.start
+
+    @cached_property
+    def _members(self) -> _Members:
+        members = self._table["members"].combine_chunks().flatten()
+        files = members.field("file").dictionary_encode()
+        offsets, sizes = (members.field(name).to_numpy() for name in ("offset", "bytes"))
+        return _Members(files.dictionary.to_pylist(), files.indices.to_numpy(), offsets, sizes)

@@ -1,88 +1,97 @@
-"""Write a labelled corpus: one clip after the other, by index, resumable, the same bytes for any workers."""
+"""Write a labelled corpus clip by clip. A killed run continues; the bytes do not depend on the workers."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict, Unpack
 
-from smile_synth.annotations import annotate
-from smile_synth.compositing import draw_frames, empty_frames
 from smile_synth.core.errors import UserError, nearest
+from smile_synth.corpus._clip_files import CorpusJob, draw_scenes, encode, label_files, render
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._header import (
     HEADER,
     LAYOUTS,
+    RECIPE,
     CorpusHeader,
-    licences,
-    versions,
+    count_licences,
+    current_versions,
 )
-from smile_synth.corpus._labels import KINDS, check_kinds, labels_bytes, listed_labels
-from smile_synth.corpus._manifest import ManifestWriter, Row, make_row, read_rows
-from smile_synth.corpus._media import DEFAULT_QUALITY, MEDIA, check_medium
+from smile_synth.corpus._labels import check_kinds
+from smile_synth.corpus._manifest import Row, make_row, new_manifest, read_rows
+from smile_synth.corpus._media import Members, check_medium
 from smile_synth.corpus._store import (
-    SHARDS,
-    Source,
-    Standing,
-    assemble,
+    StoredClips,
+    TarPosition,
+    assemble_shard,
     clip_size,
     media_names,
     member_names,
-    moved,
-    place_of,
+    moved_row,
+    only_writer,
+    places_of,
+    position_of,
+    remove_pieces,
     shard_of,
     shard_size,
+    size_of,
+    sync_all_folders,
     write_files,
     write_piece,
 )
-from smile_synth.io.atomic import only_writer, sync_folder, told
+from smile_synth.io.atomic import LOCK, write_errors_for
+from smile_synth.io.videos import DEFAULT_CRF
 from smile_synth.parallel.cluster import Cluster
 from smile_synth.parallel.workers import in_order
 from smile_synth.recipe import Recipe
-from smile_synth.sampling import sample_scene, sample_scenes
+from smile_synth.sampling import sample_scene
 from smile_synth.scene import Scene
 from smile_synth.sources import Sources
 
-_LARGEST_CLIP = 16 * 2**30  # bytes of frames, held in memory as a whole
-_TOGETHER = 2**25  # pixels of the clips that a process makes in one go, of 16x224x224 forty
-_DRAWN_TOGETHER = 2**22  # pixels of those that it draws in one go, twelve megabytes: five
-_WRITERS = 4  # threads that wait for the disk, in every process
-# Called with (clips done, clips in all, bytes of their media).
+_MAX_CLIP_BYTES = 16 * 2**30  # of the frames of one clip, which are in memory at once
+_BATCH_PIXELS = 2**25  # of the clips of one task: 40 clips of 16x224x224
+_MAX_BATCH_CLIPS = 64
+_DISK_THREADS = 4  # that wait for the disk, in every process
+# Called with (clips done, clips in total, bytes of their media).
 Progress = Callable[[int, int, int], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to write any clip of a corpus.
+class CorpusOptions(TypedDict, total=False):
+    """How the clips of a corpus are stored. Runs that continue a corpus use the same options.
 
     Attributes:
-        header: of the corpus.
-        bank: objects; None where nothing is made.
-        backgrounds: images and videos, where the scenes want them.
-        out: the corpus folder.
-        anew: make every file again, whatever stands.
+        size_hw: frame size; default: the recipe's size. Its aspect is that of the recipe.
+        fps: frames per second of the videos; default: that of the recipe.
+        media: ``h264`` (default), or lossless ``ffv1``, ``png``, ``webp``, ``npz``.
+        quality: of H.264, 0 (best) to 51; default: 18.
+        layout: ``folder`` (one per kind, default) or ``shards`` (WebDataset tars).
+        clips_per_shard: clips in one tar; default: 1000.
+        labels: kinds in addition to the object labels: ``segmentation``, ``tracks``, ``flow``,
+            ``backward-flow``.
     """
 
-    header: CorpusHeader
-    sources: Sources | None
-    out: Path
-    anew: bool = False
+    size_hw: tuple[int, int] | None
+    fps: float | None
+    media: str
+    quality: int
+    layout: str
+    clips_per_shard: int
+    labels: Sequence[str]
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        num_clips: clips of the corpus (of this part of it).
-        written: clips of which this run wrote something; the others stood already.
+        num_clips: clips of the corpus, or of this part of it.
+        written: clips of which this run wrote at least one file; the others were complete before.
         num_bytes: of the media.
     """
 
@@ -98,62 +107,87 @@ def generate(
     out: str | Path,
     num_clips: int,
     seed: int,
-    size_hw: tuple[int, int] | None = None,
-    fps: float | None = None,
-    media: str = "h264",
-    quality: int = DEFAULT_QUALITY,
-    layout: str = "folder",
-    clips_per_shard: int = 1000,
-    labels: Sequence[str] = (),
     part: tuple[int, int] | None = None,
     workers: int = 1,
     ray: str | None = None,
     progress: Progress | None = None,
+    **options: Unpack[CorpusOptions],
 ) -> CorpusSummary:
-    """Write clips 0 .. num_clips - 1 with their scenes and labels, then the manifest.
+    """Write the clips 0 .. num_clips - 1 with their scenes and labels, then the manifest.
 
-    Run again on the same folder it writes only what is missing; ``num_clips`` and ``labels`` may grow.
+    On a folder with the same corpus it writes only what is missing; ``num_clips`` and ``labels`` may grow.
 
     Args:
-        recipe: what the clips look like.
-        bank: objects.
-        backgrounds: images, where the recipe wants them.
-        out: the corpus folder.
-        num_clips: at least 1.
-        seed: of the corpus.
-        size_hw: frame size; the recipe's own when left out, else of the same aspect.
-        fps: of the video; the recipe's own when left out.
-        media: ``h264``, or without loss ``ffv1``, ``png``, ``webp``, ``npz``.
-        quality: of H.264, 0 (best) to 51.
-        layout: ``folder`` (one per kind) or ``shards`` (WebDataset tars).
-        clips_per_shard: clips in one tar.
-        labels: kinds beside the objects': ``segmentation``, ``tracks``, ``flow``, ``backward-flow``.
-        part: (i, n) writes the i-th of n parts, for `merge`.
-        workers: processes; the bytes do not depend on it.
-        ray: ``auto`` or the address of a Ray cluster, whose machines see the same files at the same paths;
-            they work instead of ``workers`` processes here, and replace one another where one dies.
-        progress: called with (clips done, clips in all, bytes of their media).
+        recipe: of the clips.
+        sources: what they are drawn from.
+        out: folder of the corpus.
+        num_clips: number of clips, at least 1.
+        seed: of the corpus, at least 0.
+        part: (i, n) writes part i of n, 0 <= i < n, for `merge`.
+        workers: number of processes; the bytes do not depend on it.
+        ray: ``auto`` or the address of a Ray cluster that works instead of processes of this machine. Its
+            machines see the same files at the same paths.
+        progress: called with (clips done, clips in total, bytes of their media).
+        options: see `CorpusOptions`.
 
     Raises:
-        UserError: another corpus stands there, another writer is at work, or sizes do not fit.
+        UserError: a bad value, the folder has other content, or another writer uses it.
+        TypeError: an unknown option.
     """
-    size_hw = size_hw or recipe.size
-    for name, value, least in (
-        ("num-clips", num_clips, 1), ("workers", workers, 1), ("seed", seed, 0),
-        ("clips-per-shard", clips_per_shard, 1),
-    ):  # fmt: skip
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
+    if workers < 1:
+        raise UserError(f"workers must be at least 1, got {workers}")
+    requested = _new_header(recipe, sources, num_clips, seed, part, options)
+    out = Path(out)
+    _check_folder(out)
+    with only_writer(out):
+        header = requested
+        previous = CorpusHeader.read(out) if (out / HEADER).exists() else None
+        if previous:
+            header = previous.grown_to(requested, out)
+            header = replace(header, labels=check_kinds(header.labels))
+        if header != previous:
+            header.write(out)
+        cluster = Cluster(ray) if ray else None
+        with closing(cluster) if cluster else nullcontext():
+            job = CorpusJob(header, sources, out)
+            return write_missing(job, workers=workers, progress=progress, cluster=cluster)
+
+
+def _new_header(
+    recipe: Recipe,
+    sources: Sources,
+    num_clips: int,
+    seed: int,
+    part: tuple[int, int] | None,
+    options: CorpusOptions,
+) -> CorpusHeader:
+    """Check all arguments of `generate` and return the header of its corpus."""
+    unknown = options.keys() - CorpusOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"generate() got an unexpected keyword argument '{min(unknown)}'")
+    size_hw = options.get("size_hw") or recipe.size
+    media, quality = options.get("media", "h264"), options.get("quality", DEFAULT_CRF)
+    layout, clips_per_shard = options.get("layout", "folder"), options.get("clips_per_shard", 1000)
+    minima = {"num_clips": (num_clips, 1), "seed": (seed, 0), "clips_per_shard": (clips_per_shard, 1)}
+    for name, (value, minimum) in minima.items():
+        if value < minimum:
+            raise UserError(f"{name} must be at least {minimum}, got {value}")
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}': allowed are {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
     if part is not None and not 0 <= part[0] < part[1]:
-        raise UserError(f"shard-index must be in 0..{part[1] - 1}, got {part[0]}")
+        raise UserError(f"part={part}: expected (i, n) with 0 <= i < n")
     check_medium(media, quality, size_hw)
-    _check_size(size_hw, recipe.num_frames)
-    kinds = check_kinds(tuple(labels))
-    # Draw one scene before anything is written: a recipe that asks for what is not there fails here.
+    clip_bytes = 3 * recipe.num_frames * size_hw[0] * size_hw[1]
+    if clip_bytes > _MAX_CLIP_BYTES:
+        raise UserError(
+            f"{recipe.num_frames} frames of {size_hw[0]}x{size_hw[1]}: a clip of {clip_bytes / 2**30:.0f} "
+            f"GiB exceeds the maximum of {_MAX_CLIP_BYTES // 2**30} GiB in memory"
+        )
+    labels = check_kinds(options.get("labels", ()))
+    # A recipe that does not fit its sources fails here, before anything is written.
     scene = sample_scene(recipe, sources, seed=seed, index=0).scaled_to(size_hw)
-    wanted = CorpusHeader(
+    used_sources = sources if scene.background_digest else Sources(sources.objects)
+    return CorpusHeader(
         recipe=recipe.values(),
         recipe_digest=recipe.digest,
         bank_digest=sources.objects.digest,
@@ -161,330 +195,222 @@ def generate(
         seed=seed,
         num_clips=num_clips,
         size_hw=size_hw,
-        fps=float(fps or recipe.fps),
+        fps=float(options.get("fps") or recipe.fps),
         media=media,
         quality=quality,
         layout=layout,
         clips_per_shard=clips_per_shard,
-        labels=kinds,
+        labels=labels,
         part=part,
         classes=tuple(sources.objects.class_names),
-        licences=licences(sources.objects, sources.backgrounds if scene.background_digest else None),
-        versions=versions(),
+        licences=count_licences(used_sources),
+        versions=current_versions(),
     )
-    out = Path(out)
-    _check_folder(out)
-    with only_writer(out):
-        header = wanted
-        if (out / HEADER).exists():
-            before = CorpusHeader.read(out)
-            header = before.joined_by(wanted, out)
-            header = replace(header, labels=check_kinds(header.labels))
-            if header != before:
-                header.write(out)
-        else:
-            header.write(out)
-        cluster = Cluster(ray) if ray else None
-        with closing(cluster) if cluster else nullcontext():
-            job = Job(header, sources, out)
-            return complete(job, workers=workers, progress=progress, cluster=cluster)
-
-
-def _check_size(size_hw: tuple[int, int], num_frames: int) -> None:
-    size = 3 * num_frames * size_hw[0] * size_hw[1]
-    if size > _LARGEST_CLIP:
-        raise UserError(
-            f"{num_frames} frames of {size_hw[0]}x{size_hw[1]}: a clip of {size / 2**30:.0f} GiB is more "
-            f"than the {_LARGEST_CLIP // 2**30} GiB that are held in memory"
-        )
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse a folder that holds anything but a corpus of ours."""
-    if (out / HEADER).is_file():
+    """Refuse a folder that contains anything other than a corpus."""
+    if (out / HEADER).is_file() or not out.exists():
         return
-    with told(out):
-        ours = not out.exists() or all(
-            path.name.startswith(("corpus.json.", "recipe.yaml", ".lock")) for path in out.iterdir()
-        )
-    if not ours:
-        raise UserError(f"out '{out}': is not empty and holds no corpus of ours; give a new folder")
+    with write_errors_for(out):
+        names = [path.name for path in out.iterdir()]
+    if not all(name.startswith((f"{HEADER}.", RECIPE, LOCK)) for name in names):
+        raise UserError(f"out '{out}': is not empty and has no {HEADER}; use a new folder")
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A clip that stands.
+# --- all clips
+
+
+class _FinishedClip(NamedTuple):
+    """A clip with all its files.
 
     Attributes:
-        row: of the manifest; in a shard, offsets are counted from the clip's own beginning.
-        made: whether anything of it was made now.
-        source: where it stands, if it is one of a shard's.
+        row: of the manifest.
+        is_new: whether this run made some of its files.
+        position: its tar, in the layout ``shards``.
     """
 
     row: Row
-    made: bool
-    source: Source | None
+    is_new: bool
+    position: TarPosition | None
 
 
-def complete(
-    job: Job, *, workers: int, progress: Progress | None, cluster: Cluster | None = None
+def write_missing(
+    job: CorpusJob, *, workers: int, progress: Progress | None, cluster: Cluster | None = None
 ) -> CorpusSummary:
-    """Make whatever a corpus lacks, then write its manifest. The caller holds the corpus's lock."""
+    """Make the missing files of a corpus, then write its manifest. The caller has locked the corpus."""
     out, header = job.out, job.header
-    indices = header.indices
-    clips = _clips(job, _unknown(job), workers, cluster)
     written = done = num_bytes = 0
 
-    def count(clip: _Done) -> _Done:
+    def counted(clips: Iterator[_FinishedClip]) -> Iterator[_FinishedClip]:
         nonlocal written, done, num_bytes
-        written += clip.made
-        done += 1
-        num_bytes += clip.row["bytes"]
-        if progress:
-            progress(done, len(indices), num_bytes)
-        return clip
+        for clip in clips:
+            written += clip.is_new
+            done += 1
+            num_bytes += clip.row["bytes"]
+            if progress:
+                progress(done, len(header.indices), num_bytes)
+            yield clip
 
-    with ManifestWriter(out) as manifest:
+    clips = counted(_all_clips(job, workers, cluster))
+    with new_manifest(out) as append:
         if header.layout == "folder":
             for clip in clips:
-                manifest.add(count(clip).row)
+                append(clip.row)
         else:
             for _, block in groupby(clips, key=lambda clip: clip.row["index"] // header.clips_per_shard):
-                for row in _joined(job, [count(clip) for clip in block]):
-                    manifest.add(row)
-        # The manifest must not come to disk before the names of what it lists.
-        for folder in {out, *(path for path in out.iterdir() if path.is_dir())}:
-            sync_folder(folder)
-    for left in (out / SHARDS).glob("*.parts"):
-        shutil.rmtree(left)
-    return CorpusSummary(len(indices), written, num_bytes)
+                finished = list(block)
+                positions = {clip.row["index"]: clip.position for clip in finished if clip.position}
+                for row in finish_shard(out, header, [clip.row for clip in finished], positions):
+                    append(row)
+        sync_all_folders(out)
+    remove_pieces(out)
+    return CorpusSummary(len(header.indices), written, num_bytes)
 
 
-def _joined(job: Job, clips: list[_Done]) -> Iterator[Row]:
-    """Yield the rows of a shard where they come to stand, after it was put together if it has changed."""
-    rows = [clip.row for clip in clips]
-    sources = {clip.row["index"]: clip.source for clip in clips if clip.source}
-    shard = job.out / shard_of(job.header, rows[0]["index"])
-    if any(path != shard for path, _ in sources.values()) or _size(shard) != shard_size(rows):
-        lacking = [row["index"] for row in rows if row["index"] not in sources]
-        standing = Standing(job.out, job.header) if lacking else None
-        for index in lacking:
-            found = standing.source(index) if standing else None
-            assert found is not None
-            sources[index] = found
-        assemble(job.out, job.header, rows, sources)
-    start = 0
-    for row in rows:
-        yield moved(row, start)
-        start += clip_size(row)
+def _all_clips(job: CorpusJob, workers: int, cluster: Cluster | None) -> Iterator[_FinishedClip]:
+    """Yield all clips in order, and make the missing ones."""
+    complete = {row["index"] for row in _valid_rows(job)}
+    todo = [index for index in job.header.indices if index not in complete]
+    batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
+    work = partial(_make_clips, _BatchContext(job, StoredClips(job.out, job.header)))
+    made = chain.from_iterable(in_order(work, batches, workers=workers, cluster=cluster))
+    # Read again instead of kept: memory must not grow with the number of clips.
+    valid = (_FinishedClip(row, False, _position(job, row)) for row in _valid_rows(job))
+    return heapq.merge(valid, made, key=lambda clip: clip.row["index"])
 
 
-def _unknown(job: Job) -> list[int]:
-    """Return the clips whose row in the present manifest does not do, or that have none."""
-    known = set() if job.anew else {row["index"] for row in _trusted(job)}
-    return [index for index in job.header.indices if index not in known]
+def _position(job: CorpusJob, row: Row) -> TarPosition | None:
+    return position_of(job.out, row) if job.header.layout == "shards" else None
 
 
-def _trusted(job: Job) -> Iterator[Row]:
-    """Yield the rows of the present manifest whose files stand as it says.
+def _valid_rows(job: CorpusJob) -> Iterator[Row]:
+    """Yield the rows of the present manifest whose files are complete.
 
     Raises:
-        UserError: a file stands with another size.
+        UserError: a file has another size than in the manifest.
     """
-    out, header = job.out, job.header
-    names = member_names(header)
-
-    def complete_rows() -> Iterator[Row]:
-        for row in read_rows(out):
-            if tuple(member["name"] for member in row["members"]) == names:
-                yield row
-
-    if header.layout == "folder":
-        for row in complete_rows():
-            sizes = [_size(out / member["file"]) for member in row["members"]]
-            for member, size in zip(row["members"], sizes, strict=True):
-                if size not in (None, member["bytes"]):
-                    raise UserError(
-                        f"'{out / member['file']}': has {size} bytes, the manifest says {member['bytes']}; "
-                        "'smile-synth corpus repair' mends it"
-                    )
-            if None not in sizes:
-                yield row
+    if job.overwrite:
         return
-    for file, block in groupby(complete_rows(), key=lambda row: str(row["file"])):
-        rows = list(block)
-        # A shard of another size was cut, which its scan will tell, or grown by a run that was killed.
-        if _size(out / file) == shard_size(rows):
-            yield from rows
+    out, names = job.out, member_names(job.header)
+    rows = (row for row in read_rows(out) if tuple(member["name"] for member in row["members"]) == names)
+    if job.header.layout == "shards":
+        for file, block in groupby(rows, key=lambda row: str(row["file"])):
+            shard = list(block)
+            # A shard of another size was cut, which its scan detects, or grown by a run that was killed.
+            if size_of(out / file) == shard_size(shard):
+                yield from shard
+        return
+    for row in rows:
+        sizes = [size_of(out / member["file"]) for member in row["members"]]
+        for member, size in zip(row["members"], sizes, strict=True):
+            if size not in (None, member["bytes"]):
+                raise UserError(
+                    f"'{out / member['file']}': has {size} bytes, the manifest says {member['bytes']}; "
+                    "'smile-synth corpus repair' repairs it"
+                )
+        if None not in sizes:
+            yield row
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _batches(header: CorpusHeader, todo: Sequence[int], workers: int) -> list[list[int]]:
+    """Group clips into tasks; the clips of a task belong to one shard.
 
-
-def _clips(job: Job, todo: list[int], workers: int, cluster: Cluster | None) -> Iterator[_Done]:
-    """Yield every clip, in order."""
-    standing = None if job.anew else Standing(job.out, job.header)
-    batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
-    work = in_order(partial(_work, _Work(job, standing)), batches, workers=workers, cluster=cluster)
-    made = chain.from_iterable(work)
-    missing = iter(todo)
-    next_missing = next(missing, None)
-    known = iter(()) if job.anew or len(todo) == len(job.header.indices) else _trusted(job)
-    for index in job.header.indices:
-        if index == next_missing:
-            yield next(made)
-            next_missing = next(missing, None)
-        else:
-            yield _Done(next(row for row in known if row["index"] == index), False, None)
-
-
-def _batches(header: CorpusHeader, todo: list[int], workers: int) -> list[list[int]]:
-    """Deal clips out in runs, of which none reaches from one shard into the next.
-
-    Scenes are drawn, and files brought to disk, together; but a run should not take much longer than a
+    The scenes of a task are drawn together, and its files written together. A task should take about a
     second, and every process should have several.
     """
     pixels = header.num_frames * header.size_hw[0] * header.size_hw[1]
-    most = max(1, min(64, _TOGETHER // pixels, len(todo) // (4 * workers)))
+    size = max(1, min(_MAX_BATCH_CLIPS, _BATCH_PIXELS // pixels, len(todo) // (4 * workers)))
     batches: list[list[int]] = []
     for _, block in groupby(todo, key=lambda index: index // header.clips_per_shard):
         clips = list(block)
-        batches += [clips[i : i + most] for i in range(0, len(clips), most)]
+        batches += [clips[i : i + size] for i in range(0, len(clips), size)]
     return batches
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What all clips share; a process opens the present manifest once."""
+def finish_shard(
+    out: Path, header: CorpusHeader, rows: Sequence[Row], positions: Mapping[int, TarPosition]
+) -> Iterator[Row]:
+    """Assemble the shard of these clips if it has changed; yield the rows with their offsets in it."""
+    shard = out / shard_of(header, rows[0]["index"])
+    if any(path != shard for path, _ in positions.values()) or size_of(shard) != shard_size(rows):
+        assemble_shard(out, header, rows, positions)
+    start = 0
+    for row in rows:
+        yield moved_row(row, start)
+        start += clip_size(row)
 
-    job: Job
-    standing: Standing | None
+
+# --- the clips of one task, in a worker
+
+
+@dataclass(frozen=True)
+class _BatchContext:
+    """What all tasks share."""
+
+    job: CorpusJob
+    stored: StoredClips
 
     @cached_property
     def recorded(self) -> Corpus | None:
-        return None if self.job.anew else Corpus(self.job.out, unfinished=True)
+        """The present manifest, opened once per process."""
+        return None if self.job.overwrite else Corpus(self.job.out, unfinished=True)
 
 
-def _work(shared: _Work, indices: list[int]) -> list[_Done]:
-    """Make what clips lack."""
-    job, standing, recorded = shared.job, shared.standing, shared.recorded
-    header, names = job.header, member_names(job.header)
-    have = {index: standing.members(index) if standing else {} for index in indices}
-    scenes = {i: Scene.from_bytes(members["scene"]) for i, members in have.items() if "scene" in members}
-    undrawn = [index for index in indices if index not in scenes]
-    scenes.update(zip(undrawn, draw_scenes(job, undrawn), strict=True))
-    missing = {i: [name for name in names if name not in have[i]] for i in indices}
-    # Labels of all clips first: after an encoder nothing but its own is left in a processor's caches.
-    labels = {i: make_labels(job, scenes[i], missing[i]) for i in indices if missing[i]}
-    seen = set(media_names(header))
-    media = make_media(job, [scenes[i] for i in indices if not seen.isdisjoint(missing[i])])
-    made: dict[int, dict[str, bytes]] = {}
-    # A disk takes its time for each file; it takes them while the next clip is made.
-    with ThreadPoolExecutor(_WRITERS) as disk:
-        writing: list[Future[None]] = []
-        for index in indices:
-            if not missing[index]:
-                continue
-            new = labels[index][0]
-            if not seen.isdisjoint(missing[index]):
-                new |= {name: data for name, data in next(media).items() if name in missing[index]}
+def _make_clips(context: _BatchContext, indices: Sequence[int]) -> list[_FinishedClip]:
+    """Make and store the missing files of clips."""
+    job, header = context.job, context.job.header
+    names = member_names(header)
+    existing = {i: {} if job.overwrite else context.stored.members(i) for i in indices}
+    missing = {i: [name for name in names if name not in existing[i]] for i in indices}
+    scenes = _scenes(job, existing)
+    todo = [i for i in indices if missing[i]]
+    # Label all clips before the first is encoded: an encoder fills the processor's caches with its own data.
+    new = {i: label_files(job, scenes[i], missing[i]) for i in todo}
+    with_media = [i for i in todo if not set(media_names(header)).isdisjoint(missing[i])]
+    frames = render(job, [scenes[i] for i in with_media])
+    writing: list[Future[None]] = []
+    # The disk takes time for every file; meanwhile the next clip is encoded.
+    with ThreadPoolExecutor(_DISK_THREADS) as disk:
+        for i in todo:
+            if i in with_media:
+                media = encode(header, next(frames))
+                new[i] |= {name: media[name] for name in missing[i] if name in media}
             if header.layout == "folder":
-                writing += [disk.submit(write_files, job.out, index, {name: new[name]}) for name in new]
-            made[index] = {name: new[name] if name in new else have[index][name] for name in names}
-        for written in writing:
-            written.result()
-    rows: list[Row] = []
-    for index in indices:
-        members = made.get(index, have[index])
-        listed = labels[index][1] if index in labels else None
-        row = make_row(index, members, place_of(header, index, members), media_names(header), listed)
-        if recorded is not None and index in recorded.indices:
-            _check_unchanged(recorded.row(index), row)
-        rows.append(row)
-    sources: dict[int, Source] = {}
+                writing += [disk.submit(write_files, job.out, i, {name: new[i][name]}) for name in new[i]]
+    for future in writing:
+        future.result()  # raises the error of its write
+    members = {i: existing[i] | new.get(i, {}) for i in indices}
+    members = {i: {name: files[name] for name in names} for i, files in members.items()}
+    rows = {i: _row(context, i, members[i]) for i in indices}
+    positions: dict[int, TarPosition | None] = {}
     if header.layout == "shards":
-        if made:
-            sources = write_piece(job.out, header, made)
-        if standing:
-            sources |= {i: found for i in indices if i not in made and (found := standing.source(i))}
-    return [_Done(row, row["index"] in made, sources.get(row["index"])) for row in rows]
+        positions = {i: context.stored.position(i) for i in indices if not missing[i]}
+        if todo:
+            positions |= write_piece(job.out, header, {i: members[i] for i in todo})
+    return [_FinishedClip(rows[i], bool(missing[i]), positions.get(i)) for i in indices]
 
 
-def _check_unchanged(recorded: Row, row: Row) -> None:
-    """Refuse files other than those that the present manifest lists: a new one must not bless damage."""
-    before = {member["name"]: member["sha256"] for member in recorded["members"]}
-    for member in row["members"]:
-        if before.get(member["name"], member["sha256"]) != member["sha256"]:
-            raise UserError(
-                f"'{member['file']}': clip {row['index']} is not as the manifest says (sha256 of its "
-                f"{member['name']} differs); 'smile-synth corpus repair' mends it"
-            )
+def _scenes(job: CorpusJob, existing: Mapping[int, Members]) -> dict[int, Scene]:
+    """Read the scenes that are stored, and draw the others."""
+    scenes = {i: Scene.from_bytes(files["scene"]) for i, files in existing.items() if "scene" in files}
+    undrawn = [i for i in existing if i not in scenes]
+    return scenes | dict(zip(undrawn, draw_scenes(job, undrawn), strict=True))
 
 
-def draw_scenes(job: Job, indices: Sequence[int]) -> list[Scene]:
-    """Draw the scenes of clips anew."""
-    header = job.header
-    if not indices:
-        return []
-    assert job.sources is not None
-    scenes = sample_scenes(header.resolved_recipe, job.sources, seed=header.seed, indices=indices)
-    return [scene.scaled_to(header.size_hw) for scene in scenes]
+def _row(context: _BatchContext, index: int, members: Members) -> Row:
+    """Hash the files of a clip; refuse files that differ from the present manifest.
 
-
-def make_members(job: Job, scene: Scene, names: Sequence[str]) -> dict[str, bytes]:
-    """Make files of a clip from its scene.
-
-    Raises:
-        UserError: the sources are not those of the scene.
+    Without this check a new manifest would record damaged files as valid.
     """
-    made, _ = make_labels(job, scene, names)
-    if not made.keys() >= set(names):
-        media = next(make_media(job, [scene]))
-        made |= {name: media[name] for name in names if name in media}
-    return made
-
-
-def make_labels(
-    job: Job, scene: Scene, names: Sequence[str]
-) -> tuple[dict[str, bytes], dict[str, Any] | None]:
-    """Make those files of a clip that are not media; returns them and, with the labels, the `listed_labels`.
-
-    Raises:
-        UserError: the sources are not those of the scene.
-    """
-    made: dict[str, bytes] = {}
-    listed: dict[str, Any] | None = None
-    assert job.sources is not None
-    annotation = annotate(scene, job.sources)
-    content = scene.to_bytes()
-    for name in names:
-        kind = name.removesuffix(".npz")
-        if name == "scene":
-            made[name] = content
-        elif name == "json":
-            digest = hashlib.sha256(content).hexdigest()
-            made[name], listed = labels_bytes(annotation, digest), listed_labels(annotation, digest)
-        elif kind in KINDS:
-            made[name] = KINDS[kind](annotation)
-    return made, listed
-
-
-def make_media(job: Job, scenes: Sequence[Scene]) -> Iterator[dict[str, bytes]]:
-    """Yield the media of clips, some of which are drawn at a time.
-
-    Raises:
-        UserError: the sources are not those of a scene.
-    """
-    header = job.header
-    assert job.sources is not None
-    together = max(1, _DRAWN_TOGETHER // (header.num_frames * header.size_hw[0] * header.size_hw[1]))
-    for first in range(0, len(scenes), together):
-        some = scenes[first : first + together]
-        frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
-        draw_frames(some, job.sources, frames)
-        for clip in frames:
-            yield MEDIA[header.media].encode(clip, header.fps, header.quality)
+    header, recorded = context.job.header, context.recorded
+    row = make_row(index, members, places_of(header, index, members), media_names(header))
+    if recorded is not None and index in recorded.indices:
+        before = {member["name"]: member["sha256"] for member in recorded.row(index)["members"]}
+        for member in row["members"]:
+            if before.get(member["name"], member["sha256"]) != member["sha256"]:
+                raise UserError(
+                    f"'{member['file']}': clip {index} differs from the manifest (sha256 of its "
+                    f"{member['name']}); 'smile-synth corpus repair' repairs it"
+                )
+    return row

@@ -1,11 +1,11 @@
-"""corpus.json: everything that decides a corpus's bytes, but for the sources themselves."""
+"""corpus.json: everything that decides the bytes of a corpus, except the content of its sources."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,40 +13,49 @@ from typing import Any
 
 import pydantic
 
-from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
-from smile_synth.objects import ObjectBank
 from smile_synth.recipe import Recipe
+from smile_synth.sources import Sources
 
-FORMAT = "smile-corpus-2"
+FORMAT = "smile-corpus-3"
 HEADER = "corpus.json"
+RECIPE = "recipe.yaml"
 LAYOUTS = ("folder", "shards")
-# Versions of what touches bytes; libx264, ffv1, libpng and libwebp come inside av and OpenCV.
-_PACKAGES = ("smile-video", "numpy", "av", "numba", "opencv-python-headless", "pycocotools", "pyarrow")
+# Packages whose versions affect bytes. libx264, ffv1, libpng and libwebp are part of av and OpenCV.
+_PACKAGES = (
+    "smile-video",
+    "numpy",
+    "av",
+    "numba",
+    "opencv-python-headless",
+    "orjson",
+    "pycocotools",
+    "pyarrow",
+)
+_MAX_DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
 class CorpusHeader:
-    """What is written in corpus.json.
+    """The content of corpus.json.
 
     Attributes:
-        recipe: as resolved, every value written out.
-        recipe_digest, bank_digest, background_digest: what the scenes are drawn from.
+        recipe: all values of the recipe.
+        recipe_digest, bank_digest, background_digest: of what the scenes are drawn from.
         seed: of the corpus.
-        num_clips: of the whole corpus.
+        num_clips: of the whole corpus, not only of a part.
         size_hw: frame size in pixels.
-        fps: of the media.
+        fps: frames per second of the media.
         media: a key of `MEDIA`.
         quality: of H.264, 0 (best) to 51.
         layout: ``folder`` or ``shards``.
-        clips_per_shard: clips in one tar.
-        labels: label kinds beside the objects', in their order in `KINDS`.
-        part: (i, n) where this folder is one of n parts of the corpus, else None.
-        classes: all classes of the bank; their place + 1 is the category id of every exporter.
-        licences: of the bank's objects, with how many have each; of the backgrounds.
-        versions: of what touches bytes.
-        extensions: label kind -> versions, where other ones than those made it later.
+        clips_per_shard: clips in one tar file.
+        labels: label kinds in addition to the object labels, in the order of `KINDS`.
+        part: (i, n) if this folder is part i of n of the corpus, else None.
+        classes: all classes of the bank; category ids of exporters are positions here, from 1.
+        licences: number of objects and backgrounds with each licence.
+        versions: of the packages that affect bytes.
         format: of this file.
     """
 
@@ -67,24 +76,23 @@ class CorpusHeader:
     classes: tuple[str, ...]
     licences: dict[str, Any]
     versions: dict[str, str]
-    extensions: dict[str, dict[str, str]] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> CorpusHeader:
-        """Read a corpus's header.
+        """Read the header of a corpus.
 
         Raises:
-            UserError: no corpus of ours, or a damaged header.
+            UserError: the folder is not a corpus, or its header is damaged or of another format.
         """
         path = folder / HEADER
         if not path.is_file():
-            raise UserError(f"corpus '{folder}': holds no {HEADER}; not a corpus of ours")
+            raise UserError(f"corpus '{folder}': is not a corpus, it has no {HEADER}")
         try:
             values = json.loads(path.read_text())
             if values.get("format") != FORMAT:
                 raise UserError(
-                    f"corpus '{folder}': is of format {values.get('format')!r}, this version reads {FORMAT!r}"
+                    f"corpus '{folder}': has format {values.get('format')!r}, this version reads {FORMAT!r}"
                 )
             for name in ("size_hw", "labels", "classes", "part"):
                 values[name] = None if values[name] is None else tuple(values[name])
@@ -92,33 +100,36 @@ class CorpusHeader:
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise UserError(f"corpus '{folder}': {HEADER} is damaged: {error}") from None
 
+    def __hash__(self) -> int:
+        """Hash the values that identify a corpus."""
+        return hash((self.recipe_digest, self.bank_digest, self.background_digest, self.seed, self.num_clips))
+
     def write(self, folder: Path) -> None:
-        """Write corpus.json, and recipe.yaml beside it for people and for `Recipe.load`."""
-        write_bytes(folder / "recipe.yaml", self.resolved_recipe.to_yaml().encode())
+        """Write corpus.json, and recipe.yaml for people and for `Recipe.load`."""
+        write_bytes(folder / RECIPE, self.resolved_recipe.to_yaml().encode())
         write_bytes(folder / HEADER, (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode())
 
     @cached_property
     def resolved_recipe(self) -> Recipe:
-        """The recipe to draw from.
+        """The recipe of the scenes.
 
         Raises:
-            UserError: this version reads other recipes.
+            UserError: it is a recipe of another version.
         """
         try:
             return Recipe.model_validate_json(json.dumps(self.recipe))
         except pydantic.ValidationError as error:
-            raise UserError(
-                f"the corpus's recipe is of another version: {error.errors()[0]['msg']}"
-            ) from None
+            message = error.errors()[0]["msg"]
+            raise UserError(f"the recipe of the corpus is of another version: {message}") from None
 
     @property
     def num_frames(self) -> int:
-        """Frames of every clip."""
+        """Number of frames of every clip."""
         return int(self.recipe["num_frames"])
 
     @property
     def indices(self) -> range:
-        """The clips in this folder: all, or those of its part."""
+        """The clips in this folder: all, or those of its part, which can be empty."""
         if self.part is None:
             return range(self.num_clips)
         i, n = self.part
@@ -126,52 +137,57 @@ class CorpusHeader:
         units = -(-self.num_clips // unit)
         return range(units * i // n * unit, min(units * (i + 1) // n * unit, self.num_clips))
 
-    def differences(self, other: CorpusHeader) -> list[str]:
-        """Tell in which values another corpus differs, one line each, nested keys by their path."""
-        mine, its = _flat(asdict(self)), _flat(asdict(other))
+    def differences(self, other: CorpusHeader) -> list[tuple[str, str, str]]:
+        """Return (key, own value, other value) of all values that differ; nested keys as paths."""
+        own_values, other_values = _flat(asdict(self)), _flat(asdict(other))
         return [
-            f"{key} is {_short(mine.get(key))} there and {_short(its.get(key))} now"
-            for key in sorted(mine.keys() | its.keys())
-            if mine.get(key) != its.get(key)
+            (key, _short(own_values.get(key)), _short(other_values.get(key)))
+            for key in sorted(own_values.keys() | other_values.keys())
+            if own_values.get(key) != other_values.get(key)
         ]
 
-    def joined_by(self, wanted: CorpusHeader, out: Path) -> CorpusHeader:
-        """Return the header of this corpus grown to what a command wants.
+    def grown_to(self, requested: CorpusHeader, out: Path) -> CorpusHeader:
+        """Return this header with the clips and the additional labels of a requested one.
 
         Raises:
-            UserError: it is another corpus, or has more clips already.
+            UserError: the requested corpus is another one, or has fewer clips.
         """
-        labels = tuple(dict.fromkeys((*self.labels, *wanted.labels)))
-        grown = replace(self, num_clips=wanted.num_clips, labels=labels)
-        different = grown.differences(replace(wanted, labels=labels, extensions=self.extensions))
-        # A digest says no more than the values it is made of, where those are told.
-        told = [line for line in different if "_digest" not in line] or different
-        if told:
-            more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-            raise UserError(f"out '{out}': holds another corpus: {', '.join(told[:5])}{more}")
-        if wanted.num_clips < self.num_clips:
+        labels = tuple(dict.fromkeys((*self.labels, *requested.labels)))
+        grown = replace(self, num_clips=requested.num_clips, labels=labels)
+        different = grown.differences(replace(requested, labels=labels))
+        if different:
+            lines = [f"{key} is {own} there and {other} now" for key, own, other in different]
+            raise UserError(f"out '{out}': holds another corpus: {listed(lines)}")
+        if requested.num_clips < self.num_clips:
             raise UserError(
-                f"out '{out}': was begun with {self.num_clips} clips; num-clips can be raised, not lowered "
-                f"to {wanted.num_clips}"
+                f"out '{out}': has {self.num_clips} clips; num_clips can grow, not shrink to "
+                f"{requested.num_clips}"
             )
-        if self.part and wanted.num_clips != self.num_clips:
+        if self.part and requested.num_clips != self.num_clips:
             raise UserError(
-                f"out '{out}': is a part of {self.num_clips} clips; raise num-clips after the merge"
+                f"out '{out}': is a part of {self.num_clips} clips; merge the parts before num_clips grows"
             )
         return grown
 
 
-def versions() -> dict[str, str]:
-    """Return the present versions of what touches bytes."""
+def listed(lines: list[str]) -> str:
+    """Join differences to one line; digests only where no other value differs, and few of them."""
+    lines = [line for line in lines if "_digest" not in line] or lines
+    more = f" and {len(lines) - _MAX_DIFFERENCES} more" if len(lines) > _MAX_DIFFERENCES else ""
+    return ", ".join(lines[:_MAX_DIFFERENCES]) + more
+
+
+def current_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that affect bytes."""
     return {**{name: version(name) for name in _PACKAGES}, "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
-def licences(bank: ObjectBank, backgrounds: BackgroundFolder | None) -> dict[str, Any]:
-    """Sum up under which licences a corpus's sources are."""
-    names = Counter(name or "not recorded" for name in bank.index["licence"].to_pylist())
+def count_licences(sources: Sources) -> dict[str, Any]:
+    """Return the number of objects, and of backgrounds if there are any, with each licence."""
+    names = Counter(name or "not recorded" for name in sources.objects.index["licence"].to_pylist())
     summary: dict[str, Any] = {"objects": dict(sorted(names.items()))}
-    if backgrounds is not None:
-        summary["backgrounds"] = {"not recorded": len(backgrounds)}
+    if sources.backgrounds is not None:
+        summary["backgrounds"] = {"not recorded": len(sources.backgrounds)}
     return summary
 
 

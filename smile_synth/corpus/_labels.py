@@ -1,38 +1,92 @@
-"""Label kinds as files: the objects' json that every clip has, and what can be added to it."""
+"""Label kinds as files: the object labels of every clip as JSON, and optional kinds as .npz."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 
 from smile_synth.annotations import Annotation, query_points
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.core.rng import RandomStream
-from smile_synth.corpus._decimals import decimals
 from smile_synth.corpus._media import npz_bytes
-from smile_synth.scene import Factor, Layer
+from smile_synth.scene import Factor
 
-# Query points of the stored tracks, of each kind.
-POINTS = 64
-
-
-def _segmentation(annotation: Annotation) -> bytes:
-    return npz_bytes(segmentation=annotation.segmentation)
+# Query points of each kind in the stored tracks.
+NUM_POINTS = 64
+_POINT_KINDS = ("grid", "objects", "edges")
+_DECIMALS = 4  # of boxes and shares; digits after these carry no information about areas
 
 
-def _tracks(annotation: Annotation) -> bytes:
-    return npz_bytes(**track_arrays(annotation))
+def labels_bytes(annotation: Annotation) -> bytes:
+    """Return the content of a clip's label file as JSON; NaN becomes null, masks are COCO run lengths.
+
+    All clips have the same keys and types, because readers of datasets infer a schema from the first clips.
+    Factors have different names in different families and are therefore JSON text.
+    """
+    scene, labels = annotation.scene, annotation.geometry
+    modal, amodal = annotation.coco()
+    frames = scene.num_frames
+    layers = [layer for layer in scene.layers if layer.labelled]
+    objects = [
+        {
+            "id": i + 1,
+            "class_name": labels.class_names[i],
+            "family": str(layer.factors.get("family", "")),
+            "factors": _json_text(layer.factors),
+            "modal_boxes_xyxy": _rounded(labels.modal_boxes_xyxy[i]),
+            "amodal_boxes_xyxy": _rounded(labels.amodal_boxes_xyxy[i]),
+            "oriented_boxes_xy": _rounded(labels.oriented_boxes_xy[i]),
+            "visibility": _rounded(labels.visibility[i]),
+            "in_frame": _rounded(labels.in_frame[i]),
+            "depth_order": labels.depth_order[i].tolist(),
+            "occluded_by": labels.occluded_by[i].tolist(),
+            "modal_rle": _run_lengths(modal[i * frames : (i + 1) * frames], scene.size_hw),
+            "amodal_rle": _run_lengths(amodal[i * frames : (i + 1) * frames], scene.size_hw),
+        }
+        for i, layer in enumerate(layers)
+    ]
+    content = {
+        "index": scene.index,
+        "scene_digest": scene.digest,
+        "num_frames": frames,
+        "size_hw": scene.size_hw,
+        "factors": _json_text(scene.factors),
+        "objects": objects,
+    }
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def track_arrays(annotation: Annotation) -> dict[str, np.ndarray[Any, Any]]:
+def labels_to_json(annotation: Annotation) -> dict[str, Any]:
+    """Return the content of a clip's label file as Python values, see `Corpus.labels`."""
+    labels: dict[str, Any] = orjson.loads(labels_bytes(annotation))
+    return labels
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(np.round(values, _DECIMALS))
+
+
+def _run_lengths(counts: Sequence[str], size_hw: tuple[int, int]) -> list[dict[str, Any]]:
+    return [{"counts": text, "size": size_hw} for text in counts]
+
+
+def _json_text(factors: dict[str, Factor]) -> str:
+    return orjson.dumps(factors, option=orjson.OPT_SORT_KEYS).decode()
+
+
+# --- kinds that are stored as .npz
+
+
+def track_arrays(annotation: Annotation) -> dict[str, NDArray[Any]]:
     """Return the arrays of the stored tracks, see docs/labels.md."""
     scene = annotation.scene
     rng = RandomStream(scene.seed, scene.index, "query points")
     queries = np.concatenate(
-        [query_points(annotation, kind, count=POINTS, rng=rng) for kind in ("grid", "objects", "edges")]
+        [query_points(annotation, kind, count=NUM_POINTS, rng=rng) for kind in _POINT_KINDS]
     )
     tracks = annotation.tracks(queries)
     return {
@@ -43,35 +97,32 @@ def track_arrays(annotation: Annotation) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def _flow(step: int) -> Callable[[Annotation], bytes]:
-    def encode(annotation: Annotation) -> bytes:
-        frames = annotation.scene.num_frames
-        pairs = [(t, t + step) for t in range(frames) if 0 <= t + step < frames]
-        height, width = annotation.scene.size_hw
-        arrays: dict[str, Any] = {
-            "frames": np.array(pairs, np.int32).reshape(-1, 2),
-            "flow_xy": np.zeros((len(pairs), height, width, 2), np.float32),
-            **{name: np.zeros((len(pairs), height, width), bool) for name in ("valid", "occluded", "leaves")},
-        }
-        for place, pair in enumerate(pairs):
-            flow = annotation.flow(*pair)
-            for name in ("flow_xy", "valid", "occluded", "leaves"):
-                arrays[name][place] = getattr(flow, name)
-        return npz_bytes(**arrays)
-
-    return encode
+def _flow_arrays(annotation: Annotation, step: int) -> dict[str, NDArray[Any]]:
+    """Return the flow from every frame t to frame t + ``step``, where there is one."""
+    num_frames, (height, width) = annotation.scene.num_frames, annotation.scene.size_hw
+    pairs = [(t, t + step) for t in range(num_frames) if 0 <= t + step < num_frames]
+    arrays: dict[str, NDArray[Any]] = {
+        "frames": np.array(pairs, np.int32).reshape(-1, 2),
+        "flow_xy": np.zeros((len(pairs), height, width, 2), np.float32),
+        **{name: np.zeros((len(pairs), height, width), bool) for name in ("valid", "occluded", "leaves")},
+    }
+    for row, pair in enumerate(pairs):
+        flow = annotation.flow(*pair)
+        for name in ("flow_xy", "valid", "occluded", "leaves"):
+            arrays[name][row] = getattr(flow, name)
+    return arrays
 
 
-# name of the kind = its folder -> content of its .npz
+# Name of the kind, which is also its folder -> content of its .npz file.
 KINDS: dict[str, Callable[[Annotation], bytes]] = {
-    "segmentation": _segmentation,
-    "tracks": _tracks,
-    "flow": _flow(1),
-    "backward-flow": _flow(-1),
+    "segmentation": lambda annotation: npz_bytes(segmentation=annotation.segmentation),
+    "tracks": lambda annotation: npz_bytes(**track_arrays(annotation)),
+    "flow": lambda annotation: npz_bytes(**_flow_arrays(annotation, 1)),
+    "backward-flow": lambda annotation: npz_bytes(**_flow_arrays(annotation, -1)),
 }
 
 
-def check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """Return label kinds in the order of `KINDS`, each once.
 
     Raises:
@@ -81,83 +132,3 @@ def check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
         if kind not in KINDS:
             raise UserError(f"labels '{kind}': allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
     return tuple(kind for kind in KINDS if kind in kinds)
-
-
-def labels_to_json(annotation: Annotation) -> dict[str, Any]:
-    """Return the labels of a clip as plain data; masks are COCO run lengths, NaN becomes null.
-
-    Every clip has the same keys and types, which readers that infer a schema from the first ones want:
-    factors, whose names differ from family to family, are JSON text.
-    """
-    labels: dict[str, Any] = json.loads(labels_bytes(annotation, annotation.scene.digest))
-    return labels
-
-
-def labels_bytes(annotation: Annotation, scene_digest: str) -> bytes:
-    """Return the content of a clip's label file: `labels_to_json` with its keys in order."""
-    scene, labels = annotation.scene, annotation.geometry
-    labelled = [layer for layer in scene.layers if layer.labelled]
-    modal, amodal = (_rle(counts, scene.size_hw, scene.num_frames) for counts in annotation.coco())
-    columns = {
-        "amodal_boxes_xyxy": decimals(labels.amodal_boxes_xyxy),
-        "amodal_rle": amodal,
-        "class_name": map(json.dumps, labels.class_names),
-        "depth_order": map(str, labels.depth_order.tolist()),
-        "factors": (json.dumps(_text(layer.factors)) for layer in labelled),
-        "family": (json.dumps(_family(layer)) for layer in labelled),
-        "id": map(str, range(1, len(labelled) + 1)),
-        "in_frame": decimals(labels.in_frame),
-        "modal_boxes_xyxy": decimals(labels.modal_boxes_xyxy),
-        "modal_rle": modal,
-        "occluded_by": map(str, labels.occluded_by.tolist()),
-        "oriented_boxes_xy": decimals(labels.oriented_boxes_xy),
-        "visibility": decimals(labels.visibility),
-    }
-    objects = [
-        ", ".join(f'"{key}": {value}' for key, value in zip(columns, values, strict=True))
-        for values in zip(*columns.values(), strict=True)
-    ]
-    text = (
-        f'{{"factors": {json.dumps(_text(scene.factors))}, "index": {scene.index}, '
-        f'"num_frames": {scene.num_frames}, "objects": [{", ".join(f"{{{item}}}" for item in objects)}], '
-        f'"scene_digest": "{scene_digest}", "size_hw": {list(scene.size_hw)}}}\n'
-    )
-    return text.encode()
-
-
-def listed_labels(annotation: Annotation, scene_digest: str) -> dict[str, Any]:
-    """Return those of `labels_to_json` that the manifest lists."""
-    scene, labels = annotation.scene, annotation.geometry
-    return {
-        "index": scene.index,
-        "scene_digest": scene_digest,
-        "factors": _text(scene.factors),
-        "objects": [
-            {
-                "class_name": layer.class_name,
-                "family": _family(layer),
-                "factors": _text(layer.factors),
-                "visibility": json.loads(visibility),
-            }
-            for layer, visibility in zip(
-                (layer for layer in scene.layers if layer.labelled), decimals(labels.visibility), strict=True
-            )
-        ],
-    }
-
-
-def _text(factors: dict[str, Factor]) -> str:
-    return json.dumps(factors, sort_keys=True)
-
-
-def _family(layer: Layer) -> str:
-    """Return the motion family that a layer's factors name, "" if they name none."""
-    return str(layer.factors.get("family", ""))
-
-
-def _rle(counts: list[str], size_hw: tuple[int, int], num_frames: int) -> list[str]:
-    """Return COCO's run lengths of the masks ``[N, T]`` as JSON, one text for each object."""
-    size = list(size_hw)
-    masks = [f'{{"counts": "{text}", "size": {size}}}' for text in counts]
-    masks = [text.replace("\\", "\\\\") for text in masks]
-    return [f"[{', '.join(masks[i : i + num_frames])}]" for i in range(0, len(masks), num_frames)]

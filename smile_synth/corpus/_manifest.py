@@ -1,33 +1,33 @@
-"""manifest.parquet: one row per clip, written and read a few at a time."""
+"""manifest.parquet: one row per clip, written and read in batches."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.atomic import appearing
+from smile_synth.io.atomic import atomic_write
 
 MANIFEST = "manifest.parquet"
-_ROWS = 1024  # in one group, and in memory
+_BATCH_ROWS = 1024  # in a row group, and in memory
 Row = dict[str, Any]
 
 _SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
         ("scene_digest", pa.string()),
-        ("factors", pa.string()),  # JSON: of the clip, and of every object
-        ("file", pa.string()),  # the media's first file
-        ("offset", pa.int64()),  # of its first byte
-        ("bytes", pa.int64()),  # of all the media's files
+        ("factors", pa.string()),  # JSON: of the clip and of every object
+        ("file", pa.string()),  # first file of the media
+        ("offset", pa.int64()),  # of the first byte of the media in it
+        ("bytes", pa.int64()),  # of all files of the media
         ("sha256", pa.string()),  # of their content, one after another
         ("num_objects", pa.int64()),
         ("classes", pa.list_(pa.string())),
@@ -56,46 +56,39 @@ def make_row(
     index: int,
     members: Mapping[str, bytes],
     places: Mapping[str, tuple[str, int]],
-    media: Iterable[str],
-    labels: Mapping[str, Any] | None = None,
+    media: Sequence[str],
 ) -> Row:
     """Describe a clip by its files.
 
     Args:
         index: of the clip.
-        members: name -> content.
+        members: name -> content of all files.
         places: name -> (file, offset of its first byte).
-        media: the names among them that are media.
-        labels: what the manifest lists of the label file, if that is known.
+        media: names of the media files.
 
     Raises:
-        UserError: the labels cannot be read, or are of another scene.
+        UserError: the labels cannot be read, or belong to another scene.
     """
-    media = list(media)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    scene_digest = digests["scene"]
     try:
-        read = json.loads(members["json"]) if labels is None else labels
-        objects = read["objects"]
-        if (read["index"], read["scene_digest"]) != (index, scene_digest):
-            raise ValueError("they are of another scene")
-        seen = np.array([v for item in objects for v in item["visibility"] if v is not None], np.float64)
-        # All of them are JSON already.
-        of_objects = ", ".join(item["factors"] for item in objects)
-        factors = f'{{"clip": {read["factors"]}, "objects": [{of_objects}]}}'
-        if labels is None:
-            json.loads(factors)
-        classes = [item["class_name"] for item in objects]
-        families = [item["family"] for item in objects]
+        labels = orjson.loads(members["json"])
+        if (labels["index"], labels["scene_digest"]) != (index, digests["scene"]):
+            raise ValueError("they belong to another scene")
+        objects = labels["objects"]
+        factors = [orjson.loads(part["factors"]) for part in (labels, *objects)]
+        visibility = np.array(
+            [v for item in objects for v in item["visibility"] if v is not None], np.float64
+        )
+        classes, families = ([item[key] for item in objects] for key in ("class_name", "family"))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{places['json'][0]}': labels are damaged: {error}") from None
+        raise UserError(f"'{places['json'][0]}': the labels are damaged: {error}") from None
     content = digests[media[0]]
     if len(media) > 1:
         content = hashlib.sha256(b"".join(members[name] for name in media)).hexdigest()
     return {
         "index": index,
-        "scene_digest": scene_digest,
-        "factors": factors,
+        "scene_digest": digests["scene"],
+        "factors": orjson.dumps({"clip": factors[0], "objects": factors[1:]}).decode(),
         "file": places[media[0]][0],
         "offset": places[media[0]][1],
         "bytes": sum(len(members[name]) for name in media),
@@ -103,8 +96,8 @@ def make_row(
         "num_objects": len(objects),
         "classes": classes,
         "families": families,
-        "mean_visibility": float(seen.mean()) if len(seen) else None,
-        "min_visibility": float(seen.min()) if len(seen) else None,
+        "mean_visibility": float(visibility.mean()) if len(visibility) else None,
+        "min_visibility": float(visibility.min()) if len(visibility) else None,
         "members": [
             {
                 "name": name,
@@ -118,45 +111,50 @@ def make_row(
     }
 
 
-class ManifestWriter:
-    """Writes rows in order; the manifest appears when the block ends well."""
+@contextmanager
+def new_manifest(folder: Path) -> Iterator[Callable[[Row], None]]:
+    """Yield a function that appends a row; the manifest appears when the block succeeds.
 
-    def __init__(self, folder: Path) -> None:
-        self._appearing = appearing(folder / MANIFEST)
-        self._rows: list[Row] = []
+    Raises:
+        UserError: it cannot be written.
+    """
+    rows: list[Row] = []
 
-    def __enter__(self) -> ManifestWriter:
-        """Begin."""
-        self._writer = pq.ParquetWriter(self._appearing.__enter__(), _SCHEMA, compression="zstd")
-        return self
+    def write_batch() -> None:
+        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+        rows.clear()
 
-    def add(self, row: Row) -> None:
-        """Append a row."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS:
-            self._flush()
+    def append(row: Row) -> None:
+        rows.append(row)
+        if len(rows) == _BATCH_ROWS:
+            write_batch()
 
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA))
-        self._rows.clear()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Publish, unless something went wrong."""
-        if kind is None and self._rows:
-            self._flush()
-        self._writer.close()
-        self._appearing.__exit__(kind, error, trace)
+    with (
+        atomic_write(folder / MANIFEST) as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
+    ):
+        yield append
+        if rows:
+            write_batch()
 
 
 def read_manifest(folder: Path) -> pa.Table:
-    """Return a corpus's manifest; without rows where there is none yet.
+    """Return the manifest of a corpus; a table without rows if there is none yet.
 
     Raises:
-        UserError: damaged.
+        UserError: it is damaged.
     """
     return pa.Table.from_batches(_batches(folder), _SCHEMA)
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """Yield the rows of the manifest in order; none if there is no manifest yet.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    for batch in _batches(folder):
+        yield from batch.to_pylist()
 
 
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
@@ -166,18 +164,8 @@ def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(_SCHEMA):
-                raise pa.ArrowInvalid("other columns than expected")
-            yield from file.iter_batches(_ROWS, use_threads=False)
+                raise pa.ArrowInvalid("its columns are not those of a manifest")
+            yield from file.iter_batches(_BATCH_ROWS, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"'{path}': is damaged ({reason}); 'smile-synth corpus repair' mends it") from None
-
-
-def read_rows(folder: Path) -> Iterator[Row]:
-    """Yield the manifest's rows in order; none where there is no manifest.
-
-    Raises:
-        UserError: damaged.
-    """
-    for batch in _batches(folder):
-        yield from batch.to_pylist()
+        raise UserError(f"'{path}': is damaged ({reason}); 'smile-synth corpus repair' repairs it") from None

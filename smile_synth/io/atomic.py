@@ -1,37 +1,62 @@
-"""Files that appear whole or not at all, one writer at a time."""
+"""Write files that appear complete or not at all, and give a folder one writer at a time."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from smile_synth.core.errors import UserError
 
 LOCK = ".lock"
-PART = ".part"
+PARTIAL_SUFFIX = ".part"
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that gets its name only when the block ends well and its bytes are on disk.
+def write_errors_for(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a `UserError` about a path; the block only writes that path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"'{path}': cannot be written: {error.strerror}") from None
+
+
+class _PartialFile(io.FileIO):
+    """A file whose write errors name the path that it will have when it is complete."""
+
+    def __init__(self, partial: Path, path: Path) -> None:
+        self._path = path
+        super().__init__(partial, "wb")
+
+    def write(self, data: Any, /) -> int:
+        with write_errors_for(self._path):
+            return super().write(data)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name when the block succeeds, with its bytes on disk.
 
     Raises:
-        UserError: no space, no permission, and the like.
+        UserError: the file cannot be written, for example no space or no permission.
     """
-    # A name of its own: who takes over from a worker that seems dead must not write into its file.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
+    partial = _partial_path(path)
     try:
-        with told(path):
+        with write_errors_for(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            raw = _PartialFile(partial, path)
+        with io.BufferedWriter(raw) as file:
+            yield file
+            file.flush()
+            with write_errors_for(path):
+                os.fsync(raw.fileno())
+        with write_errors_for(path):
             os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
@@ -39,73 +64,79 @@ def appearing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"'{path}': cannot be written: {error.strerror}") from None
-
-
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file that appears complete or not at all.
 
     Raises:
-        UserError: no space, no permission, and the like.
+        UserError: the file cannot be written, for example no space or no permission.
     """
-    with appearing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 
-def sync_folder(path: Path) -> None:
-    """Put a folder's names on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link of ``source``, or a copy where the file system has no such links.
+
+    Raises:
+        UserError: the target cannot be written.
+    """
+    partial = _partial_path(target)
+    with write_errors_for(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(source, partial)
+    except OSError:
+        with source.open("rb") as data, atomic_write(target) as file:
+            shutil.copyfileobj(data, file)
+    else:
+        os.replace(partial, target)
+
+
+def _partial_path(path: Path) -> Path:
+    # Unique: the replacement of a worker that seems dead must not write into the file of that worker.
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+
+
+def remove_partial_files(folder: Path, pattern: str = "*") -> None:
+    """Remove what killed writers left of the files whose names match the pattern."""
+    for partial in folder.glob(pattern + PARTIAL_SUFFIX):
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names of a folder's files to disk.
+
+    Raises:
+        UserError: the disk fails.
+    """
+    with write_errors_for(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
-def held(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a folder, which is made where there is none, for this process alone.
+def exclusive_folder(folder: Path, message: str) -> Iterator[None]:
+    """Create a folder if necessary, and lock it against every other block like this one.
 
     Raises:
-        UserError: another process holds it (``taken`` says so), or nothing can be written there.
+        UserError: the folder is locked (the text is ``message``), or it cannot be written.
     """
     path = folder / LOCK
-    with told(folder):
+    with write_errors_for(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed it since we opened it.
+            # The previous owner may have removed the file after we opened it.
             if os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError
         except OSError:
-            raise UserError(f"out '{folder}': {taken}") from None
+            raise UserError(f"out '{folder}': {message}") from None
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep every other writer out of a corpus; what a killed one left half is removed.
-
-    Raises:
-        UserError: another process is writing there, or nothing can be written there.
-    """
-    with held(folder, "another process is writing this corpus"):
-        sweep(folder, "**/*")
-        yield
-        sweep(folder, "**/*")  # a worker elsewhere may have been killed and replaced
-
-
-def sweep(folder: Path, pattern: str = "*") -> None:
-    """Remove what dead writers left half, of the files that fit the pattern."""
-    for left in folder.glob(pattern + PART):
-        left.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import write_bytes
+from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, Whole
 from smile_train.evaluate._datasets import LabelledVideo, Split, check_split, low_shot

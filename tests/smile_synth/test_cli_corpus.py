@@ -34,7 +34,7 @@ def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out.bank"
 
 
-def test_a_corpus_from_its_first_clip_to_its_repair(run: Run, bank_path: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_generated_extended_verified_repaired_and_exported(run: Run, bank_path: Path, tmp_path: Path) -> None:
     corpus, bank = tmp_path / "c", ["--bank", bank_path]
     common = ["--seed", 0, "--layout", "shards", "--clips-per-shard", 2, "--workers", 1]
     out, _ = run(
@@ -56,8 +56,8 @@ def test_a_corpus_from_its_first_clip_to_its_repair(run: Run, bank_path: Path, t
     data = bytearray(shard.read_bytes())
     data[700] ^= 1
     shard.write_bytes(data)
-    out, told = run("corpus", "verify", corpus, "--deep", "--workers", 1, expect=1)
-    assert "fault: shards/000000.tar: is altered: sha256 of scene differs (clip 0)" in told
+    out, stderr = run("corpus", "verify", corpus, "--deep", "--workers", 1, expect=1)
+    assert "fault: shards/000000.tar: is altered: sha256 of scene differs (clip 0)" in stderr
     out, _ = run("corpus", "repair", corpus, *bank, "--workers", 1)
     assert "1 faults repaired, 0 remain" in out
     run("export", corpus, "--format", "tapvid", "--out", tmp_path / "tap", *bank, "--workers", 1)
@@ -97,6 +97,6 @@ def test_a_mistake_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _, told = run(*(str(bank_path) if a == "BANK" else a for a in arguments), expect=2)
-    assert message in told and len(told.strip().splitlines()) == 1
+    _, stderr = run(*(str(bank_path) if a == "BANK" else a for a in arguments), expect=2)
+    assert message in stderr and len(stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Work over processes: in order, bounded, and nothing left behind."""
+"""Work on several processes: results in order, no process left behind."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import available_cores, in_order
 
 
 def scaled(factor: int, item: int) -> tuple[int, int]:
@@ -25,6 +25,17 @@ def die(item: int) -> int:
     return item
 
 
+class Unreadable:
+    """A context that pickles, and raises when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("no number",)
+
+
+def divide(context: object, item: int) -> float:
+    return 1 / (item - 3)
+
+
 def test_results_come_in_order_from_several_processes() -> None:
     values, processes = zip(*in_order(partial(scaled, 7), range(30), workers=2), strict=True)
     assert values == tuple(range(0, 210, 7))
@@ -33,11 +44,25 @@ def test_results_come_in_order_from_several_processes() -> None:
     assert alone == [(0, os.getpid()), (2, os.getpid()), (4, os.getpid())]
 
 
-def test_a_killed_worker_is_told_and_the_rest_ends() -> None:
+def test_a_killed_worker_is_reported_and_the_others_end() -> None:
     with pytest.raises(
         UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"
     ):
         list(in_order(die, range(9), workers=2))
+
+
+def test_an_exception_of_a_worker_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(partial(divide, None), range(9), workers=2))
+    with pytest.raises(ValueError, match="invalid literal for int.*no number"):
+        list(in_order(partial(divide, Unreadable()), range(9), workers=2))
+
+
+def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert available_cores() == 7
 
 
 PARENT = """
@@ -53,7 +78,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     seen = tmp_path / "seen"
     seen.mkdir()

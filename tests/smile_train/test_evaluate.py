@@ -12,7 +12,7 @@ import torch
 
 from smile_synth import UserError
 from smile_synth.backgrounds import write_images
-from smile_synth.corpus import write_mp4
+from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
 from smile_train.checkpoint import save_student
 from smile_train.data import normalise

@@ -14,7 +14,7 @@ import timm
 import torch
 
 from smile_synth import UserError
-from smile_synth.corpus import write_mp4
+from smile_synth.io.videos import write_mp4
 from smile_train.checkpoint import save_student
 from smile_train.evaluate import (
     EncoderFeature,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, UserError, generate
-from smile_synth.corpus import write_mp4
+from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
 from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smile_synth import UserError
-from smile_synth.corpus import write_mp4
+from smile_synth.io.videos import write_mp4
 from smile_train.evaluate import (
     LabelledVideo,
     ReadOptions,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from smile_synth import ObjectBank, Recipe, Scene, UserError, annotate, composite, generate
-from smile_synth.corpus import Corpus, CorpusHeader
+from smile_synth.corpus import Corpus, CorpusHeader, verify
+from smile_synth.exporters import export
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -35,6 +37,45 @@ def test_bytes_do_not_depend_on_workers(
     assert {name.split("/")[0] for name in one} == {
         "scenes", "clips", "labels", "corpus.json", "recipe.yaml", "manifest.parquet",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_two_threads_write_two_corpora(
+    bank: ObjectBank, recipe: Recipe, recipe_text: str, tmp_path: Path, digests: Any, layout: str
+) -> None:
+    """Two calls in one program must not share any state."""
+    other = parse(Recipe, recipe_text.replace("num_frames: 3", "num_frames: 2"), name="other")
+    numbers = {"a": (recipe, 9), "b": (other, 14)}
+
+    def write(name: str) -> int:
+        recipe, num_clips = numbers[name]
+        settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 4}
+        return generate(recipe, Sources(bank), out=tmp_path / name, workers=1, **settings).written
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(write, numbers)) == [9, 14]
+        faults = threads.map(lambda name: verify(tmp_path / name, deep=True, sources=Sources(bank)), numbers)
+        assert list(faults) == [[], []]
+        list(
+            threads.map(lambda name: export(tmp_path / name, "davis", tmp_path / f"{name} together"), numbers)
+        )
+    for name in numbers:
+        export(tmp_path / name, "davis", tmp_path / f"{name} alone")
+        assert digests(tmp_path / f"{name} together") == digests(tmp_path / f"{name} alone")
+
+
+def test_a_bug_in_a_worker_stays_a_traceback(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An OSError of other code must not be reported as an error of the manifest."""
+
+    def broken(*arguments: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "weights.bin")
+
+    monkeypatch.setattr("smile_synth.corpus._generate.label_files", broken)
+    with pytest.raises(FileNotFoundError, match="weights.bin"):
+        generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=2, seed=0)
+    assert not list((tmp_path / "c").rglob("*.part"))
 
 
 def test_another_seed_gives_other_clips(
@@ -78,7 +119,7 @@ def test_killed_run_ends_byte_identical(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "manifest.parquet").exists()
-    with pytest.raises(UserError, match=f"is not finished: 0 of {num_clips} clips"):
+    with pytest.raises(UserError, match=f"is not finished: its manifest has 0 of {num_clips} clips"):
         Corpus(out)
     settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
     standing = 2 if layout == "folder" else 14
@@ -144,13 +185,15 @@ def test_refuses_another_corpus(
     assert digests(tmp_path / "c") == before
 
 
-def test_a_long_list_that_differs_is_told_short(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_long_list_that_differs_is_shortened(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
     generate(recipe, Sources(bank), out=tmp_path, num_clips=1, seed=0)
     header = CorpusHeader.read(tmp_path)
     other = replace(header, classes=tuple(f"c{i}" for i in range(70)))
     assert header.differences(other) == [
-        "classes is ['class0', 'class1'] there and ['c0', 'c1', 'c2', ... 70 in all] now"
+        ("classes", "['class0', 'class1']", "['c0', 'c1', 'c2', ... 70 in all]")
     ]
+    assert hash(header) == hash(CorpusHeader.read(tmp_path)) and header != other
+    assert repr(Corpus(tmp_path)) == f"Corpus('{tmp_path}', 1 clips of 3x24x32, h264, folder)"
 
 
 def test_refuses_foreign_folder_odd_size_and_second_writer(
@@ -158,7 +201,7 @@ def test_refuses_foreign_folder_odd_size_and_second_writer(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds no corpus of ours"):
+    with pytest.raises(UserError, match="is not empty and has no corpus.json"):
         generate(recipe, Sources(bank), out=tmp_path / "mine", num_clips=1, seed=0)
     assert digests(tmp_path / "mine").keys() == {"thesis.txt"}
     with pytest.raises(UserError, match="needs even sides"):
@@ -178,7 +221,7 @@ def test_refuses_foreign_folder_odd_size_and_second_writer(
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(UserError, match="another process is writing"):
+        with pytest.raises(UserError, match="another process or thread is writing"):
             generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=2, seed=0)
     finally:
         holder.kill()

@@ -15,7 +15,7 @@ import webdataset
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, annotate, composite, generate
-from smile_synth.corpus import KINDS, MEDIA, Corpus, merge
+from smile_synth.corpus import KINDS, MEDIA, Corpus, merge, repair, verify
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -79,10 +79,10 @@ def test_the_manifest_says_where_each_file_lies(bank: ObjectBank, recipe: Recipe
         assert names == ["scene", "json", "000.png", "001.png", "002.png"]
         for member in row["members"]:
             assert data[member["offset"] :][: member["bytes"]] == corpus.read(row["index"], member["name"])
-        picture = row["members"][2]
-        assert row["offset"] == picture["offset"]
-        with Image.open(io.BytesIO(data[picture["offset"] :][: picture["bytes"]])) as image:
-            assert np.array_equal(np.asarray(image), corpus.frames(row["index"])[0])
+        image = row["members"][2]
+        assert row["offset"] == image["offset"]
+        with Image.open(io.BytesIO(data[image["offset"] :][: image["bytes"]])) as opened:
+            assert np.array_equal(np.asarray(opened), corpus.frames(row["index"])[0])
         factors = json.loads(row["factors"])
         assert [item["family"] for item in factors["objects"]] == row["families"]
     assert not list(tmp_path.rglob("*.parts"))
@@ -186,12 +186,31 @@ def test_merged_parts_are_the_whole(
     generate(recipe, Sources(bank), out=tmp_path / "other", part=(1, 3), **{**settings, "seed": 3})
     with pytest.raises(UserError, match="are parts of different corpora: seed is 2 and 3"):
         merge([parts[0], tmp_path / "other", parts[2]], tmp_path / "lacking")
-    with pytest.raises(UserError, match="is no part of a corpus but a whole one"):
+    with pytest.raises(UserError, match="is a whole corpus, not a part"):
         merge([tmp_path / "whole"], tmp_path / "lacking")
     assert not (tmp_path / "lacking").exists()
     merge(parts[::-1], tmp_path / "merged")
     assert digests(tmp_path / "merged") == digests(tmp_path / "whole")
     assert merge(parts, tmp_path / "merged").num_clips == 8
+
+
+@pytest.mark.parametrize(("layout", "num_parts"), [("folder", 5), ("shards", 4)])
+def test_empty_parts_are_merged(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, layout: str, num_parts: int
+) -> None:
+    settings: dict[str, Any] = {"num_clips": 3, "seed": 2, "layout": layout, "clips_per_shard": 2}
+    generate(recipe, Sources(bank), out=tmp_path / "whole", **settings)
+    parts = [tmp_path / f"part{i}" for i in range(num_parts)]
+    for i, part in enumerate(parts):
+        generate(recipe, Sources(bank), out=part, part=(i, num_parts), **settings)
+        assert verify(part, deep=True, sources=Sources(bank)) == []
+        assert repair(part, Sources(bank)).repaired == ()
+    empty = next(corpus for corpus in map(Corpus, parts) if not len(corpus))
+    assert list(empty) == empty.damaged() == []
+    with pytest.raises(UserError, match=r"index 0: corpus '.*' has no clips"):
+        empty.scene(0)
+    assert merge(parts, tmp_path / "merged").num_clips == 3
+    assert digests(tmp_path / "merged") == digests(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -201,19 +220,25 @@ def test_merged_parts_are_the_whole(
         ({"media": "h265"}, r"did you mean 'h264'\?"),
         ({"layout": "shard"}, r"allowed are folder, shards; did you mean 'shards'\?"),
         ({"labels": ["track"]}, r"labels 'track': allowed are .* did you mean 'tracks'\?"),
-        ({"quality": 52}, "quality 52: H.264 takes 0"),
-        ({"num_clips": 0}, "num-clips must be at least 1, got 0"),
+        ({"quality": 52}, "quality 52: H.264 has 0"),
+        ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"clips_per_shard": 0}, "clips-per-shard must be at least 1, got 0"),
-        ({"part": (3, 3)}, r"shard-index must be in 0\.\.2, got 3"),
-        ({"size_hw": (240000, 320000)}, "a clip of 644 GiB is more than the 16 GiB"),
+        ({"clips_per_shard": 0}, "clips_per_shard must be at least 1, got 0"),
+        ({"part": (3, 3)}, r"part=\(3, 3\): expected \(i, n\) with 0 <= i < n"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"size_hw": (240000, 320000)}, "a clip of 644 GiB exceeds the maximum of 16 GiB"),
         ({"size_hw": (-24, -32)}, "at least one pixel"),
     ],
 )  # fmt: skip
-def test_bad_settings_are_one_clear_line(
+def test_bad_settings_give_one_clear_line(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         generate(recipe, Sources(bank), out=tmp_path / "c", **{"num_clips": 1, "seed": 0, **settings})
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "c").exists()
+
+
+def test_an_unknown_option_is_a_type_error(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'medium'"):
+        generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, medium="png")  # type: ignore[call-arg]
