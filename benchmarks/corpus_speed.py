@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, generate, sample_scene
-from smile_synth.compositing import draw_frames, empty_frames
+from smile_synth.compositing import draw_frames
 from smile_synth.corpus import DEFAULT_QUALITY, KINDS, MEDIA, CorpusHeader, npz_bytes
 from smile_synth.corpus._generate import Job, draw_scenes
 from smile_synth.corpus._labels import labels_bytes, listed_labels, track_arrays
@@ -231,7 +231,7 @@ def budget(run: int) -> dict[str, float]:
             members[i] = {"scene": content, "json": text, "tracks.npz": npz_bytes(**arrays)}
     for first in range(0, TOGETHER, DRAWN):
         some = scenes[first : first + DRAWN]
-        frames = empty_frames(len(some), header.num_frames, header.size_hw, "uint8")
+        frames = np.empty((len(some), header.num_frames, *header.size_hw, 3), np.uint8)
         with timed("frames"):
             draw_frames(some, Sources(bank), frames)
         for i, clip in zip(indices[first : first + DRAWN], frames, strict=True):

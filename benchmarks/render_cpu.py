@@ -47,7 +47,7 @@ from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Solid, StoredImage
 from smile_synth.sources import Sources
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def straight_files(bank: ObjectBank, folder: Path) -> list[Path]:
@@ -143,7 +143,7 @@ def grid_sample(scene: Scene, bank: ObjectBank) -> torch.Tensor:
 
 def normalised(frames: np.ndarray) -> np.ndarray:
     """Normalise as plain pipelines do: float32, channels first."""
-    values = (frames.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    values = (frames.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
@@ -226,10 +226,10 @@ def main() -> None:
             "render, black": lambda i: composite(black[i], Sources(bank)),
             "render, noise": lambda i: composite(noise[i], Sources(bank)),
             "render, black, normalised float32": lambda i: render(
-                [black[i]], Sources(bank), out_dtype="float32", normalise=(MEAN, DEVIATION)
+                [black[i]], Sources(bank), out_dtype="float32", mean=MEAN, std=STD
             ),
             "render, black, normalised bfloat16": lambda i: render(
-                [black[i]], Sources(bank), out_dtype="bfloat16", normalise=(MEAN, DEVIATION)
+                [black[i]], Sources(bank), out_dtype="bfloat16", mean=MEAN, std=STD
             ),
             "sample a scene": lambda i: sample_scene(recipe, Sources(bank), seed=0, index=i),
             "sample one by one and render, black": lambda i: composite(

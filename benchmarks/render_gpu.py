@@ -11,7 +11,7 @@ eight 4-byte texels each, mostly from cache. The arithmetic is some 150 operatio
 any other: 40 million a clip, 0.7 us at 60 T/s. Half of the floor is the aim: 500,000 clips/s, five times what
 is asked for.
 
-Streaming: a clip's parameters are 3 entries x 16 frames x 416 bytes = 20 kB, 0.4 us at 50 GB/s. Workers draw
+Streaming: a clip's parameters are 3 entries x 16 frames x 456 bytes = 22 kB, 0.4 us at 50 GB/s. Workers draw
 some 5,000 of them a second each, so that processors are the limit of a stream alone.
 
 Training: 578 GFLOP a clip with one mask, so 1368 clips/s at the peak; 128 clips take 94 ms or more. Drawing
@@ -49,7 +49,6 @@ from smile_synth import (
     Recipe,
     UserError,
     build_bank,
-    composite,
     sample_scenes,
     stream,
 )
@@ -58,8 +57,10 @@ from smile_synth.compositing import render
 from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
 from smile_synth.recipe import presets
+from smile_synth.sources import Sources
+from smile_synth.stream import StreamOptions
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What presets hold little of: near horizons, translucent stacks, objects from tiny to huge, every background.
 HARD = """
 size: [96, 112]
@@ -79,6 +80,7 @@ motion:
   - {family: constant-velocity, speed: [0, 5], opacity: {family: key-values, start: 0.5, amount: 0.4}}
 camera: [{pan: {rate: 3}, roll: {rate: 5}, tilt: {rate: 10}}]
 """
+COVERAGE: dict[str, Any] = {"labels": ("coverage",), "token_size": (2, 16)}
 SECONDS = {"parity": 110, "render": 80, "stream": 80, "step": 90, "compiled step": 95}
 
 
@@ -108,7 +110,7 @@ class Bench:
         self.device = torch.device(arguments.device)
         self.gpu = self.device.type == "cuda"
         self.bank = ObjectBank.open(arguments.sources / "bank")
-        self.backgrounds = BackgroundFolder(arguments.sources / "backgrounds")
+        self.sources = Sources(self.bank, BackgroundFolder(arguments.sources / "backgrounds"))
         self.backend = "triton" if self.gpu else "torch"
         self.batch, self.train_batch = (256, 128) if self.gpu else (4, 2)
         self.repeats, self.warm_seconds = (20, 12.0) if self.gpu else (2, 1.0)
@@ -126,23 +128,22 @@ class Bench:
         names = ["hard", *presets()] if self.gpu else ["hard", "smile-gaussian-image", "pmg-perspective"]
         found: dict[str, list[Any]] = {"torch": [], "triton": []}
         beyond: dict[str, str] = {}
-        two = self.sources
         for name in names:
             own = ["objects.classes=[circle]"] if "circles" in name else []
             clips = 1 if name != "hard" else 40 if self.gpu else 3
             try:
                 recipe = parse(Recipe, HARD, name="HARD") if name == "hard" else Recipe.load(name, own)
-                scenes = sample_scenes(recipe, *two, seed=1, indices=range(clips))
+                scenes = sample_scenes(recipe, self.sources, seed=1, indices=range(clips))
             except UserError as error:
                 beyond[name] = f"not drawn: {error}"
                 continue
             seen, (h, w) = range(min(3, scenes[0].num_frames)), scenes[0].size_hw
             scale = min(1.0, 112 / max(h, w))
             scenes = [scene.scaled_to((round(h * scale), round(w * scale))) for scene in scenes]
-            truth = np.stack([composite(s, *two, backend="oracle", frames=seen) for s in scenes]).astype(int)
+            truth = render(scenes, self.sources, backend="oracle", frames=seen).frames.numpy().astype(int)
             for backend, differences in found.items():
-                rendered = render(scenes, *two, backend=backend, device=self.device, frames=seen)
-                difference = np.abs(rendered.frames.cpu().numpy() - truth).max(axis=-1).ravel()
+                rendered = render(scenes, self.sources, backend=backend, device=self.device, frames=seen)
+                difference = np.abs(rendered.frames.cpu().numpy() - truth).max(axis=2).ravel()
                 differences.append(difference)
                 if difference.max() > 3 or (difference > 1).mean() > 0.001:
                     share = (difference > 1).mean()
@@ -166,7 +167,7 @@ class Bench:
             for kind in ("uint8", "bfloat16"):
                 draw = partial(
                     render, scenes, self.sources, backend=self.backend, device=self.device,
-                    out_dtype=kind, normalise=(MEAN, DEVIATION),
+                    out_dtype=kind, mean=MEAN, std=STD,
                 )  # fmt: skip
                 spent = seconds(draw, self.device, self.repeats)
                 out[f"{name}, {kind}, parameters and pixels, clips/s"] = spread(
@@ -194,19 +195,21 @@ class Bench:
         sent = on_device(parameters, self.bank, self.device)
         shape = (len(scenes) * frames, 3, height, width)
         out = torch.empty(shape, dtype=torch.bfloat16, device=self.device)
-        scale = [1 / (255 * d) for d in DEVIATION]
-        shift = [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
+        scale = tuple(1 / (255 * d) for d in STD)
+        shift = tuple(-m / d for m, d in zip(MEAN, STD, strict=True))
         if self.backend == "torch":
             factors = (torch.tensor(values, device=self.device) for values in (scale, shift))
             return partial(composite_torch, sent, out, *factors, None)
-        return partial(composite_triton, sent, out, scale, shift, None, None, (1, 1), frames)
+        return partial(composite_triton, sent, out, scale, shift)
 
     def batches(self, name: str, batch: int, **options: Any) -> Any:
         """Return a stream whose workers have started."""
         began = time.perf_counter()
-        batches = stream(
-            self.recipe(name), self.sources, batch_size=batch, seed=0, device=self.device,
-            backend=self.backend, workers=self.workers, **options,
+        batches = iter(
+            stream(
+                self.recipe(name), self.sources, batch_size=batch, seed=0, device=self.device,
+                workers=self.workers, options=StreamOptions(backend=self.backend), **options,
+            )
         )  # fmt: skip
         first = {"seconds": 0.0}
         for _ in batches:
@@ -218,7 +221,7 @@ class Bench:
     def stream(self) -> dict[str, Any]:
         """Time streams alone."""
         out: dict[str, Any] = {"batch": self.batch, "workers": self.workers}
-        own = {"out_dtype": "bfloat16", "normalise": (MEAN, DEVIATION), "tokens": (2, 16)}
+        own: dict[str, Any] = {"out_dtype": "bfloat16", "mean": MEAN, "std": STD, **COVERAGE}
         for name in ("smile-gaussian", "smile-gaussian-image", "smile-gaussian-video"):
             batches, first = self.batches(name, self.batch, **own)
             spent = seconds(lambda batches=batches: next(batches), self.device, self.repeats)  # type: ignore[misc]
@@ -235,7 +238,7 @@ class Bench:
         steps = Steps(size, frames=frames, side=side, masks=1, device=self.device)
         if compiled:
             steps.compile()
-        batches, _ = self.batches("smile-gaussian", self.train_batch, tokens=(2, 16))
+        batches, _ = self.batches("smile-gaussian", self.train_batch, **COVERAGE)
         fixed = next(batches).frames.clone()
         waits: list[float] = []
 

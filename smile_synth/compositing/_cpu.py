@@ -1,82 +1,95 @@
-"""The CPU backend: a frame's ground in bytes, kept while it stands still, and what lies over it.
+"""The CPU renderer: compiled kernels draw frames of bytes, layer by layer and row by row.
 
-Images that end at their edges, moved by affine maps and shown as they are, go through `_fused`. All else is
-drawn here: every row of a frame is gathered, mixed and blended in a scratch that stays in cache. Positions
-along a row are 32.32 fixed point, stepped by addition; where both bilinear taps of either axis lie inside the
-texture is solved for a whole row at once, and only the rest asks for borders. Gathering only copies 8-bit
-texels, two neighbours per 64-bit word. Mixing and blending run over sixteen and more pixels at a time in
-float32, of which no operation is fused or reordered: the same bits on every processor.
-
-numba's cache follows changes of this file alone: after a change of `_fused` touch this one.
+A frame starts as a copy of its background, which is drawn again only when it changes. The layers in front of
+it take the fast path of `smile_synth.compositing._cpu_common` if it can draw all of them. All else is drawn
+here, in float32, 256 pixels of a row at a time, so that they stay in cache. Frames with camera effects are
+drawn here too, and are rounded once. No floating-point operation is fused or reordered: the bits are the same
+on every processor.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.compositing._fused import blend_common, is_common
+from smile_synth.compositing._cpu_common import blend_common, is_common
 from smile_synth.compositing._parameters import (
-    AFFINE,
-    AREA,
-    BIAS,
-    BORDER,
-    COLOR,
-    COLUMNS,
-    FAR,
-    FROM_BANK,
-    GAIN,
-    GAMMA,
-    HEIGHT,
+    FIXED_ONE,
     IMAGE,
-    INVERSE,
-    KIND,
-    LEVEL,
-    NEAR,
     NOISE,
-    OPACITY,
-    PLAIN,
     REFLECT,
     REPEAT,
-    ROWS,
-    SOLID,
-    START,
     TRANSPARENT,
-    U_X,
-    U_Y,
-    V_X,
-    V_Y,
-    WIDTH,
     Parameters,
-    U,
-    V,
+    as_numbers,
 )
-from smile_synth.compositing._philox import MULTIPLIERS, ROUNDS, WEYL
+from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, philox_word_compiled
+from smile_synth.compositing._rows import (
+    MARGIN,
+    PLANE,
+    SEGMENT,
+    gather_edges,
+    gather_inside,
+    reached,
+    row_start,
+    run_within,
+    whole_groups,
+)
+from smile_synth.core.appearance import LIGHT
 from smile_synth.core.compile import kernel
 
-# A row is drawn in segments of this many pixels: long enough for vectors, short enough for the first cache.
-_SEGMENT = 256
-# Vectors run over whole groups of pixels; what stands beyond the last pixel is transparent.
-_GROUP = 16
-_PLANE = _SEGMENT + _GROUP
-# Places in the scratch of gathered words: the upper and the lower pair of texels, their 16-bit fractions.
-_UPPER, _LOWER, _FRACTION = 0, 2 * _PLANE, 4 * _PLANE
-_WORDS = 5 * _PLANE  # noise needs but four
-_FIXED_ONE = 1 << 32
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
-_FINE = np.float32(2.0**-16)
+_SHARE_16 = np.float32(2.0**-16)
 _BYTE = np.uint32(255)
-NO_LIGHT = np.empty(0, np.float32)
-NO_LIGHT.flags.writeable = False
-_MASK, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+# The meaning of each byte of a colour in linear light; without it a byte means itself.
+_LIGHT, _NO_LIGHT = LIGHT.astype(np.float32), np.empty(0, np.float32)
+_LIGHT.flags.writeable = _NO_LIGHT.flags.writeable = False
 
-# What may be drawn into; the compiled kernel takes one of each and leaves alone those that are empty.
-_NOWHERE: dict[type, NDArray[Any]] = {
-    kind: np.empty((0, 1, 1, 1), kind) for kind in (np.uint8, np.float32, np.uint16)
-}
+
+class _Batch(NamedTuple):
+    """The arrays of `Parameters`, and the texels ``[X]``. ``numbers`` are the entries, see `as_numbers`."""
+
+    size_hw: tuple[int, int]
+    first: NDArray[np.int64]
+    subframes: NDArray[np.int64]
+    entries: NDArray[np.void]
+    numbers: NDArray[np.int64]
+    effects: NDArray[np.void]
+    bank: NDArray[np.uint32]
+    extra: NDArray[np.uint32]
+
+
+class _Canvas(NamedTuple):
+    """The output: one of the arrays, the others are empty. A kernel is compiled once for all of them."""
+
+    interleaved: NDArray[np.uint8]
+    planes: NDArray[np.uint8]
+    floats: NDArray[np.float32]
+    bfloats: NDArray[np.uint16]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+class _Scratch(NamedTuple):
+    """Memory for one segment of a row; the places of ``words`` and ``pairs`` are those of `_rows`.
+
+    Attributes:
+        acc: colours of the frame, three planes; pixel 0 is the left end of the segment.
+        sample: premultiplied colours and alpha of one layer, four planes.
+        words, pairs: gathered texels.
+        fractions: of the texture position of each pixel, 16 bits of u and 16 bits of v.
+        cells: columns, then rows of noise.
+    """
+
+    acc: NDArray[np.float32]
+    sample: NDArray[np.float32]
+    words: NDArray[np.uint32]
+    pairs: NDArray[np.uint64]
+    fractions: NDArray[np.uint32]
+    cells: NDArray[np.int64]
 
 
 def composite_cpu(
@@ -86,384 +99,269 @@ def composite_cpu(
     scale: NDArray[np.float32],
     shift: NDArray[np.float32],
     *,
+    channels_last: bool,
     threads: int = 1,
 ) -> None:
-    """Draw all frames; F counts those of all clips. Several threads draw a run of frames each.
+    """Draw all F frames of a batch.
 
-    ``out`` is ``[F, H, W, 3]`` uint8, or ``[F, 3, H, W]`` float32 for the same values times ``scale`` plus
-    ``shift`` (``[3]`` each), or uint16 for the bits of the nearest bfloat16, ties to even.
+    Args:
+        parameters: the batch.
+        bank: ``[X]`` texels of the bank.
+        out: ``[F, 3, H, W]``: uint8, or byte x scale + shift as float32, or as uint16 for the bits of
+            bfloat16; or with ``channels_last`` ``[F, H, W, 3]`` uint8.
+        scale, shift: ``[3]`` float32.
+        channels_last: the layout of ``out``.
+        threads: number of threads, each of which draws a run of frames.
     """
-    frames, floats, halves = (out if out.dtype == kind else none for kind, none in _NOWHERE.items())
-    common = (frames, floats, halves, scale, shift, *parameters.size_hw)
-    sources = (parameters.first, parameters.ints, parameters.reals, bank, parameters.extra)
-    edges = np.linspace(0, parameters.num_clips * parameters.num_frames, threads + 1).astype(int).tolist()
+    dtypes: list[Any] = [np.uint8, np.uint8, np.float32, np.uint16]
+    place = 0 if channels_last else dtypes.index(out.dtype, 1)
+    arrays = [out if k == place else np.empty((0, 1, 1, 1), dtype) for k, dtype in enumerate(dtypes)]
+    canvas = _Canvas._make([*arrays, scale, shift])
+    batch = _Batch(
+        parameters.size_hw, parameters.first, parameters.subframes, parameters.entries,
+        as_numbers(parameters.entries), parameters.effects, bank, parameters.extra,
+    )  # fmt: skip
+    edges = np.linspace(0, len(out), threads + 1).astype(int).tolist()
     if threads == 1:
-        _draw(edges[0], edges[1], *common, *sources)
+        _draw(0, len(out), canvas, batch)
         return
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda begin, end: _draw(begin, end, *common, *sources), edges[:-1], edges[1:]))
+        list(pool.map(lambda begin, end: _draw(begin, end, canvas, batch), edges[:-1], edges[1:]))
 
 
 @kernel
-def _draw(  # type: ignore[no-untyped-def]  # pragma: no cover
-    begin, end, frames, floats, halves, scale, shift, height, width, first, ints, reals, bank, extra
-):
-    words = np.zeros(_WORDS, np.uint32)
-    sample = np.zeros(4 * _PLANE, np.float32)
-    acc = np.zeros(3 * _PLANE, np.float32)
-    # What is normalised is drawn here first, and stays in cache.
+def _draw(begin, end, canvas, batch):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Draw the frames ``begin`` to ``end``."""
+    height, width = batch.size_hw
+    words = np.zeros(4 * PLANE, np.uint32)
+    scratch = _Scratch(
+        np.zeros(3 * PLANE, np.float32),
+        np.zeros(4 * PLANE, np.float32),
+        words,
+        words.view(np.uint64),
+        np.zeros(PLANE, np.uint32),
+        np.zeros(2 * PLANE, np.int64),
+    )
+    # Frames of another layout or type are drawn here first, and stay in cache.
     frame = np.empty((height, width, 3), np.uint8)
-    rows = np.empty(3 * width, np.float32)
-    # A ground other than one colour is kept from frame to frame while it stands still.
-    ground = np.empty((0, width, 3), np.uint8)
-    kept = -1
+    background, kept = np.empty((height, width, 3), np.uint8), -1
     for f in range(begin, end):
-        if len(frames):
-            frame = frames[f]
-        a, b = first[f], first[f + 1]
-        if a == b or (ints[a, KIND] == IMAGE and ints[a, BORDER] == TRANSPARENT):
-            _set(frame.reshape(-1), 0)
+        if len(canvas.interleaved):
+            frame = canvas.interleaved[f]
+        if _has_effects(batch, f):
+            _draw_with_effects(frame, batch, f, scratch)
         else:
-            if ints[a, KIND] == SOLID:
-                _fill(frame, ints[a], reals[a])
+            a, b = batch.first[batch.subframes[f]], batch.first[batch.subframes[f] + 1]
+            entry = batch.entries[a]
+            if a == b or (entry.kind == IMAGE and entry.border == TRANSPARENT):
+                _set(frame.reshape(-1), 0)
             else:
-                if kept < 0 or not _equal(ints, reals, kept, a):
-                    if len(ground) == 0:
-                        ground = np.empty((height, width, 3), np.uint8)
-                    _set(ground.reshape(-1), 0)
-                    _blend_any(ground, acc, sample, words, ints, reals, a, a + 1, bank, extra)
+                if kept < 0 or not _equal(batch.numbers[kept], batch.numbers[a]):
+                    _set(background.reshape(-1), 0)
+                    _blend(background, batch, a, a + 1, scratch)
                     kept = a
-                _copy(frame.reshape(-1), ground.reshape(-1))
-            a += 1
-        if is_common(ints, a, b):
-            blend_common(frame, ints, reals, a, b, bank, extra)
-        else:
-            _blend_any(frame, acc, sample, words, ints, reals, a, b, bank, extra)
-        if len(frames) == 0:
-            _write_floats(frame, f, floats, halves, rows, scale, shift)
-
-
-@kernel
-def _write_floats(frame, f, floats, halves, rows, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write a frame ``[H, W, 3]`` times scale plus shift as planes of a float type."""
-    height, width = frame.shape[:2]
-    for y in range(height):
-        _normalise(rows, frame.reshape(-1), 3 * width * y, width, scale, shift)
-        for c in range(3):
-            if len(floats):
-                _copy(floats[f, c, y], rows[c * width :])
+                _copy(frame.reshape(-1), background.reshape(-1))
+                a += 1
+            if is_common(batch.entries, a, b):
+                blend_common(frame, batch, a, b)
             else:
-                _to_bfloat16(halves[f, c, y], rows.view(np.uint32)[c * width :])
+                _blend(frame, batch, a, b, scratch)
+        if len(canvas.interleaved) == 0:
+            _write_planes(frame, f, canvas)
 
 
 @kernel
-def _write_all(frames, floats, halves, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    rows = np.empty(3 * frames.shape[2], np.float32)
-    for f in range(len(frames)):
-        _write_floats(frames[f], f, floats, halves, rows, scale, shift)
-
-
-def write_normalised(
-    frames: NDArray[np.uint8], out: NDArray[Any], scale: NDArray[np.float32], shift: NDArray[np.float32]
-) -> None:
-    """Write frames ``[F, H, W, 3]`` into ``out``, float32 or bfloat16 as of `composite_cpu`."""
-    floats, halves = (out if out.dtype == kind else _NOWHERE[kind] for kind in (np.float32, np.uint16))
-    _write_all(frames, floats, halves, scale, shift)
+def _has_effects(batch, f):  # type: ignore[no-untyped-def]  # pragma: no cover
+    if len(batch.effects) == 0:
+        return False
+    subframes = batch.subframes[f + 1] - batch.subframes[f]
+    return subframes > 1 or batch.effects[f].linear_light != 0 or batch.effects[f].grain > 0
 
 
 @kernel
-def _blend_any(frame, acc, sample, words, ints, reals, first, last, bank, extra):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend entries of all kinds over a frame ``[H, W, 3]``, in float32."""
+def _blend(frame, batch, first, last, scratch):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend entries of all kinds over a frame ``[H, W, 3]``."""
     height, width = frame.shape[:2]
-    pairs = words.view(np.uint64)
     for y in range(height):
-        for left in range(0, width, _SEGMENT):
-            right = min(left + _SEGMENT, width)
+        for left in range(0, width, SEGMENT):
+            right = min(left + SEGMENT, width)
             low, high = right, left
             for e in range(first, last):
-                if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                    low = min(low, max(ints[e, AREA], left))
-                    high = max(high, min(ints[e, AREA + 2], right))
+                entry = batch.entries[e]
+                if entry.y0 <= y < entry.y1:
+                    low, high = min(low, max(entry.x0, left)), max(high, min(entry.x1, right))
             if low >= high:
                 continue
-            _load(acc[low - left :], frame[y, low:high])
+            _load(scratch.acc[low - left :], frame[y, low:high])
             for e in range(first, last):
-                if ints[e, AREA + 1] <= y < ints[e, AREA + 3]:
-                    _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, NO_LIGHT)
-            _store(frame[y, low:high], acc[low - left :])
+                _blend_row(scratch, batch, batch.entries[e], (left, right, y), _NO_LIGHT)
+            _store(frame[y, low:high], scratch.acc[low - left :])
 
 
 @kernel
-def _equal(ints, reals, i, j):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for k in range(ints.shape[1]):
-        if ints[i, k] != ints[j, k]:
-            return False
-    for k in range(reals.shape[1]):  # noqa: SIM110 - numba knows no generators
-        if reals[i, k] != reals[j, k]:
-            return False
-    return True
+def _draw_with_effects(frame, batch, f, scratch):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Draw the mean of a frame's subframes, and apply linear light and grain."""
+    height, width = frame.shape[:2]
+    effects, begin, end = batch.effects[f], batch.subframes[f], batch.subframes[f + 1]
+    light = _LIGHT if effects.linear_light else _NO_LIGHT
+    total = np.empty(3 * PLANE, np.float32)
+    for y in range(height):
+        for left in range(0, width, SEGMENT):
+            right = min(left + SEGMENT, width)
+            _set(total, _ZERO)
+            for m in range(begin, end):
+                _set(scratch.acc, _ZERO)
+                for e in range(batch.first[m], batch.first[m + 1]):
+                    _blend_row(scratch, batch, batch.entries[e], (left, right, y), light)
+                for k in range(len(total)):
+                    total[k] += scratch.acc[k]
+            for c in range(3):
+                for k in range(right - left):
+                    value = total[c * PLANE + k] / np.float32(end - begin)
+                    frame[y, left + k, c] = _developed(value, effects, left + k, y, c)
 
 
 @kernel
-def _fill(frame, whole, real):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill a frame with a solid's colour after gain, bias and opacity, rounded half up."""
-    row = frame[0]
-    for c in range(3):
-        value = min(max(real[GAIN + c] * whole[COLOR + c] + real[BIAS + c] * 255.0, 0.0), 255.0)
-        if real[GAMMA] != 1.0:
-            value = 255.0 * (value / 255.0) ** real[GAMMA]
-        byte = np.uint8(np.int32(value * real[OPACITY] + 0.5))
-        for x in range(len(row)):
-            row[x, c] = byte
-    if row[0, 0] == row[0, 1] == row[0, 2]:
-        _set(frame.reshape(-1), row[0, 0])
-    else:
-        for y in range(1, len(frame)):
-            _copy(frame[y].reshape(-1), row.reshape(-1))
+def _developed(value, effects, x, y, channel):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the byte of a channel after linear light and grain."""
+    if effects.linear_light:
+        value = _to_srgb(value)
+    if effects.grain > 0:
+        column, row = int((x + 0.5) * effects.cells_xy[0]), int((y + 0.5) * effects.cells_xy[1])
+        word = philox_word_compiled(column, row, effects.frame, channel, effects.key[0], effects.key[1])
+        total = (word & 255) + ((word >> 8) & 255) + ((word >> 16) & 255) + (word >> 24)
+        value += np.float32(effects.grain * ((total - GRAIN_MEAN) / GRAIN_DEVIATION))
+    return np.uint8(np.int32(min(max(value, _ZERO), _TOP) + _HALF))
 
 
 @kernel
-def _set(out, value):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill; an assignment of a slice would compile for a second."""
-    for k in range(len(out)):
-        out[k] = value
+def _to_srgb(light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the sRGB value 0..255 of light 0..255."""
+    share = min(light / np.float32(255), np.float32(1))
+    if share <= np.float32(0.0031308):
+        return light * np.float32(12.92)
+    return np.float32(255 * 1.055) * share ** np.float32(1 / 2.4) - np.float32(255 * 0.055)
+
+
+# --- one layer in one segment of a row
 
 
 @kernel
-def _copy(out, values):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy as many values as there is room for; an assignment of slices goes one by one."""
-    for k in range(len(out)):
-        out[k] = values[k]
-
-
-@kernel
-def _load(acc, row):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for k in range(len(row)):
-        acc[k] = row[k, 0]
-        acc[k + _PLANE] = row[k, 1]
-        acc[k + 2 * _PLANE] = row[k, 2]
-
-
-@kernel
-def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Round half up."""
-    for k in range(len(row)):
-        row[k, 0] = np.uint8(np.int32(acc[k] + _HALF))
-        row[k, 1] = np.uint8(np.int32(acc[k + _PLANE] + _HALF))
-        row[k, 2] = np.uint8(np.int32(acc[k + 2 * _PLANE] + _HALF))
-
-
-@kernel
-def _normalise(rows, pixels, first, width, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write a row of pixels as three rows of planes."""
-    first, width, one, two, three = (
-        np.uint64(first),
-        np.uint64(width),
-        np.uint64(1),
-        np.uint64(2),
-        np.uint64(3),
-    )
-    a, b, c = scale[0], scale[1], scale[2]
-    d, e, f = shift[0], shift[1], shift[2]
-    for k in range(width):
-        at = first + k * three
-        rows[k] = np.float32(np.int32(pixels[at])) * a + d
-        rows[k + width] = np.float32(np.int32(pixels[at + one])) * b + e
-        rows[k + two * width] = np.float32(np.int32(pixels[at + two])) * c + f
-
-
-@kernel
-def _to_bfloat16(out, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Round finite float32 values, given by their bits, to the nearest, ties to even."""
-    for k in range(len(out)):
-        even = np.uint32(0x7FFF) + ((bits[k] >> np.uint32(16)) & np.uint32(1))
-        out[k] = np.uint16(np.uint32(bits[k] + even) >> np.uint32(16))
-
-
-@kernel
-def _layer(acc, sample, words, pairs, ints, reals, e, bank, extra, left, right, y, light):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Blend entry ``e`` over row ``y`` of the segment ``left`` to ``right``.
-
-    ``light`` ``[256]`` holds what every byte of a colour means, or nothing: itself.
-    """
-    low, high = max(ints[e, AREA], left), min(ints[e, AREA + 2], right)
-    kind = ints[e, KIND]
-    mix = np.float32(reals[e, LEVEL] - np.floor(reals[e, LEVEL]))
-    if kind == IMAGE and ints[e, AFFINE] and ints[e, BORDER] == TRANSPARENT:
-        low, high = _reached(ints, e, FAR if mix > 0 else NEAR, low, high, y)
+def _blend_row(scratch, batch, entry, segment, light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Blend an entry over a segment (left, right, y). ``light`` is the meaning of each byte, or empty."""
+    left, right, y = segment
+    if not entry.y0 <= y < entry.y1:
+        return
+    low, high = max(entry.x0, left), min(entry.x1, right)
+    mix = np.float32(entry.level - np.floor(entry.level))
+    if entry.kind == IMAGE and entry.fixed_point and entry.border == TRANSPARENT:
+        low, high = reached(entry.far if mix > 0 else entry.near, low, high, y)
     n = high - low
     if n <= 0:
         return
-    whole = (n + _GROUP - 1) // _GROUP * _GROUP
-    if kind == IMAGE:
-        texels = bank if ints[e, FROM_BANK] else extra
+    whole, sample = np.int64(whole_groups(n)), scratch.sample
+    if entry.kind == IMAGE:
+        texels = batch.bank if entry.from_bank else batch.extra
         for number in range(1 + (mix > 0)):
-            _gather(words, pairs, texels, ints, reals, e, FAR if number else NEAR, low, high, y)
+            _gather(scratch, texels, entry, number, (low, high, y))
             share = mix if number else _ONE - mix
             if len(light):
-                _mix_light(sample, words, share, number > 0, whole, light)
+                _mix_light(scratch, share, number > 0, whole, light)
             else:
-                _mix(sample, words, share, number > 0, whole)
-    elif kind == NOISE:
-        _noise(sample, pairs, ints, reals, e, low, high, y)
-        if len(light):
-            for c in range(3):
-                for k in range(c * _PLANE, c * _PLANE + n):
-                    sample[k] = light[int(sample[k])]
+                _mix(scratch, share, number > 0, whole)
+    elif entry.kind == NOISE:
+        _noise(scratch, entry, low, high, y, light)
     else:
         for c in range(3):
-            color = ints[e, COLOR + c]
-            _set(sample[c * _PLANE : c * _PLANE + n], light[color] if len(light) else np.float32(color))
-        _set(sample[3 * _PLANE : 3 * _PLANE + n], _TOP)
+            color = light[entry.color[c]] if len(light) else np.float32(entry.color[c])
+            _set(sample[c * PLANE : c * PLANE + n], color)
+    if entry.kind != IMAGE:
+        _set(sample[3 * PLANE : 3 * PLANE + n], _TOP)
     for c in range(4):
-        _set(sample[c * _PLANE + n : c * _PLANE + whole], _ZERO)
-    if not ints[e, PLAIN]:
+        _set(sample[c * PLANE + n : c * PLANE + whole], _ZERO)
+    if not entry.plain_color:
         for c in range(3):
-            _tint(sample, c * _PLANE, np.float32(reals[e, GAIN + c]), np.float32(reals[e, BIAS + c]), whole)
-            if reals[e, GAMMA] != 1.0:
-                _bend(sample, c * _PLANE, np.float32(reals[e, GAMMA]), n)
-    _over(acc[low - left :], sample, np.float32(reals[e, OPACITY]), whole)
+            _gain_and_bias(sample, c * PLANE, np.float32(entry.gain[c]), np.float32(entry.bias[c]), whole)
+            if entry.gamma != 1.0:
+                _gamma(sample, c * PLANE, np.float32(entry.gamma), n)
+    _over(scratch.acc[low - left :], sample, np.float32(entry.opacity), whole)
 
 
 @kernel
-def _between(at, step, least, most, n):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the run of k in 0..n with least <= at + k step < most."""
-    if step == 0:
-        return (0, n) if least <= at < most else (0, 0)
-    enter, leave = float(least - at) / step, float(most - at) / step
-    if step < 0:
-        enter, leave = leave, enter
-    begin = int(min(max(np.ceil(enter), 0.0), float(n)))
-    end = int(min(max(np.ceil(leave), 0.0), float(n)))
-    # The division rounds: the first and the last may miss by one.
-    if begin < end and not least <= at + begin * step < most:
-        begin += 1
-    if begin < end and not least <= at + (end - 1) * step < most:
-        end -= 1
-    return begin, end
-
-
-@kernel
-def _reached(ints, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow a row to the pixels that an affine image reaches at a mip level."""
-    n = high - low
-    u = ints[e, level + U] + low * ints[e, level + U_X] + y * ints[e, level + U_Y]
-    v = ints[e, level + V] + low * ints[e, level + V_X] + y * ints[e, level + V_Y]
-    a, b = _between(u, ints[e, level + U_X], -_FIXED_ONE, ints[e, level + COLUMNS] << 32, n)
-    c, d = _between(v, ints[e, level + V_X], -_FIXED_ONE, ints[e, level + ROWS] << 32, n)
-    return low + max(a, c), low + min(b, d)
-
-
-@kernel
-def _gather(words, pairs, texels, ints, reals, e, level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy the four texels and the two fractions of every pixel from ``low`` to ``high`` at one mip level."""
-    n = high - low
-    begin, end = 0, 0  # where all taps lie inside
-    if ints[e, AFFINE]:
-        start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
-        u_step, v_step = ints[e, level + U_X], ints[e, level + V_X]
-        u = ints[e, level + U] + low * u_step + y * ints[e, level + U_Y]
-        v = ints[e, level + V] + low * v_step + y * ints[e, level + V_Y]
-        most_u, most_v = (w - 1) << 32, (h - 1) << 32
-        if ints[e, BORDER] != TRANSPARENT:
-            # Folded from the image's own edge on, which may lie inside the last texel of a coarse level.
-            coarse = int(reals[e, LEVEL]) + (level == FAR)
-            most_u = min(most_u, (ints[e, WIDTH] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
-            most_v = min(most_v, (ints[e, HEIGHT] << 32 >> coarse) - (_FIXED_ONE >> 1) + 1)
-        a, b = _between(u, u_step, 0, most_u, n)
-        c, d = _between(v, v_step, 0, most_v, n)
-        begin, end = max(a, c), min(b, d)
-        if begin >= end:
-            begin, end = 0, 0
+def _gather(scratch, texels, entry, number, run):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather the texels and fractions of a run (low, high, y) at the near (0) or far (1) level."""
+    low, high, y = run
+    level, border = entry.far if number else entry.near, entry.border
+    index = int(entry.level) + number
+    scale, n, begin, end = 0.5**index, high - low, 0, 0
+    if entry.fixed_point:
+        u, v = row_start(level, low, y)
+        most_u, most_v = (level.width - 1) << 32, (level.height - 1) << 32
+        if border != TRANSPARENT:
+            # The image's own edge may be inside the last texel of a coarse level.
+            most_u = min(most_u, (entry.width << 32 >> index) - (FIXED_ONE >> 1) + 1)
+            most_v = min(most_v, (entry.height << 32 >> index) - (FIXED_ONE >> 1) + 1)
+        begin, end = run_within(level, u, v, 0, most_u, most_v, n, MARGIN)
+        u_step, v_step = level.u_x, level.v_x
         for k in range(n):
-            words[_FRACTION + k] = np.uint32(u + k * u_step) >> 16 | np.uint32(v + k * v_step) & 0xFFFF0000
-        _gather_inside(pairs, texels, start, w, u, u_step, v, v_step, begin, end)
-        if ints[e, BORDER] == TRANSPARENT:
-            for a, b in ((0, begin), (end, n)):
-                _gather_edge(words, texels, start, h, w, u, u_step, v, v_step, a, b)
+            u_at, v_at = np.uint32(u + k * u_step), np.uint32(v + k * v_step)
+            scratch.fractions[k] = u_at >> 16 | v_at & 0xFFFF0000
+        gather_inside(scratch.pairs, texels, level, u, v, begin, end)
+        if border == TRANSPARENT:
+            gather_edges(scratch.words, texels, level, u, v, begin, end, n)
             return
-    for k in range(begin + n - end):
-        place = k if k < begin else k + end - begin
-        _gather_one(words, texels, ints, reals, e, level, low + place + 0.5, y + 0.5, place)
+    for edge in range(begin + n - end):
+        k = edge if edge < begin else edge + end - begin
+        u, v, is_visible = _position(entry, low + k + 0.5, y + 0.5)
+        _gather_one(scratch, texels, entry, level, k, (u * scale - 0.5, v * scale - 0.5, is_visible))
 
 
 @kernel
-def _gather_inside(pairs, texels, start, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Gather pixels of an affine image whose taps all lie inside."""
-    u += begin * du
-    v += begin * dv
-    # Unsigned places: numba then drops its test for negative indices.
-    below, one, shift = np.uint64(w), np.uint64(1), np.uint64(32)
-    upper, lower = np.uint64(_UPPER // 2), np.uint64(_LOWER // 2)
-    for k in range(np.uint64(begin), np.uint64(end)):
-        p = np.uint64(start + (v >> 32) * w + (u >> 32))
-        q = p + below
-        pairs[upper + k] = np.uint64(texels[p]) | np.uint64(texels[p + one]) << shift
-        pairs[lower + k] = np.uint64(texels[q]) | np.uint64(texels[q + one]) << shift
-        u += du
-        v += dv
-
-
-@kernel
-def _gather_edge(words, texels, start, h, w, u, du, v, dv, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Gather pixels of an affine image of which some taps lie outside, where nothing is."""
-    for k in range(begin, end):
-        u_at, v_at = u + k * du, v + k * dv
-        i, j = u_at >> 32, v_at >> 32
-        p = start + j * w + i
-        west, east = 0 <= i < w, -1 <= i < w - 1
-        north, south = 0 <= j < h, -1 <= j < h - 1
-        place = np.uint64(2 * k)
-        words[np.uint64(_UPPER) + place] = texels[np.uint64(p)] if north & west else 0
-        words[np.uint64(_UPPER + 1) + place] = texels[np.uint64(p + 1)] if north & east else 0
-        words[np.uint64(_LOWER) + place] = texels[np.uint64(p + w)] if south & west else 0
-        words[np.uint64(_LOWER + 1) + place] = texels[np.uint64(p + w + 1)] if south & east else 0
-
-
-@kernel
-def _gather_one(words, texels, ints, reals, e, level, x, y, k):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Gather one pixel anywhere, in any projection, with any border."""
-    start, h, w = ints[e, level + START], ints[e, level + ROWS], ints[e, level + COLUMNS]
-    scale = 0.5 ** (int(reals[e, LEVEL]) + (level == FAR))
-    for place in range(2):
-        words[_UPPER + 2 * k + place] = 0
-        words[_LOWER + 2 * k + place] = 0
-    words[_FRACTION + k] = 0
-    depth = reals[e, INVERSE + 6] * x + reals[e, INVERSE + 7] * y + reals[e, INVERSE + 8]
+def _position(entry, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the texture position of a point inside an image without end, and if it is before the horizon."""
+    m = entry.inverse
+    depth = m[2, 0] * x + m[2, 1] * y + m[2, 2]
     if not depth > 0.0:
-        return
-    u = (reals[e, INVERSE] * x + reals[e, INVERSE + 1] * y + reals[e, INVERSE + 2]) / depth
-    v = (reals[e, INVERSE + 3] * x + reals[e, INVERSE + 4] * y + reals[e, INVERSE + 5]) / depth
-    border = ints[e, BORDER]
-    if border == REFLECT:
-        u, v = _fold(u, ints[e, WIDTH]), _fold(v, ints[e, HEIGHT])
-    elif border == REPEAT:
-        u, v = u % ints[e, WIDTH], v % ints[e, HEIGHT]
-    u, v = u * scale - 0.5, v * scale - 0.5
-    if not (-1.0 < u < w and -1.0 < v < h):
-        return
-    i, j = int(np.floor(u)), int(np.floor(v))
-    words[_FRACTION + k] = np.uint32(int((u - i) * 65536.0) | int((v - j) * 65536.0) << 16)
-    for dj in range(2):
-        row = j + dj
-        if border == REPEAT:
-            row %= h
-        elif border == REFLECT:
-            row = min(max(row, 0), h - 1)
-        for di in range(2):
-            column = i + di
-            if border == REPEAT:
-                column %= w
-            elif border == REFLECT:
-                column = min(max(column, 0), w - 1)
-            if 0 <= row < h and 0 <= column < w:
-                words[(_LOWER if dj else _UPPER) + 2 * k + di] = texels[start + row * w + column]
+        return 0.0, 0.0, False
+    u = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / depth
+    v = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / depth
+    if entry.border == REFLECT:
+        u, v = _mirrored(u, entry.width), _mirrored(v, entry.height)
+    elif entry.border == REPEAT:
+        u, v = u % entry.width, v % entry.height
+    return u, v, True
 
 
 @kernel
-def _fold(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _mirrored(u, size):  # type: ignore[no-untyped-def]  # pragma: no cover
     u = abs(u) % (2.0 * size)
     return 2.0 * size - u if u > size else u
+
+
+@kernel
+def _gather_one(scratch, texels, entry, level, k, position):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Gather the texels of one pixel with any border, at a position in texels of the level, less one half."""
+    u, v, is_visible = position
+    start, h, w = level.first_texel, level.height, level.width
+    scratch.pairs[k] = scratch.pairs[PLANE + k] = scratch.fractions[k] = 0
+    if not (is_visible and -1.0 < u < w and -1.0 < v < h):
+        return
+    i, j = int(np.floor(u)), int(np.floor(v))
+    scratch.fractions[k] = np.uint32(int((u - i) * 65536.0) | int((v - j) * 65536.0) << 16)
+    for dj in range(2):
+        row = _wrapped(j + dj, h, entry.border)
+        for di in range(2):
+            column = _wrapped(i + di, w, entry.border)
+            if 0 <= row < h and 0 <= column < w:
+                scratch.words[2 * (dj * PLANE + k) + di] = texels[start + row * w + column]
+
+
+@kernel
+def _wrapped(index, size, border):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the row or column of a texel after the border rule."""
+    if border == REPEAT:
+        return index % size
+    return min(max(index, 0), size - 1) if border == REFLECT else index
 
 
 @kernel
@@ -472,90 +370,84 @@ def _byte(word, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @kernel
-def _mix(sample, words, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _mix(scratch, share, add, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Weigh the gathered texels by their fractions and a level's share, in premultiplied 0..255."""
+    sample, words = scratch.sample, scratch.words
     for k in range(n):
-        fraction = words[_FRACTION + k]
-        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
-        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
+        fraction = scratch.fractions[k]
+        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _SHARE_16
+        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _SHARE_16
         upper, lower = share * (_ONE - fv), share * fv
         w0, w1, w2, w3 = (_ONE - fu) * upper, fu * upper, (_ONE - fu) * lower, fu * lower
-        a, b = words[_UPPER + 2 * k], words[_UPPER + 2 * k + 1]
-        c, d = words[_LOWER + 2 * k], words[_LOWER + 2 * k + 1]
+        a, b = words[2 * k], words[2 * k + 1]
+        c, d = words[2 * PLANE + 2 * k], words[2 * PLANE + 2 * k + 1]
         red = _byte(a, 0) * w0 + _byte(b, 0) * w1 + _byte(c, 0) * w2 + _byte(d, 0) * w3
         green = _byte(a, 8) * w0 + _byte(b, 8) * w1 + _byte(c, 8) * w2 + _byte(d, 8) * w3
         blue = _byte(a, 16) * w0 + _byte(b, 16) * w1 + _byte(c, 16) * w2 + _byte(d, 16) * w3
         alpha = _byte(a, 24) * w0 + _byte(b, 24) * w1 + _byte(c, 24) * w2 + _byte(d, 24) * w3
         if add:
-            red, green = red + sample[k], green + sample[k + _PLANE]
-            blue, alpha = blue + sample[k + 2 * _PLANE], alpha + sample[k + 3 * _PLANE]
-        sample[k], sample[k + _PLANE] = red, green
-        sample[k + 2 * _PLANE], sample[k + 3 * _PLANE] = blue, alpha
+            red, green = red + sample[k], green + sample[k + PLANE]
+            blue, alpha = blue + sample[k + 2 * PLANE], alpha + sample[k + 3 * PLANE]
+        sample[k], sample[k + PLANE] = red, green
+        sample[k + 2 * PLANE], sample[k + 3 * PLANE] = blue, alpha
 
 
 @kernel
-def _mix_light(sample, words, share, add, n, light):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Weigh the gathered texels as `_mix` does, their colours by what their bytes mean."""
+def _mix_light(scratch, share, add, n, light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Weigh the gathered texels as `_mix` does, in linear light. The table prevents SIMD."""
+    sample = scratch.sample
     for k in range(n):
-        fraction = words[_FRACTION + k]
-        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _FINE
-        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _FINE
+        fraction = scratch.fractions[k]
+        fu = np.float32(np.int32(fraction & np.uint32(0xFFFF))) * _SHARE_16
+        fv = np.float32(np.int32(fraction >> np.uint32(16))) * _SHARE_16
         for c in range(4):
             total = _ZERO
             for corner in range(4):
-                word = words[(_LOWER if corner & 2 else _UPPER) + 2 * k + (corner & 1)]
+                word = scratch.words[2 * ((corner >> 1) * PLANE + k) + (corner & 1)]
                 byte = (word >> np.uint32(8 * c)) & _BYTE
                 value = light[byte] if c < 3 else np.float32(byte)
                 weight = (fu if corner & 1 else _ONE - fu) * (fv if corner & 2 else _ONE - fv)
                 total += value * weight
-            sample[c * _PLANE + k] = share * total + (sample[c * _PLANE + k] if add else _ZERO)
+            sample[c * PLANE + k] = share * total + (sample[c * PLANE + k] if add else _ZERO)
 
 
 @kernel
-def _noise(sample, pairs, ints, reals, e, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Draw uniform noise."""
+def _noise(scratch, entry, low, high, y, light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Draw uniform noise: the high byte of a word of each cell and channel."""
+    m, cells, sample = entry.inverse, scratch.cells, scratch.sample
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
-        depth = reals[e, INVERSE + 6] * px + reals[e, INVERSE + 7] * py + reals[e, INVERSE + 8]
-        u = (reals[e, INVERSE] * px + reals[e, INVERSE + 1] * py + reals[e, INVERSE + 2]) / depth
-        v = (reals[e, INVERSE + 3] * px + reals[e, INVERSE + 4] * py + reals[e, INVERSE + 5]) / depth
-        pairs[k] = np.uint64(int(np.floor(u))) & _MASK
-        pairs[_PLANE + k] = np.uint64(int(np.floor(v))) & _MASK
-    key0, key1 = np.uint64(ints[e, COLOR]), np.uint64(ints[e, COLOR + 1])
+        depth = m[2, 0] * px + m[2, 1] * py + m[2, 2]
+        cells[k] = int(np.floor((m[0, 0] * px + m[0, 1] * py + m[0, 2]) / depth)) & 0xFFFFFFFF
+        cells[PLANE + k] = int(np.floor((m[1, 0] * px + m[1, 1] * py + m[1, 2]) / depth)) & 0xFFFFFFFF
     for c in range(3):
-        _philox(
-            sample[c * _PLANE :], pairs, high - low, np.uint64(ints[e, COLOR + 2]), np.uint64(c), key0, key1
-        )
-    _set(sample[3 * _PLANE : 3 * _PLANE + high - low], _TOP)
+        _noise_bytes(sample[c * PLANE :], cells, high - low, entry.frame, c, entry.key)
+        if len(light):
+            for k in range(c * PLANE, c * PLANE + high - low):
+                sample[k] = light[int(sample[k])]
 
 
 @kernel
-def _philox(out, cells, n, frame, channel, key0, key1):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write the high byte of a channel's first word; vectors run over the pixels, in all rounds at once."""
+def _noise_bytes(out, cells, n, frame, channel, key):  # type: ignore[no-untyped-def]  # pragma: no cover
+    key0, key1 = key[0], key[1]
     for k in range(n):
-        c0, c1, c2, c3 = cells[k], cells[_PLANE + k], frame, channel
-        k0, k1 = key0, key1
-        for _ in range(ROUNDS):
-            a, b = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
-            c0, c1 = (b >> _32) ^ c1 ^ k0, b & _MASK
-            c2, c3 = (a >> _32) ^ c3 ^ k1, a & _MASK
-            k0, k1 = (k0 + np.uint64(WEYL[0])) & _MASK, (k1 + np.uint64(WEYL[1])) & _MASK
-        out[k] = np.float32(np.int32(c0 >> np.uint64(24)))
+        word = philox_word_compiled(cells[k], cells[PLANE + k], frame, channel, key0, key1)
+        out[k] = np.float32(np.int32(word >> 24))
 
 
 @kernel
-def _tint(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Apply gain and bias to one plane of premultiplied colour, and keep it within alpha."""
+def _gain_and_bias(sample, plane, gain, bias, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Apply gain and bias to one plane of premultiplied colour, and limit it to alpha."""
     for k in range(n):
-        alpha = sample[3 * _PLANE + k]
+        alpha = sample[3 * PLANE + k]
         sample[plane + k] = min(max(sample[plane + k] * gain + alpha * bias, _ZERO), alpha)
 
 
 @kernel
-def _bend(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _gamma(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Raise the straight colours of one plane to a power."""
     for k in range(n):
-        alpha = sample[3 * _PLANE + k]
+        alpha = sample[3 * PLANE + k]
         if alpha > 0:
             sample[plane + k] = alpha * (sample[plane + k] / alpha) ** gamma
 
@@ -563,7 +455,89 @@ def _bend(sample, plane, gamma, n):  # type: ignore[no-untyped-def]  # pragma: n
 @kernel
 def _over(acc, sample, opacity, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     for k in range(n):
-        rest = _ONE - sample[3 * _PLANE + k] * opacity / _TOP
+        rest = _ONE - sample[3 * PLANE + k] * opacity / _TOP
         acc[k] = sample[k] * opacity + acc[k] * rest
-        acc[k + _PLANE] = sample[k + _PLANE] * opacity + acc[k + _PLANE] * rest
-        acc[k + 2 * _PLANE] = sample[k + 2 * _PLANE] * opacity + acc[k + 2 * _PLANE] * rest
+        acc[k + PLANE] = sample[k + PLANE] * opacity + acc[k + PLANE] * rest
+        acc[k + 2 * PLANE] = sample[k + 2 * PLANE] * opacity + acc[k + 2 * PLANE] * rest
+
+
+# --- copies. Slice assignments would compile for a second each, and copy element by element.
+
+
+@kernel
+def _set(out, value):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(out)):
+        out[k] = value
+
+
+@kernel
+def _copy(out, values):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(out)):
+        out[k] = values[k]
+
+
+@kernel
+def _equal(a, b):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(a)):  # noqa: SIM110 - numba has no generator expressions
+        if a[k] != b[k]:
+            return False
+    return True
+
+
+@kernel
+def _load(acc, row):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(len(row)):
+        acc[k] = row[k, 0]
+        acc[k + PLANE] = row[k, 1]
+        acc[k + 2 * PLANE] = row[k, 2]
+
+
+@kernel
+def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round half up."""
+    for k in range(len(row)):
+        row[k, 0] = np.uint8(np.int32(acc[k] + _HALF))
+        row[k, 1] = np.uint8(np.int32(acc[k + PLANE] + _HALF))
+        row[k, 2] = np.uint8(np.int32(acc[k + 2 * PLANE] + _HALF))
+
+
+@kernel
+def _write_planes(frame, f, canvas):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write a frame ``[H, W, 3]``, times scale plus shift, as planes."""
+    height, width = frame.shape[:2]
+    pixels = frame.reshape(-1)
+    values = np.empty(width, np.float32)
+    bits = values.view(np.uint32)
+    for y in range(height):
+        for c in range(3):
+            first = 3 * width * y + c
+            if len(canvas.planes):
+                _copy_channel(canvas.planes[f, c, y], pixels, first)
+            elif len(canvas.floats):
+                _scale_channel(canvas.floats[f, c, y], pixels, first, canvas.scale[c], canvas.shift[c])
+            else:
+                _scale_channel(values, pixels, first, canvas.scale[c], canvas.shift[c])
+                _to_bfloat16(canvas.bfloats[f, c, y], bits)
+
+
+@kernel
+def _copy_channel(out, pixels, first):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy every third byte; unsigned indices, see `smile_synth.compositing._rows`."""
+    first, three = np.uint64(first), np.uint64(3)
+    for k in range(np.uint64(len(out))):
+        out[k] = pixels[first + k * three]
+
+
+@kernel
+def _scale_channel(out, pixels, first, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    first, three = np.uint64(first), np.uint64(3)
+    for k in range(np.uint64(len(out))):
+        out[k] = np.float32(np.int32(pixels[first + k * three])) * scale + shift
+
+
+@kernel
+def _to_bfloat16(out, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Round finite float32 values, given by their bits, to the nearest, ties to even."""
+    for k in range(len(out)):
+        even = np.uint32(0x7FFF) + ((bits[k] >> np.uint32(16)) & np.uint32(1))
+        out[k] = np.uint16(np.uint32(bits[k] + even) >> np.uint32(16))

@@ -1,17 +1,17 @@
-"""Render parameters: what all backends but the oracle draw from, as flat arrays.
+"""Render parameters: a batch of scenes as flat arrays. All backends except the oracle draw from them.
 
-A batch of scenes becomes a list of entries, one per layer that is visible in a subframe, back to front,
-subframe after subframe, frame after frame, clip after clip. A frame f (clip x frames + t) is one subframe,
-or the mean of the subframes ``subframes[f]`` to ``subframes[f + 1]`` while its shutter is open; the middle
-one decides which layer owns a pixel. The entries of subframe m are ``first[m]`` to ``first[m + 1]``.
-A shadow is an entry of its own right before its object's. All arithmetic on poses happens here, once, in
-float64.
+An entry is one visible layer in one subframe. Entries are in drawing order: back to front, then subframe
+after subframe, frame after frame, clip after clip. A shadow is an entry of its own, right behind its layer.
+Frame f (clip x num_frames + t) is the mean of the subframes ``subframes[f]`` to ``subframes[f + 1]``, which
+are the moments of its open shutter. The middle subframe decides which layer owns a pixel. All arithmetic on
+poses happens here, once, in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from smile_synth.core import geometry
 from smile_synth.core.appearance import (
-    DEFAULT_APPEARANCE,
+    Appearance,
     Shadow,
     feathered,
     in_light,
@@ -34,15 +34,73 @@ from smile_synth.objects import ObjectBank
 from smile_synth.scene import Layer, Noise, Scene, Solid, StoredImage, Textured, Video, texture_of
 from smile_synth.sources import Sources
 
+SOLID, NOISE, IMAGE = 0, 1, 2
+BORDERS = {"transparent": 0, "reflect": 1, "repeat": 2}
+TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
+# The label of a shadow. It owns no pixels.
+SHADOW = -1
+FIXED_ONE = 1 << 32
+# One half, less the rounding error of float32: an opaque texel at opacity .5 owns its pixel.
+OWNS_FLOAT32 = 0.5 - 1e-6
 
-class Shown(NamedTuple):
-    """A texture as it is shown.
+# One mip level: its first texel and size; then the fixed-point map, see `Entry`.
+LEVEL = np.dtype(
+    [(name, np.int64) for name in ("first_texel", "height", "width", "u", "u_x", "u_y", "v", "v_x", "v_y")]
+)
+# All fields have 8 bytes: a device reads one array, as int64 and as float64.
+#   kind, border            SOLID, NOISE or IMAGE; TRANSPARENT, REFLECT or REPEAT
+#   from_bank               1: the texels are in the bank, 0: in `Parameters.extra`
+#   first_texel, height, width   of mip level 0
+#   color                   RGB of a solid
+#   key, redrawn, frame     of noise: two 32-bit words; 1 for new noise in every frame; counter of the frame
+#   label                   number of a labelled object from 1, 0 for other layers, or SHADOW
+#   x0, y0, x1, y1          the pixels that the entry can reach, half-open
+#   plain_color             1: gain 1, bias 0, gamma 1
+#   fixed_point             1: the maps of the levels are valid
+#   wraps                   1: the frame shows a reflected or repeated image beyond its edge
+#   near, far               the two mip levels that are mixed. u and v are the texel coordinates, less one
+#                           half, of the centre of pixel (0, 0); u_x, v_x are their steps per column,
+#                           u_y, v_y per row; all in 32.32 fixed point
+#   inverse                 frame-to-texture map
+#   level                   mip level; its fraction is the share of `far`
+ENTRY = np.dtype(
+    [
+        *((name, np.int64) for name in ("kind", "border", "from_bank", "first_texel", "height", "width")),
+        ("color", np.int64, 3),
+        ("key", np.int64, 2),
+        *((name, np.int64) for name in ("redrawn", "frame", "label", "x0", "y0", "x1", "y1")),
+        *((name, np.int64) for name in ("plain_color", "fixed_point", "wraps")),
+        ("near", LEVEL),
+        ("far", LEVEL),
+        ("inverse", np.float64, (3, 3)),
+        ("level", np.float64),
+        ("opacity", np.float64),
+        ("gain", np.float64, 3),
+        ("bias", np.float64, 3),
+        ("gamma", np.float64),
+    ]
+)
+# Camera effects of a frame. ``grain`` is the standard deviation 0..255, ``key`` and ``frame`` the counter of
+# its noise, ``cells_xy`` the recipe pixels per frame pixel.
+EFFECTS = np.dtype(
+    [
+        ("linear_light", np.int64),
+        ("key", np.int64, 2),
+        ("frame", np.int64),
+        ("grain", np.float64),
+        ("cells_xy", np.float64, 2),
+    ]
+)
+
+
+class TextureVersion(NamedTuple):
+    """A texture with the changes that a layer applies to it.
 
     Attributes:
-        surface: where it comes from.
-        frame: of the clip; only a video's texture depends on it.
-        feather: texels over which it fades in from its edge.
-        shadow_blur: texels; the texture's shadow instead of itself. None: itself.
+        surface: the source of the texture.
+        frame: frame of the clip; only a video's texture depends on it.
+        feather: width of the soft edge in texels.
+        shadow_blur: blur in texels of the shadow that replaces the texture; None: the texture itself.
         linear_light: see `smile_synth.core.appearance.in_light`.
     """
 
@@ -53,7 +111,7 @@ class Shown(NamedTuple):
     linear_light: bool = False
 
     def size_hw(self) -> tuple[int, int]:
-        """Return the texture's size, of which a shadow has more."""
+        """Return the size of the texture; a shadow is larger than its object."""
         margin = 0 if self.shadow_blur is None else shadow_margin(self.shadow_blur)
         return self.surface.height + 2 * margin, self.surface.width + 2 * margin
 
@@ -61,7 +119,7 @@ class Shown(NamedTuple):
         """Make the texture.
 
         Raises:
-            UserError: a background image is needed and none were given, or it cannot be read any more.
+            UserError: the sources lack the backgrounds, or an image can no longer be read.
         """
         texture = texture_of(self.surface, sources, self.frame)
         if self.feather:
@@ -71,87 +129,79 @@ class Shown(NamedTuple):
         return in_light(texture) if self.linear_light else texture
 
 
-SOLID, NOISE, IMAGE = 0, 1, 2
-BORDERS = {"transparent": 0, "reflect": 1, "repeat": 2}
-TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
-
-# Columns of the whole numbers of an entry. FROM_BANK: 1 for texels of the bank, 0 for `extra`.
-# COLOR is RGB of a solid, or key, key and frame of a noise. AREA is x0, y0, x1, y1, half-open.
-# NEAR and FAR are the two mip levels, at the places below.
-# LABEL: of a labelled object from 1, else 0; SHADOW owns no pixels, whatever its alpha.
-# AFFINE: 1 where the 32.32 map below holds. FOLDED: 1 where an image without end is seen beyond its edge.
-KIND, BORDER, FROM_BANK, FIRST_TEXEL, HEIGHT, WIDTH, COLOR, LABEL, AREA, AFFINE, PLAIN, FOLDED, NEAR, FAR = (
-    0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 17, 26,
-)  # fmt: skip
-NUM_INTS = 35
-# Places within a level: its first texel and size; for an affine image the texel coordinates, less one half,
-# of the first pixel's centre, and their steps along a row and down a column, in 32.32 fixed point.
-START, ROWS, COLUMNS, U, U_X, U_Y, V, V_X, V_Y = range(9)
-FIXED = 2.0**32
-# Columns of the real numbers: frame-to-texture map, mip level, opacity, gain, bias, gamma.
-INVERSE, LEVEL, OPACITY, GAIN, BIAS, GAMMA = 0, 9, 10, 11, 14, 17
-NUM_REALS = 18
-SHADOW = -1
-# Columns of a frame's film: 1 for linear light, the grain's two key words, the frame of the clip, the grain's
-# standard deviation 0..255, recipe pixels per pixel along x and y.
-LINEAR, GRAIN_KEY, GRAIN_FRAME, GRAIN, CELLS = 0, 1, 3, 4, 5
-NUM_EFFECTS = 7
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameters:
-    """A batch ready to be drawn.
+    """A batch that is ready to be drawn.
 
     Attributes:
-        num_clips, num_frames: clips, and frames of each: F frames in all.
+        num_clips, num_frames: number of clips and frames per clip, F frames in all.
         size_hw: of every frame.
-        first: ``[M + 1]`` int64, where each subframe's entries begin; without ``film``, M is F.
-        ints: ``[N, NUM_INTS]`` int64.
-        reals: ``[N, NUM_REALS]`` float64.
+        first: ``[M + 1]`` int64, where the entries of each subframe begin.
+        entries: ``[N]`` `ENTRY`.
+        subframes: ``[F + 1]`` int64, where the subframes of each frame begin.
         textures: the textures that are not in the bank, one after another.
-        subframes: ``[F + 1]`` int64, where each frame's subframes begin; empty without ``film``.
-        film: ``[F, NUM_FILM]`` float64; empty where no clip has a shutter, linear light or grain.
-        extra: ``[X]`` uint32, their texels; empty until they are fetched.
+        effects: ``[F]`` `EFFECTS`; empty if no clip has camera effects.
+        extra: ``[X]`` uint32, the texels of ``textures``; empty until `fetch`.
     """
 
     num_clips: int
     num_frames: int
     size_hw: tuple[int, int]
     first: NDArray[np.int64]
-    ints: NDArray[np.int64]
-    reals: NDArray[np.float64]
-    textures: tuple[Shown, ...] = ()
-    subframes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    effects: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, NUM_EFFECTS)))
+    entries: NDArray[np.void]
+    subframes: NDArray[np.int64]
+    textures: tuple[TextureVersion, ...] = ()
+    effects: NDArray[np.void] = field(default_factory=lambda: np.empty(0, EFFECTS))
     extra: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+
+    def __repr__(self) -> str:
+        """Return the numbers of clips, frames, entries and textures."""
+        return (
+            f"Parameters(num_clips={self.num_clips}, num_frames={self.num_frames}, size_hw={self.size_hw}, "
+            f"entries={len(self.entries)}, textures={len(self.textures)})"
+        )
+
+
+def as_numbers(records: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return a view of a structured array as ``[N, words of 8 bytes]``; float fields are bits."""
+    return records.view(np.int64).reshape(len(records), records.dtype.itemsize // 8)
+
+
+def word_offsets(dtype: np.dtype[np.void], start: int = 0) -> SimpleNamespace:
+    """Return the offset of every field in words of 8 bytes; a nested record is a namespace of its own."""
+    offsets = {}
+    for name, (kind, offset, *_) in (dtype.fields or {}).items():
+        word = start + offset // 8
+        offsets[name] = word_offsets(kind, word) if kind.fields else word
+    return SimpleNamespace(**offsets)
 
 
 def words_of(texels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Return premultiplied RGBA texels ``[N, 4]`` as little-endian words ``[N]``, read-only, not copied."""
+    """Return a read-only view of RGBA texels ``[N, 4]`` as little-endian words ``[N]``."""
     words = np.ascontiguousarray(texels).view("<u4").reshape(-1)
     words.flags.writeable = False
     return words
 
 
-def num_texels(shown: Shown) -> int:
-    """Return the texels of a texture with all its mip levels."""
-    return sum(h * w for h, w in level_sizes_hw(*shown.size_hw()))
+def num_texels(version: TextureVersion) -> int:
+    """Return the number of texels of a texture with all its mip levels."""
+    return sum(h * w for h, w in level_sizes_hw(*version.size_hw()))
 
 
-def fetch(textures: Sequence[Shown], sources: Sources) -> NDArray[np.uint32]:
+def fetch(textures: Sequence[TextureVersion], sources: Sources) -> NDArray[np.uint32]:
     """Return the texels of textures, one after another, read-only.
 
     Raises:
-        UserError: background images are needed and none were given, or one cannot be read any more.
+        UserError: the sources lack the backgrounds, or an image can no longer be read.
     """
-    words = [words_of(shown.texture(sources).texels) for shown in textures]
+    words = [words_of(version.texture(sources).texels) for version in textures]
     texels = words[0] if len(words) == 1 else np.concatenate([np.empty(0, np.uint32), *words])
     texels.flags.writeable = False
     return texels
 
 
 def prepare(scenes: Sequence[Scene], sources: Sources, frames: range) -> Parameters:
-    """Flatten ``frames`` of scenes of one size and fetch the textures that are not in the bank.
+    """Return the parameters of ``frames`` of scenes of one size, with all texels.
 
     Raises:
         UserError: as `fetch`.
@@ -162,234 +212,246 @@ def prepare(scenes: Sequence[Scene], sources: Sources, frames: range) -> Paramet
 
 
 def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Parameters:
-    """Flatten ``frames`` of scenes of one size; textures that are not in the bank are named, not fetched.
+    """Return the parameters of ``frames`` of scenes of one size, without the texels of ``textures``.
 
     Raises:
-        ValueError: the scenes differ in size, lack a frame, or a pose squashes the plane to a line.
+        ValueError: the scenes differ in size, lack a frame, or a pose has no inverse.
     """
     size_hw = scenes[0].size_hw
     samples = [scene.appearance.shutter_samples for scene in scenes]
-    entries = sum(
-        count * sum(1 + (layer.shadow is not None) for layer in scene.layers)
-        for count, scene in zip(samples, scenes, strict=True)
-    ) * len(frames)
-    ints = np.empty((entries, NUM_INTS), np.int64)
-    reals = np.empty((entries, NUM_REALS))
-    first = np.zeros(sum(samples) * len(frames) + 1, np.int64)
-    places: dict[Shown, int] = {}
-    extra_size = subframe = 0
-    for scene, count in zip(scenes, samples, strict=True):
+    drawn = [_drawn_layers(scene) for scene in scenes]
+    most = sum(count * len(layers) for count, layers in zip(samples, drawn, strict=True)) * len(frames)
+    entries, first = np.empty(most, ENTRY), np.zeros(sum(samples) * len(frames) + 1, np.int64)
+    offsets = _TexelOffsets(bank)
+    subframe = 0
+    for scene, count, layers in zip(scenes, samples, drawn, strict=True):
         if scene.size_hw != size_hw or scene.num_frames < frames.stop:
             raise ValueError(
                 f"scenes of one batch: expected {size_hw} and {frames.stop} frames, "
                 f"got {scene.size_hw} and {scene.num_frames}"
             )
-        sheets = _sheets(scene)
-        linear_light = scene.appearance.linear_light
-        table = np.zeros((len(sheets), AREA), np.int64)
-        first_texel = np.zeros((len(sheets), frames.stop), np.int64)
+        constants = np.zeros(len(layers), ENTRY)
+        first_texel = np.zeros((len(layers), frames.stop), np.int64)
         label = 0
-        for k, (_, layer, shadow) in enumerate(sheets):
-            row, surface = table[k], layer.surface
-            row[BORDER] = BORDERS[layer.border]
-            if shadow is not None:
-                assert isinstance(surface, StoredImage), "only cut-outs cast shadows"
-                shown = Shown(surface, 0, layer.feather, shadow.blur)
-                row[KIND], row[LABEL], (row[HEIGHT], row[WIDTH]) = IMAGE, SHADOW, shown.size_hw()
-                if shown not in places:
-                    places[shown] = extra_size
-                    extra_size += num_texels(shown)
-                first_texel[k] = places[shown]
-                continue
-            if layer.labelled:
-                label += 1
-                row[LABEL] = label
-            if isinstance(surface, Solid):
-                row[KIND] = SOLID
-                row[COLOR : COLOR + 3] = surface.rgb
-            elif isinstance(surface, Noise):
-                row[KIND] = NOISE
-                row[COLOR : COLOR + 3] = *surface.key, surface.redrawn
-            else:
-                row[KIND], row[HEIGHT], row[WIDTH] = IMAGE, surface.height, surface.width
-                plain = not (layer.feather or linear_light)
-                if plain and isinstance(surface, StoredImage) and surface.source == "objects":
-                    row[FROM_BANK], first_texel[k] = 1, bank.texel_offsets[surface.texture_id]
-                    continue
-                for t in frames:
-                    frame = t if isinstance(surface, Video) else 0
-                    shown = Shown(surface, frame, layer.feather, None, linear_light)
-                    if shown not in places:
-                        places[shown] = extra_size
-                        extra_size += num_texels(shown)
-                    first_texel[k, t] = places[shown]
-        poses, opacity, rows = _subframes(scene, sheets)
-        gamma = np.ones(scene.opacity.shape) if scene.gamma is None else scene.gamma
-        _flatten(
-            ints,
-            reals,
-            first,
-            subframe,
-            table,
-            first_texel,
-            _frozen(poses),
-            _frozen(opacity),
-            _frozen(scene.depth[rows]),
-            _frozen(scene.gain[rows]),
-            _frozen(scene.bias[rows]),
-            _frozen(gamma[rows]),
-            _frozen(scene.level[rows]),
-            count,
-            frames.start,
-            frames.stop,
-            size_hw[0],
-            size_hw[1],
-        )
+        for row, texels, layer in zip(constants, first_texel, layers, strict=True):
+            label += layer.shadow is None and layer.layer.labelled
+            _set_constants(row, layer, label)
+            if row["kind"] == IMAGE:
+                offsets.find(row, texels, layer, frames, scene.appearance.linear_light)
+        _append_entries(
+            entries, first, subframe, constants, _curves(scene, layers, first_texel), count,
+            (frames.start, frames.stop), size_hw,
+        )  # fmt: skip
         subframe += count * len(frames)
-    n = int(first[-1])
-    subframes, effects = _effects(scenes, frames)
     return Parameters(
-        len(scenes), len(frames), size_hw, first, ints[:n], reals[:n], tuple(places), subframes, effects
+        len(scenes),
+        len(frames),
+        size_hw,
+        first,
+        entries[: first[-1]],
+        np.append(0, np.cumsum(np.repeat(samples, len(frames)))),
+        tuple(offsets.extra),
+        _effects(scenes, frames),
     )
 
 
-# A layer's place in the scene, the layer, and the shadow if it stands for that.
-_Sheet = tuple[int, Layer, Shadow | None]
+class _Drawn(NamedTuple):
+    """Layer ``k`` of a scene, or its shadow if ``shadow`` is given."""
+
+    k: int
+    layer: Layer
+    shadow: Shadow | None
 
 
-def _sheets(scene: Scene) -> list[_Sheet]:
-    """Return what is drawn: every layer, and before it its shadow."""
-    sheets: list[_Sheet] = []
-    for k, layer in enumerate(scene.layers):
-        if layer.shadow is not None:
-            sheets.append((k, layer, layer.shadow))
-        sheets.append((k, layer, None))
-    return sheets
+def _drawn_layers(scene: Scene) -> list[_Drawn]:
+    """Return every layer, with its shadow before it."""
+    return [
+        _Drawn(k, layer, shadow)
+        for k, layer in enumerate(scene.layers)
+        for shadow in ((layer.shadow, None) if layer.shadow else (None,))
+    ]
 
 
-def _subframes(
-    scene: Scene, sheets: Sequence[_Sheet]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], slice | list[int]]:
-    """Return poses ``[K, T * S, 3, 3]`` and opacities ``[K, T]`` of sheets, and the layers they are."""
+def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
+    """Fill the fields of an entry that are the same in all frames, except the place of its texels."""
+    layer, surface = drawn.layer, drawn.layer.surface
+    row["border"], row["label"] = BORDERS[layer.border], label if layer.labelled else 0
+    row["gain"] = row["gamma"] = row["plain_color"] = 1
+    if drawn.shadow is not None:
+        row["label"] = SHADOW
+    if isinstance(surface, Solid):
+        row["kind"], row["color"] = SOLID, surface.rgb
+    elif isinstance(surface, Noise):
+        row["kind"], row["key"], row["redrawn"] = NOISE, surface.key, surface.redrawn
+    else:
+        row["kind"] = IMAGE
+
+
+class _TexelOffsets:
+    """The place of every texture's texels: in the bank, or among the extra textures of the batch."""
+
+    def __init__(self, bank: ObjectBank) -> None:
+        self._bank = bank
+        self.extra: dict[TextureVersion, int] = {}  # in order; texture -> its first texel
+        self._size = 0
+
+    def find(
+        self, row: np.void, first_texel: NDArray[np.int64], drawn: _Drawn, frames: range, linear_light: bool
+    ) -> None:
+        """Fill the texture's size and, frame by frame, its first texel."""
+        layer, surface = drawn.layer, drawn.layer.surface
+        assert isinstance(surface, Textured)
+        row["height"], row["width"] = surface.height, surface.width
+        if drawn.shadow is not None:
+            shadow = TextureVersion(surface, 0, layer.feather, drawn.shadow.blur)
+            (row["height"], row["width"]), first_texel[:] = shadow.size_hw(), self._extra_offset(shadow)
+        elif (
+            isinstance(surface, StoredImage)
+            and surface.source == "objects"
+            and not (layer.feather or linear_light)
+        ):
+            row["from_bank"], first_texel[:] = 1, self._bank.texel_offsets[surface.texture_id]
+        else:
+            for t in frames:
+                frame = t if isinstance(surface, Video) else 0
+                version = TextureVersion(surface, frame, layer.feather, None, linear_light)
+                first_texel[t] = self._extra_offset(version)
+
+    def _extra_offset(self, version: TextureVersion) -> int:
+        if version not in self.extra:
+            self.extra[version] = self._size
+            self._size += num_texels(version)
+        return self.extra[version]
+
+
+class _Curves(NamedTuple):
+    """The values of K layers over T frames; ``poses`` is ``[K, T * S, 3, 3]`` over their subframes."""
+
+    first_texel: NDArray[np.int64]
+    poses: NDArray[np.float64]
+    opacity: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    gain: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    gamma: NDArray[np.float64]
+    level: NDArray[np.float64]
+
+
+def _curves(scene: Scene, layers: Sequence[_Drawn], first_texel: NDArray[np.int64]) -> _Curves:
     poses, opacity = scene.object_to_frame, scene.opacity
+    gamma = np.ones(opacity.shape) if scene.gamma is None else scene.gamma
     if scene.appearance.shutter_samples > 1:
-        moved = poses_between(poses, shutter_times(scene.appearance))
-        poses = moved.reshape(len(moved), -1, 3, 3)
-    if len(sheets) == len(scene.layers):
-        return poses, opacity, slice(None)
-    rows = [k for k, _, _ in sheets]
-    poses, opacity = poses[rows], opacity[rows]
-    scale = np.divide(scene.size_hw[::-1], scene.recipe_size_hw[::-1])
-    for place, (_, _, shadow) in enumerate(sheets):
-        if shadow is not None:
-            back = -float(shadow_margin(shadow.blur))
-            offset = geometry.translation(np.array(shadow.offset_xy) * scale)
-            poses[place] = geometry.product(
-                geometry.product(offset, poses[place]), geometry.translation([back, back])
-            )
-            opacity[place] *= shadow.strength
-    return poses, opacity, rows
+        poses = poses_between(poses, shutter_times(scene.appearance)).reshape(len(poses), -1, 3, 3)
+    rows: slice | list[int] = slice(None)
+    if len(layers) > len(scene.layers):
+        rows = [drawn.k for drawn in layers]
+        poses, opacity = poses[rows], opacity[rows]
+        scale = np.divide(scene.size_hw[::-1], scene.recipe_size_hw[::-1])
+        for k, (_, _, shadow) in enumerate(layers):
+            if shadow is not None:
+                back = -float(shadow_margin(shadow.blur))
+                offset = geometry.translation(np.array(shadow.offset_xy) * scale)
+                poses[k] = geometry.product(
+                    geometry.product(offset, poses[k]), geometry.translation([back, back])
+                )
+                opacity[k] *= shadow.strength
+    per_frame = (
+        opacity,
+        scene.depth[rows],
+        scene.gain[rows],
+        scene.bias[rows],
+        gamma[rows],
+        scene.level[rows],
+    )
+    return _Curves(first_texel, _read_only(poses), *(_read_only(values) for values in per_frame))
 
 
-def _effects(scenes: Sequence[Scene], frames: range) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return `Parameters.subframes` and `Parameters.film`."""
-    appearance = [scene.appearance for scene in scenes]
-    if all(look == DEFAULT_APPEARANCE for look in appearance):
-        return np.empty(0, np.int64), np.empty((0, NUM_EFFECTS))
-    samples = np.repeat([look.shutter_samples for look in appearance], len(frames))
-    effects = np.zeros((len(scenes), len(frames), NUM_EFFECTS))
-    for row, scene, look in zip(effects, scenes, appearance, strict=True):
-        row[:, LINEAR], row[:, GRAIN] = look.linear_light, 255 * look.grain
-        row[:, GRAIN_KEY : GRAIN_KEY + 2], row[:, GRAIN_FRAME] = look.grain_key, frames
-        row[:, CELLS : CELLS + 2] = np.divide(scene.recipe_size_hw[::-1], scene.size_hw[::-1])
-    return np.append(0, np.cumsum(samples)), effects.reshape(-1, NUM_EFFECTS)
-
-
-def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a contiguous read-only view: any other kind of array would compile the kernel anew."""
+def _read_only(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a contiguous read-only view: numba compiles a kernel once per kind of array."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
 
 
+def has_effects(appearance: Appearance) -> bool:
+    """Return whether the camera averages subframes, blends in linear light or adds grain."""
+    return appearance.shutter_samples > 1 or appearance.linear_light or appearance.grain > 0
+
+
+def _effects(scenes: Sequence[Scene], frames: range) -> NDArray[np.void]:
+    """Return `Parameters.effects`."""
+    if not any(has_effects(scene.appearance) for scene in scenes):
+        return np.empty(0, EFFECTS)
+    effects = np.zeros((len(scenes), len(frames)), EFFECTS)
+    for row, scene in zip(effects, scenes, strict=True):
+        row["linear_light"], row["grain"] = scene.appearance.linear_light, 255 * scene.appearance.grain
+        row["key"], row["frame"] = scene.appearance.grain_key, frames
+        row["cells_xy"] = np.divide(scene.recipe_size_hw[::-1], scene.size_hw[::-1])
+    return effects.reshape(-1)
+
+
 @kernel
-def _flatten(  # type: ignore[no-untyped-def]  # pragma: no cover
-    ints,
-    reals,
-    first,
-    subframe,
-    table,
-    first_texel,
-    poses,
-    opacity,
-    depth,
-    gain,
-    bias,
-    gamma,
-    level,
-    samples,
-    start,
-    stop,
-    height,
-    width,
-):
-    """Append the entries of one scene's subframes, and drop those that cannot be seen."""
-    layers = len(table)
-    order = np.empty(layers, np.int64)
-    for step in range(start * samples, stop * samples):
+def _append_entries(entries, first, subframe, constants, curves, samples, frames, size_hw):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Append the visible entries of the subframes of one scene."""
+    order = np.empty(len(constants), np.int64)
+    for step in range(frames[0] * samples, frames[1] * samples):
         t = step // samples
-        # Farthest first; equal depths: the earlier layer lies behind. Layer 0 is always the rearmost.
-        for new in range(layers):
-            place = new
-            while place > 1 and depth[order[place - 1], t] < depth[new, t]:
-                order[place] = order[place - 1]
-                place -= 1
-            order[place] = new
+        _sort_back_to_front(order, curves.depth, t)
         n = first[subframe]
         for k in order:
-            if opacity[k, t] == 0.0:
+            if curves.opacity[k, t] == 0.0:
                 continue
-            for at in range(AREA):  # slices are assigned as fast, but compiled for seconds
-                ints[n, at] = table[k, at]
-            ints[n, FIRST_TEXEL] = first_texel[k, t]
-            ints[n, AREA], ints[n, AREA + 1], ints[n, AREA + 2], ints[n, AREA + 3] = 0, 0, width, height
-            if table[k, KIND] == NOISE and table[k, COLOR + 2]:
-                ints[n, COLOR + 2] = t
-            pose = poses[k, step]
-            affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
-            ints[n, AFFINE] = affine
-            for at in range(FOLDED, ints.shape[1]):
-                ints[n, at] = 0
-            reals[n, LEVEL], reals[n, OPACITY] = level[k, t], opacity[k, t]
-            # A shadow is black whatever the colours of its object.
-            plain = True
-            reals[n, GAMMA] = 1.0
-            for c in range(3):
-                reals[n, GAIN + c], reals[n, BIAS + c] = 1.0, 0.0
-                if table[k, LABEL] != SHADOW:
-                    reals[n, GAIN + c], reals[n, BIAS + c] = gain[k, t, c], bias[k, t, c]
-                    plain = plain and gain[k, t, c] == 1.0 and bias[k, t, c] == 0.0
-            if table[k, LABEL] != SHADOW:
-                reals[n, GAMMA] = gamma[k, t]
-            ints[n, PLAIN] = plain and reals[n, GAMMA] == 1.0
-            if table[k, KIND] == SOLID:
-                for at in range(INVERSE, INVERSE + 9):
-                    reals[n, at] = 0.0
-            else:
-                _invert(pose, affine, reals[n])
-            if table[k, KIND] == IMAGE and table[k, BORDER] == TRANSPARENT:
-                _crop(ints[n], pose, level[k, t], width, height)
-                if ints[n, AREA] >= ints[n, AREA + 2] or ints[n, AREA + 1] >= ints[n, AREA + 3]:
-                    continue
-            if table[k, KIND] == IMAGE:
-                _place(ints[n], reals[n], int(level[k, t]), NEAR)
-                if level[k, t] % 1.0 > 0.0:
-                    _place(ints[n], reals[n], int(level[k, t]) + 1, FAR)
-                if table[k, BORDER] != TRANSPARENT:
-                    ints[n, FOLDED] = _leaves(ints[n], reals[n])
-            n += 1
+            entries[n] = constants[k]
+            entry = entries[n]
+            entry.first_texel = curves.first_texel[k, t]
+            entry.frame = t if entry.redrawn else 0
+            entry.opacity, entry.level = curves.opacity[k, t], curves.level[k, t]
+            if entry.label != SHADOW:  # a shadow is black, whatever the colours of its object
+                _set_colors(entry, curves.gain[k, t], curves.bias[k, t], curves.gamma[k, t])
+            _set_geometry(entry, curves.poses[k, step], size_hw)
+            n += entry.x0 < entry.x1 and entry.y0 < entry.y1
         subframe += 1
         first[subframe] = n
+
+
+@kernel
+def _sort_back_to_front(order, depth, t):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Sort layers, farthest first; at equal depths the earlier layer first. Layer 0 is always the first."""
+    for new in range(len(order)):
+        place = new
+        while place > 1 and depth[order[place - 1], t] < depth[new, t]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = new
+
+
+@kernel
+def _set_colors(entry, gain, bias, gamma):  # type: ignore[no-untyped-def]  # pragma: no cover
+    plain = gamma == 1.0
+    for c in range(3):
+        entry.gain[c], entry.bias[c] = gain[c], bias[c]
+        plain = plain and gain[c] == 1.0 and bias[c] == 0.0
+    entry.gamma, entry.plain_color = gamma, plain
+
+
+@kernel
+def _set_geometry(entry, pose, size_hw):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill the maps, the levels and the reached pixels of an entry."""
+    entry.x0, entry.y0, entry.y1, entry.x1 = 0, 0, size_hw[0], size_hw[1]
+    if entry.kind == SOLID:
+        return
+    affine = pose[2, 0] == 0.0 and pose[2, 1] == 0.0 and pose[2, 2] == 1.0
+    _invert(pose, affine, entry.inverse)
+    if entry.kind == NOISE:
+        return
+    if entry.border == TRANSPARENT:
+        _crop(entry, pose)
+    entry.fixed_point = affine
+    _set_level(entry, entry.near, int(entry.level))
+    if entry.level % 1.0 > 0.0:
+        _set_level(entry, entry.far, int(entry.level) + 1)
+    if entry.border != TRANSPARENT:
+        entry.wraps = _shows_beyond_edge(entry)
 
 
 @kernel
@@ -401,69 +463,75 @@ def _invert(pose, affine, out):  # type: ignore[no-untyped-def]  # pragma: no co
     det = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     if det == 0.0:
         raise ValueError("a singular transform has no inverse")
-    out[0], out[1], out[2] = (e * i - f * h) / det, (c * h - b * i) / det, (b * f - c * e) / det
-    out[3], out[4], out[5] = (f * g - d * i) / det, (a * i - c * g) / det, (c * d - a * f) / det
+    out[0, 0], out[0, 1], out[0, 2] = (e * i - f * h) / det, (c * h - b * i) / det, (b * f - c * e) / det
+    out[1, 0], out[1, 1], out[1, 2] = (f * g - d * i) / det, (a * i - c * g) / det, (c * d - a * f) / det
     if affine:
-        out[6], out[7], out[8] = 0.0, 0.0, 1.0
+        out[2, 0], out[2, 1], out[2, 2] = 0.0, 0.0, 1.0
     else:
-        out[6], out[7], out[8] = (d * h - e * g) / det, (b * g - a * h) / det, (a * e - b * d) / det
+        out[2, 0], out[2, 1], out[2, 2] = (d * h - e * g) / det, (b * g - a * h) / det, (a * e - b * d) / det
 
 
 @kernel
-def _place(entry, real, level, at):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Write where a mip level lies and, if 32.32 can hold it, the affine map to its texels."""
-    start, h, w = entry[FIRST_TEXEL], entry[HEIGHT], entry[WIDTH]
-    for _ in range(level):
-        start += h * w
-        h, w = (h + 1) >> 1, (w + 1) >> 1
-    entry[at + START], entry[at + ROWS], entry[at + COLUMNS] = start, h, w
-    if not entry[AFFINE]:
-        return
-    scale = 0.5**level
+def _set_level(entry, level, index):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill the place of a mip level and, if 32.32 bits can hold it, its fixed-point map."""
+    level.first_texel, level.height, level.width = entry.first_texel, entry.height, entry.width
+    for _ in range(index):
+        level.first_texel += level.height * level.width
+        level.height, level.width = (level.height + 1) >> 1, (level.width + 1) >> 1
+    scale, m = 0.5**index, entry.inverse
     for axis in range(2):
-        x, y, one = real[3 * axis] * scale, real[3 * axis + 1] * scale, real[3 * axis + 2] * scale
-        reach = abs(x) * max(entry[AREA + 2], 1) + abs(y) * max(entry[AREA + 3], 1) + abs(one)
-        if not reach < 2.0**30:
-            entry[AFFINE] = 0
-            return
-        entry[at + U + 3 * axis] = int(np.rint(((x + y) * 0.5 + one - 0.5) * FIXED))
-        entry[at + U_X + 3 * axis] = int(np.rint(x * FIXED))
-        entry[at + U_Y + 3 * axis] = int(np.rint(y * FIXED))
+        x, y, one = m[axis, 0] * scale, m[axis, 1] * scale, m[axis, 2] * scale
+        if not abs(x) * max(entry.x1, 1) + abs(y) * max(entry.y1, 1) + abs(one) < 2.0**30:
+            entry.fixed_point = 0
+    if not entry.fixed_point:
+        return
+    level.u, level.u_x, level.u_y = _fixed_row(m[0], scale)
+    level.v, level.v_x, level.v_y = _fixed_row(m[1], scale)
 
 
 @kernel
-def _leaves(entry, real):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return whether a corner of the frame shows what lies beyond the texture's edge."""
+def _fixed_row(row, scale):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return one row of an affine map, at the centre of pixel (0, 0) and its steps, in 32.32 fixed point."""
+    x, y, one = row[0] * scale, row[1] * scale, row[2] * scale
+    at_center = (x + y) * 0.5 + one - 0.5
+    return int(np.rint(at_center * FIXED_ONE)), int(np.rint(x * FIXED_ONE)), int(np.rint(y * FIXED_ONE))
+
+
+@kernel
+def _shows_beyond_edge(entry):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return whether a corner of the frame shows the plane beyond the texture's edge."""
+    m = entry.inverse
     for corner in range(4):
-        x = entry[AREA + 2] if corner & 1 else 0.0
-        y = entry[AREA + 3] if corner & 2 else 0.0
-        depth = real[6] * x + real[7] * y + real[8]
-        u = (real[0] * x + real[1] * y + real[2]) / depth
-        v = (real[3] * x + real[4] * y + real[5]) / depth
-        if not (depth > 0.0 and 0.0 <= u <= entry[WIDTH] and 0.0 <= v <= entry[HEIGHT]):
+        x = entry.x1 if corner & 1 else 0.0
+        y = entry.y1 if corner & 2 else 0.0
+        depth = m[2, 0] * x + m[2, 1] * y + m[2, 2]
+        u = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / depth
+        v = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / depth
+        if not (depth > 0.0 and 0.0 <= u <= entry.width and 0.0 <= v <= entry.height):
             return True
     return False
 
 
 @kernel
-def _crop(entry, pose, level, width, height):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _crop(entry, pose):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Crop the area to the pixels that the texture reaches at the coarser of its two levels."""
-    coarser = int(np.ceil(level))
+    coarser = int(np.ceil(entry.level))
     texel = 2.0**coarser
-    right = (int(entry[WIDTH] - 1) >> coarser) * texel + 1.5 * texel
-    bottom = (int(entry[HEIGHT] - 1) >> coarser) * texel + 1.5 * texel
+    right = (int(entry.width - 1) >> coarser) * texel + 1.5 * texel
+    bottom = (int(entry.height - 1) >> coarser) * texel + 1.5 * texel
     x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
     for corner in range(4):
         u = right if corner & 1 else -0.5 * texel
         v = bottom if corner & 2 else -0.5 * texel
         w = pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]
-        if w <= 0.0:  # a horizon crosses the texture: it may touch everything
+        if w <= 0.0:  # the horizon crosses the texture, which may reach any pixel
             return
         x = (pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]) / w
         y = (pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]) / w
         x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
-    # Clamped before they become whole numbers: a corner near the horizon is far away.
-    entry[AREA] = int(min(max(np.floor(x0 - 0.5), 0.0), width))
-    entry[AREA + 1] = int(min(max(np.floor(y0 - 0.5), 0.0), height))
-    entry[AREA + 2] = int(min(max(np.ceil(x1 + 0.5), 0.0), width))
-    entry[AREA + 3] = int(min(max(np.ceil(y1 + 0.5), 0.0), height))
+    # Clamped as floats: a corner near the horizon is too far away for an integer.
+    width, height = entry.x1, entry.y1
+    entry.x0 = int(min(max(np.floor(x0 - 0.5), 0.0), width))
+    entry.y0 = int(min(max(np.floor(y0 - 0.5), 0.0), height))
+    entry.x1 = int(min(max(np.ceil(x1 + 0.5), 0.0), width))
+    entry.y1 = int(min(max(np.ceil(y1 + 0.5), 0.0), height))

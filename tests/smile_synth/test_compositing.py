@@ -2,7 +2,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smile_synth.annotations import annotate
-from smile_synth.compositing import composite, composite_chunks, render
-from smile_synth.compositing._fused import is_common
-from smile_synth.compositing._parameters import prepare
-from smile_synth.compositing._philox import philox_word_numpy
+from smile_synth.compositing import composite, draw_frames, lay_out, render
+from smile_synth.compositing._cpu_common import is_common
+from smile_synth.compositing._philox import philox_word
 from smile_synth.core import geometry
 from smile_synth.core.appearance import Appearance, Shadow
 from smile_synth.core.errors import UserError
@@ -44,10 +42,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def draw(studio: Any, scene: Scene, backend: str) -> np.ndarray:
+def device_of(backend: str) -> str:
     if backend == "triton":
         pytest.importorskip("triton")
-    return composite(scene, studio.sources, backend=backend, device=DEVICE)
+    return DEVICE if backend in ("torch", "triton") else "cpu"
+
+
+def draw(studio: Any, scene: Scene, backend: str) -> np.ndarray:
+    return composite(scene, studio.sources, backend=backend, device=device_of(backend))
 
 
 # --- noise
@@ -57,7 +59,7 @@ def draw(studio: Any, scene: Scene, backend: str) -> np.ndarray:
 def test_philox_gives_the_published_answers(
     counter: tuple[int, ...], key: tuple[int, int], word: int
 ) -> None:
-    assert int(philox_word_numpy(counter, key)) == word
+    assert philox_word(*counter, *key) == word
 
 
 WORD = st.integers(0, 2**32 - 1)
@@ -69,8 +71,8 @@ def test_noise_is_the_high_byte_of_philox_at_column_row_frame_channel(
 ) -> None:
     frames = draw(studio, studio.scene(studio.sheet(Noise((7, 2**32 - 1), redrawn))), backend)
     for t, row, column, channel in ((0, 0, 0, 0), (1, 4, 6, 2), (2, 3, 5, 1)):
-        word = philox_word_numpy((column, row, t if redrawn else 0, channel), (7, 2**32 - 1))
-        assert frames[t, row, column, channel] == int(word) >> 24
+        word = philox_word(column, row, t if redrawn else 0, channel, 7, 2**32 - 1)
+        assert frames[t, row, column, channel] == word >> 24
     assert np.array_equal(frames[0], frames[2]) != redrawn
 
 
@@ -83,8 +85,8 @@ def test_noise_stays_in_recipe_pixels(studio: Any, backend: str) -> None:
 
 def test_noise_has_cells_left_of_and_above_its_origin(studio: Any, backend: str) -> None:
     scene = studio.scene(studio.sheet(Noise((3, 4), False), pose=geometry.translation([2, 1])))
-    word = philox_word_numpy((2**32 - 2, 2**32 - 1, 0, 0), (3, 4))
-    assert draw(studio, scene, backend)[0, 0, 0, 0] == int(word) >> 24
+    word = philox_word(2**32 - 2, 2**32 - 1, 0, 0, 3, 4)
+    assert draw(studio, scene, backend)[0, 0, 0, 0] == word >> 24
 
 
 # --- pixels by hand
@@ -271,16 +273,22 @@ def test_a_shrinking_checkerboard_changes_as_much_as_if_it_were_supersampled(squ
     scene = shrinking(squares, np.geomspace(0.6, 0.08, 64))
     assert scene.level[1].min() < 1 and scene.level[1].max() > 3
     fine = sharp(scene.scaled_to((32 * 16, 32 * 16)))
-    chunks = composite_chunks(fine, Sources(squares.bank), squares.images, chunk=4)
-    averaged = np.concatenate([part.reshape(-1, 32, 16, 32, 16, 3).mean(axis=(2, 4)) for part in chunks])
+    averaged = np.concatenate(
+        [
+            composite(fine, squares.sources, frames=range(t, t + 4))
+            .reshape(4, 32, 16, 32, 16, 3)
+            .mean(axis=(2, 4))
+            for t in range(0, 64, 4)
+        ]
+    )
 
     def energy(frames: np.ndarray) -> float:
         return float(np.square(np.diff(frames.astype(float), axis=0)).mean())
 
-    wanted = energy(averaged)
+    expected = energy(averaged)
     for backend in ("cpu", "oracle"):
-        assert energy(draw(squares, scene, backend)) == pytest.approx(wanted, rel=0.1)
-    assert energy(draw(squares, sharp(scene), "cpu")) > 2 * wanted
+        assert energy(draw(squares, scene, backend)) == pytest.approx(expected, rel=0.1)
+    assert energy(draw(squares, sharp(scene), "cpu")) > 2 * expected
 
 
 @pytest.mark.parametrize("level", [1.0, 1.5, 2.0, 2.5, 3.0])
@@ -293,7 +301,7 @@ def test_nothing_jumps_where_levels_change(squares: Any, level: float) -> None:
         assert np.abs(after - before).max() <= step
 
 
-# --- the CPU backend against the oracle
+# --- all backends against the oracle
 
 
 @st.composite
@@ -370,8 +378,8 @@ def scenes(draw: st.DrawFn, studio: Any, *, common: bool = False) -> Scene:
 
 
 @st.composite
-def looked(draw: st.DrawFn, studio: Any) -> Scene:
-    """Draw scenes with any of the looks."""
+def scenes_with_effects(draw: st.DrawFn, studio: Any) -> Scene:
+    """Draw scenes with soft edges, shadows, gamma and camera effects."""
     scene = draw(scenes(studio))
     layers = [scene.layers[0]]
     for layer in scene.layers[1:]:
@@ -394,8 +402,8 @@ def looked(draw: st.DrawFn, studio: Any) -> Scene:
     return replace(scene, layers=tuple(layers), appearance=appearance, gamma=gamma)
 
 
-def distances(studio: Any, backend: str, strategy: st.SearchStrategy[Scene], examples: int) -> np.ndarray:
-    """Return by how much a backend leaves the oracle, of all pixels of drawn scenes."""
+def differences(studio: Any, backend: str, strategy: st.SearchStrategy[Scene], examples: int) -> np.ndarray:
+    """Return the difference between a backend and the oracle at every pixel of drawn scenes."""
     found: list[np.ndarray] = []
 
     @settings(max_examples=examples)
@@ -411,8 +419,8 @@ def distances(studio: Any, backend: str, strategy: st.SearchStrategy[Scene], exa
 
 
 @pytest.mark.parametrize(("backend", "examples"), [("cpu", 60), ("torch", 40), ("triton", 12)])
-def test_scenes_with_looks_are_those_of_the_oracle(studio: Any, backend: str, examples: int) -> None:
-    assert (distances(studio, backend, looked(studio), examples) > 1).mean() <= 0.001
+def test_drawn_scenes_with_effects_are_those_of_the_oracle(studio: Any, backend: str, examples: int) -> None:
+    assert (differences(studio, backend, scenes_with_effects(studio), examples) > 1).mean() <= 0.001
 
 
 @pytest.mark.parametrize(
@@ -421,7 +429,7 @@ def test_scenes_with_looks_are_those_of_the_oracle(studio: Any, backend: str, ex
 )
 def test_drawn_scenes_are_those_of_the_oracle(studio: Any, backend: str, examples: int, common: bool) -> None:
     """At most 3/255 on any pixel, at most 1/255 on all but a thousandth."""
-    found = distances(studio, backend, scenes(studio, common=common), examples)
+    found = differences(studio, backend, scenes(studio, common=common), examples)
     assert (found > 1).mean() <= 0.001
 
 
@@ -441,7 +449,7 @@ def test_the_smallest_and_the_largest_are_those_of_the_oracle(
     assert np.abs(difference).max() <= 1
 
 
-def test_only_plain_affine_objects_take_the_common_way(studio: Any) -> None:
+def test_only_plain_affine_objects_take_the_fast_path(studio: Any) -> None:
     pose = geometry.translation([2, 1])
     tilted = geometry.translation([2, 1]) @ np.array([[1, 0, 0], [0, 1, 0], [0.1, 0, 1]])
     sheets = [
@@ -451,11 +459,11 @@ def test_only_plain_affine_objects_take_the_common_way(studio: Any) -> None:
         studio.sheet(studio.object("tiny"), tilted),
     ]
     scene = studio.scene(studio.sheet(studio.image(0), border="repeat"), *sheets)
-    ints = prepare([scene], studio.sources, range(1)).ints
-    assert [bool(is_common(ints, e, e + 1)) for e in range(5)] == [False, True, False, False, False]
-    assert is_common(ints, 1, 2) and not is_common(ints, 1, 3) and is_common(ints, 2, 2)
-    bent = replace(scene, gamma=np.full((5, 3), 2.0))
-    assert not is_common(prepare([bent], studio.sources, range(1)).ints, 1, 2)
+    entries = lay_out([scene], studio.bank, range(1)).entries
+    assert [bool(is_common(entries, e, e + 1)) for e in range(5)] == [False, True, False, False, False]
+    assert is_common(entries, 1, 2) and not is_common(entries, 1, 3) and is_common(entries, 2, 2)
+    with_gamma = replace(scene, gamma=np.full((5, 3), 2.0))
+    assert not is_common(lay_out([with_gamma], studio.bank, range(1)).entries, 1, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
@@ -512,77 +520,104 @@ def batch(studio: Any) -> list[Scene]:
     ]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
-def test_a_batch_is_its_clips(studio: Any, batch: list[Scene], backend: str) -> None:
-    rendered = render(batch, studio.sources, backend=backend, device=DEVICE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_its_clips_with_channels_first(studio: Any, batch: list[Scene], backend: str) -> None:
+    frames = render(batch, studio.sources, backend=backend, device=device_of(backend)).frames
     expected = np.stack([draw(studio, scene, backend) for scene in batch])
-    np.testing.assert_array_equal(rendered.frames.cpu().numpy(), expected)
+    np.testing.assert_array_equal(frames.permute(0, 1, 3, 4, 2).cpu().numpy(), expected)
+    assert frames.is_contiguous()
+
+
+def test_labels_are_returned_only_on_request(studio: Any, batch: list[Scene]) -> None:
+    rendered = render(batch, studio.sources)
     assert rendered.segmentation is None and rendered.coverage is None
+    assert repr(rendered) == "Rendered(frames=torch.uint8 [3, 2, 3, 16, 24])"
 
 
 @pytest.mark.parametrize("out_dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
-def test_normalised_batches_are_channels_first(
-    studio: Any, batch: list[Scene], backend: str, out_dtype: Any
-) -> None:
-    mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-    frames = render(
-        batch, studio.sources, backend=backend, device=DEVICE, out_dtype=out_dtype,
-        normalise=(mean, deviation),
-    ).frames  # fmt: skip
-    pixels = render(batch, studio.sources, backend=backend, device=DEVICE).frames
-    expected = (pixels.double() / 255 - torch.tensor(mean)) / torch.tensor(deviation)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float_frames_are_normalised(studio: Any, batch: list[Scene], backend: str, out_dtype: Any) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    options: Any = {"backend": backend, "device": device_of(backend)}
+    frames = render(batch, studio.sources, out_dtype=out_dtype, mean=mean, std=std, **options).frames
+    pixels = render(batch, studio.sources, **options).frames.double().cpu()
+    expected = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert frames.dtype == getattr(torch, out_dtype) and frames.shape == (3, 2, 3, 16, 24)
-    error = (frames.double().cpu() - expected.cpu().permute(0, 1, 4, 2, 3)).abs().max()
+    error = (frames.double().cpu() - expected).abs().max()
     assert error <= {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}[out_dtype]
 
 
 def test_bfloat16_is_the_nearest_to_float32(studio: Any, batch: list[Scene]) -> None:
-    options: Any = {"normalise": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+    options: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     fine, coarse = (
         render(batch, studio.sources, out_dtype=kind, **options).frames for kind in ("float32", "bfloat16")
     )
     assert torch.equal(coarse, fine.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_owners_and_coverage_come_with_the_frames(studio: Any, batch: list[Scene], backend: str) -> None:
-    rendered = render(batch, studio.sources, backend=backend, device=DEVICE, segmentation=True, tokens=(2, 8))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_owners_and_coverage_are_those_of_the_labels(studio: Any, batch: list[Scene], backend: str) -> None:
+    rendered = render(
+        batch, studio.sources, backend=backend, device=device_of(backend), segmentation=True, tokens=(2, 8)
+    )
     expected = np.stack([annotate(s, studio.sources).segmentation for s in batch])
     assert rendered.segmentation is not None and rendered.coverage is not None
+    assert rendered.segmentation.dtype == torch.int16
     np.testing.assert_array_equal(rendered.segmentation.cpu().numpy(), expected)
     shares = (expected > 0).reshape(3, 1, 2, 2, 8, 3, 8).mean(axis=(2, 4, 6)).reshape(3, -1)
     np.testing.assert_allclose(rendered.coverage.cpu().numpy(), shares, atol=1e-6)
     assert shares.max() > 0 and shares.shape == (3, 6)
 
 
-def test_chunks_are_the_clip_in_pieces(studio: Any, batch: list[Scene], backend: str) -> None:
-    for scene in (batch[0], batch[2]):
-        chunks = composite_chunks(
-            scene, Sources(studio.bank), studio.images, chunk=1, backend=backend, device=DEVICE
-        )
-        pieces = list(chunks)
-        assert [len(piece) for piece in pieces] == [1, 1]
-        np.testing.assert_array_equal(np.concatenate(pieces), draw(studio, scene, backend))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_front_layer_of_at_least_half_opacity_owns_a_pixel(studio: Any, backend: str) -> None:
+    """By hand; the first clip moves through an open shutter, of which the middle counts."""
+    pose = geometry.translation([[2, 1], [3, 1], [4, 1]])
+    tiny, half, faint = (studio.sheet(studio.object("tiny"), pose, opacity=value) for value in (1, 0.5, 0.49))
+    moved = replace(studio.scene(GROUND, tiny, half), appearance=Appearance(shutter=0.9, shutter_samples=3))
+    shadow = studio.scene(GROUND, tiny, faint)
+    layer = replace(shadow.layers[1], shadow=Shadow(1.0, (0.0, 2.0), 0.0))
+    shadow = replace(shadow, layers=(shadow.layers[0], layer, shadow.layers[2]))
+    owners = render(
+        [moved, shadow], studio.sources, backend=backend, device=device_of(backend), segmentation=True
+    ).segmentation
+    assert owners is not None
+    expected = np.zeros((2, 3, 5, 7), np.int16)
+    for t in range(3):
+        expected[0, t, 1:3, 2 + t : 5 + t] = [[2, 2, 2], [2, 1, 2]]  # the texel in the middle has alpha 128
+        expected[1, t, 1:3, 2 + t : 5 + t] = 1
+    np.testing.assert_array_equal(owners.cpu().numpy(), expected)
 
 
-def test_a_long_clip_is_drawn_in_the_memory_of_a_chunk(studio: Any) -> None:
-    """1,200 frames with a moving object, a moving ground and a shutter, 16 at a time."""
-    count, size = 1200, {"size_hw": (64, 80), "frames": 1200}
-    way = np.stack([np.linspace(-20, 100, count), np.linspace(0, 64, count)], axis=-1)
-    ground = studio.sheet(studio.image(2), geometry.translation(-way), border="reflect")
-    scene = studio.scene(ground, studio.sheet(studio.object("disc"), studio.placed("disc", way)), **size)
-    scene = replace(scene, appearance=Appearance(shutter=0.5, shutter_samples=3))
-    expected = composite(scene, studio.sources, frames=range(1195, 1200))
-    tracemalloc.start()
-    try:
-        for chunk in composite_chunks(scene, Sources(studio.bank), studio.images, chunk=16):
-            last = chunk[-5:]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    np.testing.assert_array_equal(last, expected)
-    assert peak < count * 64 * 80 * 3 / 5
+@pytest.mark.parametrize("size_hw", [(16, 24), (17, 601)])
+def test_arrays_of_both_layouts_are_filled(studio: Any, batch: list[Scene], size_hw: tuple[int, int]) -> None:
+    card = studio.sheet(studio.object("card"), studio.placed("card", [14, 9], [0.3, 2.0]))
+    scene = studio.scene(GROUND, card, size_hw=size_hw, frames=2)
+    last, first = np.empty((1, 2, *size_hw, 3), np.uint8), np.empty((1, 2, 3, *size_hw), np.uint8)
+    draw_frames([scene], studio.sources, last)
+    draw_frames([scene], studio.sources, first)
+    np.testing.assert_array_equal(last[0], draw(studio, scene, "cpu"))
+    np.testing.assert_array_equal(first.transpose(0, 1, 3, 4, 2), last)
+
+
+def test_a_range_of_frames_is_that_part_of_the_clip(studio: Any, batch: list[Scene], backend: str) -> None:
+    scene = replace(batch[2], appearance=Appearance(shutter=0.5, shutter_samples=3))
+    part = composite(scene, studio.sources, backend=backend, device=DEVICE, frames=range(1, 2))
+    np.testing.assert_array_equal(part, draw(studio, scene, backend)[1:])
+
+
+def test_a_clip_is_the_same_beside_clips_with_effects(studio: Any, batch: list[Scene]) -> None:
+    scene = studio.scene(
+        studio.sheet(studio.image(2), geometry.translation([-3.3, -7.7]), border="reflect"),
+        studio.sheet(
+            studio.object("card"), studio.placed("card", [14, 9], 0.3), opacity=0.5, gain=(0.7, 1, 1)
+        ),
+        size_hw=(16, 24),
+        frames=2,
+    )
+    grainy = replace(batch[1], appearance=Appearance(grain=0.1, grain_key=(1, 2)))
+    together = render([grainy, scene], studio.sources).frames[1]
+    np.testing.assert_array_equal(together.permute(0, 2, 3, 1).numpy(), draw(studio, scene, "cpu"))
 
 
 def test_threads_draw_the_same(studio: Any, batch: list[Scene]) -> None:
@@ -597,34 +632,36 @@ def test_processes_started_after_drawing_with_threads_draw_the_same(
 ) -> None:
     here = composite(batch[2], studio.sources, threads=2)
     with multiprocessing.get_context(method).Pool(1) as pool:
-        there = pool.apply(composite, (batch[2], studio.bank, studio.images), {"threads": 2})
+        there = pool.apply(composite, (batch[2], studio.sources), {"threads": 2})
     np.testing.assert_array_equal(there, here)
 
 
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from smile_synth.compositing._triton import TILE_COLUMNS, TILE_ROWS, _kernel
+from smile_synth.compositing._triton import Batch, _kernel
 
-types = dict.fromkeys(("height", "width", "num_frames", "tubelet_size", "patch_size"), "i32")
-types |= dict(frames="*bf16", labels="*i16", counts="*i32", first="*i64", ints="*i64", reals="*fp64")
-types |= dict(bank="*i32", extra="*i32", subframes="*i64", film="*fp64", meaning="*fp32")
-types |= {name: "fp32" for name in _kernel.arg_names if name.startswith(("scale", "shift"))}
-fixed = dict(INTERLEAVED=False, WITH_LABELS=True, WITH_COUNTS=True, WITH_FILM={film})
-fixed |= dict(TILE_ROWS=TILE_ROWS, TILE_COLUMNS=TILE_COLUMNS)
-types |= dict.fromkeys(fixed, "constexpr")
-places = {(_kernel.arg_names.index(name),): value for name, value in fixed.items()}
-compile(ASTSource(_kernel, types, places), target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+effects = {effects}
+kinds = dict(first="*i64", subframes="*i64", ints="*i64", reals="*fp64", bank="*i32", extra="*i32")
+kinds |= dict(effect_ints="*i64", effect_reals="*fp64", table="*fp32")
+missing = [] if effects else ["effect_ints", "effect_reals", "table"]
+batch = Batch(**{{**kinds, **dict.fromkeys(missing, "constexpr")}})
+types = dict(frames="*bf16", owners="*i16", counts="*i32", batch=batch, size_hw=("i32",) * 2)
+types |= dict(scale=("fp32",) * 3, shift=("fp32",) * 3, num_frames="i32", tokens=("i32",) * 2)
+place = _kernel.arg_names.index("batch")
+constants = {{(place, Batch._fields.index(name)): None for name in missing}}
+source = ASTSource(_kernel, types, constants)
+compile(source, target=GPUTarget("cuda", 90, 32), options={{"enable_fp_fusion": True}})
 """
 
 
-@pytest.mark.parametrize("film", [False, True])
+@pytest.mark.parametrize("effects", [False, True])
 def test_the_triton_kernel_compiles_without_a_gpu(effects: bool) -> None:
-    """The interpreter knows no types: only the compiler sees what a GPU would refuse."""
+    """The interpreter ignores types; only the compiler finds what a GPU would refuse."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("{film}", str(effects))],
+        [sys.executable, "-c", COMPILE.format(effects=effects)],
         capture_output=True,
         text=True,
         env=environment,
@@ -649,18 +686,26 @@ def test_sources_other_than_the_scenes_own_are_refused(studio: Any) -> None:
 
 
 def test_batches_that_do_not_fit_are_refused(studio: Any, batch: list[Scene]) -> None:
-    bank, images = studio.bank, studio.images
+    sources = studio.sources
     with pytest.raises(ValueError, match=r"expected \(16, 24\) and 2 frames, got \(5, 7\) and 3"):
-        render([batch[0], studio.scene(GROUND)], Sources(bank, images))
-    with pytest.raises(ValueError, match="an empty batch has no frames"):
-        render([], Sources(bank, images))
+        render([batch[0], studio.scene(GROUND)], sources)
+    with pytest.raises(ValueError, match="scenes: expected at least one"):
+        render([], sources)
     with pytest.raises(ValueError, match=r"tokens \(3, 8\) do not divide 2 frames of \(16, 24\)"):
-        render(batch, Sources(bank, images), backend="torch", tokens=(3, 8))
-    with pytest.raises(ValueError, match="the oracle draws single scenes"):
-        render(batch, Sources(bank, images), backend="oracle")
-    with pytest.raises(ValueError, match="for all else take torch or triton"):
-        render(batch, Sources(bank, images), segmentation=True)
+        render(batch, sources, backend="torch", tokens=(3, 8))
+    with pytest.raises(
+        ValueError, match="backend cpu draws on the device cpu, not on meta; use torch or triton"
+    ):
+        render(batch, sources, device="meta")
+    with pytest.raises(
+        ValueError, match=r"out: expected \[3, 2, 3, 16, 24\], .* got uint8 \[3, 2, 16, 3, 24\]"
+    ):
+        draw_frames(batch, sources, np.empty((3, 2, 16, 3, 24), np.uint8))
+    with pytest.raises(ValueError, match=r"out: expected .* got int32 \[3, 2, 3, 16, 24\]"):
+        draw_frames(batch, sources, np.empty((3, 2, 3, 16, 24), np.int32))
+    with pytest.raises(ValueError, match=r"out: expected .* got float32 \[3, 2, 16, 24, 3\]"):
+        draw_frames(batch, sources, np.empty((3, 2, 16, 24, 3), np.float32))
     with pytest.raises(ValueError, match="unknown out_dtype 'int8', allowed are uint8, float32"):
-        render(batch, Sources(bank, images), out_dtype="int8")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"frames range\(1, 3\): expected a run within 0..2"):
-        composite(batch[0], Sources(bank, images), frames=range(1, 3))
+        render(batch, sources, out_dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"frames range\(1, 3\): expected a range within 0..2 with step 1"):
+        composite(batch[0], sources, frames=range(1, 3))

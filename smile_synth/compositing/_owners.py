@@ -1,0 +1,40 @@
+"""Which labelled object owns each pixel, on the CPU: the definition is in `smile_synth.core.coverage`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_synth.compositing._parameters import IMAGE, SHADOW, TRANSPARENT, Parameters
+from smile_synth.core.compile import kernel
+from smile_synth.core.coverage import THRESHOLD, alpha_point, levels_at
+
+
+def find_owners(parameters: Parameters, bank: NDArray[np.uint8], owners: NDArray[np.int16]) -> None:
+    """Write the number of the labelled object that owns each pixel, or 0, into ``owners`` ``[F, H, W]``.
+
+    ``bank`` is ``[X, 4]``, the texels of the bank.
+    """
+    extra = parameters.extra.view(np.uint8).reshape(-1, 4)
+    owners[:] = 0
+    _find_owners(parameters.first, parameters.subframes, parameters.entries, bank, extra, owners)
+
+
+@kernel
+def _find_owners(first, subframes, entries, bank, extra, owners):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for f in range(len(owners)):
+        middle = (subframes[f] + subframes[f + 1]) // 2
+        for e in range(first[middle], first[middle + 1]):
+            entry = entries[e]
+            if entry.label == SHADOW or entry.opacity < THRESHOLD:
+                continue
+            texels = bank if entry.from_bank else extra
+            levels = levels_at(entry.first_texel, entry.height, entry.width, entry.level)
+            has_edge = entry.kind == IMAGE and entry.border == TRANSPARENT
+            for y in range(entry.y0, entry.y1):
+                for x in range(entry.x0, entry.x1):
+                    alpha = 1.0
+                    if has_edge:
+                        alpha = alpha_point(texels, levels, entry.inverse, x + 0.5, y + 0.5)
+                    if alpha * entry.opacity >= THRESHOLD:
+                        owners[f, y, x] = entry.label
