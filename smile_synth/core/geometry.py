@@ -58,12 +58,20 @@ def determinant(transform: Float) -> Float:
 
     Each one has the same bits in every batch, which `numpy.linalg.det` does not promise.
     """
-    m = transform
-    return np.asarray(
-        m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
-        - m[..., 0, 1] * (m[..., 1, 0] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 0])
-        + m[..., 0, 2] * (m[..., 1, 0] * m[..., 2, 1] - m[..., 1, 1] * m[..., 2, 0])
-    )
+    out = np.empty(transform.shape[:-2])
+    _fill_determinants(np.ascontiguousarray(transform).reshape(-1, 3, 3), out.reshape(-1))
+    return out
+
+
+@kernel
+def _fill_determinants(transforms, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for n in range(len(out)):
+        m = transforms[n]
+        out[n] = (
+            m[0, 0] * (m[1, 1] * m[2, 2] - m[1, 2] * m[2, 1])
+            - m[0, 1] * (m[1, 0] * m[2, 2] - m[1, 2] * m[2, 0])
+            + m[0, 2] * (m[1, 0] * m[2, 1] - m[1, 1] * m[2, 0])
+        )
 
 
 def invert(transform: Float) -> Float:

@@ -29,6 +29,14 @@ def counter_block(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
 
 
+@lru_cache(maxsize=1024)
+def _cumulative(weights: tuple[float, ...]) -> Float:
+    """Return the cumulative sums of weights, divided by their total."""
+    share = np.array(weights, np.float64)
+    cumulative = np.cumsum(share / share.sum())
+    return np.asarray(cumulative / cumulative[-1])
+
+
 class RandomStreams:
     """Draws from R independent streams at once.
 
@@ -53,26 +61,27 @@ class RandomStreams:
             raise ValueError(f"index must be in 0..2^63-1, got {np.max(indices)}") from None
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
-        if len(index) and index.min() < 0:
+        self._num_rows = len(index)
+        if self._num_rows and index.min() < 0:
             raise ValueError(f"index must be in 0..2^63-1, got {index.min()}")
-        names = [purposes] * len(index) if isinstance(purposes, str) else purposes
+        names = [purposes] * self._num_rows if isinstance(purposes, str) else purposes
         blocks = np.array([counter_block(name) for name in names], np.uint64)
         self._address = np.uint64(seed), index.view(np.uint64), blocks
-        self._num_drawn = np.zeros(len(index), np.int64)  # 64-bit words that each row has drawn
+        self._num_drawn = np.zeros(self._num_rows, np.int64)  # 64-bit words that each row has drawn
 
     def __len__(self) -> int:
         """Return the number of rows R."""
-        return len(self._num_drawn)
+        return self._num_rows
 
     def random(self, *shape: int) -> Float:
         """Draw uniform numbers 0 <= u < 1, ``[R, *shape]``, multiples of 2^-53."""
-        out = np.empty((len(self), math.prod(shape)))
+        out = np.empty((self._num_rows, math.prod(shape)))
         _fill_uniform(*self._address, self._num_drawn, out)
-        return out.reshape(len(self), *shape)
+        return out.reshape(self._num_rows, *shape)
 
-    def uniform(self, low: ArrayLike, high: ArrayLike, *shape: int) -> Float:
+    def uniform(self, low: float | Float, high: float | Float, *shape: int) -> Float:
         """Draw uniform numbers low <= u < high, ``[R, *shape]``; the bounds broadcast with them."""
-        return np.asarray(np.add(low, np.subtract(high, low) * self.random(*shape)), np.float64)
+        return np.asarray(low + (high - low) * self.random(*shape))
 
     def normal(self, *shape: int) -> Float:
         """Draw standard normal numbers ``[R, *shape]``, by the inverse of the distribution function."""
@@ -90,11 +99,9 @@ class RandomStreams:
         """Draw -1 or 1, ``[R]``."""
         return np.asarray(self.integers(2) * 2.0 - 1.0, np.float64)
 
-    def choice(self, weights: ArrayLike, *shape: int) -> Int:
+    def choice(self, weights: Sequence[float], *shape: int) -> Int:
         """Draw indices ``[R, *shape]`` into a list of weights, each with a probability of its share."""
-        share = np.asarray(weights, np.float64)
-        cumulative = np.cumsum(share / share.sum())
-        cumulative /= cumulative[-1]
+        cumulative = _cumulative(tuple(weights))
         return np.asarray(cumulative.searchsorted(self.random(*shape), side="right"), np.int64)
 
     def permutations(self, lengths: ArrayLike) -> list[Int]:
@@ -126,7 +133,7 @@ class RandomStream:
         """Draw one integer 0 <= n < limit."""
         return int(self.random() * limit)
 
-    def choice(self, weights: ArrayLike) -> int:
+    def choice(self, weights: Sequence[float]) -> int:
         """Draw one index into a list of weights, with a probability of its share."""
         return int(self._rows.choice(weights)[0])
 
@@ -134,7 +141,7 @@ class RandomStream:
         """Draw uniform numbers ``[*shape]``, 0 <= u < 1."""
         return np.asarray(self._rows.random(*shape)[0])
 
-    def uniforms(self, low: ArrayLike, high: ArrayLike, *shape: int) -> Float:
+    def uniforms(self, low: float | Float, high: float | Float, *shape: int) -> Float:
         """Draw uniform numbers ``[*shape]``, low <= u < high."""
         return np.asarray(self._rows.uniform(low, high, *shape)[0])
 

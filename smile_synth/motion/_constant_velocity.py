@@ -58,7 +58,7 @@ class AxisVelocity(FamilyParameters):
 def axis_velocity(*, rng: RandomStreams, parameters: AxisVelocity, request: Request) -> Path:
     """Draw a constant speed for every axis; whole ``speeds`` give the motion of MoSI (arXiv 2104.00240)."""
     if parameters.speeds is not None:
-        step = np.array(parameters.speeds)[rng.choice(np.ones(len(parameters.speeds)), request.dims)]
+        step = np.array(parameters.speeds)[rng.choice([1.0] * len(parameters.speeds), request.dims)]
     else:
         step = rng.uniform(*(parameters.speed or (0.0, 0.0)), request.dims)
     values = request.place(request.frames[:, None] * step[:, None], rng=rng)

@@ -219,4 +219,5 @@ def draw_curve(
     first = None if start is None else np.array([[value] * dims for value in start])
     request = Request(num_frames, outer[0], outer[1], outer, key_times, first, curve.unit, pixel=0.0)
     path = draw_path(parameters, request, rng=rng)
-    return Path(path.values.clip(low, high), path.factors)
+    values = path.values if np.isinf(low) and np.isinf(high) else path.values.clip(low, high)
+    return Path(values, path.factors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -54,17 +55,24 @@ def draw_key_times(
     max_inner = len(parameters.inner_probability) - 1
     jitter = rng.uniform(-parameters.jitter, parameters.jitter, max_inner)
     last = float(num_frames - 1)
-    number = np.arange(1, max_inner + 1)
-    times = np.empty((len(rng), max_inner + 2))
-    times[:, 0], times[:, -1] = 0.0, last
     # Key times are rounded to whole frames because the published speeds hold between whole frames.
-    rounded = np.round((number + jitter) * (last / (inner + 1))[:, None])
-    times[:, 1:-1] = np.where(number <= inner[:, None], rounded, last)
-    times.sort(axis=1)
-    repeated = times[:, 1:] == times[:, :-1]
-    times[:, 1:][repeated] = last
-    times.sort(axis=1)
-    return times, times.shape[1] - repeated.sum(axis=1)
+    rounded = ((np.arange(1, max_inner + 1) + jitter) * (last / (inner + 1))[:, None]).round()
+    times, counts = np.full((len(rng), max_inner + 2), last), np.empty(len(rng), np.int64)
+    _fill_key_times(rounded, inner, last, times, counts)
+    return times, counts
+
+
+@kernel
+def _fill_key_times(rounded, inner, last, times, counts):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy the distinct key times to the front of ``times``, which is filled with ``last``."""
+    for r in range(times.shape[0]):
+        times[r, 0] = 0.0
+        count = 1
+        for k in range(inner[r]):
+            if times[r, count - 1] < rounded[r, k] < last:
+                times[r, count] = rounded[r, k]
+                count += 1
+        counts[r] = count + 1 if last > 0.0 else 1
 
 
 def interpolate(
@@ -82,11 +90,15 @@ def interpolate(
     segments = key_times.shape[1] - 1
     if segments == 0:
         return np.repeat(key_values[:, :1], num_frames, axis=1)
-    numbers = np.array([EASINGS.index(name) for name in easing])
-    drawn = numbers[rng.choice(list(easing.values()), segments)]
+    drawn = _numbers(tuple(easing))[rng.choice(list(easing.values()), segments)]
     out = np.empty((len(key_values), num_frames, key_values.shape[2]))
     _fill_interpolated(key_times, key_values, drawn, out)
     return out
+
+
+@lru_cache(maxsize=64)
+def _numbers(easings: tuple[EasingName, ...]) -> Int:
+    return np.array([EASINGS.index(name) for name in easings])
 
 
 @kernel
@@ -153,7 +165,7 @@ def key_framed(*, rng: RandomStreams, parameters: KeyFramed, request: Request) -
     steps = rng.uniform(-rate, rate, keys.shape[1] - 1, request.dims)
     steps *= (keys[:, 1:] - keys[:, :-1])[..., None]
     values = np.zeros((request.num_rows, keys.shape[1], request.dims))
-    np.cumsum(steps, axis=1, out=values[:, 1:])
+    steps.cumsum(axis=1, out=values[:, 1:])
     travel = interpolate(keys, values, request.num_frames, rng=rng, easing=parameters.easing)
     return Path(request.place(travel, rng=rng))
 

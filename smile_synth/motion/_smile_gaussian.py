@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_filter1d
 
+from smile_synth.core.compile import kernel
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegativeRange, Positive
 from smile_synth.motion._base import FamilyParameters, Float, Path, Request, family
@@ -49,12 +50,12 @@ def _smoothing(num_points: int, sigma: float) -> Float:
 
 @lru_cache(maxsize=64)
 def _sample_positions(num_points: int, num_frames: int, whole: bool) -> tuple[NDArray[np.int64], Float]:
-    """Return the point before each frame ``[T]`` and the weight ``[T, 1]`` of the point after it."""
+    """Return the point before each frame ``[T]``, and the weight ``[T]`` of the point after it."""
     position = np.linspace(0, num_points - 1, num_frames)
     if whole:
         position = np.round(position)
     before = np.minimum(position.astype(np.int64), num_points - 2)
-    return before, (position - before)[:, None]
+    return before, position - before
 
 
 @family(SmileGaussian, bounded=True)
@@ -66,21 +67,34 @@ def smile_gaussian(*, rng: RandomStreams, parameters: SmileGaussian, request: Re
     """
     num_points = parameters.num_points
     points = _smoothing(num_points, parameters.sigma) @ rng.random(num_points, request.dims)
-    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
-    points = (points - low) / (high - low)
     range_low, range_high = request.outer
-    longest = float((range_high - range_low).min()) - request.pixel
+    width = range_high - range_low - request.pixel
+    longest = float(width.min())
     extent = rng.uniform(min(parameters.extent[0], longest), min(parameters.extent[1], longest))
     place = rng.random(request.dims)
     if parameters.truncate:
         extent = np.floor(extent)
-    slack = np.maximum(range_high - range_low - request.pixel - extent[:, None], 0)
-    offset = place * slack
+    offset = place * np.maximum(width - extent[:, None], 0)
     if parameters.truncate:
         offset = np.floor(offset)
-    before, u = _sample_positions(num_points, request.num_frames, parameters.whole_samples)
-    sampled = points[:, before] * (1 - u) + points[:, before + 1] * u
-    values = sampled * extent[:, None, None] + (range_low + offset)[:, None]
+    values = np.empty((request.num_rows, request.num_frames, request.dims))
+    before, weight = _sample_positions(num_points, request.num_frames, parameters.whole_samples)
+    _fill_path(points, before, weight, extent, range_low + offset, values)
     if parameters.truncate:
         values = np.floor(values)
-    return Path(np.clip(values, range_low, range_high), {f"extent_{request.unit}": extent})
+    return Path(values.clip(range_low, range_high), {f"extent_{request.unit}": extent})
+
+
+@kernel
+def _fill_path(points, before, weight, extent, lowest, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Normalise points ``[R, P, D]`` to 0..1, sample them, and stretch them to ``extent`` from ``lowest``."""
+    for r in range(out.shape[0]):
+        for d in range(out.shape[2]):
+            low, high = points[r, :, d].min(), points[r, :, d].max()
+            for t in range(out.shape[1]):
+                p, u = before[t], weight[t]
+                first, second = (
+                    (points[r, p, d] - low) / (high - low),
+                    (points[r, p + 1, d] - low) / (high - low),
+                )
+                out[r, t, d] = (first * (1.0 - u) + second * u) * extent[r] + lowest[r, d]

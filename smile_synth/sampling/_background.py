@@ -35,6 +35,8 @@ from smile_synth.scene import (
     Video,
 )
 
+_IDENTITY = np.eye(3)
+
 
 def uses_folder(recipe: Recipe) -> bool:
     """Return whether a recipe has image or video backgrounds."""
@@ -53,6 +55,7 @@ def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
         entry = batch.streams("choice of background").choice(weights)
     layers: dict[int, Layer] = {}
     poses = np.empty((len(batch), recipe.num_frames, 3, 3))
+    poses[:] = _IDENTITY
     brightness = np.empty(len(batch))
     for number, parameters in enumerate(recipe.backgrounds):
         clips = np.flatnonzero(entry == number)
@@ -60,7 +63,7 @@ def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
             continue
         rng = batch.streams("background", clips)
         brightness[clips] = rng.uniform(*parameters.brightness)
-        poses[clips], factors = _draw_motion(batch, parameters, clips)
+        factors = _draw_motion(batch, parameters, clips, poses)
         stored = isinstance(parameters, ImageBackground | VideoBackground)
         draw = _draw_stored if stored else _draw_generated
         surfaces, crop = draw(batch, parameters, poses[clips], rng)
@@ -154,17 +157,14 @@ def draw_frame_numbers(
     return [tuple(row) for row in numbers.tolist()]
 
 
-def _draw_motion(batch: Batch, parameters: Any, clips: Int) -> tuple[Float, list[dict[str, Factor]]]:
-    """Draw the motion of backgrounds: poses ``[R, T, 3, 3]`` relative to frame 0, and R dicts of factors."""
-    recipe = batch.recipe
-    poses = np.zeros((len(clips), recipe.num_frames, 3, 3))
-    poses[..., [0, 1, 2], [0, 1, 2]] = 1.0
-    factors: list[dict[str, Factor]] = [{} for _ in clips]
+def _draw_motion(batch: Batch, parameters: Any, clips: Int, poses: Float) -> list[dict[str, Factor]]:
+    """Draw the motion of backgrounds relative to frame 0 into ``poses``; return the factors of each clip."""
+    recipe, factors = batch.recipe, [{} for _ in clips]  # type: ignore[var-annotated]
     if not isinstance(parameters, MovingBackground):
-        return poses, factors
+        return factors
     ranges = [getattr(parameters, name) for name in BACKGROUND_MOTION_KEYS]
     if not any(ranges):
-        return poses, factors
+        return factors
     rng = batch.streams("background motion", clips)
     speed, zoom, roll = (rng.uniform(*(values or (0.0, 0.0))) for values in ranges)
     direction = rng.uniform(0.0, 360.0)
@@ -177,7 +177,7 @@ def _draw_motion(batch: Batch, parameters: Any, clips: Int) -> tuple[Float, list
         geometry.translation(-middle),
     )
     for t in range(1, recipe.num_frames):
-        poses[:, t] = step @ poses[:, t - 1]
+        poses[clips, t] = step @ poses[clips, t - 1]
     drawn = {
         "drift_px_per_frame": speed,
         "drift_direction_degrees": direction,
@@ -185,7 +185,7 @@ def _draw_motion(batch: Batch, parameters: Any, clips: Int) -> tuple[Float, list
         "roll_degrees_per_frame": roll,
     }
     add_factors(factors, range(len(clips)), drawn)
-    return poses, factors
+    return factors
 
 
 def _draw_crop(

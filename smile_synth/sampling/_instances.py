@@ -112,6 +112,10 @@ class Instances(Rows):
     gamma: Float | None = None
     factors: list[dict[str, Factor]] = field(default_factory=list)
 
+    def mean_area(self) -> Float:
+        """Return the mean area of each box over time, ``[N]`` square pixels."""
+        return np.asarray((self.box_wh[..., 0] * self.box_wh[..., 1]).mean(axis=1))
+
     def set_curve(self, name: str, rows: Int, values: Float) -> None:
         """Set a curve ``[R, T, D]`` of some rows."""
         array = getattr(self, name)

@@ -130,11 +130,11 @@ def _add_measured_factors(instances: Instances) -> None:
     """Measure the motion in the scene, without the camera, and add it to the factors."""
     center, box, rotation = instances.center_xy, instances.box_wh, instances.rotation
     last = max(center.shape[1] - 1, 1)
-    x, y = np.moveaxis(center[:, 1:] - center[:, :-1], -1, 0)
+    steps = center[:, 1:] - center[:, :-1]
     dx, dy = (center[:, -1] - center[:, 0]).T
     distance = np.hypot(dx, dy)
     measured = {
-        "mean_speed_px_per_frame": np.hypot(x, y).sum(axis=1) / last,
+        "mean_speed_px_per_frame": np.hypot(steps[..., 0], steps[..., 1]).sum(axis=1) / last,
         "net_displacement_px": distance,
         "rotation_degrees_per_frame": (rotation[:, -1] - rotation[:, 0]) / last,
         "log_scale_per_frame": np.log(box[:, -1] / box[:, 0]).mean(axis=1) / last,

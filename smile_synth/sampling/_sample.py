@@ -138,7 +138,7 @@ def _stack_layers(
     """Put each clip's background and its objects, in depth order, one after another."""
     counts = np.bincount(instances.clip, minlength=len(batch)) + 1
     first = np.zeros(len(batch) + 1, np.int64)
-    np.cumsum(counts, out=first[1:])
+    counts.cumsum(out=first[1:])
     behind, total, frames = first[:-1], int(first[-1]), batch.recipe.num_frames
     front = np.arange(len(order)) + instances.clip[order] + 1  # layers of the objects
     # The depth of a layer is the number of layers in front of it, plus one.
@@ -183,8 +183,7 @@ def _object_layers(
     Soft edges and blurs of shadows are converted from pixels to texels.
     """
     bank = batch.sources.objects
-    area = instances.box_wh.prod(axis=2).mean(axis=1)
-    texels_per_pixel = np.sqrt(instances.height * instances.width / area)
+    texels_per_pixel = np.sqrt(instances.height * instances.width / instances.mean_area())
     columns = (
         instances.clip, instances.labelled, instances.object_id, instances.height, instances.width,
         bank.class_ids[instances.object_id], texels_per_pixel,
@@ -210,8 +209,7 @@ def _depth_orders(batch: Batch, instances: Instances) -> Int:
     """Return the rows of all instances, clip after clip, in each clip from back to front."""
     if batch.recipe.objects.depth_order == "area":
         # As published, an object with a larger average area is farther behind.
-        area = instances.box_wh.prod(axis=2).mean(axis=1)
-        return np.lexsort((-area, instances.clip)).astype(np.int64)
+        return np.asarray(np.lexsort((-instances.mean_area(), instances.clip)), np.int64)
     counts = np.bincount(instances.clip, minlength=len(batch))
     starts = counts.cumsum() - counts
     drawn = batch.streams("depth order").permutations(counts)
