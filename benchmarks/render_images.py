@@ -19,7 +19,6 @@ from render_cpu import plain_pipeline, straight_files
 from smile_synth import ObjectBank, Recipe, Scene, build_bank, composite, sample_scene
 from smile_synth.core import geometry
 from smile_synth.core.coverage import level_of_detail
-from smile_synth.corpus._media import damaged
 from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Layer, Solid, StoredImage
@@ -158,14 +157,13 @@ objects: {count: 1, side: [40], classes: [cup]}
 motion: [{family: constant-velocity, speed: 8, rotation: {rate: 4}}]
 """
 SHADOWS = "appearance.shadows={strength: 0.5, distance: 6, direction: 60, blur: 5}"
-# Caption, what both images have, what the right one has more.
+# Caption, overrides of both images, further overrides of the right one.
 LOOKS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("shutter: 180", [], ["appearance.shutter=180"]),
     ("soft_edges: 3", [], ["appearance.soft_edges=3"]),
     ("shadows", [], [SHADOWS]),
     ("linear_light; both with shutter: 360", ["appearance.shutter=360"], ["appearance.linear_light=true"]),
     ("grain: 0.04", [], ["appearance.grain=0.04"]),
-    ("compression: 32", [], ["appearance.compression=32"]),
     ("gain: 0.6", [], ["motion.0.gain={family: still, start: 0.6}", "motion.0.gain_isotropic=true"]),
     ("bias: 0.2", [], ["motion.0.bias={family: still, start: 0.2}", "motion.0.bias_isotropic=true"]),
     ("gamma: 1.8", [], ["motion.0.gamma={family: still, start: 1.8}"]),
@@ -184,13 +182,11 @@ LOOKS: tuple[tuple[str, list[str], list[str]], ...] = (
 
 
 def frame_of(bank: ObjectBank, overrides: list[str], index: int) -> UInt8:
-    """Return the middle frame of a clip as a written corpus holds it."""
+    """Return the middle frame of a clip."""
     scene = sample_scene(
         parse(Recipe, RECIPE, name="recipe", overrides=overrides), Sources(bank), seed=0, index=index
     )
     frames = composite(scene, Sources(bank))
-    if scene.appearance.compression is not None:
-        frames = damaged(frames, scene.fps, scene.appearance.compression)
     return np.asarray(frames[len(frames) // 2])
 
 
