@@ -64,6 +64,14 @@ class BuildReport:
     rejected: tuple[Rejected, ...] = field(repr=False)
 
 
+class Source(NamedTuple):
+    """A source as the caller named it, its format, and its items."""
+
+    given: str
+    format: str
+    items: Sequence[Item]
+
+
 class NewObject(NamedTuple):
     """An object from a worker process; its row lacks number, offset and split."""
 
@@ -152,35 +160,30 @@ def build_bank(
     if workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
     check_out(out, overwrite)
-    given = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
-    if not given:
+    named = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+    if not named:
         raise UserError("no object source given, expected folders, annotation files or builtin:shapes")
     read = ReadOptions(seed, images, crowd)
-    listed = [list_items(source, format, read) for source in given]
-    batches = [
-        (number, items[start : start + BATCH_SIZE])
-        for number, (_, items) in enumerate(listed)
-        for start in range(0, len(items), BATCH_SIZE)
-    ]
-    formats = tuple(name for name, _ in listed)
+    listed = [Source(given, *list_items(given, format, read)) for given in named]
+    formats = tuple(source.format for source in listed)
     options = {"cut": cut, "read": read, "split": split, "licence": licence, "formats": formats}
     with unfinished_folder(out) as part:
         with write_errors_for(out):
-            _continue_or_clear(part, _plan(given, listed, options))
-        with closing(Build(part, given, cut.duplicate_distance, split, licence)) as build:
-            build.run(batches, cut, workers, progress)
-            digest = build.finish(formats)
+            _continue_or_clear(part, _plan(listed, options))
+        with closing(Build(part, listed, cut.duplicate_distance, split, licence)) as build:
+            build.run(cut, workers, progress)
+            digest = build.finish()
         publish(part, out)
     return BuildReport(str(out), digest, len(build.writer.rows), formats, tuple(build.writer.rejected))
 
 
-def _plan(given: list[str], listed: list[tuple[str, Sequence[Item]]], options: dict[str, object]) -> str:
+def _plan(sources: Sequence[Source], options: dict[str, object]) -> str:
     """Describe a build and all of its items; only a stopped build with the same plan is continued."""
     items = hashlib.sha256()
     stamp = cache(_stamp)  # many items share one annotation file
-    for source, (_, found) in zip(given, listed, strict=True):
-        items.update(f"{source}\0{stamp(Path(source))}\n".encode("utf-8", "surrogateescape"))
-        for item in found:
+    for source in sources:
+        items.update(f"{source.given}\0{stamp(Path(source.given))}\n".encode("utf-8", "surrogateescape"))
+        for item in source.items:
             stamps = " ".join(map(stamp, item.files))
             items.update(f"{item.source}\0{stamps}\n".encode("utf-8", "surrogateescape"))
     plan = {"items": items.hexdigest(), "format_version": FORMAT_VERSION, **options}
@@ -260,45 +263,49 @@ class Build:
     """
 
     def __init__(
-        self, part: Path, given: list[str], duplicate_distance: int, split: SplitRule, licence: str
+        self,
+        part: Path,
+        sources: Sequence[Source],
+        duplicate_distance: int,
+        split: SplitRule,
+        licence: str,
     ) -> None:
-        """Read the journal of a stopped build, if there is one, and open the files."""
+        """Open the files in the folder ``part`` and read the journal of a stopped build."""
         self.writer = BankWriter(part, duplicate_distance)
-        self._part, self._given, self._split, self._licence = part, given, split, licence
+        self._part, self._sources, self._split, self._licence = part, sources, split, licence
         self._num_objects = Counter[int]()  # by source
         self._batches_done = 0
         self._journal = (part / JOURNAL).open("a+b")
         self._read_journal()
 
     def _read_journal(self) -> None:
+        """Restore the complete batches; after a power failure, texels of the last ones can be missing."""
+        size = (self._part / TEXELS).stat().st_size
+        complete, end, rows = 0, 0, self.writer.rows
         self._journal.seek(0)
-        complete, rows = 0, self.writer.rows
         for line in self._journal:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or (entry := json.loads(line))["end"] > size:
                 break
-            complete += len(line)
-            entry = json.loads(line)
             rows += [ObjectInfo(**row) for row in entry["rows"]]
             self.writer.rejected += [Rejected(**item) for item in entry["rejected"]]
             self._num_objects[entry["source_number"]] += len(entry["rows"])
             self._batches_done += 1
+            complete, end = complete + len(line), entry["end"]
         self._journal.truncate(complete)
-        end = 0
+        self.writer.truncate(end)
         texels = np.memmap(self._part / TEXELS, np.uint8, mode="r") if rows else np.empty(0, np.uint8)
         for row in rows:
-            start, end = end, end + 4 * sum(h * w for h, w in level_sizes_hw(row.height, row.width))
-            texture = Texture(texels[start:end].reshape(-1, 4), row.height, row.width)
+            count = sum(h * w for h, w in level_sizes_hw(row.height, row.width))
+            texture = Texture(texels.reshape(-1, 4)[row.texel_offset :][:count], row.height, row.width)
             self.writer.duplicates.add(fingerprint_of(texture), row.source)
-        self.writer.truncate(end)
 
-    def run(
-        self,
-        batches: Sequence[tuple[int, Sequence[Item]]],
-        cut: CutOutOptions,
-        workers: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Read and write all batches (source number, items) that are not in the journal."""
+    def run(self, cut: CutOutOptions, workers: int, progress: Callable[[int, int], None] | None) -> None:
+        """Read and write all batches that are not in the journal."""
+        batches = [
+            (number, source.items[start : start + BATCH_SIZE])
+            for number, source in enumerate(self._sources)
+            for start in range(0, len(source.items), BATCH_SIZE)
+        ]
         total = sum(len(items) for _, items in batches)
         done = sum(len(items) for _, items in batches[: self._batches_done])
         waiting = batches[self._batches_done :]
@@ -317,7 +324,7 @@ class Build:
 
     def _append(self, source_number: int, found: Sequence[NewObject | Rejected]) -> None:
         """Write the objects of a batch: first their texels, then the line of the journal."""
-        given, writer = self._given[source_number], self.writer
+        given, writer = self._sources[source_number].given, self.writer
         first_row, first_rejected = len(writer.rows), len(writer.rejected)
         for entry in found:
             if isinstance(entry, Rejected):
@@ -332,37 +339,35 @@ class Build:
         line = {
             "source_number": source_number,
             "rows": rows,
+            "end": writer.texels.tell(),
             "rejected": [asdict(item) for item in writer.rejected[first_rejected:]],
         }
         self._num_objects[source_number] += len(rows)
         self._journal.write(json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n")
         self._journal.flush()
 
-    def finish(self, formats: Sequence[str]) -> str:
+    def finish(self) -> str:
         """Write the tables and return the digest.
 
         Raises:
             UserError: a source gave no object.
         """
-        sources = []
-        for number, given in enumerate(self._given):
+        summaries = []
+        for number, (given, format, _) in enumerate(self._sources):
             rejected = [item for item in self.writer.rejected if item.given == given]
-            if not self._num_objects[number]:
+            count = self._num_objects[number]
+            if not count:
                 shutil.rmtree(self._part)
                 raise UserError(
                     f"object source '{given}': none of {len(rejected)} items is usable, "
                     f"first {rejected[0].source}: {rejected[0].reason}"
                 )
-            sources.append(
-                {
-                    "given": given,
-                    "format": formats[number],
-                    "num_objects": self._num_objects[number],
-                    "num_rejected": dict(Counter(item.kind for item in rejected).most_common()),
-                }
+            reasons = dict(Counter(item.kind for item in rejected).most_common())
+            summaries.append(
+                {"given": given, "format": format, "num_objects": count, "num_rejected": reasons}
             )
         with write_errors_for(self._part):
-            return self.writer.finish(sources)
+            return self.writer.finish(summaries)
 
     def close(self) -> None:
         """Close the files; finished batches stay."""

@@ -124,7 +124,7 @@ def _check_splits(banks: Sequence[ObjectBank]) -> None:
     if conflicts:
         raise UserError(
             f"{len(conflicts)} objects are from images that have another split in an earlier bank, "
-            f"first {conflicts[0]}; assign new splits with resplit"
+            f"first {conflicts[0]}; set resplit=True to assign new splits"
         )
 
 

@@ -180,14 +180,9 @@ def _find_image(image: _ImageEntry, folders: list[Path]) -> Path | None:
 def _parse(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text("utf-8-sig"), object_hook=_pack_annotation)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
-        raise UserError(f"{file}: cannot be parsed as JSON: {error}") from None
+    # RecursionError: nested too deep; ValueError: not UTF-8, not JSON, or a number of thousands of digits.
+    except (OSError, RecursionError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise UserError(
             f"{file}: a {type(data).__name__} at top, expected an object with {', '.join(SECTIONS)}"

@@ -1,5 +1,6 @@
 import csv
 import errno
+import fcntl
 import json
 import os
 import zlib
@@ -217,6 +218,24 @@ def test_a_stopped_build_continues(tmp_path: Path, workers: int, monkeypatch: py
     assert not part.exists()
 
 
+def test_texels_lost_in_a_power_failure_are_made_again(tmp_path: Path) -> None:
+    for number in range(40):
+        save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
+    build_bank([tmp_path / "src"], tmp_path / "whole")
+
+    def stop(done: int, total: int) -> None:
+        if done >= 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_bank([tmp_path / "src"], tmp_path / "bank", progress=stop)
+    os.truncate(tmp_path / ".bank.part" / "texels.bin", 16 * 4 * 150)  # inside the second batch
+    calls: list[int] = []
+    build_bank([tmp_path / "src"], tmp_path / "bank", progress=lambda done, _: calls.append(done))
+    assert calls[0] == 16
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+
 def test_a_stopped_build_with_another_plan_starts_again(tmp_path: Path) -> None:
     for number in range(40):
         save(tmp_path / "src" / "a" / f"{number}.png", soft_rgba(9, 11, number))
@@ -295,6 +314,17 @@ def test_two_builds_of_one_bank_exclude_each_other(tmp_path: Path) -> None:
 
     build_bank([tmp_path / "src"], tmp_path / "bank", progress=second)
     assert len(ObjectBank.open(tmp_path / "bank")) == 1
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="cannot be locked: No locks available"):
+        build_bank([tmp_path / "src"], tmp_path / "bank")
 
 
 def test_folders_links_and_class_names(tmp_path: Path) -> None:

@@ -268,8 +268,11 @@ def test_several_annotation_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [],\n "annotations": [}', r"a.json, line 2, column 18: not JSON: Expecting value"),
-        ("", r"a.json, line 1, column 1: not JSON"),
+        (
+            '{"images": [],\n "annotations": [}',
+            r"a.json: cannot be read as JSON: Expecting value: line 2 column 18",
+        ),
+        ("", r"a.json: cannot be read as JSON: Expecting value: line 1 column 1"),
         ("[1]", r"a list at top, expected an object with images, annotations, categories"),
         (
             '{"images": [], "annotation": []}',
@@ -284,7 +287,7 @@ def test_several_annotation_files_are_refused(tmp_path: Path) -> None:
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
             r"categories: id 1 is both 'a' and 'b'",
         ),
-        ("[" * 100_000, "cannot be parsed as JSON"),
+        ("[" * 100_000, "a.json: cannot be read as JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -295,7 +298,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: s
 
 def test_other_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"images": "\xff"}')
-    with pytest.raises(UserError, match="a.json: not UTF-8 at byte 12"):
+    with pytest.raises(
+        UserError, match="a.json: cannot be read as JSON: 'utf-8' codec can't decode byte 0xff in position 12"
+    ):
         read_coco(str(tmp_path / "a.json"), ReadOptions())
     assert not is_coco(tmp_path)
     with pytest.raises(UserError, match="no .json with images, annotations, categories in it"):

@@ -216,7 +216,9 @@ def test_all_objects_of_an_image_are_in_one_split(tmp_path: Path) -> None:
         (tmp_path / name / "src" / "index.csv").write_text(f"file,source_image\n{rows}\n")
         build_bank([tmp_path / name / "src"], tmp_path / name / "bank", cut=CUT, seed=seed, test_fraction=0.4)
     banks = [ObjectBank.open(tmp_path / name / "bank") for name in ("a", "b")]
-    with pytest.raises(UserError, match=r"objects are from images.*first photo\d+ \(\w+ in .*with resplit"):
+    with pytest.raises(
+        UserError, match=r"objects are from images.*first photo\d+ \(\w+ in .*set resplit=True"
+    ):
         merge_banks(banks, tmp_path / "both")
     merge_banks(banks, tmp_path / "both", resplit=True, seed=3, test_fraction=0.3)
     both = ObjectBank.open(tmp_path / "both")
