@@ -4,7 +4,7 @@
 
 `smile-gaussian`, 16x224x224, two objects, cut-outs of 256 px. The DataLoader's workers are started by spawn;
 each makes whole batches of `SyntheticClips`, stacks their frames and normalises them with NumPy, as loaders
-usually do. The first batch is waited for in processes of their own, from opening the bank on.
+usually do. The time to the first batch is measured in new processes, from opening the bank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,23 +27,20 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from smile_synth import Clip, ObjectBank, Recipe, SyntheticClips, build_bank, stream
+from smile_synth import Clip, Recipe, Sources, SyntheticClips, build_bank, stream
 from smile_synth.objects import CutOutOptions
-from smile_synth.sources import Sources
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
 WARM_UP = 12.0  # seconds
 FIRST = """
 import sys, time
 {before}
-from smile_synth import ObjectBank, Recipe, stream
+from smile_synth import Recipe, Sources, stream
 began = time.perf_counter()
-bank = ObjectBank.open(sys.argv[1])
-batches = stream(Recipe.load("smile-gaussian"), bank, batch_size=16, seed=0)
-next(batches)
-print(time.perf_counter() - began)
-batches.close()
+with stream(Recipe.load("smile-gaussian"), Sources.open(sys.argv[1]), batch_size=16, seed=0) as batches:
+    next(iter(batches))
+    print(time.perf_counter() - began)
 """
 
 
@@ -52,36 +48,34 @@ def collate(clips: list[Clip], *, normalised: bool) -> torch.Tensor:
     """Stack frames, as uint8 or normalised float32."""
     frames = np.stack([clip.frames for clip in clips]).transpose(0, 1, 4, 2, 3)
     if normalised:
-        mean, deviation = (np.float32(values)[:, None, None] for values in (MEAN, DEVIATION))
-        frames = (frames.astype(np.float32) / 255 - mean) / deviation
+        mean, std = (np.float32(values)[:, None, None] for values in (MEAN, STD))
+        frames = (frames.astype(np.float32) / 255 - mean) / std
     return torch.from_numpy(np.ascontiguousarray(frames))
 
 
-def loaded(bank: ObjectBank, kind: str, workers: int) -> Iterator[torch.Tensor]:
+def loaded(sources: Sources, kind: str, workers: int) -> Iterator[torch.Tensor]:
     """Yield batches of a DataLoader."""
-    clips = SyntheticClips(Recipe.load("smile-gaussian"), Sources(bank), seed=0, num_clips=10**6)
+    clips = SyntheticClips(Recipe.load("smile-gaussian"), sources, seed=0, num_clips=10**6)
     yield from DataLoader(
         clips, batch_size=BATCH, num_workers=workers, multiprocessing_context="spawn",
         collate_fn=partial(collate, normalised=kind == "float32"),
     )  # fmt: skip
 
 
-def streamed(bank: ObjectBank, kind: Any, workers: int) -> Iterator[torch.Tensor]:
+def streamed(sources: Sources, kind: Any, workers: int) -> Iterator[torch.Tensor]:
     """Yield batches of a stream."""
-    batches = stream(
-        Recipe.load("smile-gaussian"), Sources(bank), batch_size=BATCH, seed=0, workers=workers,
-        out_dtype=kind,
-        normalise=(MEAN, DEVIATION),
-    )  # fmt: skip
-    with closing(batches):
+    with stream(
+        Recipe.load("smile-gaussian"), sources, batch_size=BATCH, seed=0, workers=workers, out_dtype=kind,
+        mean=MEAN, std=STD,
+    ) as batches:  # fmt: skip
         for batch in batches:
             yield batch.frames
 
 
 def rates(batches: Any, seconds: float, repeats: int) -> list[float]:
-    """Return clips/s of each repeat, after the workers have started and what they made ahead is used up.
+    """Return clips/s of each repeat.
 
-    A worker imports this file and torch before it does anything: several seconds, longer for two at a time.
+    The warm-up covers the start of the workers, which import this file and torch, and the batches made ahead.
     """
     began, out = time.perf_counter(), []
     while time.perf_counter() - began < WARM_UP:
@@ -106,10 +100,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank"
         build_bank(["builtin:shapes"], path, cut=CutOutOptions(max_side=256))
-        bank = ObjectBank.open(path)
-        next(
-            stream(Recipe.load("smile-gaussian"), Sources(bank), batch_size=1, seed=0, workers=0)
-        )  # compiles kernels
+        sources = Sources.open(path)
+        next(streamed(sources, "uint8", 0))  # compiles the kernels
         first: dict[str, list[float]] = {}
         for name, before in (("torch imported before", "import torch"), ("torch imported by the stream", "")):
             command = [sys.executable, "-c", FIRST.format(before=before), str(path)]
@@ -123,7 +115,7 @@ def main() -> None:
             cases = [(f"stream, {kind}, {n} workers", streamed, n) for n in (0, 1, 2)]
             cases += [(f"DataLoader, {kind}, {n} workers", loaded, n) for n in (1, 2)]
             for name, make, workers in cases:
-                measured = rates(make(bank, kind, workers), arguments.seconds, arguments.repeats)
+                measured = rates(make(sources, kind, workers), arguments.seconds, arguments.repeats)
                 rows[name] = {
                     "clips_per_second": round(statistics.median(measured), 1),
                     "lowest": round(min(measured), 1),

@@ -17,20 +17,20 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import record
 
-from smile_synth import ObjectBank, Recipe, UserError, build_bank, stream
-from smile_synth.parallel.workers import SharedBuffer
-from smile_synth.sources import Sources
-from smile_synth.stream import StreamBatch
+from smile_synth import Recipe, Sources, UserError, build_bank, stream
+from smile_synth.stream import ClipStream, StreamBatch
+
+DEADLINE = 120.0  # seconds, for the first batch of a worker
 
 
 class Stop(Exception):
-    """Something of the caller's that went wrong."""
+    """An error of the caller."""
 
 
 def _fail() -> None:
@@ -42,7 +42,7 @@ def _kill_a_worker() -> None:
     os.kill(victim.pid or 0, signal.SIGKILL)
 
 
-# How a stream ends: what happens while one of its batches is used, and what may come of it.
+# How a stream ends: what happens while one of its batches is used, and the expected exception.
 WAYS: dict[str, tuple[Callable[[], None], type[BaseException]]] = {
     "closed": (_fail, Stop),
     "an exception": (_fail, Stop),
@@ -51,37 +51,54 @@ WAYS: dict[str, tuple[Callable[[], None], type[BaseException]]] = {
 }
 
 
-def cycle(way: str, batches: Any, full: bool) -> None:
+def shared_memory() -> int:
+    """Return the number of this process's mappings of shared memory."""
+    return Path("/proc/self/maps").read_text().count("memfd:smile")
+
+
+def from_workers(batches: Iterator[StreamBatch]) -> Iterator[StreamBatch]:
+    """Skip the batches that were made before the workers had started; only workers use shared memory.
+
+    Raises:
+        TimeoutError: the workers have not started within `DEADLINE`.
+    """
+    began, before = time.monotonic(), shared_memory()
+    while shared_memory() == before:
+        if time.monotonic() - began > DEADLINE:
+            raise TimeoutError(f"no batch of a worker within {DEADLINE} s")
+        time.sleep(0.02)
+        next(batches)
+    return batches
+
+
+def cycle(way: str, clip_stream: ClipStream, full: bool) -> None:
     """Use a stream and end it."""
     happens, expected = WAYS[way]
+    batches = iter(clip_stream)
     last: StreamBatch = next(batches)
-    began = SharedBuffer._count
-    while full and SharedBuffer._count == began:
-        time.sleep(0.02)
-        last = next(batches)
+    if full:
+        last = next(from_workers(batches))
     try:
         if way == "closed":
-            batches.close()
             return
         happens()
-        for last in batches:  # noqa: B007 - kept on purpose: its memory must outlive the stream
+        for last in batches:  # noqa: B007 - the memory of this batch must outlive the stream
             pass
     except expected:
         return
     finally:
-        batches.close()
+        clip_stream.close()
         assert int(last.frames.sum()) >= 0
-    raise AssertionError(f"{way}: nothing came of it")
+    raise AssertionError(f"{way}: no exception was raised")
 
 
 def left() -> dict[str, int]:
     """Count what belongs to this process, or has a name of ours."""
     gc.collect()
-    maps = Path("/proc/self/maps").read_text()
     names = [name for name in os.listdir("/dev/shm") if name.startswith(("smile", "psm_"))]
     return {
         "processes left": len(children()),
-        "shared memory left": maps.count("memfd:smile") + len(names),
+        "shared memory left": shared_memory() + len(names),
         "descriptors left": len(os.listdir("/proc/self/fd")),
         "memory, MB": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20,
     }
@@ -118,9 +135,8 @@ def run(
     for number in range(cycles + 1):  # the first leaves what Python starts once
         way = list(WAYS)[number % len(WAYS)]
         began = time.perf_counter()
-        batches = stream(recipe, sources, batch_size=2, seed=number, workers=workers)
-        cycle(way, batches, number % full_every == full_every - 1)
-        del batches
+        clip_stream = stream(recipe, sources, batch_size=2, seed=number, workers=workers)
+        cycle(way, clip_stream, number % full_every == full_every - 1)
         if not number:
             before = left()
             continue
@@ -147,11 +163,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         build_bank(["builtin:shapes"], Path(folder) / "bank")
-        bank = ObjectBank.open(Path(folder) / "bank")
         recipe = Recipe.load("smile-gaussian", ["num_frames=4", "size=[64,64]"])
         result = run(
-            recipe, bank, None, cycles=arguments.cycles, full_every=arguments.full_every,
-            workers=arguments.workers,
+            recipe, Sources.open(Path(folder) / "bank"), cycles=arguments.cycles,
+            full_every=arguments.full_every, workers=arguments.workers,
         )  # fmt: skip
     record.write(arguments.out, result)
 

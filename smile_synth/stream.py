@@ -1,39 +1,42 @@
-"""Clips on the fly, by index: any order, any number of processes, exact resume without state."""
+"""Clips for training, drawn when they are needed: a map-style dataset and an endless stream of batches.
+
+A clip depends on (recipe, sources, seed, index) only. Any order and any number of processes give the same
+clips, and a run resumes at any step without stored state.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, groupby, pairwise
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_synth.annotations import annotate
 from smile_synth.compositing import (
-    NOT_NORMALISED,
     STORED,
-    Normalise,
     OutDtype,
     Parameters,
-    Shown,
+    TextureVersion,
     as_tensor,
     check_output,
     composite,
     device_textures,
     draw_frames,
     fetch,
-    frames_shape,
     lay_out,
     num_texels,
     render_parameters,
 )
-from smile_synth.core.clip import Clip
-from smile_synth.parallel.shared_memory import BufferAddress, SharedBuffers, attach
+from smile_synth.core.clip import Clip, Labels
+from smile_synth.parallel.shared_memory import SharedArray, SharedArrays
 from smile_synth.parallel.workers import Result, Workers
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scenes
@@ -43,19 +46,23 @@ from smile_synth.sources import Sources
 if TYPE_CHECKING:
     import torch
 
+# Red, green, blue.
+Triple = tuple[float, float, float]
+# Labels of a stream.
+LABELS = ("segmentation", "coverage")
+
 
 class SyntheticClips:
-    """A map-style dataset of clips for any loader; labels are computed when a clip is asked for them."""
+    """A map-style dataset of clips. The labels of a clip are computed when they are first read.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        sources: Sources,
-        *,
-        seed: int,
-        num_clips: int,
-    ) -> None:
-        """Describe clips 0 .. num_clips - 1 of (recipe, sources, seed); nothing is drawn yet."""
+    Example:
+        >>> clips = SyntheticClips(recipe, sources, seed=0, num_clips=1000)
+        >>> clips[7].frames.shape  # [T, H, W, 3]
+        (3, 20, 28, 3)
+    """
+
+    def __init__(self, recipe: Recipe, sources: Sources, *, seed: int, num_clips: int) -> None:
+        """Describe clips 0 .. num_clips - 1. This draws nothing."""
         self.recipe, self.sources = recipe, sources
         self.seed, self.num_clips = seed, num_clips
 
@@ -64,27 +71,76 @@ class SyntheticClips:
         return self.num_clips
 
     def __getitem__(self, index: int) -> Clip:
-        """Draw and render clip ``index``."""
+        """Draw clip ``index``; a negative index counts from the end.
+
+        Raises:
+            IndexError: the dataset has no such clip.
+        """
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Clip]:
-        """Draw and render clips, together at a fraction of the cost; a DataLoader asks so for its batches."""
+        """Draw several clips, faster than one by one. A DataLoader calls this method once per batch."""
         for index in indices:
-            if not 0 <= index < self.num_clips:
-                raise IndexError(f"clip {index} is outside 0..{self.num_clips - 1}")
-        scenes = sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
+            if not -self.num_clips <= index < self.num_clips:
+                raise IndexError(f"clip {index} is not in a dataset of {self.num_clips} clips")
+        positive = [index % self.num_clips for index in indices]
         return [
-            Clip(
-                composite(scene, self.sources),
-                scene.fps,
-                annotate(scene, self.sources),
-            )
-            for scene in scenes
+            Clip(composite(scene, self.sources), scene.fps, annotate(scene, self.sources))
+            for scene in sample_scenes(self.recipe, self.sources, seed=self.seed, indices=positive)
         ]
 
 
+def collate_clips(
+    clips: Sequence[Clip], labels: Sequence[str] = ("segmentation", "modal_boxes_xyxy", "visibility")
+) -> dict[str, Any]:
+    """Stack clips of `SyntheticClips` into a batch; the ``collate_fn`` of a DataLoader.
+
+    Args:
+        clips: B clips of one size.
+        labels: names of attributes of `Labels`. ``functools.partial`` sets others.
+
+    Returns:
+        ``indices`` ``[B]`` int64, ``frames`` ``[B, T, 3, H, W]`` uint8, ``segmentation`` ``[B, T, H, W]``
+        int16 (`StreamBatch`). Every other label is a list of B tensors, because clips differ in their number
+        of objects; ``class_names`` is a list of B tuples.
+
+    Raises:
+        ValueError: a label is unknown.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> clips = SyntheticClips(recipe, sources, seed=0, num_clips=1000)
+        >>> batch = next(iter(DataLoader(clips, batch_size=4, collate_fn=collate_clips)))
+        >>> batch["frames"].shape
+        torch.Size([4, 3, 3, 20, 28])
+    """
+    import torch  # takes seconds to load
+
+    _check_labels(labels, Labels.__dataclass_fields__)
+    annotations: list[Any] = [clip.annotation for clip in clips]
+    frames = np.empty((len(clips), clips[0].frames.shape[0], 3, *clips[0].frames.shape[1:3]), np.uint8)
+    for row, clip in zip(frames, clips, strict=True):
+        _write_planes(clip.frames, row)
+    batch: dict[str, Any] = {
+        "indices": torch.tensor([annotation.scene.index for annotation in annotations]),
+        "frames": torch.from_numpy(frames),
+    }
+    for name in labels:
+        if name == "segmentation":
+            owners = np.stack([annotation.segmentation for annotation in annotations])
+            batch[name] = torch.from_numpy(owners.astype(np.int16))
+        else:
+            values = [getattr(annotation.labels, name) for annotation in annotations]
+            batch[name] = values if name == "class_names" else [torch.tensor(value) for value in values]
+    return batch
+
+
 def batch_indices(step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> range:
-    """Return the clip indices of one process's batch: step x global batch + rank x local batch + j."""
+    """Return the clip indices of one process's batch: step x global batch + rank x local batch + j.
+
+    Raises:
+        ValueError: the rank is outside of 0 .. world_size - 1.
+    """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
     start = step * batch_size * world_size + rank * batch_size
@@ -97,12 +153,12 @@ class StepBatches:
     def __init__(
         self, batch_size: int, *, num_steps: int, start_step: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Describe the batches of one process; ``batch_size`` is its own, not the global one."""
+        """Describe the batches of one process; ``batch_size`` counts its own clips."""
         self._steps = range(start_step, num_steps)
         self._batch = (batch_size, rank, world_size)
 
     def __len__(self) -> int:
-        """Return the number of steps that are left."""
+        """Return the number of steps from ``start_step`` on."""
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -112,25 +168,53 @@ class StepBatches:
             yield list(batch_indices(step, batch_size, rank=rank, world_size=world_size))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StreamBatch:
     """The clips of one step.
 
     Attributes:
-        indices: of the clips.
-        frames: ``[B, T, 3, H, W]`` on the device; uint8 is a view of ``[B, T, H, W, 3]``.
-        segmentation: ``[B, T, H, W]`` int16, numbers of labelled objects from 1, 0 elsewhere; None if not
-            asked for.
-        coverage: ``[B, N]`` float32 0..1, the share of each token's pixels that labelled objects own; None
-            if not asked for.
-        scenes: of the clips, from which `annotate` tells every label; None if not asked for.
+        indices: B clip indices.
+        frames: ``[B, T, 3, H, W]``, contiguous.
+        labels: tensors by name, as requested. ``segmentation`` ``[B, T, H, W]`` int16: number of the labelled
+            object, from 1, that owns the pixel, else 0. ``coverage`` ``[B, N]`` float32 0..1: share of each
+            token's pixels that labelled objects own.
     """
 
     indices: range
     frames: torch.Tensor
-    segmentation: torch.Tensor | None = None
-    coverage: torch.Tensor | None = None
-    scenes: tuple[Scene, ...] | None = None
+    labels: dict[str, torch.Tensor]
+    _sample: Callable[[range], list[Scene]]
+
+    @property
+    def scenes(self) -> list[Scene]:
+        """The B scenes, sampled again at every access; `annotate` computes all labels from them."""
+        return self._sample(self.indices)
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> StreamBatch:
+        """Return a copy of the batch on a device."""
+        labels = {name: label.to(device, non_blocking=non_blocking) for name, label in self.labels.items()}
+        return replace(self, frames=self.frames.to(device, non_blocking=non_blocking), labels=labels)
+
+    def __repr__(self) -> str:
+        """Return indices, shapes and dtypes."""
+        tensors = {"frames": self.frames, **self.labels}
+        shapes = [f"{name}={list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()]
+        return f"StreamBatch({self.indices}, {', '.join(shapes)})"
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How the batches of a stream are made. The options change speed and memory, never the clips.
+
+    Attributes:
+        batches_ahead: batches that the worker processes make while the caller uses one.
+        backend: cpu, torch or triton; None: cpu on the CPU, triton on CUDA, torch on other devices.
+        cache_bytes: device memory for background images. Other images are sent again when they are needed.
+    """
+
+    batches_ahead: int = 2
+    backend: str | None = None
+    cache_bytes: int = 2 * 2**30
 
 
 def stream(
@@ -143,394 +227,373 @@ def stream(
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
-    workers: int = 2,
-    ahead: int = 2,
     out_dtype: OutDtype = "uint8",
-    normalise: Normalise = NOT_NORMALISED,
-    segmentation: bool = False,
-    tokens: tuple[int, int] | None = None,
-    scenes: bool = False,
-    backend: str | None = None,
-    cache_bytes: int = 2 * 2**30,
-) -> Generator[StreamBatch, None, None]:
-    """Yield batches for ever; step s is the same on any restart and for any number of workers.
-
-    On the CPU the workers draw frames, into memory that they share with this process. On another device
-    they draw scenes and decode images and videos; frames are drawn there, on a CUDA device on a stream
-    of its own while the caller's work runs. Until the workers have started, batches are made here. A batch
-    is the caller's for as long as it is kept. Closing the generator ends the workers.
+    mean: Triple = (0.0, 0.0, 0.0),
+    std: Triple = (1.0, 1.0, 1.0),
+    labels: Sequence[str] = (),
+    token_size: tuple[int, int] | None = None,
+    workers: int = 2,
+    options: StreamOptions = StreamOptions(),
+) -> ClipStream:
+    """Return an endless dataset of batches. A step is the same after a restart and for any number of workers.
 
     Args:
-        recipe, sources: what the clips are drawn from.
-        batch_size: clips of a step for this process, not over all of them.
+        recipe: describes the clips.
+        sources: objects and backgrounds of the clips.
+        batch_size: clips per step of this process.
         seed: of the clips.
-        device: where the frames are wanted.
-        rank, world_size: this process among all.
-        start_step: the first step to yield.
-        workers: processes that work ahead; with 0 everything happens here, when it is asked for.
-        ahead: batches that are being made while one is used.
+        device: where the frames and labels are.
+        rank, world_size: number of this process, and number of processes.
+        start_step: first step of every iteration.
         out_dtype: uint8, float32, float16 or bfloat16.
-        normalise: (mean, standard deviation) of each channel for a float type, see `render`.
-        segmentation: also give who owns each pixel.
-        tokens: (tubelet_size, patch_size); also give each token's coverage.
-        scenes: also give the scenes.
-        backend: cpu on the CPU, triton on CUDA and torch elsewhere, if None; see `render`.
-        cache_bytes: bound on background images that are kept on a device; those beyond are sent again.
+        mean, std: per channel, for a float type: a value 0..255 becomes (value / 255 - mean) / std.
+        labels: any of segmentation and coverage, see `StreamBatch`.
+        token_size: (tubelet_size, patch_size), for coverage.
+        workers: worker processes; 0: the caller's process makes each batch when it is needed.
+        options: see `StreamOptions`.
 
     Raises:
-        UserError: when a batch is asked for: the recipe does not fit its sources, or a worker was killed.
-        ValueError: an option is outside of what is allowed.
+        ValueError: an argument is outside of its range.
+
+    Example:
+        >>> with stream(recipe, sources, batch_size=2, seed=0, workers=0) as batches:
+        ...     batch = next(iter(batches))
+        >>> batch
+        StreamBatch(range(0, 2), frames=[2, 3, 3, 20, 28] torch.uint8)
     """
+    import torch
+
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("workers", workers, 0),
-        ("ahead", ahead, 1),
+        ("batches_ahead", options.batches_ahead, 1),
         ("start_step", start_step, 0),
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    batch_indices(0, batch_size, rank=rank, world_size=world_size)
-    check_output(recipe.num_frames, recipe.size, out_dtype, tokens)
-    import torch  # takes seconds to load, and nothing else here needs it
-
+    _check_labels(labels, LABELS)
+    if "coverage" in labels and not token_size:
+        raise ValueError("labels: coverage needs token_size=(tubelet_size, patch_size)")
+    check_output(recipe.num_frames, recipe.size, out_dtype, token_size)
     place = torch.device(device)
-    backend = backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
+    backend = options.backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
     if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and place.type != "cpu"):
         raise ValueError(f"backend {backend} does not draw batches on {place}")
-    maker = _Maker(recipe, sources, seed, out_dtype, normalise, segmentation, tokens, scenes)
-    batches: _FramesHere | _FramesOnDevice = (
-        _FramesHere(maker, batch_size, workers)
-        if backend == "cpu"
-        else _FramesOnDevice(maker, backend, place, cache_bytes)
-    )
-    steps = (batch_indices(step, batch_size, rank=rank, world_size=world_size) for step in count(start_step))
-    return _run(maker, batches, steps, workers, ahead)
+    # A real subclass would need torch when smile_synth is imported.
+    torch.utils.data.IterableDataset.register(ClipStream)
+    job = _Job(recipe, sources, seed, out_dtype, mean, std, tuple(labels), token_size)
+    step_indices = partial(batch_indices, batch_size=batch_size, rank=rank, world_size=world_size)
+    step_indices(start_step)
+    return ClipStream(job, step_indices, start_step, workers, place, replace(options, backend=backend))
 
 
-def _run(
-    maker: _Maker, batches: _FramesHere | _FramesOnDevice, steps: Iterator[range], workers: int, ahead: int
+class ClipStream:
+    """An endless `IterableDataset` of `StreamBatch`, made by `stream`.
+
+    Every iteration begins at the stream's first step and has its own worker processes, which end when the
+    iterator is deleted or the stream is closed. Use it in a training loop, or in
+    ``DataLoader(clip_stream, batch_size=None)``. The workers of a DataLoader share the steps if the stream
+    itself has ``workers=0``.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        """Take what `stream` has checked."""
+        self._arguments = arguments
+        self._iterators: WeakSet[Generator[StreamBatch, None, None]] = WeakSet()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments; iterations stay in this process."""
+        return ClipStream, self._arguments
+
+    def __iter__(self) -> Generator[StreamBatch, None, None]:
+        """Yield batches from the first step on.
+
+        On the CPU, worker processes draw frames into memory that they share with this process. For another
+        device they sample scenes and decode images and videos; the device draws, a CUDA device on a stream
+        of its own. This process makes the batches until the first worker has started. A batch stays valid
+        as long as the caller keeps it.
+
+        Raises:
+            UserError: the recipe does not fit its sources, or a worker was killed.
+        """
+        iterator = _iterate(*self._arguments)
+        self._iterators.add(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """End all iterations and their worker processes."""
+        for iterator in list(self._iterators):
+            iterator.close()
+
+    def __enter__(self) -> ClipStream:
+        """Return the stream; leaving the context closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the stream."""
+        self.close()
+
+
+def _iterate(
+    job: _Job,
+    step_indices: Callable[[int], range],
+    start_step: int,
+    num_workers: int,
+    device: torch.device,
+    options: StreamOptions,
 ) -> Generator[StreamBatch, None, None]:
-    """Keep the workers busy up to a bound, and hand out what is done, in order."""
-    pool = _Pool(maker, workers)
-    begun: deque[Any] = deque()
-    drawn: deque[Any] = deque()
+    """Keep a bounded number of batches in work, and yield them in order."""
+    from torch.utils.data import get_worker_info
+
+    loader_worker = get_worker_info()
+    first, stride = (loader_worker.id, loader_worker.num_workers) if loader_worker else (0, 1)
+    steps = map(step_indices, count(start_step + first, stride))
+    make = _batch_on_cpu if options.backend == "cpu" else partial(_batch_on_device, _Device(device, options))
+    processes = _Processes(job, num_workers)
+    pending: deque[_PendingBatch] = deque()
     try:
         while True:
-            while len(begun) + len(drawn) < (ahead + 1 if pool.ready() else 1):
-                begun.append(batches.begin(pool, next(steps)))
-            # What is ready is drawn at once; it is waited for only where nothing else could be handed out.
-            ready = [batches.is_ready(pool, batch) for batch in begun]
-            while begun and (not drawn or ready[0]):
-                drawn.append(batches.draw(pool, begun.popleft()))
-                del ready[0]
-            yield batches.hand_over(drawn.popleft())
+            num_pending = options.batches_ahead + 1 if processes.check_started() else 1
+            while len(pending) < num_pending:
+                pending.append(_PendingBatch(make(job, processes, next(steps))))
+            for batch in pending:
+                batch.advance()
+            yield pending.popleft().result()
     finally:
-        pool.close()
-
-
-# Parameters of a batch, and its scenes if they are asked for.
-_LaidOut = tuple[Parameters, list[Scene]]
+        processes.close()
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """What is asked for; a copy of it works in every worker."""
+class _Job:
+    """What a stream draws. Every worker process has a copy; the methods are the tasks of the processes."""
 
     recipe: Recipe
     sources: Sources
     seed: int
     out_dtype: OutDtype
-    normalise: Normalise
-    segmentation: bool
-    tokens: tuple[int, int] | None
-    scenes: bool
+    mean: Triple
+    std: Triple
+    labels: tuple[str, ...]
+    token_size: tuple[int, int] | None
+
+    def warm_up(self) -> None:
+        """Do nothing. A process that has run this task has started."""
 
     def sample(self, indices: range) -> list[Scene]:
         return sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
 
-    def given(self, scenes: list[Scene]) -> list[Scene]:
-        """Return those that the caller is given."""
-        return scenes if self.scenes else []
+    def lay_out(self, indices: range) -> Parameters:
+        """Return render parameters; they name images and videos, which are not decoded yet."""
+        return lay_out(self.sample(indices), self.sources.objects, range(self.recipe.num_frames))
 
-    def parameters(self, indices: range) -> _LaidOut:
-        """Lay scenes out; images and videos are named, not decoded."""
-        scenes = self.sample(indices)
-        parameters = lay_out(scenes, self.sources.objects, range(self.recipe.num_frames))
-        return parameters, self.given(scenes)
+    def write_texels(self, texels: Target, first: int, textures: Sequence[TextureVersion]) -> None:
+        """Decode textures into ``texels`` from texel ``first`` on."""
+        words = fetch(textures, self.sources)
+        texels.open()[first : first + len(words)] = words
 
-    def forms(self, clips: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Return shape and type of everything that is drawn for a number of clips."""
-        (height, width), frames = self.recipe.size, self.recipe.num_frames
-        forms: dict[str, tuple[tuple[int, ...], Any]] = {
-            "frames": (
-                (clips, *frames_shape(frames, (height, width), self.out_dtype)),
-                STORED[self.out_dtype],
-            )
+    def arrays(self, num_clips: int) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        """Return the shape and dtype of the frames and of each label of a batch."""
+        (height, width), num_frames = self.recipe.size, self.recipe.num_frames
+        tubelet, patch = self.token_size or (1, 1)
+        num_tokens = num_frames // tubelet * (height // patch) * (width // patch)
+        arrays: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
+            "frames": ((num_clips, num_frames, 3, height, width), STORED[self.out_dtype]),
+            "segmentation": ((num_clips, num_frames, height, width), np.int16),
+            "coverage": ((num_clips, num_tokens), np.float32),
         }
-        if self.segmentation:
-            forms["segmentation"] = ((clips, frames, height, width), np.int16)
-        if self.tokens:
-            tubelet, patch = self.tokens
-            number = frames // tubelet * (height // patch) * (width // patch)
-            forms["coverage"] = ((clips, number), np.float32)
-        return forms
+        return {name: arrays[name] for name in ("frames", *self.labels)}
 
-    def split(self, memory: NDArray[np.uint8], clips: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a batch, one after another in its memory."""
-        arrays, start = {}, 0
-        for name, (shape, kind) in self.forms(clips).items():
-            end = start + math.prod(shape) * np.dtype(kind).itemsize
-            arrays[name] = memory[start:end].view(kind).reshape(shape)
-            start = -(-end // 8) * 8
-        return arrays
-
-    def draw(self, indices: range, arrays: dict[str, NDArray[Any]]) -> list[Scene]:
-        """Draw clips and their labels into arrays."""
+    def draw(self, targets: dict[str, Target], first: int, indices: range) -> None:
+        """Draw clips and their labels into rows ``first``, ... of the arrays of a batch."""
+        out = {name: target.open()[first : first + len(indices)] for name, target in targets.items()}
         scenes = self.sample(indices)
-        draw_frames(scenes, self.sources, arrays["frames"], normalise=self.normalise)
-        for row, scene in enumerate(scenes if self.segmentation or self.tokens else ()):
-            owners = annotate(scene, self.sources).segmentation
-            if self.segmentation:
-                arrays["segmentation"][row] = owners
-            if self.tokens:
-                tubelet, patch = self.tokens
-                arrays["coverage"][row] = token_coverage(owners, patch, tubelet)
-        return self.given(scenes)
-
-    def fetch(self, textures: Sequence[Shown]) -> NDArray[np.uint32]:
-        return fetch(textures, self.sources)
+        draw_frames(scenes, self.sources, out["frames"], mean=self.mean, std=self.std)
+        for row, scene in enumerate(scenes if self.labels else ()):
+            segmentation = annotate(scene, self.sources).segmentation
+            if "segmentation" in out:
+                out["segmentation"][row] = segmentation
+            if "coverage" in out and self.token_size:
+                tubelet, patch = self.token_size
+                out["coverage"][row] = token_coverage(segmentation, patch, tubelet)
 
 
 def token_coverage(
     segmentation: NDArray[np.integer[Any]], patch_size: int, tubelet_size: int
 ) -> NDArray[np.float32]:
-    """Return the mean coverage ``[N]`` of every token by the objects of a segmentation ``[T, H, W]``."""
+    """Return the share ``[N]``, 0..1, of each token's pixels that objects of a segmentation own."""
     frames, height, width = segmentation.shape
-    blocks = (segmentation > 0).reshape(
-        frames // tubelet_size,
-        tubelet_size,
-        height // patch_size,
-        patch_size,
-        width // patch_size,
-        patch_size,
-    )
+    shape = frames // tubelet_size, tubelet_size, height // patch_size, patch_size, width // patch_size
+    blocks = (segmentation > 0).reshape(*shape, patch_size)
     return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
 
 
-def _say_ready(maker: _Maker) -> None:
-    """Do nothing: a worker that has done so has loaded everything."""
+@dataclass(frozen=True)
+class _LocalArray:
+    """An array of this process, with the interface of `SharedArray`."""
+
+    array: NDArray[Any]
+
+    def open(self) -> NDArray[Any]:
+        return self.array
 
 
-def _parameters(maker: _Maker, indices: range) -> _LaidOut:
-    return maker.parameters(indices)
+Target = SharedArray | _LocalArray
 
 
-def _draw_part(maker: _Maker, place: BufferAddress, clips: int, first: int, indices: range) -> list[Scene]:
-    """Draw some clips of a batch where they stand in its memory."""
-    arrays = maker.split(attach(place), clips)
-    part = slice(first, first + len(indices))
-    return maker.draw(indices, {name: array[part] for name, array in arrays.items()})
+class _Processes:
+    """Runs the tasks of a job: in this process at first, in worker processes as soon as one has started."""
 
+    def __init__(self, job: _Job, count: int) -> None:
+        self._job, self._count = job, count
+        self._arrays = SharedArrays()
+        self._workers = Workers(count, job) if count else None
+        self._warm_up = [self._workers.submit(_Job.warm_up) for _ in range(count)] if self._workers else []
+        self._running: Workers | None = None
+        self.num_parallel = 1
 
-def _fetch_into(maker: _Maker, place: BufferAddress, first: int, textures: Sequence[Shown]) -> None:
-    words = maker.fetch(textures)
-    attach(place).view(np.uint32)[first : first + len(words)] = words
+    def check_started(self) -> bool:
+        """Return whether the workers run the tasks from now on. Raises UserError if one was killed."""
+        if self._workers and self._warm_up[0].done():
+            self.result(self._warm_up[0])
+            self.num_parallel = self._count
+            self._running = self._workers
+        return self._running is not None
 
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], Target]:
+        """Return an array, and what a task needs to open it."""
+        if self._running:
+            return self._arrays.allocate(shape, dtype)
+        array = np.empty(shape, dtype)
+        return array, _LocalArray(array)
 
-class _Pool:
-    """The workers of a stream, and whether they have started."""
-
-    def __init__(self, maker: _Maker, count: int) -> None:
-        self.buffers = SharedBuffers()
-        self._workers = Workers(count, maker) if count else None
-        self._started = [self._workers.submit(_say_ready) for _ in range(count)] if self._workers else []
-
-    def ready(self) -> bool:
-        """Return whether a worker has started. Raises UserError if one was killed instead."""
-        return self._workers is not None and self._started[0].done() and self.result(self._started[0]) is None
-
-    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        assert self._workers is not None, "asked for only after `ready`"
-        return self._workers.submit(work, *arguments)
+    def run(self, task: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Run ``task(job, *arguments)``."""
+        if self._running:
+            return self._running.submit(task, *arguments)
+        future: Future[Result] = Future()
+        future.set_result(task(self._job, *arguments))
+        return future
 
     def result(self, future: Future[Result]) -> Result:
-        assert self._workers is not None, "a future is from the workers"
-        return self._workers.result(future)
+        """Wait for a task. Raises UserError if a worker was killed."""
+        return self._workers.result(future) if self._workers else future.result()
 
     def close(self) -> None:
-        if self._workers is not None:
+        if self._workers:
             self._workers.close(at_once=True)
 
 
-class _FramesHere:
-    """Frames in main memory: a batch is drawn in parts, each worker in the place of its clips."""
-
-    def __init__(self, maker: _Maker, clips: int, workers: int) -> None:
-        self._maker, self._clips = maker, clips
-        forms = maker.forms(clips).values()
-        self._num_bytes = sum(-(-math.prod(s) * np.dtype(k).itemsize // 8) * 8 for s, k in forms)
-        self._edges = np.linspace(0, clips, min(max(workers, 1), clips) + 1).astype(int).tolist()
-
-    def begin(self, pool: _Pool, indices: range) -> _Begun:
-        if not pool.ready():
-            memory = np.empty(self._num_bytes, np.uint8)
-            return _Begun(indices, memory, self._maker.draw(indices, self._maker.split(memory, self._clips)))
-        buffer = pool.buffers.acquire(self._num_bytes)
-        parts = [
-            pool.submit(_draw_part, buffer.address, self._clips, first, indices[first:last])
-            for first, last in pairwise(self._edges)
-        ]
-        return _Begun(indices, pool.buffers.array(buffer), [], parts)
-
-    def is_ready(self, pool: _Pool, begun: _Begun) -> bool:
-        return all(part.done() for part in begun.parts)
-
-    def draw(self, pool: _Pool, begun: _Begun) -> StreamBatch:
-        import torch
-
-        scenes = begun.scenes
-        for part in begun.parts:
-            own: list[Scene] = pool.result(part)
-            scenes += own
-        arrays = self._maker.split(begun.memory, self._clips)
-        frames = as_tensor(arrays.pop("frames"))
-        if self._maker.out_dtype == "uint8":
-            frames = frames.permute(0, 1, 4, 2, 3)
-        labels = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return StreamBatch(
-            begun.indices, frames, **labels, scenes=tuple(scenes) if self._maker.scenes else None
-        )
-
-    def hand_over(self, drawn: StreamBatch) -> StreamBatch:
-        return drawn
+# A batch in work: a generator that yields the tasks it needs next and returns the batch, with the CUDA event
+# after which it is complete.
+BatchSteps = Generator[list[Future[Any]], None, tuple[StreamBatch, Any]]
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """A batch in main memory that ``parts`` are still drawn into."""
+class _PendingBatch:
+    """Runs the generator of a batch, with or without waiting for its tasks."""
 
-    indices: range
-    memory: NDArray[np.uint8]
-    scenes: list[Scene]
-    parts: list[Future[list[Scene]]] = field(default_factory=list)
+    def __init__(self, steps: BatchSteps) -> None:
+        self._steps, self._tasks = steps, next(steps)
+        self._made: tuple[StreamBatch, Any] | None = None
 
+    def advance(self, *, wait: bool = False) -> None:
+        """Continue as long as the tasks are done, or to the end if ``wait``."""
+        while not self._made and (wait or all(task.done() for task in self._tasks)):
+            try:
+                self._tasks = next(self._steps)
+            except StopIteration as end:
+                self._made = end.value
 
-@dataclass
-class _Sampled:
-    """A batch for a device on its way.
+    def result(self) -> StreamBatch:
+        """Return the batch; the caller's CUDA stream waits until it is complete."""
+        self.advance(wait=True)
+        assert self._made, "the generator has ended"
+        batch, event = self._made
+        if event:
+            import torch
 
-    Attributes:
-        indices: of its clips.
-        parameters: of its scenes and, if asked for, these, or who lays them out.
-        resident: the texels on the device of those of its textures that are there.
-        missing: the other textures.
-        words: their texels, one after another, once they are asked for.
-        parts: who decodes them.
-    """
-
-    indices: range
-    parameters: Future[_LaidOut] | _LaidOut
-    resident: dict[Shown, torch.Tensor] = field(default_factory=dict)
-    missing: list[Shown] = field(default_factory=list)
-    words: NDArray[np.uint32] | None = None
-    parts: list[Future[None]] = field(default_factory=list)
-
-
-def _decoded_together(shown: Shown) -> Shown | Video:
-    return shown.surface if isinstance(shown.surface, Video) else shown
-
-
-class _FramesOnDevice:
-    """Frames on a device: workers sample scenes and decode, the device draws on a stream of its own."""
-
-    def __init__(self, maker: _Maker, backend: str, device: torch.device, cache_bytes: int) -> None:
-        import torch
-
-        self._maker, self._backend, self._device = maker, backend, device
-        self._textures = device_textures(device, cache_bytes)
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def begin(self, pool: _Pool, indices: range) -> _Sampled:
-        if pool.ready():
-            return _Sampled(indices, pool.submit(_parameters, indices))
-        return _Sampled(indices, self._maker.parameters(indices))
-
-    def is_ready(self, pool: _Pool, sampled: _Sampled) -> bool:
-        """Return whether a batch can be drawn; what its scenes show is asked for once they are known."""
-        if isinstance(sampled.parameters, Future) and not sampled.parameters.done():
-            return False
-        self._ask_for_textures(pool, sampled)
-        return all(part.done() for part in sampled.parts)
-
-    def _ask_for_textures(self, pool: _Pool, sampled: _Sampled) -> _LaidOut:
-        """Have the workers decode what is not on the device yet, each in its place of one buffer."""
-        if isinstance(sampled.parameters, Future):
-            sampled.parameters = pool.result(sampled.parameters)
-        laid_out = sampled.parameters
-        parameters, _ = laid_out
-        if sampled.words is not None:
-            return laid_out
-        for shown in parameters.textures:
-            texels = self._textures.get(shown)
-            if texels is None:
-                sampled.missing.append(shown)
-            else:
-                sampled.resident[shown] = texels
-        if not (pool.ready() and sampled.missing):
-            sampled.words = self._maker.fetch(sampled.missing)
-            return laid_out
-        number = sum(map(num_texels, sampled.missing))
-        buffer = pool.buffers.acquire(4 * number)
-        sampled.words = pool.buffers.array(buffer).view(np.uint32)[:number]
-        first = 0
-        for _, group in groupby(sampled.missing, _decoded_together):
-            together = tuple(group)
-            sampled.parts.append(pool.submit(_fetch_into, buffer.address, first, together))
-            first += sum(map(num_texels, together))
-        return laid_out
-
-    def draw(self, pool: _Pool, sampled: _Sampled) -> tuple[StreamBatch, Any]:
-        """Start to draw; returns the batch and what must happen before it may be used."""
-        import torch
-
-        parameters, scenes = self._ask_for_textures(pool, sampled)
-        for part in sampled.parts:
-            pool.result(part)
-        assert sampled.words is not None, "asked for above"
-        with torch.cuda.stream(self._side):  # nothing without one
-            sent = dict(
-                zip(sampled.missing, self._textures.send(sampled.missing, sampled.words), strict=True)
-            )
-            sent.update(sampled.resident)
-            texels = [torch.zeros(1, dtype=torch.int32, device=self._device)]  # kernels want one at least
-            texels[:0] = [sent[shown] for shown in parameters.textures]
-            rendered = render_parameters(
-                parameters,
-                self._maker.sources.objects,
-                backend=self._backend,
-                device=self._device,
-                out_dtype=self._maker.out_dtype,
-                normalise=self._maker.normalise,
-                segmentation=self._maker.segmentation,
-                tokens=self._maker.tokens,
-                extra=torch.cat(texels),
-            )
-            event = None if self._side is None else self._side.record_event()
-        frames = rendered.frames
-        if self._maker.out_dtype == "uint8":
-            frames = frames.permute(0, 1, 4, 2, 3)
-        given = tuple(scenes) if self._maker.scenes else None
-        return StreamBatch(sampled.indices, frames, rendered.segmentation, rendered.coverage, given), event
-
-    def hand_over(self, drawn: tuple[StreamBatch, Any]) -> StreamBatch:
-        import torch
-
-        batch, event = drawn
-        if event is not None:
-            users = torch.cuda.current_stream(self._device)
-            users.wait_event(event)
-            for tensor in (batch.frames, batch.segmentation, batch.coverage):
-                if tensor is not None:
-                    # Memory of the side stream: not to be used again before the caller's work is done.
-                    tensor.record_stream(users)
+            caller = torch.cuda.current_stream(batch.frames.device)
+            caller.wait_event(event)
+            for tensor in (batch.frames, *batch.labels.values()):
+                # The side stream must not use the memory again before the caller's work is done.
+                tensor.record_stream(caller)
         return batch
+
+
+def _batch_on_cpu(job: _Job, processes: _Processes, indices: range) -> BatchSteps:
+    """Draw a batch in main memory; each process draws some of its clips."""
+    num_parts = min(processes.num_parallel, len(indices))
+    edges = np.linspace(0, len(indices), num_parts + 1).astype(int).tolist()
+    allocated = {name: processes.allocate(*array) for name, array in job.arrays(len(indices)).items()}
+    targets = {name: target for name, (_, target) in allocated.items()}
+    tasks = [processes.run(_Job.draw, targets, first, indices[first:last]) for first, last in pairwise(edges)]
+    yield tasks
+    for task in tasks:
+        processes.result(task)
+    tensors = {name: as_tensor(array) for name, (array, _) in allocated.items()}
+    return StreamBatch(indices, tensors.pop("frames"), tensors, job.sample), None
+
+
+class _Device:
+    """A device that draws: its backend, the background images that it keeps, and its side stream."""
+
+    def __init__(self, device: torch.device, options: StreamOptions) -> None:
+        import torch
+
+        assert options.backend, "`stream` sets it"
+        self.device, self.backend = device, options.backend
+        self.textures = device_textures(device, options.cache_bytes)
+        self.side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def _batch_on_device(device: _Device, job: _Job, processes: _Processes, indices: range) -> BatchSteps:
+    """Draw a batch on a device; processes sample the scenes and decode the textures that the device lacks."""
+    import torch
+
+    laid_out = processes.run(_Job.lay_out, indices)
+    yield [laid_out]
+    parameters = processes.result(laid_out)
+    found = {shown: device.textures.get(shown) for shown in parameters.textures}
+    resident = {shown: texels for shown, texels in found.items() if texels is not None}
+    missing = [shown for shown in found if shown not in resident]
+    texels, target = processes.allocate((sum(map(num_texels, missing)),), np.uint32)
+    decoding, first = [], 0
+    # The frames of a video are decoded together.
+    for _, group in groupby(missing, lambda s: s.surface if isinstance(s.surface, Video) else s):
+        textures = tuple(group)
+        decoding.append(processes.run(_Job.write_texels, target, first, textures))
+        first += sum(map(num_texels, textures))
+    yield decoding
+    for task in decoding:
+        processes.result(task)
+    with torch.cuda.stream(device.side_stream):  # has no effect with None
+        sent = {**resident, **dict(zip(missing, device.textures.send(missing, texels), strict=True))}
+        # Kernels need an array of at least one texel.
+        dummy = torch.zeros(1, dtype=torch.int32, device=device.device)
+        rendered = render_parameters(
+            parameters,
+            job.sources.objects,
+            backend=device.backend,
+            device=device.device,
+            out_dtype=job.out_dtype,
+            mean=job.mean,
+            std=job.std,
+            segmentation="segmentation" in job.labels,
+            tokens=job.token_size if "coverage" in job.labels else None,
+            extra=torch.cat([*(sent[shown] for shown in parameters.textures), dummy]),
+        )
+        event = device.side_stream and device.side_stream.record_event()
+    labels = {name: getattr(rendered, name) for name in job.labels}
+    return StreamBatch(indices, rendered.frames, labels, job.sample), event
+
+
+def _write_planes(frames: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Write frames ``[T, H, W, 3]`` to ``[T, 3, H, W]``; NumPy takes three times as long."""
+    for frame, planes in zip(frames, out, strict=True):
+        cv2.split(frame, list(planes))
+
+
+def _check_labels(labels: Sequence[str], allowed: Iterable[str]) -> None:
+    names = [labels] if isinstance(labels, str) else labels
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"unknown label '{name}', allowed are {', '.join(allowed)}")

@@ -1,92 +1,93 @@
-"""Memory that worker processes write into and the parent reads without a copy."""
+"""Arrays that worker processes write and their parent reads without a copy."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import weakref
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from smile_synth.core.errors import UserError
 
 
-class BufferAddress(NamedTuple):
-    """Where another process finds a `SharedBuffer`.
+class SharedArray(NamedTuple):
+    """What a worker process needs to open an array of its parent.
 
     Attributes:
-        process: id of the process that owns the buffer.
-        descriptor: number of its file descriptor there.
-        number: unique among the buffers of a process.
-        num_bytes: size of the buffer.
+        memory: process id, file descriptor, unique number and bytes of the memory, for `_mapped`.
+        shape: of the array.
+        dtype: of the array.
     """
 
-    process: int
-    descriptor: int
-    number: int
-    num_bytes: int
+    memory: tuple[int, int, int, int]
+    shape: tuple[int, ...]
+    dtype: str
+
+    def open(self) -> NDArray[Any]:
+        """Return the array, in the parent or in a worker process."""
+        size = math.prod(self.shape)
+        return np.frombuffer(_mapped(*self.memory), self.dtype, size).reshape(self.shape)
 
 
-class SharedBuffer:
-    """Memory that workers write into. It has no name; the system frees it after its last use.
+class SharedArrays:
+    """Allocates arrays. Memory is used again after all views of its array are deleted.
 
-    Attributes:
-        address: for `attach` in the workers.
+    The memory has no name, so the system frees it after its last use, even if processes were killed.
     """
 
-    _count = 0
+    def __init__(self) -> None:
+        """Start without memory."""
+        self._free: list[_Memory] = []
 
-    def __init__(self, num_bytes: int) -> None:
-        """Allocate a buffer.
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], SharedArray]:
+        """Return an array with undefined values, and what a task needs to open it.
 
         Raises:
             UserError: the system is not Linux.
         """
+        size, dtype = math.prod(shape), np.dtype(dtype)
+        large = [memory for memory in self._free if memory.num_bytes >= size * dtype.itemsize]
+        memory = min(large, key=lambda memory: memory.num_bytes, default=None)
+        if memory is None:
+            self._free.clear()
+            memory = _Memory(max(size * dtype.itemsize, 1))
+        else:
+            self._free.remove(memory)
+        array = np.frombuffer(memory.map, dtype, size)
+        # Views of views refer to this array, too.
+        weakref.finalize(array, self._free.append, memory)
+        shared = SharedArray(
+            (os.getpid(), memory.descriptor, memory.number, memory.num_bytes), shape, dtype.str
+        )
+        return array.reshape(shape), shared
+
+
+class _Memory:
+    """Memory without a name. Its file descriptor is closed with this object, its map with the last view."""
+
+    _numbers = count()
+
+    def __init__(self, num_bytes: int) -> None:
         if not hasattr(os, "memfd_create"):
             raise UserError("worker processes that share memory need Linux; use workers=0")
-        descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, descriptor)
-        os.ftruncate(descriptor, num_bytes)
-        self._map = mmap.mmap(descriptor, num_bytes)
-        SharedBuffer._count += 1
-        self.address = BufferAddress(os.getpid(), descriptor, SharedBuffer._count, num_bytes)
-
-    def array(self) -> NDArray[np.uint8]:
-        """Return the whole buffer ``[num_bytes]``; views of this array keep it alive."""
-        return np.frombuffer(self._map, np.uint8)
+        self.num_bytes, self.number = num_bytes, next(_Memory._numbers)
+        self.descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
+        os.ftruncate(self.descriptor, num_bytes)
+        self.map = mmap.mmap(self.descriptor, num_bytes)
 
 
-class SharedBuffers:
-    """Shared buffers that are used again once no array refers to them."""
-
-    def __init__(self) -> None:
-        """Start without buffers."""
-        self._free: list[SharedBuffer] = []
-
-    def acquire(self, num_bytes: int) -> SharedBuffer:
-        """Return a buffer of at least ``num_bytes``."""
-        while self._free:
-            buffer = self._free.pop()
-            if buffer.address.num_bytes >= num_bytes:
-                return buffer
-        return SharedBuffer(max(num_bytes, 1))
-
-    def array(self, buffer: SharedBuffer) -> NDArray[np.uint8]:
-        """Return a buffer's bytes; the buffer is free again when the last view of them is deleted."""
-        array = buffer.array()
-        weakref.finalize(array, self._free.append, buffer)
-        return array
-
-
-@lru_cache(maxsize=16)
-def attach(address: BufferAddress) -> NDArray[np.uint8]:
-    """Return the bytes of another process's buffer, in a worker of that process."""
-    descriptor = os.open(f"/proc/{address.process}/fd/{address.descriptor}", os.O_RDWR)
+@lru_cache(maxsize=32)
+def _mapped(process: int, descriptor: int, number: int, num_bytes: int) -> mmap.mmap:
+    """Map the memory of a process."""
+    own = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
     try:
-        shared = mmap.mmap(descriptor, address.num_bytes)
+        return mmap.mmap(own, num_bytes)
     finally:
-        os.close(descriptor)
-    return np.frombuffer(shared, np.uint8)
+        os.close(own)

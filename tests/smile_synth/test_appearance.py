@@ -1,6 +1,5 @@
 """Looks by hand, in recipes, scenes, labels and corpora; that backends agree is in test_compositing.py."""
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,9 +151,8 @@ def test_gamma_of_one_clip_is_none_of_its_batch(bank: ObjectBank) -> None:
 @pytest.mark.parametrize("out_dtype", ["uint8", "float32"])
 def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
     recipe = recipe_of(*ALL)
-    batches = stream(recipe, Sources(bank), batch_size=2, device="cpu", seed=1, out_dtype=out_dtype)
-    with closing(batches):
-        found = next(batches).frames[1].numpy()
+    with stream(recipe, Sources(bank), batch_size=2, device="cpu", seed=1, out_dtype=out_dtype) as batches:
+        found = next(iter(batches)).frames[1].numpy()
     expected = composite(sample_scene(recipe, Sources(bank), seed=1, index=1), Sources(bank))
     scale = 255 if out_dtype == "float32" else 1
     np.testing.assert_array_equal(np.round(found.transpose(0, 2, 3, 1) * scale), expected)
@@ -163,7 +161,7 @@ def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("appearance.shutter_samples=4", "shutter_samples is odd"),
+        ("appearance.shutter_samples=4", "shutter_samples: must be odd"),
         ("appearance.shutter=400", "less than or equal to 360"),
         ("appearance.grane=0.1", "grain"),
     ],

@@ -1,37 +1,39 @@
+import gc
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stream_cycles
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
 
 from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
-from smile_synth.compositing import Shown, composite, device_textures, num_texels
+from smile_synth.compositing import TextureVersion, composite, device_textures, num_texels
 from smile_synth.core.clip import Clip, Flow, Labels, Tracks
 from smile_synth.core.errors import UserError
 from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import ObjectBank
-from smile_synth.parallel.workers import SharedBuffer
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
 from smile_synth.scene import StoredImage, Video
 from smile_synth.sources import Sources
-from smile_synth.stream import StepBatches, StreamBatch, SyntheticClips, batch_indices, stream
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import stream_cycles
+from smile_synth.stream import (
+    StepBatches,
+    StreamBatch,
+    StreamOptions,
+    SyntheticClips,
+    batch_indices,
+    collate_clips,
+    stream,
+)
 
 RECIPE = parse(
     Recipe,
@@ -48,18 +50,21 @@ motion: [{family: constant-velocity, speed: [1, 3]}]
 
 
 @pytest.fixture(scope="module")
-def clips(bank: ObjectBank, images: BackgroundFolder) -> SyntheticClips:
-    return SyntheticClips(RECIPE, Sources(bank, images), seed=3, num_clips=12)
+def sources(bank: ObjectBank, images: BackgroundFolder) -> Sources:
+    return Sources(bank, images)
 
 
-def test_a_clip_is_that_of_its_index_with_its_labels(
-    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
-) -> None:
-    scene = sample_scene(RECIPE, Sources(bank, images), seed=3, index=7)
+@pytest.fixture(scope="module")
+def clips(sources: Sources) -> SyntheticClips:
+    return SyntheticClips(RECIPE, sources, seed=3, num_clips=12)
+
+
+def test_a_clip_has_the_frames_and_labels_of_its_index(clips: SyntheticClips, sources: Sources) -> None:
+    scene = sample_scene(RECIPE, sources, seed=3, index=7)
     clip = clips[7]
     assert isinstance(clip, Clip) and clip.fps == 5.0
-    np.testing.assert_array_equal(clip.frames, composite(scene, Sources(bank, images)))
-    expected = annotate(scene, Sources(bank, images))
+    np.testing.assert_array_equal(clip.frames, composite(scene, sources))
+    expected = annotate(scene, sources)
     np.testing.assert_array_equal(clip.masks, expected.labels.modal_masks)
     np.testing.assert_array_equal(clip.boxes, expected.labels.modal_boxes_xyxy)
     np.testing.assert_array_equal(clip.visibility, expected.labels.visibility)
@@ -68,33 +73,64 @@ def test_a_clip_is_that_of_its_index_with_its_labels(
     np.testing.assert_array_equal(clip.tracks(points).points_xy, expected.tracks(points).points_xy)
 
 
-@pytest.mark.parametrize("index", [-1, 12])
-def test_a_clip_outside_is_an_index_error(clips: SyntheticClips, index: int) -> None:
-    with pytest.raises(IndexError, match=rf"clip {index} is outside 0\.\.11"):
-        clips[index]
+def test_indices_of_clips_follow_the_convention_of_python(clips: SyntheticClips) -> None:
     assert len(clips) == 12
+    np.testing.assert_array_equal(clips[-5].frames, clips[7].frames)
+    np.testing.assert_array_equal(clips[np.int64(-12)].frames, clips[0].frames)
+    for index in (-13, 12):
+        with pytest.raises(IndexError, match=rf"clip {index} is not in a dataset of 12 clips"):
+            clips[index]
 
 
-def test_the_processes_of_a_step_share_its_clips_without_overlap() -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_clips_in_a_data_loader_are_collated_to_tensors(clips: SyntheticClips, num_workers: int) -> None:
+    # Another start method than fork, which is unsafe with the threads of this process.
+    method = "forkserver" if num_workers else None
+    loader = DataLoader(
+        clips, batch_size=5, collate_fn=collate_clips, num_workers=num_workers, multiprocessing_context=method
+    )
+    batches = list(loader)
+    assert [batch["indices"].tolist() for batch in batches] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    frames, segmentation = batches[1]["frames"], batches[1]["segmentation"]
+    assert frames.shape == (5, 3, 3, 20, 28) and frames.dtype == torch.uint8 and frames.is_contiguous()
+    assert segmentation.shape == (5, 3, 20, 28) and segmentation.dtype == torch.int16
+    np.testing.assert_array_equal(frames[2].permute(0, 2, 3, 1), clips[7].frames)
+    np.testing.assert_array_equal(segmentation[2], clips[7].segmentation)
+    np.testing.assert_array_equal(batches[1]["modal_boxes_xyxy"][2], clips[7].boxes)
+    np.testing.assert_array_equal(batches[1]["visibility"][2], clips[7].visibility)
+
+
+def test_collate_clips_returns_the_requested_labels(clips: SyntheticClips) -> None:
+    batch = collate_clips([clips[1], clips[4]], labels=("class_names", "amodal_masks"))
+    assert batch.keys() == {"indices", "frames", "class_names", "amodal_masks"}
+    assert batch["class_names"] == [clips[1].labels.class_names, clips[4].labels.class_names]
+    np.testing.assert_array_equal(batch["amodal_masks"][1], clips[4].labels.amodal_masks)
+    with pytest.raises(
+        ValueError, match="unknown label 'boxes', allowed are class_names, amodal_boxes_xyxy, "
+    ):
+        collate_clips([clips[1]], labels="boxes")
+
+
+def test_every_process_has_its_own_clips_of_a_step() -> None:
     # Index s * global + r * local + j.
     assert list(batch_indices(2, 3, rank=1, world_size=2)) == [15, 16, 17]
     for world_size in (1, 2, 4):
-        drawn = [
+        indices = [
             i
             for step in range(3)
             for rank in range(world_size)
             for i in batch_indices(step, 8 // world_size, rank=rank, world_size=world_size)
         ]
-        assert drawn == list(range(24))
+        assert indices == list(range(24))
 
 
 @pytest.mark.parametrize("rank", [-1, 2])
-def test_a_rank_outside_is_refused(rank: int) -> None:
+def test_a_rank_outside_of_the_world_is_refused(rank: int) -> None:
     with pytest.raises(ValueError, match=rf"rank must be in 0\.\.1, got {rank}"):
         batch_indices(0, 3, rank=rank, world_size=2)
 
 
-def test_steps_resume_where_they_stopped() -> None:
+def test_step_batches_resume_at_a_step() -> None:
     whole = StepBatches(3, num_steps=5, rank=1, world_size=2)
     rest = StepBatches(3, num_steps=5, start_step=2, rank=1, world_size=2)
     assert len(whole) == 5 and len(rest) == 3
@@ -102,175 +138,225 @@ def test_steps_resume_where_they_stopped() -> None:
     assert list(rest)[0] == [15, 16, 17]
 
 
-def test_a_loader_gives_the_clips_of_a_step(clips: SyntheticClips) -> None:
-    def frames_of(batch: list[Clip]) -> torch.Tensor:
-        return torch.stack([torch.from_numpy(clip.frames) for clip in batch])
-
+def test_a_data_loader_reads_the_batches_of_steps(clips: SyntheticClips) -> None:
     sampler: Any = StepBatches(2, num_steps=3, start_step=1)
-    loader = torch.utils.data.DataLoader(clips, batch_sampler=sampler, collate_fn=frames_of)
-    batches = list(loader)
-    assert len(batches) == 2
-    np.testing.assert_array_equal(batches[1][1], clips[5].frames)
+    batches = list(DataLoader(clips, batch_sampler=sampler, collate_fn=collate_clips))
+    assert [batch["indices"].tolist() for batch in batches] == [[2, 3], [4, 5]]
 
 
 # --- streams
 
-
-def same(one: StreamBatch, other: StreamBatch) -> bool:
-    """Return whether two batches are equal to the bit."""
-    assert one.segmentation is not None and other.segmentation is not None
-    assert one.coverage is not None and other.coverage is not None
-    assert one.scenes is not None and other.scenes is not None
-    return (
-        one.indices == other.indices
-        and [scene.digest for scene in one.scenes] == [scene.digest for scene in other.scenes]
-        and torch.equal(one.frames, other.frames)
-        and torch.equal(one.segmentation, other.segmentation)
-        and torch.equal(one.coverage, other.coverage)
-    )
+ALL_LABELS: dict[str, Any] = {"labels": ("segmentation", "coverage"), "token_size": (1, 4)}
 
 
-def from_workers(batches: Iterator[StreamBatch]) -> Iterator[StreamBatch]:
-    """Skip what is drawn before the workers have started."""
-    began = SharedBuffer._count
-    while SharedBuffer._count == began:
-        time.sleep(0.05)
-        next(batches)
-    return batches
+def assert_equal(one: StreamBatch, other: StreamBatch) -> None:
+    assert one.indices == other.indices
+    assert torch.equal(one.frames, other.frames)
+    assert one.labels.keys() == other.labels.keys()
+    for name, label in one.labels.items():
+        assert torch.equal(label, other.labels[name]), name
 
 
-def test_a_stream_is_channels_first_and_the_same_on_any_restart(
-    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
-) -> None:
-    here = partial(stream, RECIPE, bank, images, seed=3, workers=0)
-    batches = list(islice(here(batch_size=2), 3))
+def test_a_stream_is_the_same_after_any_restart(clips: SyntheticClips, sources: Sources) -> None:
+    clip_stream = stream(RECIPE, sources, batch_size=2, seed=3, workers=0)
+    batches = list(islice(clip_stream, 3))
     assert batches[0].frames.shape == (2, 3, 3, 20, 28) and batches[0].frames.dtype == torch.uint8
-    assert batches[2].indices == range(4, 6)
-    assert batches[0].segmentation is batches[0].coverage is batches[0].scenes is None
+    assert batches[0].frames.is_contiguous()
+    assert batches[2].indices == range(4, 6) and batches[2].labels == {}
     np.testing.assert_array_equal(batches[2].frames[1].permute(0, 2, 3, 1), clips[5].frames)
-    resumed = next(here(batch_size=2, start_step=2))
-    assert torch.equal(resumed.frames, batches[2].frames)
-    halves = [next(here(batch_size=1, rank=rank, world_size=2, start_step=2)).frames for rank in range(2)]
-    assert torch.equal(torch.cat(halves), batches[2].frames)
+    assert_equal(next(iter(clip_stream)), batches[0])
+    resumed = next(iter(stream(RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=2)))
+    assert_equal(resumed, batches[2])
+    halves = [
+        next(
+            iter(
+                stream(
+                    RECIPE, sources, batch_size=1, seed=3, workers=0, rank=rank, world_size=2, start_step=2
+                )
+            )
+        )
+        for rank in range(2)
+    ]
+    assert torch.equal(torch.cat([half.frames for half in halves]), batches[2].frames)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
 def test_a_stream_gives_labels_beside_normalised_frames(
-    clips: SyntheticClips, bank: ObjectBank, images: BackgroundFolder
+    clips: SyntheticClips, sources: Sources, kind: Any
 ) -> None:
-    norm = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
-    for kind in ("float32", "float16", "bfloat16"):
-        batch = next(
-            stream(RECIPE, Sources(bank, images), batch_size=2, seed=3, workers=0, start_step=1, out_dtype=kind,
-                   normalise=norm, segmentation=True, tokens=(3, 4))
-        )  # fmt: skip
-        clip = clips[3]
-        plain = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).double() / 255
-        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in norm)
-        expected = ((plain - mean) / deviation).to(getattr(torch, kind))
-        assert batch.frames.dtype == expected.dtype
-        # Rounded from float32, which may stand on the other side of a tie.
-        step = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[kind]
-        torch.testing.assert_close(batch.frames[1], expected, rtol=step, atol=1e-6)
-        assert batch.segmentation is not None and batch.coverage is not None
-        np.testing.assert_array_equal(batch.segmentation[1], clip.labels.segmentation)
-        owned = clip.labels.segmentation > 0
-        # Token (0, 2, 3): all three frames, rows 8..11, columns 12..15.
-        assert batch.coverage[1, 2 * 7 + 3] == pytest.approx(owned[:, 8:12, 12:16].mean())
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    batch = next(
+        iter(
+            stream(
+                RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=1, out_dtype=kind, mean=mean,
+                std=std, labels=("coverage", "segmentation"), token_size=(3, 4),
+            )
+        )
+    )  # fmt: skip
+    clip = clips[3]
+    pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).double() / 255
+    expected = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    # The renderer rounds float32 values, the test rounds float64 values.
+    tolerance = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[kind]
+    expected = expected.to(getattr(torch, kind))
+    torch.testing.assert_close(batch.frames[1], expected, rtol=tolerance, atol=1e-6)
+    assert batch.frames.is_contiguous() and list(batch.labels) == ["coverage", "segmentation"]
+    assert batch.labels["segmentation"].dtype == torch.int16
+    np.testing.assert_array_equal(batch.labels["segmentation"][1], clip.segmentation)
+    # Token (0, 2, 3): all three frames, rows 8..11, columns 12..15.
+    owned = (clip.segmentation > 0)[:, 8:12, 12:16]
+    assert batch.labels["coverage"][1, 2 * 7 + 3] == pytest.approx(owned.mean())
 
 
-def test_workers_draw_what_would_be_drawn_here_and_a_killed_one_is_told(
-    bank: ObjectBank, images: BackgroundFolder
-) -> None:
-    options: dict[str, Any] = {"batch_size": 3, "seed": 3}
-    options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
-    batches = from_workers(stream(RECIPE, Sources(bank, images), workers=2, **options))
-    kept = list(islice(batches, 6))  # more than are made ahead: none may be drawn over
-    here = stream(RECIPE, Sources(bank, images), workers=0, start_step=kept[0].indices[0] // 3, **options)
-    assert all(same(one, other) for one, other in zip(kept, here, strict=False))
-    with pytest.raises(UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"):
-        for batch in batches:
-            if batch.indices[0] // 3 == 12 + kept[0].indices[0] // 3:
-                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+def test_a_batch_has_its_scenes_and_a_short_repr(sources: Sources) -> None:
+    batch = next(
+        iter(stream(RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=2, labels=["segmentation"]))
+    )
+    assert batch.scenes == [sample_scene(RECIPE, sources, seed=3, index=index) for index in (4, 5)]
+    assert repr(batch) == (
+        "StreamBatch(range(4, 6), frames=[2, 3, 3, 20, 28] torch.uint8, "
+        "segmentation=[2, 3, 20, 28] torch.int16)"
+    )
+    assert batch == batch and hash(batch) == hash(batch)
+    moved = batch.to("meta")
+    assert moved.frames.device.type == moved.labels["segmentation"].device.type == "meta"
+    assert moved.indices == batch.indices
+
+
+def test_a_stream_is_an_iterable_dataset_of_unknown_length(sources: Sources) -> None:
+    clip_stream = stream(RECIPE, sources, batch_size=2, seed=3, workers=0)
+    assert isinstance(clip_stream, IterableDataset)
+    with pytest.raises(TypeError, match="len"):
+        len(clip_stream)  # type: ignore[arg-type]
+    loaded = DataLoader(clip_stream, batch_size=None)
+    with pytest.raises(TypeError, match="len"):
+        len(loaded)
+    for batch, expected in zip(islice(loaded, 3), clip_stream, strict=False):
+        assert_equal(batch, expected)
+
+
+def test_workers_of_a_data_loader_share_the_steps(sources: Sources) -> None:
+    clip_stream = stream(RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=1)
+    loader = DataLoader(clip_stream, batch_size=None, num_workers=2, multiprocessing_context="forkserver")
+    for batch, expected in zip(islice(loader, 5), clip_stream, strict=False):
+        assert_equal(batch, expected)
+
+
+def test_worker_processes_draw_the_same_batches(sources: Sources) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "seed": 3, **ALL_LABELS}
+    with stream(RECIPE, sources, workers=2, **options) as clip_stream:
+        batches = stream_cycles.from_workers(iter(clip_stream))
+        kept = list(islice(batches, 6))  # more than are made ahead: none may be overwritten
+        first_step = kept[0].indices.start // 3
+        here = stream(RECIPE, sources, workers=0, start_step=first_step, **options)
+        for batch, expected in zip(kept, here, strict=False):
+            assert_equal(batch, expected)
+        assert len(multiprocessing.active_children()) == 2
     assert multiprocessing.active_children() == []
-    assert kept[-1].frames.sum() > 0
 
 
-def test_a_device_is_sent_scenes_and_decoded_images(
-    bank: ObjectBank, images: BackgroundFolder, tmp_path: Path
-) -> None:
+def test_a_killed_worker_is_one_clear_error(sources: Sources) -> None:
+    batches = stream_cycles.from_workers(iter(stream(RECIPE, sources, batch_size=3, seed=3, workers=2)))
+    kept = next(batches)
+    expected = kept.frames.clone()
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    with pytest.raises(
+        UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"
+    ):
+        for _ in zip(range(100), batches, strict=False):
+            pass
+    assert multiprocessing.active_children() == []
+    assert torch.equal(kept.frames, expected)
+
+
+def test_deleting_or_closing_a_stream_ends_its_workers(sources: Sources) -> None:
+    clip_stream = stream(RECIPE, sources, batch_size=3, seed=3, workers=1)
+    iterator = iter(clip_stream)
+    next(iterator)
+    assert len(multiprocessing.active_children()) == 1
+    clip_stream.close()
+    assert multiprocessing.active_children() == []
+    assert next(iterator, None) is None
+    for _ in clip_stream:  # an iteration after `close` begins anew
+        assert len(multiprocessing.active_children()) == 1
+        break
+    gc.collect()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_device_draws_the_same_batches(sources: Sources, images: BackgroundFolder, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(images.files[1].read_bytes())
     (tmp_path / "2.png").write_bytes(images.files[2].read_bytes())
     noise = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), np.uint8)
     first, *rest = (Image.fromarray(frame) for frame in noise)
     first.save(tmp_path / "3.gif", save_all=True, append_images=rest)
-    folder = BackgroundFolder(tmp_path)
+    own = Sources(sources.objects, BackgroundFolder(tmp_path))
     kinds = "backgrounds=[{kind: image}, {kind: video}, {kind: dead-leaves}, {kind: noise}]"
     recipe = parse(Recipe, RECIPE.to_yaml(), name="recipe.yaml", overrides=[kinds])
-    options: dict[str, Any] = {"batch_size": 4, "seed": 3}
-    options |= {"segmentation": True, "tokens": (1, 4), "scenes": True}
-    for bound in (0, 2**20):
-        own = stream(recipe, Sources(bank, folder), backend="torch", workers=1, cache_bytes=bound, **options)
-        with closing(own):
-            for batch in islice(from_workers(own), 4):
-                (expected,) = islice(
-                    stream(
-                        recipe, Sources(bank, folder), workers=0, start_step=batch.indices[0] // 4, **options
-                    ),
-                    1,
-                )
-                difference = (batch.frames.int() - expected.frames.int()).abs()
-                assert difference.max() <= 3 and (difference > 1).float().mean() <= 1e-3
-                assert batch.segmentation is not None and expected.segmentation is not None
-                assert (batch.segmentation != expected.segmentation).float().mean() < 1e-3
-                assert batch.coverage is not None and expected.coverage is not None
-                torch.testing.assert_close(batch.coverage, expected.coverage, atol=0.07, rtol=0)
-                assert batch.scenes is not None and expected.scenes is not None
-                assert [scene.digest for scene in batch.scenes] == [scene.digest for scene in expected.scenes]
-    assert multiprocessing.active_children() == []
+    for cache_bytes in (0, 2**20):
+        options = StreamOptions(backend="torch", cache_bytes=cache_bytes)
+        with stream(recipe, own, batch_size=4, seed=3, workers=1, options=options, **ALL_LABELS) as drawn:
+            batches = list(islice(stream_cycles.from_workers(iter(drawn)), 4))
+        step = batches[0].indices.start // 4
+        for batch, expected in zip(
+            batches,
+            stream(recipe, own, batch_size=4, seed=3, workers=0, start_step=step, **ALL_LABELS),
+            strict=False,
+        ):
+            assert batch.indices == expected.indices and batch.frames.is_contiguous()
+            difference = (batch.frames.int() - expected.frames.int()).abs()
+            assert difference.max() <= 3 and (difference > 1).float().mean() <= 1e-3
+            segmentation, coverage = expected.labels["segmentation"], expected.labels["coverage"]
+            assert batch.labels["segmentation"].dtype == segmentation.dtype == torch.int16
+            assert (batch.labels["segmentation"] != segmentation).float().mean() < 1e-3
+            torch.testing.assert_close(batch.labels["coverage"], coverage, atol=0.07, rtol=0)
 
 
 def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
     kept = device_textures("cpu", 4 * 100)
-    shown = [Shown(StoredImage("backgrounds", number, 5, 7)) for number in range(4)]
+    shown = [TextureVersion(StoredImage("backgrounds", number, 5, 7)) for number in range(4)]
     each = num_texels(shown[0])
     assert each == 35 + 12 + 4 + 1 and 100 // each == 1
     first, second = kept.send(shown[:2], np.arange(2 * each, dtype=np.uint32))
     assert first.tolist() == list(range(each)) and second[0] == each
     assert kept.get(shown[0]) is None and torch.equal(kept.get(shown[1]), second)  # type: ignore[arg-type]
-    frame = Shown(Video(0, (0, 1), 2, 2), 1)
+    frame = TextureVersion(Video(0, (0, 1), 2, 2), 1)
     kept.send([frame], np.zeros(5, np.uint32))
     assert kept.get(frame) is None and kept.get(shown[1]) is not None
 
 
-def test_streams_that_stop_leave_nothing(bank: ObjectBank, images: BackgroundFolder) -> None:
-    found = stream_cycles.run(RECIPE, bank, images, cycles=4, full_every=4)
+def test_ended_streams_leave_no_processes_and_no_memory(sources: Sources) -> None:
+    found = stream_cycles.run(RECIPE, sources, cycles=4, full_every=4)
     assert found["processes left"] == found["shared memory left"] == found["descriptors left"] == 0
     assert found["ways"] == {"closed": 1, "an exception": 1, "Ctrl-C": 1, "a worker killed": 1}
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
-        ({"ahead": 0}, "ahead must be at least 1, got 0"),
+        ({"options": StreamOptions(batches_ahead=0)}, "batches_ahead must be at least 1, got 0"),
         ({"rank": 1}, r"rank must be in 0\.\.0, got 1"),
         ({"out_dtype": "int8"}, "unknown out_dtype 'int8', allowed are uint8, float32, float16, bfloat16"),
-        ({"tokens": (2, 4)}, r"tokens \(2, 4\) do not divide 3 frames of \(20, 28\)"),
-        ({"backend": "oracle"}, "backend oracle does not draw batches on cpu"),
+        ({"labels": ("flow",)}, "unknown label 'flow', allowed are segmentation, coverage"),
+        ({"labels": "flow"}, "unknown label 'flow', allowed are segmentation, coverage"),
+        ({"labels": ("coverage",)}, r"coverage needs token_size=\(tubelet_size, patch_size\)"),
+        ({"token_size": (2, 4)}, r"\(2, 4\) .* 3 frames of \(20, 28\)"),
+        ({"options": StreamOptions(backend="oracle")}, "backend oracle does not draw batches on cpu"),
     ],
 )
-def test_options_outside_are_refused_before_anything_starts(
-    bank: ObjectBank, options: dict[str, Any], told: str
+def test_wrong_arguments_are_refused_before_anything_starts(
+    sources: Sources, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
-        stream(RECIPE, Sources(bank), **{"batch_size": 2, "seed": 0, **options})
+    with pytest.raises(ValueError, match=message):
+        stream(RECIPE, sources, **{"batch_size": 2, "seed": 0, **options})
 
 
 # --- loaders
 
 
-def probe(clips: list[Clip]) -> tuple[int, torch.Tensor]:
+def private_bytes_and_frames(clips: list[Clip]) -> tuple[int, torch.Tensor]:
     """Return the private bytes of this process's map of the bank, and the frames."""
     private, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -282,10 +368,14 @@ def probe(clips: list[Clip]) -> tuple[int, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
-def test_a_loaders_workers_share_the_bank(clips: SyntheticClips, method: str, workers: int) -> None:
+def test_workers_of_a_data_loader_share_the_bank(clips: SyntheticClips, method: str, workers: int) -> None:
     assert len(pickle.dumps(clips)) < 10_000
-    loader = torch.utils.data.DataLoader(
-        clips, batch_size=4, num_workers=workers, multiprocessing_context=method, collate_fn=probe
+    loader = DataLoader(
+        clips,
+        batch_size=4,
+        num_workers=workers,
+        multiprocessing_context=method,
+        collate_fn=private_bytes_and_frames,
     )
     private, frames = zip(*loader, strict=True)
     assert private == (0, 0, 0)
