@@ -201,7 +201,7 @@ def _message(
     else:
         text = mistake["msg"][0].lower() + mistake["msg"][1:]
         value = mistake["input"]
-        given = repr(value) if isinstance(value, float) else json.dumps(value)
+        given = repr(value) if isinstance(value, float) else json.dumps(value, default=repr)
         given = given if len(given) <= 60 else given[:57] + "..."
         what = text.replace("input should", "should") + f", got {given}"
     where = f"{name}: command line" if line == COMMAND_LINE else f"{name}:{line}"
