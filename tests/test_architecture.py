@@ -91,6 +91,31 @@ def test_a_folder_is_imported_by_its_public_name() -> None:
     assert not wrong
 
 
+def test_kernels_use_only_names_of_their_own_folder_and_of_core() -> None:
+    """The cache of compiled kernels follows changes of these files only, see `smile_synth.core.compile`."""
+    wrong = []
+    for path in modules("smile_synth"):
+        tree = ast.parse(path.read_text())
+        own = ".".join(path.relative_to(ROOT).parent.parts)
+        foreign = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smile_synth")
+            if node.module != "smile_synth.core" and not f"{node.module}.".startswith("smile_synth.core.")
+            if (node.module or "").rpartition(".")[0] != own
+            for alias in node.names
+        }
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef) and any(
+                isinstance(name, ast.Name) and name.id in ("kernel", "inlined")
+                for decorator in function.decorator_list
+                for name in ast.walk(decorator)
+            ):
+                used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+                wrong += [f"{path.relative_to(ROOT)}: {function.name} uses {name}" for name in used & foreign]
+    assert not wrong
+
+
 @pytest.mark.parametrize("package", ORDER)
 def test_folders_keep_their_files_private_and_name_what_is_public(package: str) -> None:
     for init in (ROOT / package).rglob("__init__.py"):

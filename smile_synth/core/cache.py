@@ -1,4 +1,4 @@
-"""Where files are kept that can be made again at any time."""
+"""The folder of files that can be deleted and made again at any time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """Return the cache folder: SMILE_CACHE, else smile-video in XDG_CACHE_HOME or in ~/.cache."""
-    own = os.environ.get("SMILE_CACHE")
-    if own:
-        return Path(own)
+    folder = os.environ.get("SMILE_CACHE")
+    if folder:
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "smile-video"

@@ -1,8 +1,9 @@
-"""Compile kernels with numba, with a cache on disk that follows every source file a kernel may use.
+"""Compile kernels with numba and cache their machine code on disk.
 
-numba's own cache looks only at the file of the kernel itself: after a change of a constant or of an inlined
-function in another file the old machine code would still run. Here the cache folder's name holds a digest of
-the sources. For this to be complete, a kernel uses only names of its own folder and of `smile_synth.core`.
+numba's cache checks only the file of the kernel itself. After a change of a constant or an inlined function
+in another file, the old machine code would still run. Therefore the cache folder's name contains a digest of
+all source files that a kernel may use: those of its own folder and of `smile_synth.core`. A test checks that
+kernels use no names of other folders.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ inlined = numba.njit(inline="always")
 
 
 def kernel(function: Callable[..., Any] | None = None, *, error_model: str = "python") -> Any:
-    """Compile a function when it is first called; use as ``@kernel`` or ``@kernel(error_model="numpy")``.
+    """Compile a function at its first call; use as ``@kernel`` or ``@kernel(error_model="numpy")``.
 
-    Kernels release the GIL. Without a cache folder that can be written they are compiled in every process.
+    Kernels release the GIL. If the cache folder is not writable, every process compiles them again.
 
     Args:
-        function: to compile.
-        error_model: ``python`` raises ZeroDivisionError, ``numpy`` gives inf or NaN and is faster.
+        function: the function to compile.
+        error_model: division by zero raises an error (``python``), or gives inf or NaN and is faster
+            (``numpy``).
     """
     if function is None:
         return lambda decorated: kernel(decorated, error_model=error_model)
@@ -42,7 +44,7 @@ def kernel(function: Callable[..., Any] | None = None, *, error_model: str = "py
     config.CACHE_DIR = str(folder / f"{sources.name}-{_digest(sources)}")
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it can write
+    except RuntimeError:  # the cache folder is not writable
         return numba.njit(**options)(function)
     finally:
         config.CACHE_DIR = before

@@ -43,7 +43,7 @@ class Texture:
     width: int
 
     def __post_init__(self) -> None:
-        """Refuse an array of another size or type."""
+        """Check the shape and type of the texels."""
         expected = sum(h * w for h, w in level_sizes_hw(self.height, self.width))
         if self.texels.shape != (expected, 4) or self.texels.dtype != np.uint8:
             raise ValueError(
@@ -63,9 +63,10 @@ class Texture:
         if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8 or rgba.size == 0:
             raise ValueError(f"expected uint8 [H, W, 4], got {rgba.dtype} {rgba.shape}")
         height, width = rgba.shape[:2]
-        count = sum(h * w for h, w in level_sizes_hw(height, width))
-        texels = np.empty((count, 4), np.uint8)
-        _fill_levels(np.ascontiguousarray(rgba), pad == "edge", texels)
+        texels = np.empty((sum(h * w for h, w in level_sizes_hw(height, width)), 4), np.uint8)
+        level = rgba.astype(np.float64)
+        level[..., :3] *= level[..., 3:] / 255
+        fill_levels(level, pad == "edge", texels, 0.5)
         return cls(texels, height, width)
 
     @classmethod
@@ -83,30 +84,15 @@ class Texture:
 
 
 @kernel
-def _fill_levels(rgba: UInt8, repeat_edge: bool, texels: UInt8) -> None:  # pragma: no cover - compiled
-    h, w = rgba.shape[:2]
-    level = np.empty((h, w, 4), np.float64)
-    for y in range(h):
-        for x in range(w):
-            alpha = rgba[y, x, 3] / 255.0
-            for c in range(3):
-                level[y, x, c] = rgba[y, x, c] * alpha
-            level[y, x, 3] = rgba[y, x, 3]
-    fill_levels(level, repeat_edge, texels, 0.5)
-
-
-@kernel
-def fill_levels(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    level, repeat_edge, texels, rounding
-):
-    """Write premultiplied values ``[H, W, 4]`` float64, plus ``rounding``, and all mip levels of them."""
+def fill_levels(level, repeat_edge, texels, rounding):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Write premultiplied values ``[H, W, 4]`` float64 and all their mip levels, plus ``rounding``."""
     start = 0
     while True:
         h, w = level.shape[:2]
         for y in range(h):
             for x in range(w):
                 for c in range(4):
-                    # Rounded only when stored: each level is made from the exact one before it.
+                    # Only the stored value is rounded; the next level is made from exact values.
                     texels[start + y * w + x, c] = level[y, x, c] + rounding
         start += h * w
         if h == 1 and w == 1:
