@@ -68,8 +68,9 @@ def bank_build(
     from smile_synth.objects import FORMATS, CutOutOptions, build_bank
 
     cut = CutOutOptions(
-        max_side, erode, feather, min_side, min_thickness, max_truncation, max_covered, min_largest_part,
-        duplicates,
+        max_side=max_side, erode=erode, feather=feather, min_side=min_side, min_thickness=min_thickness,
+        max_truncation=max_truncation, max_covered=max_covered, min_largest_part=min_largest_part,
+        duplicate_distance=duplicates,
     )  # fmt: skip
     with progress_bar("build bank", "images") as progress:
         report = build_bank(

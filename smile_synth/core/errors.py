@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exception for mistakes in the user's input."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in the user's input, told in one line each.
+    """A mistake in the user's input, described in one line.
 
-    The command line prints the message without a traceback and leaves with exit code 2. Several
-    mistakes found together are joined by newlines, one per line.
+    Several mistakes found together are joined by newlines, one per line. The command line prints the
+    message without a traceback and exits with code 2.
     """
 
 
