@@ -1,5 +1,5 @@
 """Exporters: corpora in the formats that other tools read."""
 
-from smile_synth.exporters._export import EXPORT_FORMATS, check_format, export
+from smile_synth.exporters._export import EXPORT_FORMATS, EXPORTERS, check_format, export, registry
 
-__all__ = ["EXPORT_FORMATS", "check_format", "export"]
+__all__ = ["EXPORTERS", "EXPORT_FORMATS", "check_format", "export", "registry"]

@@ -66,6 +66,12 @@ def export(
     Raises:
         UserError: an unknown format, a folder that exists, an unfinished corpus, no sources or other sources
             than the corpus was made from.
+
+    Example:
+        >>> summary = generate(recipe, sources, out="corpus", num_clips=2, seed=0)
+        >>> export("corpus", "coco", "coco")
+        >>> sorted(path.name for path in Path("coco").iterdir())
+        ['annotations', 'images']
     """
     out = Path(out)
     check_format(format)

@@ -152,9 +152,9 @@ def test_commands(
         ("view", corpus, "--index", "0", "--out", "v.avi"): "expected a .mp4 or .gif or .png file",
         ("view", corpus, "--index", "0", "--overlay", "box", "--out", "v.png"): "did you mean 'boxes'?",
         ("view", corpus, "--index", "1", "--overlay", "boxes", "--out", "v.png"): "its labels cannot be read",
-        ("view", corpus, "--index", "0", "--size", "8x8", "--out", "v.png"): "--size is for recipes",
+        ("view", corpus, "--index", "0", "--size", "8x8", "--out", "v.png"): "only for recipes",
         ("report", tmp_path, "--out", "r.html"): "corpus.json",
-        ("report", corpus, "size=[8,8]", "--out", "r.html"): "overrides are for recipes",
+        ("report", corpus, "size=[8,8]", "--out", "r.html"): "only for recipes",
         ("report", recipe, "--out", "r.html"): "needs an object bank",
         ("compare", corpus, corpus, "--out", "c.htm"): "expected a .html file",
     }

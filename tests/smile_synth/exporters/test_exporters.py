@@ -23,7 +23,7 @@ from torchvision.datasets import KittiFlow, Sintel
 
 from smile_synth import Annotation, ObjectBank, Recipe, UserError, annotate, build_bank, generate
 from smile_synth.corpus import Corpus, verify
-from smile_synth.exporters import EXPORT_FORMATS, export
+from smile_synth.exporters import EXPORT_FORMATS, EXPORTERS, export, registry
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -304,6 +304,111 @@ def test_flow_npz_frames_and_native(
     assert (tmp_path / "native" / "clips" / "000001.mkv").read_bytes() == corpus.read(1, "mkv")
     assert native.header.layout == "folder"
     assert verify(native.path, deep=True, sources=Sources(bank)) == []
+
+
+PRESENCE = """
+size: [48, 64]
+num_frames: 6
+backgrounds: [{kind: noise, drift: [1.0, 2.0]}]
+objects: {count: 7, side: [8, 60], presence: [0.5, 0.7]}
+motion: [{family: constant-velocity, speed: [2.0, 6.0]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def absent(bank: ObjectBank, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Two clips with objects that are absent in some frames, and some that are present but fully hidden."""
+    folder = tmp_path_factory.mktemp("absent") / "corpus"
+    recipe = parse(Recipe, PRESENCE, name="recipe")
+    generate(recipe, Sources(bank), out=folder, num_clips=2, seed=3, media="ffv1")
+    return Corpus(folder)
+
+
+Instances = set[tuple[int, int, int]]
+
+
+def instances(corpus: Corpus, bank: ObjectBank) -> tuple[Instances, Instances, Instances]:
+    """Return (clip, object, frame), numbers from 0, of absent, of hidden and of visible instances."""
+    out: tuple[Instances, Instances, Instances] = (set(), set(), set())
+    for index in corpus:
+        annotation = annotate(corpus.scene(index), Sources(bank))
+        owned = annotation.labels.modal_masks.any(axis=(2, 3))
+        for k, t in np.ndindex(owned.shape):
+            group = 0 if annotation.scene.opacity[k + 1, t] == 0 else 2 if owned[k, t] else 1
+            out[group].add((index, k, t))
+    assert all(out)
+    return out
+
+
+def test_absent_instances_have_no_mot_row_and_hidden_ones_visibility_0(
+    absent: Corpus, bank: ObjectBank, tmp_path: Path
+) -> None:
+    gone, hidden, visible = instances(absent, bank)
+    export(absent.path, "mot", tmp_path / "out")
+    shares = {}
+    for index in absent:
+        text = (tmp_path / "out" / "train" / f"{index:06d}" / "gt" / "gt.txt").read_text()
+        for line in text.splitlines():
+            frame, number, *_, share = line.split(",")
+            shares[index, int(number) - 1, int(frame) - 1] = float(share)
+    assert not gone & shares.keys()
+    assert hidden | visible == shares.keys()
+    assert all((shares[key] == 0) == (key in hidden) for key in shares)
+
+
+def test_mask_exports_have_visible_instances_only(absent: Corpus, bank: ObjectBank, tmp_path: Path) -> None:
+    _, _, visible = instances(absent, bank)
+    for format in ("coco", "youtube-vis", "davis", "mots"):
+        export(absent.path, format, tmp_path / format)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "coco" / "annotations" / "instances.json"))
+    assert visible == {
+        (a["video_id"] - 1, a["instance_id"] - 1, coco.imgs[a["image_id"]]["frame_id"])
+        for a in coco.dataset["annotations"]
+    }
+    vis = json.loads((tmp_path / "youtube-vis" / "instances.json").read_text())
+    lengths = [sum(box is not None for box in a["bboxes"]) for a in vis["annotations"]]
+    assert sum(lengths) == len(visible)
+    davis, mots = set(), set()
+    for index in absent:
+        masks = sorted((tmp_path / "davis" / "Annotations" / "480p" / f"{index:06d}").iterdir())
+        for t, path in enumerate(masks):
+            with Image.open(path) as mask:
+                davis |= {(index, k - 1, t) for k in np.unique(np.asarray(mask)).tolist() if k}
+        text = (tmp_path / "mots" / "train" / f"{index:06d}" / "gt" / "gt.txt").read_text()
+        rows = [line.split(" ") for line in text.splitlines()]
+        mots |= {(index, int(number) % 1000 - 1, int(frame) - 1) for frame, number, *_ in rows}
+    assert visible == davis == mots
+
+
+def test_points_and_flow_of_absent_instances_are_not_visible(
+    absent: Corpus, bank: ObjectBank, tmp_path: Path
+) -> None:
+    for format in ("flow-npz", "tapvid"):
+        export(absent.path, format, tmp_path / format, sources=Sources(bank), points=200)
+    examples = pickle.loads((tmp_path / "tapvid" / "0000_of_0001.pkl").read_bytes())
+    pixels = 0
+    for index in absent:
+        scene = absent.scene(index)
+        annotation = annotate(scene, Sources(bank))
+        example = examples[f"{index:06d}"]
+        size_wh = np.array(scene.size_hw[::-1])
+        for points, occluded in zip(example["points"], example["occluded"], strict=True):
+            for t in np.flatnonzero(~occluded):
+                x, y = np.minimum(points[t] * size_wh, size_wh - 1).astype(int)
+                owner = annotation.segmentation[t, y, x]
+                assert owner == 0 or scene.opacity[owner, t] > 0
+        for t in range(scene.num_frames - 1):
+            with np.load(tmp_path / "flow-npz" / f"{index:06d}" / f"{t:05d}_{t + 1:05d}.npz") as flow:
+                vanishing = scene.opacity[annotation.segmentation[t], t + 1] == 0
+                assert not (flow["valid"] & ~flow["occluded"] & ~flow["leaves"])[vanishing].any()
+                pixels += int(vanishing.sum())
+    assert pixels > 100
+
+
+def test_two_formats_of_one_name_raise() -> None:
+    with pytest.raises(ValueError, match="export format 'coco' is registered twice"):
+        registry([EXPORTERS["coco"], EXPORTERS["mot"], EXPORTERS["coco"]])
 
 
 @pytest.mark.parametrize(
