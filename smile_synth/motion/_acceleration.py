@@ -8,15 +8,7 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegative, NonNegativeRange, PositiveRange, Range
-from smile_synth.motion._base import (
-    FamilyParameters,
-    Float,
-    Path,
-    Request,
-    direction_factor,
-    family,
-    unit_vectors,
-)
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request, family
 
 
 class ConstantAcceleration(FamilyParameters):
@@ -46,7 +38,7 @@ class JerkLimited(ConstantAcceleration):
 
 def _start_factors(speed: Float, direction: Float, request: Request) -> dict[str, Float]:
     return {
-        **direction_factor(direction, request.dims, "start_direction_degrees"),
+        **request.direction_factor(direction, "start_direction_degrees"),
         f"start_speed_{request.unit}_per_frame": speed,
     }
 
@@ -56,7 +48,7 @@ def constant_acceleration(*, rng: RandomStreams, parameters: ConstantAcceleratio
     """Draw speed, direction and a constant acceleration."""
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
     acceleration = rng.uniform(-parameters.acceleration, parameters.acceleration, request.dims)
-    velocity = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    velocity = speed[:, None] * request.unit_vectors(direction, rng=rng)
     t = request.frames[:, None]
     travel = velocity[:, None] * t + acceleration[:, None] * (t * t / 2)
     factors = _start_factors(speed, direction, request)
@@ -68,7 +60,7 @@ def constant_acceleration(*, rng: RandomStreams, parameters: ConstantAcceleratio
 def jerk_limited(*, rng: RandomStreams, parameters: JerkLimited, request: Request) -> Path:
     """Draw an acceleration that changes randomly within its limit, and integrate it twice."""
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
-    velocity = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    velocity = speed[:, None] * request.unit_vectors(direction, rng=rng)
     jerk = rng.uniform(-parameters.jerk, parameters.jerk, request.num_frames, request.dims)
     acceleration, limit = np.zeros_like(jerk), parameters.acceleration
     for t in range(1, request.num_frames):

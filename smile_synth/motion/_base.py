@@ -85,6 +85,23 @@ class Request:
             low, high = np.minimum(low, middle), np.where(high < low, middle, high)
         return np.asarray((low + u * (high - low))[:, None] + travel)
 
+    def unit_vectors(self, degrees: Float, *, rng: RandomStreams) -> Float:
+        """Return unit vectors ``[R, D]``: at an angle for D = 2, and 1 or -1 for D = 1.
+
+        For D > 2 directions are drawn uniformly and ``degrees`` is ignored.
+        """
+        angle = np.deg2rad(degrees)
+        if self.dims == 1:
+            return np.where(np.cos(angle) < 0, -1.0, 1.0)[:, None]
+        if self.dims == 2:
+            return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        vectors = rng.normal(self.dims)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+
+    def direction_factor(self, degrees: Float, name: str = "direction_degrees") -> dict[str, Float]:
+        """Return an angle as a factor for D = 2, where it has a meaning, and else an empty dict."""
+        return {name: degrees % 360} if self.dims == 2 else {}
+
 
 @dataclass(frozen=True)
 class Path:
@@ -152,22 +169,3 @@ def family(parameters: type[FamilyParameters], *, bounded: bool = False) -> Call
         return draw
 
     return add
-
-
-def unit_vectors(degrees: Float, dims: int, *, rng: RandomStreams) -> Float:
-    """Return unit vectors ``[R, D]``: at an angle for D = 2, and 1 or -1 for D = 1.
-
-    For D > 2 directions are drawn uniformly and ``degrees`` is ignored.
-    """
-    angle = np.deg2rad(degrees)
-    if dims == 1:
-        return np.where(np.cos(angle) < 0, -1.0, 1.0)[:, None]
-    if dims == 2:
-        return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    vectors = rng.normal(dims)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
-
-
-def direction_factor(degrees: Float, dims: int, name: str = "direction_degrees") -> dict[str, Float]:
-    """Return an angle as a factor. It is meaningful for two dimensions; for others the dict is empty."""
-    return {name: degrees % 360} if dims == 2 else {}

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegativeRange, Range
-from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, family, unit_vectors
+from smile_synth.motion._base import FamilyParameters, Path, Request, family
 
 
 class ConstantVelocity(FamilyParameters):
@@ -29,9 +29,9 @@ class ConstantVelocity(FamilyParameters):
 def constant_velocity(*, rng: RandomStreams, parameters: ConstantVelocity, request: Request) -> Path:
     """Draw speed and direction."""
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(*parameters.direction)
-    step = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    step = speed[:, None] * request.unit_vectors(direction, rng=rng)
     values = request.place(request.frames[:, None] * step[:, None], rng=rng)
-    factors = direction_factor(direction, request.dims)
+    factors = request.direction_factor(direction)
     return Path(values, {**factors, f"speed_{request.unit}_per_frame": speed})
 
 

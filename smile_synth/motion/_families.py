@@ -8,15 +8,15 @@ from importlib.metadata import entry_points
 # The modules add their families to the registry when they are imported.
 from smile_synth.motion import (  # noqa: F401
     _acceleration,
+    _borders,
     _constant_velocity,
     _keyframes,
     _orbit,
     _oscillation,
+    _random,
     _smile_gaussian,
     _smile_linear,
     _still,
-    _walls,
-    _wander,
 )
 from smile_synth.motion._base import name_of, register
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import PositiveRange
-from smile_synth.motion._base import FamilyParameters, Path, Request, direction_factor, family, unit_vectors
+from smile_synth.motion._base import FamilyParameters, Path, Request, family
 
 
 class Oscillation(FamilyParameters):
@@ -30,9 +30,9 @@ def oscillation(*, rng: RandomStreams, parameters: Oscillation, request: Request
     amplitude, period = rng.uniform(*parameters.amplitude), rng.uniform(*parameters.period)
     axis, phase = rng.uniform(0, 180), rng.uniform(0, 2 * np.pi)
     swing = amplitude[:, None] * np.sin(phase[:, None] + 2 * np.pi * request.frames / period[:, None])
-    values = request.place(swing[..., None] * unit_vectors(axis, request.dims, rng=rng)[:, None], rng=rng)
+    values = request.place(swing[..., None] * request.unit_vectors(axis, rng=rng)[:, None], rng=rng)
     factors = {
-        **direction_factor(axis, request.dims, "axis_degrees"),
+        **request.direction_factor(axis, "axis_degrees"),
         f"amplitude_{request.unit}": amplitude,
         "period_frames": period,
     }

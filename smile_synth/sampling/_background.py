@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from smile_synth.backgrounds import BackgroundFolder
 from smile_synth.core import geometry
 from smile_synth.core.coverage import Border
 from smile_synth.core.errors import UserError
@@ -109,31 +108,24 @@ def _draw_stored(
     recipe, folder = batch.recipe, batch.sources.backgrounds
     is_image = isinstance(parameters, ImageBackground)
     what = "images" if is_image else "videos"
+    problem = f"the recipe has '{parameters.kind}' backgrounds"
     if folder is None:
-        raise UserError(
-            f"the recipe has '{parameters.kind}' backgrounds: give a folder of {what} as backgrounds"
-        )
-    sizes = _sizes_hw(folder, is_image)
+        raise UserError(f"{problem}: give a folder of {what} as backgrounds")
+    sizes = np.array(
+        folder.sizes_hw if is_image else [(video.height, video.width) for video in folder.videos], np.int64
+    )
     if not len(sizes):
-        raise UserError(
-            f"the recipe has '{parameters.kind}' backgrounds: '{folder.path}' holds no readable {what}"
-        )
+        raise UserError(f"{problem}: '{folder.path}' holds no readable {what}")
     chosen = rng.integers(len(sizes))
     crop = _draw_crop(recipe, sizes[chosen], rng.uniform(*parameters.zoom), motion, rng)
     numbers, sizes_hw = chosen.tolist(), sizes[chosen].tolist()
-    if isinstance(parameters, ImageBackground):
+    if is_image:
         return [StoredImage("backgrounds", n, *hw) for n, hw in zip(numbers, sizes_hw, strict=True)], crop
     low, high = parameters.stride
     stride = low + rng.integers(high + 1 - low)
     available = np.array([folder.videos[n].num_frames for n in numbers])
     frames = draw_frame_numbers(available, recipe.num_frames, stride, rng=rng)
     return [Video(n, f, *hw) for n, f, hw in zip(numbers, frames, sizes_hw, strict=True)], crop
-
-
-def _sizes_hw(folder: BackgroundFolder, is_image: bool) -> Int:
-    """Return the sizes ``[K, 2]`` of the folder's images or videos."""
-    sizes = folder.sizes_hw if is_image else [(video.height, video.width) for video in folder.videos]
-    return np.array(sizes, np.int64).reshape(-1, 2)
 
 
 def draw_frame_numbers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,21 +12,17 @@ from smile_synth.sampling._instances import VIEWING_DISTANCE, Batch, Float, Int,
 from smile_synth.scene import Factor
 
 
-@dataclass(frozen=True)
-class Cameras:
-    """The cameras of B clips: ``pose`` ``[B, T, 3, 3]`` and ``gain`` ``[B, T, 3]``."""
+def sample_cameras(batch: Batch, factors: list[dict[str, Factor]]) -> tuple[Float, Float] | None:
+    """Draw every clip's camera and add what was drawn to ``factors``.
 
-    pose: Float
-    gain: Float
-
-
-def sample_cameras(batch: Batch, factors: list[dict[str, Factor]]) -> Cameras | None:
-    """Draw every clip's camera and add what was drawn to ``factors``; None: the recipe has no camera."""
+    Returns:
+        Poses ``[B, T, 3, 3]`` and gains ``[B, T, 3]``; None: the recipe has no camera.
+    """
     recipe = batch.recipe
     if not recipe.camera:
         return None
     shape = len(batch), recipe.num_frames
-    cameras = Cameras(np.empty((*shape, 3, 3)), np.ones((*shape, 3)))
+    poses, gains = np.empty((*shape, 3, 3)), np.ones((*shape, 3))
     times, num_keys = draw_key_times(
         recipe.num_frames, recipe.key_times, rng=batch.streams("camera key times")
     )
@@ -36,19 +31,17 @@ def sample_cameras(batch: Batch, factors: list[dict[str, Factor]]) -> Cameras | 
         for keys in np.unique(num_keys):
             clips = np.flatnonzero((entry == number) & (num_keys == keys))
             if len(clips):
-                _draw_cameras(batch, parameters, cameras, factors, clips, times[clips, :keys])
-    return cameras
+                poses[clips], gain, found = _draw_cameras(batch, parameters, clips, times[clips, :keys])
+                if gain is not None:
+                    gains[clips] = gain
+                add_factors(factors, clips, found, "camera.")
+    return poses, gains
 
 
 def _draw_cameras(
-    batch: Batch,
-    parameters: CameraEntry,
-    cameras: Cameras,
-    factors: list[dict[str, Factor]],
-    clips: Int,
-    key_times: Float,
-) -> None:
-    """Draw the cameras of the clips that share an entry and a number of key frames."""
+    batch: Batch, parameters: CameraEntry, clips: Int, key_times: Float
+) -> tuple[Float, Float | None, dict[str, Float]]:
+    """Draw poses, gains and factors of the clips that share an entry and a number of key frames."""
     frames, frame_wh = batch.recipe.num_frames, np.array(batch.recipe.size[::-1], np.float64)
     middle = frame_wh / 2
     streams = partial(batch.streams, clips=clips)
@@ -70,11 +63,8 @@ def _draw_cameras(
         powers, more = draw_recursion(parameters.recursion, frames, frame_wh, rng=rng)
         pose = geometry.product(powers, pose)
         found.update({f"recursion.{key}": v for key, v in more.items()})
-    cameras.pose[clips] = pose
-    if "gain" in drawn:
-        cameras.gain[clips] = drawn["gain"]
     last = max(frames - 1, 1)
     found["pan_px_per_frame"] = np.hypot(*(pan[:, -1] - pan[:, 0]).T) / last
     found["zoom_log_per_frame"] = np.log(scale[:, -1, 0] / scale[:, 0, 0]) / last
     found["roll_degrees_per_frame"] = (roll[:, -1] - roll[:, 0]) / last
-    add_factors(factors, clips, found, "camera.")
+    return pose, drawn.get("gain"), found

@@ -52,37 +52,13 @@ class Batch:
 
 
 @dataclass
-class Rows:
-    """The clips and numbers of N objects, which select their random streams.
+class Instances:
+    """The objects of B clips: N rows, clip after clip.
 
     Attributes:
         clip: ``[N]`` 0 .. B-1, ascending.
         number: ``[N]`` 0, 1, ... within the clip; labelled objects and distractors are numbered separately.
         labelled: ``[N]`` bool; distractors are not labelled.
-    """
-
-    clip: Int
-    number: Int
-    labelled: Bool
-
-    def __len__(self) -> int:
-        """Return the number of objects N."""
-        return len(self.clip)
-
-    def streams(self, batch: Batch, purpose: str, rows: Int | slice = slice(None)) -> RandomStreams:
-        """Return the random streams of a purpose, one per object."""
-        labelled, number = self.labelled[rows].tolist(), self.number[rows].tolist()
-        kinds = f"distractor {purpose}", purpose
-        names = [f"{kinds[own]} {n}" for own, n in zip(labelled, number, strict=True)]
-        return RandomStreams(batch.seed, batch.indices[self.clip[rows]], names)
-
-
-@dataclass
-class Instances(Rows):
-    """The objects of B clips: N rows, clip after clip.
-
-    Attributes:
-        clip, number, labelled: see `Rows`.
         object_id: ``[N]`` in the bank.
         height, width: ``[N]`` of the texture.
         center_xy: ``[N, T, 2]`` pixels, the middle of the un-rotated box.
@@ -97,6 +73,9 @@ class Instances(Rows):
         factors: N dicts of drawn values.
     """
 
+    clip: Int
+    number: Int
+    labelled: Bool
     object_id: Int
     height: Int
     width: Int
@@ -111,6 +90,17 @@ class Instances(Rows):
     bias: Float | None = None
     gamma: Float | None = None
     factors: list[dict[str, Factor]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of objects N."""
+        return len(self.clip)
+
+    def streams(self, batch: Batch, purpose: str, rows: Int | slice = slice(None)) -> RandomStreams:
+        """Return the random streams of a purpose, one per object."""
+        labelled, number = self.labelled[rows].tolist(), self.number[rows].tolist()
+        kinds = f"distractor {purpose}", purpose
+        names = [f"{kinds[own]} {n}" for own, n in zip(labelled, number, strict=True)]
+        return RandomStreams(batch.seed, batch.indices[self.clip[rows]], names)
 
     def mean_area(self) -> Float:
         """Return the mean area of each box over time, ``[N]`` square pixels."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.recipe import SideDistribution
-from smile_synth.sampling._instances import Batch, Float, Instances, Int, Rows, add_factors
+from smile_synth.sampling._instances import Batch, Float, Instances, Int, add_factors
 from smile_synth.sampling._layout import arrange_first_frame
 from smile_synth.sampling._paths import apply_relations, draw_motion, draw_presence
 
@@ -19,17 +19,8 @@ def sample_instances(batch: Batch) -> Instances:
     Raises:
         UserError: the bank lacks a class or split of the recipe.
     """
-    recipe = batch.recipe
-    rows = _draw_counts(batch)
-    object_id, box_wh = _choose_objects(batch, rows)
-    bank, frames, n = batch.sources.objects, recipe.num_frames, len(rows)
-    instances = Instances(
-        rows.clip, rows.number, rows.labelled, object_id,
-        bank.heights[object_id].astype(np.int64), bank.widths[object_id].astype(np.int64),
-        np.zeros((n, frames, 2)), box_wh[:, None].repeat(frames, axis=1), np.zeros((n, frames)),
-        np.ones((n, frames)), np.ones((n, frames, 3)), np.zeros((n, frames)),
-        factors=[{} for _ in range(n)],
-    )  # fmt: skip
+    recipe, instances = batch.recipe, _draw_counts(batch)
+    _choose_objects(batch, instances)
     draw_motion(batch, instances)
     if recipe.objects.presence[0] < 1:
         draw_presence(batch, instances)
@@ -43,9 +34,9 @@ def sample_instances(batch: Batch) -> Instances:
     return instances
 
 
-def _draw_counts(batch: Batch) -> Rows:
-    """Draw the numbers of labelled objects and of distractors."""
-    objects = batch.recipe.objects
+def _draw_counts(batch: Batch) -> Instances:
+    """Draw the numbers of labelled objects and of distractors; return instances with neutral values."""
+    objects, frames = batch.recipe.objects, batch.recipe.num_frames
 
     def draw(purpose: str, low: int, high: int) -> Int:
         if low == high:
@@ -55,36 +46,41 @@ def _draw_counts(batch: Batch) -> Rows:
     labelled_counts = draw("count", *objects.count)
     per_clip = labelled_counts + draw("distractor count", *objects.distractors.count)
     clip = np.arange(len(batch)).repeat(per_clip)
-    place = np.arange(len(clip)) - (per_clip.cumsum() - per_clip)[clip]
+    n, place = len(clip), np.arange(len(clip)) - (per_clip.cumsum() - per_clip)[clip]
     labelled = place < labelled_counts[clip]
-    return Rows(clip, np.where(labelled, place, place - labelled_counts[clip]), labelled)
+    number = np.where(labelled, place, place - labelled_counts[clip])
+    object_id, height, width = np.zeros((3, n), np.int64)
+    return Instances(
+        clip, number, labelled, object_id, height, width, np.zeros((n, frames, 2)), np.zeros((n, frames, 2)),
+        np.zeros((n, frames)), np.ones((n, frames)), np.ones((n, frames, 3)), np.zeros((n, frames)),
+        factors=[{} for _ in range(n)],
+    )  # fmt: skip
 
 
-def _choose_objects(batch: Batch, rows: Rows) -> tuple[Int, Float]:
-    """Draw the object of every row, ``[N]``, and its box sides before any log_scale, ``[N, 2]``."""
-    objects = batch.recipe.objects
-    object_id, box_wh = np.zeros(len(rows), np.int64), np.zeros((len(rows), 2))
+def _choose_objects(batch: Batch, instances: Instances) -> None:
+    """Draw the object of every row, and its box sides before any log_scale."""
+    objects, bank = batch.recipe.objects, batch.sources.objects
     other = objects.distractors
     kinds = (
         (True, objects.split, objects.classes, objects.side),
         (False, other.split or objects.split, other.classes or objects.classes, other.side or objects.side),
     )
-    bank = batch.sources.objects
     for labelled, split, classes, side in kinds:
-        chosen = np.flatnonzero(rows.labelled == labelled)
-        if not len(chosen) and not labelled:
+        rows = np.flatnonzero(instances.labelled == labelled)
+        if not len(rows) and not labelled:
             continue
-        rng = rows.streams(batch, "object", chosen)
+        rng = instances.streams(batch, "object", rows)
         ids = _draw_object_ids(batch, split, classes, rng)
         sides = _draw_sides(side, rng)
+        height, width = bank.heights[ids], bank.widths[ids]
         aspect = np.array(objects.aspect, np.float64)[rng.integers(len(objects.aspect))]
         if objects.fit == "keep":
-            aspect = aspect * (bank.widths[ids] / bank.heights[ids])
+            aspect = aspect * (width / height)
         jitter = rng.uniform(-objects.side_jitter, objects.side_jitter, 2)
         root = np.sqrt(aspect)
-        box_wh[chosen] = np.array([sides * root, sides / root]).T * np.exp(jitter)
-        object_id[chosen] = ids
-    return object_id, box_wh
+        instances.object_id[rows], instances.height[rows], instances.width[rows] = ids, height, width
+        box_wh = np.array([sides * root, sides / root]).T * np.exp(jitter)
+        instances.box_wh[rows] = box_wh[:, None]
 
 
 def _draw_object_ids(batch: Batch, split: str | None, classes: list[str] | None, rng: RandomStreams) -> Int:
@@ -133,11 +129,12 @@ def _add_measured_factors(instances: Instances) -> None:
     steps = center[:, 1:] - center[:, :-1]
     dx, dy = (center[:, -1] - center[:, 0]).T
     distance = np.hypot(dx, dy)
+    log_scale = np.log(box[:, -1] / box[:, 0])
     measured = {
         "mean_speed_px_per_frame": np.hypot(steps[..., 0], steps[..., 1]).sum(axis=1) / last,
         "net_displacement_px": distance,
         "rotation_degrees_per_frame": (rotation[:, -1] - rotation[:, 0]) / last,
-        "log_scale_per_frame": np.log(box[:, -1] / box[:, 0]).mean(axis=1) / last,
+        "log_scale_per_frame": (log_scale[:, 0] + log_scale[:, 1]) / 2 / last,
     }
     add_factors(instances.factors, range(len(instances)), measured)
     moving = np.flatnonzero(distance >= 1.0)  # a shorter distance has no meaningful direction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from smile_synth.core.rng import RandomStreams
 from smile_synth.recipe import Recipe
 from smile_synth.sampling._appearance import sample_appearance
 from smile_synth.sampling._background import sample_backgrounds, uses_folder
-from smile_synth.sampling._camera import Cameras, sample_cameras
+from smile_synth.sampling._camera import sample_cameras
 from smile_synth.sampling._instances import Batch, Float, Instances, Int
 from smile_synth.sampling._objects import sample_instances
 from smile_synth.sampling._occlusion import reach_targets
@@ -31,6 +31,11 @@ def sample_scene(recipe: Recipe, sources: Sources, *, seed: int, index: int) -> 
 
     Raises:
         UserError: the recipe needs backgrounds, or classes of the bank, that the sources lack.
+
+    Example:
+        >>> scene = sample_scene(recipe, sources, seed=0, index=7)
+        >>> len(scene.layers), scene.num_frames  # the background and two objects
+        (3, 3)
     """
     return sample_scenes(recipe, sources, seed=seed, indices=[index])[0]
 
@@ -42,6 +47,10 @@ def sample_scenes(recipe: Recipe, sources: Sources, *, seed: int, indices: Seque
 
     Raises:
         UserError: see `sample_scene`; or all weights of a mixture are 0 at an index.
+
+    Example:
+        >>> [scene.index for scene in sample_scenes(recipe, sources, seed=0, indices=range(2, 5))]
+        [2, 3, 4]
     """
     clips = np.array(indices, np.int64)
     if not len(clips):
@@ -69,21 +78,6 @@ def _choose_mixture_entries(recipe: Recipe, seed: int, indices: Int) -> Int:
     return np.asarray((np.cumsum(weights, axis=1) <= (u * total)[:, None]).sum(axis=1))
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """The layers of B clips, clip after clip, each from back to front, L in total.
-
-    Attributes:
-        first: ``[B + 1]`` first layer of each clip, and L.
-        layers: L layers.
-        arrays: the arrays of `Scene`, each ``[L, T, ...]``.
-    """
-
-    first: Int
-    layers: list[Layer]
-    arrays: dict[str, Float]
-
-
 def _sample_recipe(
     batch: Batch, recipe: Recipe, common_factors: dict[str, Factor] | None = None
 ) -> list[Scene]:
@@ -95,17 +89,18 @@ def _sample_recipe(
     if batch.recipe.occlusion:
         instances, order = reach_targets(
             batch.recipe, batch.sources.objects, instances, order,
-            None if cameras is None else cameras.pose, factors, seed=batch.seed, indices=batch.indices,
+            None if cameras is None else cameras[0], factors, seed=batch.seed, indices=batch.indices,
         )  # fmt: skip
     appearance, shadows, edges = sample_appearance(batch, factors)
-    layers = _stack_layers(batch, instances, order, cameras, shadows, edges)
+    objects = _object_layers(batch, instances, order, shadows, edges)
+    first, layers, stacked = _stack_layers(batch, instances, order, objects, cameras)
     labelled_counts = np.bincount(instances.clip[instances.labelled], minlength=len(batch)).tolist()
     backgrounds = batch.sources.backgrounds
     background_digest = backgrounds.digest if backgrounds and uses_folder(recipe) else ""
-    scenes, first = [], layers.first.tolist()
+    scenes = []
     for clip, index in enumerate(batch.indices.tolist()):
         part = slice(first[clip], first[clip + 1])
-        arrays = {name: array[part] for name, array in layers.arrays.items()}
+        arrays = {name: array[part] for name, array in stacked.items()}
         # Only the clip's own values decide this, so that the batch does not change the scene.
         if "gamma" in arrays and (arrays["gamma"] == 1).all():
             del arrays["gamma"]
@@ -118,7 +113,7 @@ def _sample_recipe(
             recipe_digest=recipe.digest,
             bank_digest=batch.sources.objects.digest,
             background_digest=background_digest,
-            layers=tuple(layers.layers[part]),
+            layers=tuple(layers[part]),
             factors=Factors(num_objects=float(labelled_counts[clip]), **factors[clip]),
             appearance=appearance[clip],
             **arrays,
@@ -128,14 +123,14 @@ def _sample_recipe(
 
 
 def _stack_layers(
-    batch: Batch,
-    instances: Instances,
-    order: Int,
-    cameras: Cameras | None,
-    shadows: list[Shadow | None],
-    edges: list[float],
-) -> _Layers:
-    """Put each clip's background and its objects, in depth order, one after another."""
+    batch: Batch, instances: Instances, order: Int, objects: list[Layer], cameras: tuple[Float, Float] | None
+) -> tuple[list[int], list[Layer], dict[str, Float]]:
+    """Put each clip's background and its ordered objects one after another.
+
+    Returns:
+        The first layer of each clip and the number of layers L, the layers, and the arrays ``[L, T, ...]`` of
+        `Scene`, read-only.
+    """
     counts = np.bincount(instances.clip, minlength=len(batch)) + 1
     first = np.zeros(len(batch) + 1, np.int64)
     counts.cumsum(out=first[1:])
@@ -163,16 +158,15 @@ def _stack_layers(
     arrays["gain"][behind] = brightness[:, None, None]
     if cameras is not None:
         clip_of_layer = np.arange(len(batch)).repeat(counts)
-        arrays["object_to_frame"] = geometry.product(cameras.pose[clip_of_layer], arrays["object_to_frame"])
-        arrays["gain"] *= cameras.gain[clip_of_layer]
-    objects = _object_layers(batch, instances, order, shadows, edges)
-    layers: list[Layer] = []
-    for clip, (start, stop) in enumerate(zip(first[:-1].tolist(), first[1:].tolist(), strict=True)):
-        layers += [backgrounds[clip], *objects[start - clip : stop - clip - 1]]
+        arrays["object_to_frame"] = geometry.product(cameras[0][clip_of_layer], arrays["object_to_frame"])
+        arrays["gain"] *= cameras[1][clip_of_layer]
+    layers, starts = [], first.tolist()
+    for clip, background in enumerate(backgrounds):
+        layers += [background, *objects[starts[clip] - clip : starts[clip + 1] - clip - 1]]
     arrays["level"] = levels_of_detail(layers, arrays["object_to_frame"])
     for array in arrays.values():
         array.flags.writeable = False
-    return _Layers(first, layers, arrays)
+    return starts, layers, arrays
 
 
 def _object_layers(
@@ -183,7 +177,9 @@ def _object_layers(
     Soft edges and blurs of shadows are converted from pixels to texels.
     """
     bank = batch.sources.objects
-    texels_per_pixel = np.sqrt(instances.height * instances.width / instances.mean_area())
+    texels_per_pixel = np.zeros(len(instances))
+    if any(edges) or any(shadows):
+        texels_per_pixel = np.sqrt(instances.height * instances.width / instances.mean_area())
     columns = (
         instances.clip, instances.labelled, instances.object_id, instances.height, instances.width,
         bank.class_ids[instances.object_id], texels_per_pixel,

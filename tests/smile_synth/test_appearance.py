@@ -1,4 +1,4 @@
-"""Looks by hand, in recipes, scenes, labels and corpora; that backends agree is in test_compositing.py."""
+"""Camera effects, soft edges and shadows in scenes, recipes, labels and corpora."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def moving(studio: Any) -> Scene:
     return scene
 
 
-def test_a_shutter_averages_the_moments_it_is_open(studio: Any, moving: Scene) -> None:
+def test_a_shutter_averages_its_subframes(studio: Any, moving: Scene) -> None:
     plain = oracle(studio, moving)[1].astype(float)
     steps = [geometry.compose(geometry.translation([dx, 0]), moving.object_to_frame[1, 1]) for dx in (-1, 1)]
     poses = [np.stack([moving.object_to_frame[0], np.stack([step] * 3)]) for step in steps]
@@ -70,22 +70,22 @@ def test_a_shutter_averages_the_moments_it_is_open(studio: Any, moving: Scene) -
     np.testing.assert_array_equal(blurred, np.floor((before + plain + after) / 3 + 0.5))
 
 
-def test_light_is_averaged_as_light(studio: Any) -> None:
+def test_blending_in_linear_light(studio: Any) -> None:
     white = studio.sheet(studio.object("tiny"), geometry.translation([2, 1]), opacity=0.5)
     white.gain, white.bias = (0.0,) * 3, (1.0,) * 3
     scene = replace(studio.scene(Solid((0, 0, 0)), white), appearance=Appearance(linear_light=True))
     assert oracle(studio, scene)[0, 1, 2].tolist() == [188, 188, 188]  # half the light of white
 
 
-def test_gamma_bends_straight_colours(studio: Any, moving: Scene) -> None:
+def test_gamma_applies_to_straight_colours(studio: Any, moving: Scene) -> None:
     gamma = np.array([[1.0] * 3, [2.0] * 3])
     red = oracle(studio, replace(moving, gamma=gamma))[0, 1, 1:4, 0]
     np.testing.assert_array_equal(red, [int(255 * (v / 255) ** 2 + 0.5) for v in (10, 50, 90)])
 
 
-def test_a_shadow_darkens_what_lies_behind_and_owns_nothing(studio: Any, moving: Scene) -> None:
-    cast = replace(moving.layers[1], shadow=Shadow(0.5, (0.0, 2.0), 0.0))
-    scene = replace(moving, layers=(moving.layers[0], cast))
+def test_a_shadow_darkens_layers_behind_and_owns_no_pixel(studio: Any, moving: Scene) -> None:
+    shaded = replace(moving.layers[1], shadow=Shadow(0.5, (0.0, 2.0), 0.0))
+    scene = replace(moving, layers=(moving.layers[0], shaded))
     frame = oracle(studio, scene)[0]
     assert frame[3, 1].tolist() == [20, 40, 60] and frame[4, 6].tolist() == [40, 80, 120]
     np.testing.assert_array_equal(frame[1:3], oracle(studio, moving)[0][1:3])
@@ -95,7 +95,7 @@ def test_a_shadow_darkens_what_lies_behind_and_owns_nothing(studio: Any, moving:
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_devices_own_pixels_as_labels_say(studio: Any, moving: Scene, backend: str) -> None:
+def test_segmentation_of_devices_equals_labels(studio: Any, moving: Scene, backend: str) -> None:
     pytest.importorskip(backend)
     layer = replace(moving.layers[1], shadow=Shadow(0.9, (2.0, 1.0), 2.0))
     scene = replace(
@@ -114,7 +114,7 @@ def test_grain_has_its_deviation_and_is_new_in_every_frame(studio: Any) -> None:
     assert abs(np.corrcoef(frames[0].ravel(), frames[1].ravel())[0, 1]) < 0.05
 
 
-def test_soft_edges_move_extents_inwards_as_they_are_drawn(studio: Any) -> None:
+def test_soft_edges_shrink_extents(studio: Any) -> None:
     name = max(studio.bank.class_names, key=lambda name: studio.object(name).height)
     sheet = studio.sheet(studio.object(name), studio.placed(name, [20.3, 15.1]))
     scene = studio.scene(Solid((0, 0, 0)), sheet, size_hw=(30, 40), frames=1)
@@ -126,7 +126,7 @@ def test_soft_edges_move_extents_inwards_as_they_are_drawn(studio: Any) -> None:
     assert (oracle(studio, soft) <= oracle(studio, scene).astype(int) + 1).all()
 
 
-def test_appearance_changes_no_other_draw_and_survives_serialisation(bank: ObjectBank) -> None:
+def test_appearance_changes_no_other_draw_and_is_serialised(bank: ObjectBank) -> None:
     plain = sample_scene(recipe_of(), Sources(bank), seed=1, index=4)
     scene = sample_scene(recipe_of(*ALL), Sources(bank), seed=1, index=4)
     np.testing.assert_array_equal(scene.object_to_frame, plain.object_to_frame)
@@ -139,7 +139,7 @@ def test_appearance_changes_no_other_draw_and_survives_serialisation(bank: Objec
     assert scene.factors["appearance.grain_share"] == 0.02
 
 
-def test_gamma_of_one_clip_is_none_of_its_batch(bank: ObjectBank) -> None:
+def test_gamma_of_one_clip_does_not_change_its_batch(bank: ObjectBank) -> None:
     motion = "motion=[{family: still}, {family: still, gamma: {family: key-values, start: 2, amount: 0.1}}]"
     recipe = recipe_of("objects.count=1", motion)
     batch = sample_scenes(recipe, Sources(bank), seed=0, indices=range(8))
@@ -149,7 +149,7 @@ def test_gamma_of_one_clip_is_none_of_its_batch(bank: ObjectBank) -> None:
 
 
 @pytest.mark.parametrize("out_dtype", ["uint8", "float32"])
-def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
+def test_streams_render_camera_effects(bank: ObjectBank, out_dtype: str) -> None:
     recipe = recipe_of(*ALL)
     with stream(recipe, Sources(bank), batch_size=2, device="cpu", seed=1, out_dtype=out_dtype) as batches:
         found = next(iter(batches)).frames[1].numpy()
@@ -166,7 +166,7 @@ def test_streams_draw_looks(bank: ObjectBank, out_dtype: str) -> None:
         ("appearance.grane=0.1", "grain"),
     ],
 )
-def test_wrong_looks_are_refused(override: str, message: str) -> None:
+def test_wrong_appearance_keys_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipe_of(override)
 
@@ -191,7 +191,7 @@ def test_images_of_the_docs_show_pixels_enlarged(bank: ObjectBank, tmp_path: Pat
         np.testing.assert_array_equal(found, ours[1].repeat(4, axis=0).repeat(4, axis=1))
 
 
-def test_the_image_of_looks_has_every_look(bank: ObjectBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_of_effects_has_every_effect(bank: ObjectBank, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = " ".join(override for _, _, more in render_images.LOOKS for override in more)
     wanted = set(AppearanceParameters.model_fields) - {"shutter_samples"} | {"gain", "bias", "gamma"}
     assert all(f".{name}=" in keys for name in wanted)

@@ -150,7 +150,7 @@ LEAVING = {"smile-gaussian", "approach-recede", "pass-through", "re-enter"}
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20), st.sampled_from(sorted(set(FAMILIES) - LEAVING)))
-def test_the_box_stays_inside_where_it_can(seed: int, frames: int, family: str) -> None:
+def test_the_box_stays_inside_if_possible(seed: int, frames: int, family: str) -> None:
     # The whole travel, and the growing box, fit into the frame.
     boxes = np.linspace([9, 5], [13, 7], frames)
     slow = {"speed": [0.5, 2.0]} if family == "constant-velocity" else {}
@@ -238,7 +238,7 @@ def test_the_gaussian_path_has_the_drawn_extent_and_stays_in_the_frame() -> None
         assert (path.center_xy >= 0).all() and (path.center_xy <= [50, 40]).all()
 
 
-def test_the_gaussian_path_takes_whole_points_or_what_lies_between() -> None:
+def test_the_gaussian_path_takes_whole_points_or_interpolates() -> None:
     every = path_of("smile-gaussian", request_of(48)).center_xy
     positions = np.linspace(0, 47, 16)
     whole = path_of("smile-gaussian", request_of(16)).center_xy
@@ -249,7 +249,7 @@ def test_the_gaussian_path_takes_whole_points_or_what_lies_between() -> None:
         np.testing.assert_allclose(between[:, axis], expected, atol=1e-9)
 
 
-def test_the_gaussian_extent_is_cut_to_the_frame() -> None:
+def test_the_gaussian_extent_is_limited_by_the_frame() -> None:
     path = path_of("smile-gaussian", request_of(48, size_hw=(20, 50)), extent=[30.0, 40.0])
     np.testing.assert_allclose(np.ptp(path.center_xy, axis=0), 19)
 
@@ -499,13 +499,13 @@ def test_inner_probabilities_sum_to_one() -> None:
         KeyTimesParameters(inner_probability=[0.5, 0.4])
 
 
-def test_a_segment_is_even_speeds_up_or_slows_down() -> None:
+def test_segments_are_linear_accelerated_or_decelerated() -> None:
     keys, values = np.repeat([[0.0, 4.0]], 40, axis=0), np.repeat([[[0.0], [16.0]]], 40, axis=0)
     drawn = interpolate(keys, values, 5, rng=draws(0, 40))[..., 0]
     assert {tuple(row) for row in drawn.tolist()} == {(0, 4, 8, 12, 16), (0, 1, 4, 9, 16), (0, 7, 12, 15, 16)}
 
 
-def test_easings_are_drawn_as_published_or_as_asked() -> None:
+def test_easings_follow_the_published_or_given_weights() -> None:
     keys, values = np.repeat([[0.0, 2.0]], 1000, axis=0), np.repeat([[[0.0], [4.0]]], 1000, axis=0)
     middles = interpolate(keys, values, 3, rng=draws(0, 1000))[:, 1, 0]
     np.testing.assert_allclose([np.mean(middles == v) for v in (2.0, 1.0, 3.0)], [0.7, 0.15, 0.15], atol=0.04)
@@ -515,7 +515,7 @@ def test_easings_are_drawn_as_published_or_as_asked() -> None:
     assert (quarter == 4 * (3 / 16 - 2 / 64)).all()
 
 
-def test_interpolation_goes_through_its_keys_in_every_dimension() -> None:
+def test_interpolation_passes_its_keys_in_every_dimension() -> None:
     keys, values = np.array([0.0, 2.0, 6.0]), np.array([[1.0, -1.0], [5.0, 2.0], [3.0, 8.0]])
     drawn = interpolate(np.repeat([keys], 10, 0), np.repeat([values], 10, 0), 7, rng=draws(0, 10))
     assert drawn.shape == (10, 7, 2)
@@ -538,7 +538,7 @@ def curve_of(name: str, frames: int = 9, rows: int = 30, **keys: Any) -> Any:
     ).values
 
 
-def test_a_key_framed_curve_changes_by_at_most_its_rate_from_where_it_changes_nothing() -> None:
+def test_a_key_framed_curve_starts_neutral_and_changes_by_at_most_its_rate() -> None:
     for name, neutral in (("log_scale", 0.0), ("rotation", 0.0), ("opacity", 1.0), ("gain", 1.0)):
         curve = curve_of(name, rate=0.05)
         assert (curve[:, 0] == neutral).all() and np.ptp(curve) > 0
@@ -546,7 +546,7 @@ def test_a_key_framed_curve_changes_by_at_most_its_rate_from_where_it_changes_no
         assert (np.abs(curve[:, 8] - curve[:, 3]) <= 0.25 + 1e-9).all()
 
 
-def test_a_curve_keeps_its_bounds_and_starts_where_told() -> None:
+def test_a_curve_keeps_its_bounds_and_its_start() -> None:
     assert (curve_of("rotation", family="constant-velocity", speed=1.0, start=[30.0, 40.0])[:, 0] >= 30).all()
     bounded = curve_of("rotation", family="constant-velocity", speed=9.0, low=-20.0, high=20.0)
     assert (np.abs(bounded) <= 20).all() and np.ptp(bounded[:, 0]) > 10

@@ -77,7 +77,7 @@ def test_the_published_recipes_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"captioned", "demo", "demo-direction", "demo-probe"}))
-def test_a_preset_writes_out_what_it_uses_and_draws(drawn: GeneratedImage, name: str) -> None:
+def test_a_preset_writes_out_all_keys_and_can_be_sampled(drawn: GeneratedImage, name: str) -> None:
     few = ["objects.count=[1, 4]", "num_frames=9"] if "ladder" in name else []
     if name == "tracking-hard":
         few = ["occlusion=[]"]
@@ -102,7 +102,7 @@ def test_only_faithful_presets_carry_published_quirks() -> None:
 
 
 @pytest.mark.parametrize("name", ["smile-gaussian-faithful", "smile-linear-faithful"])
-def test_faithful_presets_are_whole(drawn: GeneratedImage, name: str) -> None:
+def test_faithful_presets_use_whole_pixels(drawn: GeneratedImage, name: str) -> None:
     for scene in drawn(name, count=12):
         for k in (1, 2):
             pose = scene.object_to_frame[k]
@@ -193,7 +193,7 @@ def test_mosi_pans_at_whole_speeds(drawn: GeneratedImage) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n.startswith("pmg-")])
-def test_pmg_applies_one_transform_again_and_again(drawn: GeneratedImage, name: str) -> None:
+def test_pmg_repeats_one_transform(drawn: GeneratedImage, name: str) -> None:
     for scene in drawn(name, count=4):
         assert shape_of(scene) == (16, (224, 224))
         poses = scene.object_to_frame[0]
@@ -208,7 +208,7 @@ def test_pmg_applies_one_transform_again_and_again(drawn: GeneratedImage, name: 
         assert np.abs(moves[0] - np.eye(3)).max() > 1e-6
 
 
-def test_matting_goes_from_one_affine_to_another(drawn: GeneratedImage) -> None:
+def test_matting_interpolates_two_affine_transforms(drawn: GeneratedImage) -> None:
     scenes = drawn("matting-affine", count=150)
     away = np.abs(centers(scenes) - 112)
     assert 20 < away.max() <= 22.4 + 1e-9
@@ -257,14 +257,14 @@ def test_ablations_of_shear_and_tilt(drawn: GeneratedImage) -> None:
     assert all("perspective" in changing(s) and "place" not in changing(s) for s in one(drawn, "tilt"))
 
 
-def test_the_histogram_of_speeds_is_the_weights_of_flow_mix(drawn: GeneratedImage) -> None:
+def test_speeds_follow_the_weights_of_flow_mix(drawn: GeneratedImage) -> None:
     scenes = drawn("flow-mix", count=150)
     speeds = [layer.factors["path.speed_px_per_frame"] for scene in scenes for layer in scene.layers[1:]]
     shares, _ = np.histogram(np.array(speeds, float), [0, 1, 4, 10, 25])
     np.testing.assert_allclose(shares / len(speeds), [0.3, 0.3, 0.25, 0.15], atol=0.05)
 
 
-def test_tracking_hard_has_many_that_leave_and_return(drawn: GeneratedImage) -> None:
+def test_in_tracking_hard_many_objects_leave_and_return(drawn: GeneratedImage) -> None:
     scenes = drawn("tracking-hard", "occlusion=[]", count=40)
     assert {scene.factors["num_objects"] for scene in scenes} == {6, 7, 8, 9, 10}
     assert {sum(not x.labelled for x in s.layers[1:]) for s in scenes} == {2, 3, 4}

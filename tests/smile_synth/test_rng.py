@@ -17,11 +17,11 @@ def test_every_address_has_a_stream_of_its_own() -> None:
     assert len({first(*address) for address in addresses}) == len(addresses)
 
 
-def test_seed_and_index_do_not_trade_places() -> None:
+def test_swapping_seed_and_index_changes_the_stream() -> None:
     assert first(0, 1, "a") != first(1, 0, "a")
 
 
-def test_a_stream_depends_on_nothing_but_its_address() -> None:
+def test_a_stream_depends_only_on_its_address() -> None:
     expected = first(3, 5, "a")
     np.random.seed(1)
     RandomStream(3, 5, "b").randoms(1000)
@@ -92,7 +92,7 @@ def test_limits_may_differ_by_row() -> None:
     assert lengths == [0, 1, 5, 3]
 
 
-def test_distributions_are_as_named() -> None:
+def test_distributions() -> None:
     rows = RandomStreams(0, np.arange(2000), "x")
     normal = rows.normal(5)
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03 and np.isfinite(normal).all()

@@ -102,7 +102,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 @settings(max_examples=40)
 @given(recipe=recipes(), seed=st.integers(0, 2**62))
-def test_any_recipe_draws_finite_scenes_alike_in_any_batch_and_read_back(
+def test_any_recipe_draws_finite_scenes_that_do_not_depend_on_the_batch(
     bank: ObjectBank, recipe: Recipe, seed: int
 ) -> None:
     scenes = sample_scenes(recipe, Sources(bank), seed=seed, indices=[9, 0, 4])
@@ -121,7 +121,7 @@ def test_any_recipe_draws_finite_scenes_alike_in_any_batch_and_read_back(
     assert parse(Recipe, recipe.to_yaml(), name="again") == recipe
 
 
-def test_a_batch_of_a_preset_is_that_of_single_scenes(bank: ObjectBank) -> None:
+def test_a_batch_equals_single_scenes(bank: ObjectBank) -> None:
     for name in ("smile-gaussian", "smile-linear-faithful", "ladder-5-accelerating"):
         recipe = Recipe.load(name, ["objects.count=[1, 5]"])
         if "ladder" in name:
@@ -140,7 +140,7 @@ def test_no_clips_give_no_scenes(bank: ObjectBank) -> None:
 # --- curves
 
 
-def test_curves_of_an_object_are_in_its_pose_and_colours(bank: ObjectBank) -> None:
+def test_curves_change_pose_and_colours(bank: ObjectBank) -> None:
     card = ["objects.classes=[card]", "objects.count=1"]
     still = "motion=[{family: still, %s}]"
     turned = scenes_of(bank, *card, still % "rotation: {family: constant-velocity, speed: 5}", count=1)[0]
@@ -170,7 +170,7 @@ def test_depth_curves_let_objects_pass_each_other(bank: ObjectBank) -> None:
 # --- objects
 
 
-def test_sides_follow_their_laws(bank: ObjectBank) -> None:
+def test_sides_follow_their_distributions(bank: ObjectBank) -> None:
     for law, mean_log in (
         ("uniform", None),
         ("log-uniform", (np.log(5) + np.log(40)) / 2),
@@ -200,7 +200,7 @@ def test_sides_follow_their_laws(bank: ObjectBank) -> None:
             assert (sides > 10).mean() == pytest.approx(expected, abs=0.04)
 
 
-def test_classes_are_as_frequent_as_they_weigh(bank: ObjectBank) -> None:
+def test_classes_are_as_frequent_as_their_weights(bank: ObjectBank) -> None:
     scenes = scenes_of(bank, "objects.class_weights={disc: 3, card: 1}", count=200)
     names = [layer.class_name for scene in scenes for layer in scene.layers[1:]]
     assert set(names) == {"disc", "card"} and np.mean([n == "disc" for n in names]) == pytest.approx(
@@ -208,7 +208,7 @@ def test_classes_are_as_frequent_as_they_weigh(bank: ObjectBank) -> None:
     )
 
 
-def test_distractors_have_no_label_and_leave_the_others_alone(bank: ObjectBank) -> None:
+def test_distractors_have_no_label_and_do_not_change_the_others(bank: ObjectBank) -> None:
     plain = scenes_of(bank, "objects.depth_order=area")
     more = scenes_of(bank, "objects.depth_order=area", "objects.distractors={count: 2, classes: [dot]}")
     for a, b in zip(plain, more, strict=True):
@@ -218,7 +218,7 @@ def test_distractors_have_no_label_and_leave_the_others_alone(bank: ObjectBank) 
         assert b.factors["num_objects"] == 3
 
 
-def test_presence_is_one_piece_of_the_clip(bank: ObjectBank) -> None:
+def test_an_object_is_present_in_consecutive_frames(bank: ObjectBank) -> None:
     for scene in scenes_of(bank, "objects.presence=0.57", "num_frames=7"):
         for k in range(1, len(scene.layers)):
             there = scene.opacity[k]
@@ -227,7 +227,7 @@ def test_presence_is_one_piece_of_the_clip(bank: ObjectBank) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 0.0), (0.2, 0.6)])
-def test_the_first_frame_overlaps_as_wanted(bank: ObjectBank, bounds: tuple[float, float]) -> None:
+def test_overlaps_of_the_first_frame(bank: ObjectBank, bounds: tuple[float, float]) -> None:
     scenes = scenes_of(
         bank, f"objects.overlap={list(bounds)}", "objects.fit=stretch", "motion=[{family: still}]", count=30
     )
@@ -241,7 +241,7 @@ def test_the_first_frame_overlaps_as_wanted(bank: ObjectBank, bounds: tuple[floa
     assert np.mean([bounds[0] <= share <= bounds[1] for share in shares]) > 0.95
 
 
-def test_whole_pixels_are_whole(bank: ObjectBank) -> None:
+def test_whole_pixels(bank: ObjectBank) -> None:
     scenes = scenes_of(bank, "objects.whole_pixels=true", "motion=[{family: still, log_scale: {rate: 0.05}}]")
     for scene in scenes:
         for k in range(1, len(scene.layers)):
@@ -252,7 +252,7 @@ def test_whole_pixels_are_whole(bank: ObjectBank) -> None:
 # --- relations
 
 
-def test_common_fate_moves_the_group_as_one(bank: ObjectBank) -> None:
+def test_common_fate_gives_the_group_equal_movements(bank: ObjectBank) -> None:
     for scene in scenes_of(bank, "relations=[{relation: common-fate, members: 3}]"):
         ways = [np.diff(middles(scene, k), axis=0) for k in (1, 2, 3)]
         np.testing.assert_allclose(ways[0], ways[1], atol=1e-9)
@@ -320,7 +320,7 @@ def test_the_camera_moves_every_layer(bank: ObjectBank, images: BackgroundFolder
                 )
 
 
-def test_a_camera_of_nothing_changes_nothing(bank: ObjectBank) -> None:
+def test_a_camera_without_curves_changes_nothing(bank: ObjectBank) -> None:
     for scene, other in zip(scenes_of(bank, "camera=[{weight: 1}]"), scenes_of(bank), strict=True):
         np.testing.assert_allclose(scene.object_to_frame, other.object_to_frame, atol=1e-12)
 
@@ -345,7 +345,7 @@ def test_a_mixture_draws_its_recipes_by_weight(bank: ObjectBank, tmp_path: Path)
     assert len({scene.recipe_digest for scene in scenes}) == 1
 
 
-def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path: Path) -> None:
+def test_weights_of_a_curriculum_depend_on_the_clip_index(bank: ObjectBank, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(BASE.replace("count: 3", "count: 1"))
     recipe = recipe_of(
@@ -362,7 +362,7 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("motion.0.rotation={family: bounce, speed: 3}", "motion.0.rotation: a curve of the family bounce needs low and high"),
         ("motion.0.opacity={family: spline, low: 2, high: 3}", r"motion.0.opacity: \[2, 3\] is outside 0 .. 1"),
@@ -386,7 +386,7 @@ def test_a_curriculum_is_weights_over_the_clip_index(bank: ObjectBank, tmp_path:
         ("motion=[{family: key-framed, rate: 1, easing: {linear: 0}}]", "motion.0.easing: at least one weight must be above 0"),
     ],
 )  # fmt: skip
-def test_a_wrong_key_is_one_line(override: str, told: str) -> None:
-    with pytest.raises(UserError, match="recipe.yaml: command line: " + told) as caught:
+def test_a_wrong_key_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError, match="recipe.yaml: command line: " + message) as caught:
         recipe_of(override)
     assert len(str(caught.value).splitlines()) == 1

@@ -200,7 +200,7 @@ def test_a_background_image_fills_the_frame(sample: Sampler) -> None:
         assert (corners >= -1e-9).all() and (corners <= np.array([image.width, image.height]) + 1e-9).all()
 
 
-def test_factors_are_those_of_the_poses(sample: Sampler) -> None:
+def test_factors_agree_with_the_poses(sample: Sampler) -> None:
     scene = sample(
         "num_frames=7", "motion=[{family: constant-velocity, speed: [2, 2], rotation: {rate: 5}}]", index=1
     )
@@ -389,7 +389,7 @@ def test_a_scaled_scene_has_scaled_poses_and_labels(sample: Sampler) -> None:
         np.testing.assert_array_equal(small.depth_order, large.depth_order)
 
 
-def test_a_scaled_clip_is_the_same_clip(sample: Sampler) -> None:
+def test_a_scaled_clip_shows_the_same_content(sample: Sampler) -> None:
     overrides = ["objects.classes=[smooth]", "backgrounds=[{kind: noise}]", "objects.side=[30]"]
     scene = sample(*overrides)
     frames, large = (
@@ -399,7 +399,7 @@ def test_a_scaled_clip_is_the_same_clip(sample: Sampler) -> None:
     assert np.abs(reduced - frames).mean() < 3
 
 
-def test_a_scene_at_its_own_size_is_itself(sample: Sampler) -> None:
+def test_a_scene_scaled_to_its_own_size_is_equal(sample: Sampler) -> None:
     for index in range(20):
         scene = sample("motion=[{family: still}]", index=index)
         assert scene.scaled_to((40, 56)).digest == scene.digest

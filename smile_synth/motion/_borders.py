@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from smile_synth.core.rng import RandomStreams
 from smile_synth.io.config_types import NonNegative, NonNegativeRange, Positive, PositiveRange, ShareRange
-from smile_synth.motion._base import (
-    FamilyParameters,
-    Float,
-    Path,
-    Request,
-    direction_factor,
-    family,
-    unit_vectors,
-)
+from smile_synth.motion._base import FamilyParameters, Float, Path, Request, family
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -40,13 +32,13 @@ def bounce(*, rng: RandomStreams, parameters: Bounce, request: Request) -> Path:
     low, high = request.ordered_bounds()
     speed, direction = rng.uniform(*parameters.speed), rng.uniform(0, 360)
     start = rng.random(request.dims)
-    step = speed[:, None] * unit_vectors(direction, request.dims, rng=rng)
+    step = speed[:, None] * request.unit_vectors(direction, rng=rng)
     width = high - low
     travelled = step[:, None] * request.frames[:, None]
     share = start[:, None] + np.divide(travelled, width, out=np.zeros_like(travelled), where=width > 0)
     folded = 1 - np.abs(share % 2 - 1)
     factors = {
-        **direction_factor(direction, request.dims, "start_direction_degrees"),
+        **request.direction_factor(direction, "start_direction_degrees"),
         f"speed_{request.unit}_per_frame": speed,
     }
     return Path(low + folded * width, factors)
@@ -89,7 +81,7 @@ def stop_and_go(*, rng: RandomStreams, parameters: StopAndGo, request: Request) 
         angle = np.deg2rad(heading)
         unit = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     else:
-        unit = np.repeat(unit_vectors(direction, request.dims, rng=rng)[:, None], frames, axis=1)
+        unit = np.repeat(request.unit_vectors(direction, rng=rng)[:, None], frames, axis=1)
     steps = unit * (goes * speed[:, None])[..., None]
     travel = np.concatenate([np.zeros_like(steps[:, :1]), np.cumsum(steps[:, :-1], axis=1)], axis=1)
     factors = {f"speed_{request.unit}_per_frame": speed, "moving_share": goes.mean(axis=1)}
