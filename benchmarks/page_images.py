@@ -32,21 +32,22 @@ def make_pages(work: Path) -> None:
     if not (work / "objects.bank").exists():
         build_bank(["builtin:shapes", "builtin:photos"], work / "objects.bank")
     bank = ObjectBank.open(work / "objects.bank")
+    sources = Sources(bank, images)
     for name in ("smile-linear-image", "tracking-hard"):
         generate(
             Recipe.load(name),
-            Sources(bank, images),
+            sources,
             out=work / name,
             num_clips=32,
             seed=1,
             size_hw=(160, 160),
             workers=2,
         )
-    # Films of a corpus stand in for natural video.
+    # Videos of a corpus replace natural video.
     both = work / "backgrounds"
     shutil.copytree(images.path, both, dirs_exist_ok=True)
-    shutil.copytree(work / "smile-linear-image" / "clips", both / "films", dirs_exist_ok=True)
-    corpora = [open_corpus(work / name) for name in ("smile-linear-image", "tracking-hard")]
+    shutil.copytree(work / "smile-linear-image" / "clips", both / "videos", dirs_exist_ok=True)
+    corpora = [open_corpus(work / name, sources=sources) for name in ("smile-linear-image", "tracking-hard")]
     overrides = [
         f"bank={work / 'objects.bank'}",
         f"steps={STEPS}",
@@ -55,7 +56,7 @@ def make_pages(work: Path) -> None:
     ]
     pretrain(PretrainConfig.load("tiny-cpu", overrides), work / "run")
     pages = {
-        "gallery": make_gallery(presets(), bank, BackgroundFolder(both), workers=2)[0],
+        "gallery": make_gallery(presets(), Sources(bank, BackgroundFolder(both)), workers=2)[0],
         "report": make_report(corpora[0], workers=2).html,
         "compare": make_comparison(*corpora, workers=2),
         "run": report_run(work / "run")[0],
@@ -67,7 +68,7 @@ def make_pages(work: Path) -> None:
 def take(page: Page, path: Path, width: int, height: int, *, dark: bool = False) -> None:
     page.look(width, height, dark=dark)
     page.run("document.documentElement.style.scrollbarWidth = 'none'")
-    time.sleep(2)  # films near the window load and show their first frame
+    time.sleep(2)  # videos near the window load and show their first frame
     Image.open(io.BytesIO(page.image())).convert("RGB").save(path, quality=82, optimize=True)
     assert not page.complaints, page.complaints
 

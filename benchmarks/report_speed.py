@@ -46,11 +46,11 @@ def opened(browser: Browser, page: Path) -> tuple[float, float]:
     tab.run("document.querySelector('#grid li').scrollIntoView({block: 'center'})")
     tab.wait("document.querySelector('#grid video')?.readyState >= 2")
     playing = """new Promise((done) => {
-      const film = document.querySelector('#grid video'), began = performance.now();
+      const video = document.querySelector('#grid video'), began = performance.now();
       const look = (now, { mediaTime }) => mediaTime > 0
-        ? done(performance.now() - began) : film.requestVideoFrameCallback(look);
-      film.requestVideoFrameCallback(look);
-      film.closest('button').dispatchEvent(new PointerEvent('pointerenter'));
+        ? done(performance.now() - began) : video.requestVideoFrameCallback(look);
+      video.requestVideoFrameCallback(look);
+      video.closest('button').dispatchEvent(new PointerEvent('pointerenter'));
     })"""
     first = tab.run(playing)
     tab.call("Page.close")
@@ -81,7 +81,7 @@ def main() -> None:
                     "layout": reader.header.layout,
                     "seconds": round(seconds, 1),
                     "page_mb": round(page.stat().st_size / 1e6, 2),
-                    "films": page.read_text().count('id="film-'),
+                    "videos": page.read_text().count('id="video-'),
                     "load_ms": spread(loads),
                     "first_play_ms": spread(plays),
                 }

@@ -433,7 +433,7 @@ def report_results() -> str:
         )
         size = "x".join(map(str, row["frames_hw"]))
         lines.append(
-            f"| {row['clips']:,} of {size} | {row['seconds']} | {row['page_mb']} | {row['films']:,} "
+            f"| {row['clips']:,} of {size} | {row['seconds']} | {row['page_mb']} | {row['videos']:,} "
             f"| {load} | {play} |"
         )
     lines += [
