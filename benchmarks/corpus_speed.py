@@ -14,15 +14,14 @@ that corpora use, which converts colours in less time.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,13 +34,13 @@ from rich.table import Table
 
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, generate, sample_scene
 from smile_synth.compositing import draw_frames
-from smile_synth.corpus import DEFAULT_QUALITY, KINDS, MEDIA, CorpusHeader, npz_bytes
-from smile_synth.corpus._generate import Job, draw_scenes
-from smile_synth.corpus._labels import labels_bytes, listed_labels, track_arrays
+from smile_synth.corpus import KINDS, CorpusHeader, npz_bytes
+from smile_synth.corpus._clip_files import CorpusJob, draw_scenes
+from smile_synth.corpus._labels import labels_bytes, track_arrays
 from smile_synth.corpus._manifest import make_row
-from smile_synth.corpus._media import decode_video
-from smile_synth.corpus._store import assemble, place_of, write_piece
-from smile_synth.parallel.workers import in_order
+from smile_synth.corpus._store import assemble_shard, places_of, write_piece
+from smile_synth.io.videos import DEFAULT_CRF, decode_video, encode_h264
+from smile_synth.parallel.workers import available_cores, in_order
 from smile_synth.sources import Sources
 
 
@@ -60,13 +59,14 @@ def rate(function: Callable[[int], object], clips: int, repeats: int) -> dict[st
 TOGETHER, DRAWN = 40, 5
 # Of these, for every process.
 RUNS = 12
-_clips: list[np.ndarray] = []
 
 
-def load(bank_path: Path, recipe_name: str, clips: int) -> None:
+@lru_cache(maxsize=1)
+def rendered(bank_path: Path, recipe_name: str, clips: int) -> list[np.ndarray]:
+    """Return clips to encode; every process renders them once."""
     recipe, bank = Recipe.load(recipe_name), ObjectBank.open(bank_path)
     scenes = [sample_scene(recipe, Sources(bank), seed=0, index=i) for i in range(clips)]
-    _clips[:] = [composite(scene, Sources(bank)) for scene in scenes]
+    return [composite(scene, Sources(bank)) for scene in scenes]
 
 
 def encode_plainly(clip: np.ndarray) -> int:
@@ -75,7 +75,7 @@ def encode_plainly(clip: np.ndarray) -> int:
         stream: Any = container.add_stream("libx264", rate=8)
         stream.height, stream.width, stream.pix_fmt = *clip.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
-        quality = {"crf": str(DEFAULT_QUALITY), "preset": "veryfast", "tune": "fastdecode"}
+        quality = {"crf": str(DEFAULT_CRF), "preset": "veryfast", "tune": "fastdecode"}
         stream.options = {**quality, "x264-params": "mbtree=0", "threads": "1"}
         for frame in clip:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -83,15 +83,16 @@ def encode_plainly(clip: np.ndarray) -> int:
     return len(out.getvalue())
 
 
-def plain_encoder(index: int) -> int:
-    return encode_plainly(_clips[index % len(_clips)])
+def own_encoder(clip: np.ndarray) -> int:
+    return len(encode_h264(clip, 8.0))
 
 
-def own_encoder(index: int) -> int:
-    return len(MEDIA["h264"].encode(_clips[index % len(_clips)], 8.0, DEFAULT_QUALITY)["mp4"])
+def encode_next(encoder: Callable[[np.ndarray], int], source: tuple[Path, str, int], index: int) -> int:
+    clips = rendered(*source)
+    return encoder(clips[index % len(clips)])
 
 
-ENCODERS = {"PyAV as it comes": plain_encoder, "as corpora use it": own_encoder}
+ENCODERS = {"PyAV as it comes": encode_plainly, "as corpora use it": own_encoder}
 # Measured beside the parts of a clip, and none of them.
 PLAINLY = "H.264, PyAV as it comes"
 
@@ -118,11 +119,12 @@ class Stopwatch:
         return float(np.polyfit(times - times[0], done, 1)[0])
 
 
-def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
+def one_process(name: str, bank: ObjectBank, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
+    recipe, source = Recipe.load(name), (Path(bank.path), name, clips)
     scenes = [sample_scene(recipe, Sources(bank), seed=0, index=i) for i in range(clips * repeats)]
-    encoded = [MEDIA["h264"].encode(clip, 8.0, DEFAULT_QUALITY)["mp4"] for clip in _clips]
+    encoded = [encode_h264(clip, 8.0) for clip in rendered(*source)]
     steps: dict[str, Callable[[int], object]] = {
-        **{f"H.264, {name}": encoder for name, encoder in ENCODERS.items()},
+        **{f"H.264, {name}": partial(encode_next, encoder, source) for name, encoder in ENCODERS.items()},
         "H.264, decoded to RGB": lambda i: decode_video(encoded[i % len(encoded)]),
         "render alone": lambda i: composite(scenes[i], Sources(bank)),
         "dense flow alone": lambda i: KINDS["flow"](annotate(scenes[i], Sources(bank))),
@@ -151,7 +153,7 @@ def one_process(recipe: Recipe, bank: ObjectBank, folder: Path, clips: int, repe
 
 def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) -> dict[str, Any]:
     """Return the speeds, which take turns: what else a machine does changes from minute to minute."""
-    workers = len(os.sched_getaffinity(0))
+    workers = available_cores()
     clips = RUNS * TOGETHER * workers
     recipe = Recipe.load(recipe_name)
     corpus: list[float] = []
@@ -159,8 +161,8 @@ def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) ->
     for repeat in range(repeats):
         for name, encoder in ENCODERS.items():
             watch = Stopwatch(clips, TOGETHER * workers)
-            arguments = [Path(bank.path), recipe_name, 16]
-            encoded = in_order(partial(encode_next, encoder, *arguments), range(clips), workers=workers)
+            work = partial(encode_next, encoder, (Path(bank.path), recipe_name, 16))
+            encoded = in_order(work, range(clips), workers=workers)
             for done, _ in enumerate(encoded, 1):
                 watch(done)
             alone[name].append(watch.rate)
@@ -181,23 +183,13 @@ def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) ->
     }
 
 
-_job: Job | None = None
-
-
-def begin(path: Path, bank_path: Path) -> None:
-    global _job
-    header = replace(CorpusHeader.read(path), layout="shards", labels=("tracks",))
-    _job = Job(header, ObjectBank.open(bank_path), None, path)
-
-
-def budget(run: int) -> dict[str, float]:
+def budget(job: CorpusJob, run: int) -> dict[str, float]:
     """Return what each part of a clip takes, in ms of a core, while all cores do the same.
 
     The very functions that write shards are called in their order there, so that each finds the caches as it
     does there.
     """
-    assert _job is not None and _job.bank is not None
-    header, bank, recipe = _job.header, _job.bank, _job.header.resolved_recipe
+    header, sources = job.header, job.sources
     spent: dict[str, float] = {}
 
     @contextmanager
@@ -208,14 +200,13 @@ def budget(run: int) -> dict[str, float]:
 
     indices = range(run * TOGETHER, (run + 1) * TOGETHER)
     members: dict[int, dict[str, bytes]] = {}
-    listed, rows = {}, []
+    rows = []
     with timed("scene: drawing it"):
-        scenes = draw_scenes(_job, indices)
+        scenes = draw_scenes(job, indices)
     for i, scene in zip(indices, scenes, strict=True):
         with timed("scene: its file"):
             content = scene.to_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        annotation = annotate(scene, Sources(bank))
+        annotation = annotate(scene, sources)
         with timed("labels: who owns which pixel, amodal masks"):
             _ = annotation.amodal_runs
         with timed("labels: modal masks, boxes, visibility"):
@@ -223,8 +214,7 @@ def budget(run: int) -> dict[str, float]:
         with timed("labels: run lengths"):
             runs = annotation.coco()
         with timed("labels: JSON"), mock.patch.object(annotation, "coco", lambda runs=runs: runs):
-            text = labels_bytes(annotation, digest)
-        listed[i] = listed_labels(annotation, digest)
+            text = labels_bytes(annotation)
         with timed("tracks: points and where they go"):
             arrays = track_arrays(annotation)
         with timed("tracks: packing"):
@@ -233,28 +223,30 @@ def budget(run: int) -> dict[str, float]:
         some = scenes[first : first + DRAWN]
         frames = np.empty((len(some), header.num_frames, *header.size_hw, 3), np.uint8)
         with timed("frames"):
-            draw_frames(some, Sources(bank), frames)
+            draw_frames(some, sources, frames)
         for i, clip in zip(indices[first : first + DRAWN], frames, strict=True):
             with timed("H.264"):
-                members[i] |= MEDIA["h264"].encode(clip, recipe.fps, DEFAULT_QUALITY)
+                members[i]["mp4"] = encode_h264(clip, header.fps)
             with timed(PLAINLY):
                 encode_plainly(clip)
     with timed("digests, row of the manifest"):
         for i in indices:
-            rows.append(make_row(i, members[i], place_of(header, i, members[i]), ["mp4"], listed[i]))
+            rows.append(make_row(i, members[i], places_of(header, i, members[i]), ["mp4"]))
     with timed("disk: a piece of a shard"):
-        sources = write_piece(_job.out, header, members)
+        positions = write_piece(job.out, header, members)
     with timed("disk: the shard"):
-        assemble(_job.out, header, rows, sources)
+        assemble_shard(job.out, header, rows, positions)
     return spent
 
 
-def budgets(recipe_name: str, bank: ObjectBank, path: Path, repeats: int) -> dict[str, float]:
+def budgets(bank: ObjectBank, path: Path, repeats: int) -> dict[str, float]:
     """Return the median of each part over runs in all processes, without their first."""
-    workers = len(os.sched_getaffinity(0))
-    replace(CorpusHeader.read(path), num_clips=TOGETHER, clips_per_shard=TOGETHER).write(path)
+    workers = available_cores()
+    header = CorpusHeader.read(path)
+    replace(header, num_clips=TOGETHER, clips_per_shard=TOGETHER).write(path)
+    job = CorpusJob(replace(header, layout="shards", labels=("tracks",)), Sources(bank), path)
     items = range(workers * (repeats + 1))
-    runs = in_order(budget, items, workers=workers, start=begin, arguments=[path, Path(bank.path)])
+    runs = in_order(partial(budget, job), items, workers=workers)
     counted = list(runs)[workers:]
     return {part: round(statistics.median(run[part] for run in counted), 3) for part in counted[0]}
 
@@ -280,7 +272,6 @@ def main() -> None:
         build_bank(["builtin:shapes"], Path(folder) / "bank")
         bank = ObjectBank.open(Path(folder) / "bank")
         for name in ("smile-gaussian", "smile-gaussian-noise"):
-            load(Path(bank.path), name, clips)
             # Compiles and loads what is needed.
             generate(
                 Recipe.load(name),
@@ -290,9 +281,9 @@ def main() -> None:
                 seed=9,
                 labels=["tracks", "flow"],
             )
-            result[name] = one_process(Recipe.load(name), bank, Path(folder), clips, repeats)
+            result[name] = one_process(name, bank, Path(folder), clips, repeats)
             result[name] |= all_cores(name, bank, Path(folder), repeats + 1)
-            parts[name] = budgets(name, bank, Path(folder) / name, 3 * repeats)
+            parts[name] = budgets(bank, Path(folder) / name, 3 * repeats)
     for recipe, rows in result.items():
         table = Table(recipe, "clips/s (median)", "lowest", "highest")
         for name, row in rows.items():
