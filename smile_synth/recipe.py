@@ -382,6 +382,10 @@ class Recipe(StrictModel):
         occlusion: every clip draws one target, by weight. Empty: no target.
         appearance: shutter, light, edges, shadows and grain; none of them by default.
         mixture: every clip draws one recipe, by weight. Empty: only this recipe.
+
+    Example:
+        >>> Recipe.load("smile-gaussian", ["num_frames=8"]).num_frames
+        8
     """
 
     size: tuple[Count, Count] = (224, 224)
@@ -487,7 +491,12 @@ def check_classes(recipe: Recipe, bank: ObjectBank, name_or_path: str | Path) ->
 
 
 def presets() -> dict[str, str]:
-    """Return the description of every shipped recipe (its file's first comment), by name."""
+    """Return the description of every shipped recipe (its file's first comment), by name.
+
+    Example:
+        >>> "smile-gaussian" in presets()
+        True
+    """
     descriptions = {}
     for path in sorted((shipped("configs") / "synth").glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()

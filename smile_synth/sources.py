@@ -18,6 +18,11 @@ class Sources:
     Attributes:
         objects: the bank of objects.
         backgrounds: images and videos; None: recipes with image or video backgrounds are refused.
+
+    Example:
+        >>> sources = Sources.open("objects.bank", "photos")
+        >>> len(sources.objects)
+        10
     """
 
     objects: ObjectBank

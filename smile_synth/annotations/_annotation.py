@@ -282,6 +282,11 @@ def annotate(scene: Scene, sources: Sources) -> Annotation:
 
     Raises:
         UserError: the sources are not those that the scene was drawn from.
+
+    Example:
+        >>> annotation = annotate(sample_scene(recipe, sources, seed=0, index=7), sources)
+        >>> annotation.segmentation.shape, annotation.flow(0, 2).flow_xy.shape
+        ((3, 20, 28), (20, 28, 2))
     """
     return Annotation(scene, sources)
 

@@ -26,6 +26,13 @@ def query_points(annotation: Annotation, kind: str, *, count: int, rng: RandomSt
 
     Raises:
         ValueError: unknown kind, or count below 1.
+
+    Example:
+        >>> from smile_synth.core.rng import RandomStream
+        >>> annotation = annotate(sample_scene(recipe, sources, seed=0, index=7), sources)
+        >>> points = query_points(annotation, "objects", count=5, rng=RandomStream(0, 7, "points"))
+        >>> annotation.tracks(points).points_xy.shape  # [P, T, 2]
+        (5, 3, 2)
     """
     if kind not in QUERY_KINDS or count < 1:
         raise ValueError(

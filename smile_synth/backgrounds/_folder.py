@@ -36,6 +36,10 @@ class BackgroundFolder:
         digest: sha256 of names and contents.
         unreadable: unusable files, with the reason.
         cut_short: videos that are damaged and used up to the damage, with the reason.
+
+    Example:
+        >>> len(BackgroundFolder("photos").files)
+        3
     """
 
     def __init__(

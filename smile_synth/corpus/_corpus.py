@@ -35,6 +35,12 @@ class Corpus:
         path: the folder.
         header: content of corpus.json.
         indices: numbers of the clips in this folder; they start at 0 except in a part of a corpus.
+
+    Example:
+        >>> summary = generate(recipe, sources, out="corpus", num_clips=2, seed=0)
+        >>> corpus = Corpus("corpus")
+        >>> len(corpus), corpus.frames(0).shape
+        (2, (3, 20, 28, 3))
     """
 
     def __init__(self, path: str | Path, *, unfinished: bool = False) -> None:

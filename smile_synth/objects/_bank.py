@@ -132,6 +132,11 @@ class ObjectBank:
         widths: ``[n]`` int32, columns of each texture.
         texels: ``[total, 4]`` uint8, all textures in order, a read-only map of the file.
         texel_offsets: ``[n + 1]`` int64; object i has ``texels[offsets[i] : offsets[i + 1]]``.
+
+    Example:
+        >>> bank = ObjectBank.open("objects.bank")
+        >>> len(bank), bank.class_names[:3]
+        (10, ['bar', 'block', 'board'])
     """
 
     def __init__(self, path: str, digest: str, index: pyarrow.Table, texels: UInt8) -> None:

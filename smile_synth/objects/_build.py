@@ -152,6 +152,10 @@ def build_bank(
     Raises:
         UserError: no sources, an unknown, missing or empty one or one without a usable cut-out, an option
             out of its range, ``out`` exists and is not a bank to be overwritten, or the disk is full.
+
+    Example:
+        >>> build_bank("drawn:3", "drawn.bank").num_objects
+        3
     """
     out = Path(out).resolve()
     cut, split = cut or CutOutOptions(), SplitRule(seed, val_fraction, test_fraction)
