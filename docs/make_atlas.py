@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,78 +106,63 @@ CAMERAS: dict[str, dict[str, Any]] = {
 }
 
 
+# Row, column, section (it counts the gaps above), title, and the function that draws the cell.
+Cell = tuple[int, int, int, str, Callable[[Axes], None]]
+LEFT, TOP, CELL_HEIGHT, SECTION_GAP = 0.36, 1.18, 1.98, 0.34  # inches
+
+
 def atlas() -> UInt8:
     """Return the image ``[H, W, 3]`` uint8."""
-    paths = [*PATHS, *(name for name in FAMILIES if name not in PATHS)]
-    rows = -(-(len(paths) + 2) // COLUMNS) + 2
-    figure = Figure(figsize=(15.4, 1.98 * rows + 2.15), dpi=100, facecolor=INK)
+    cells = _cells()
+    curve_row = cells[-1][0] - 1
+    figure = Figure(figsize=(15.4, CELL_HEIGHT * (curve_row + 2) + 2.15), dpi=100, facecolor=INK)
     canvas = FigureCanvasAgg(figure)
     width, height = figure.get_size_inches()
-    figure.text(
-        0.36 / width, 1 - 0.47 / height, "Motion atlas", color=TEXT, size=21, weight="bold", va="center"
-    )
-    figure.text(
-        0.36 / width, 1 - 0.82 / height, "every family draws paths and curves alike; dots are frames",
-        color=FAINT, size=11, va="center",
-    )  # fmt: skip
-    _legend(figure, width, height)
-    pitch, top = (width - 0.6) / COLUMNS, 1.18
+    pitch = (width - 0.6) / COLUMNS
 
-    def cell(row: int, column: int, section: int) -> Axes:
-        y = height - top - 0.34 * section - (row + 1) * 1.98
+    def text(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, y / height, text, va="center", **style)
+
+    text(LEFT, height - 0.47, "Motion atlas", color=TEXT, size=21, weight="bold")
+    text(
+        LEFT,
+        height - 0.82,
+        "every family draws paths and curves alike; dots are frames",
+        color=FAINT,
+        size=11,
+    )
+    _legend(figure, width, height)
+    for row, column, section, title, draw in cells:
+        y = height - TOP - SECTION_GAP * section - (row + 1) * CELL_HEIGHT
         axes = figure.add_axes(
-            ((0.36 + column * pitch) / width, (y + 0.12) / height, (pitch - 0.12) / width, 1.62 / height)
+            ((LEFT + column * pitch) / width, (y + 0.12) / height, (pitch - 0.12) / width, 1.62 / height)
         )
         _empty(axes)
-        return axes
-
-    def heading(row: int, section: int, column: int, text: str) -> None:
-        y = height - top - 0.34 * section - row * 1.98 - 0.08
-        figure.text(
-            (0.36 + column * pitch) / width,
-            y / height,
-            text,
-            color=TIME(0.66),
-            size=11.5,
-            weight="bold",
-            va="center",
-        )
-
-    heading(0, 0, 0, "PATHS")
-    for n, name in enumerate(paths):
-        axes = cell(n // COLUMNS, n % COLUMNS, 0)
-        keys, seed = PATHS.get(name, ({}, 0))
-        if name in PATHS:
-            _path(axes, name, keys, seed)
-        _title(axes, name)
-    axes = cell(len(paths) // COLUMNS, len(paths) % COLUMNS, 0)
-    _composed(axes)
-    _title(axes, "composed with curves")
-    axes = cell((len(paths) + 1) // COLUMNS, (len(paths) + 1) % COLUMNS, 0)
-    _yours(axes)
-    row = (len(paths) + 1) // COLUMNS + 1
-    heading(row, 1, 0, "CURVES")
-    for column, name in enumerate(CURVES):
-        axes = cell(row, column, 1)
-        _curve(axes, name)
-        _title(axes, name)
-    axes = cell(row, len(CURVES), 1)
-    _graphs(axes)
-    _title(axes, "any family")
-    heading(row + 1, 2, 0, "RELATIONS")
-    related = list(RELATED)
-    for column, name in enumerate(related):
-        axes = cell(row + 1, column, 2)
-        _relation(axes, name)
-        _title(axes, name)
-    heading(row + 1, 2, len(related), "CAMERA")
-    for column, name in enumerate(CAMERAS, start=len(related)):
-        axes = cell(row + 1, column, 2)
-        _camera(axes, CAMERAS[name])
-        _title(axes, name)
+        draw(axes)
+        _title(axes, title)
+    headings = ((0, 0, 0, "PATHS"), (curve_row, 1, 0, "CURVES"), (curve_row + 1, 2, 0, "RELATIONS"))
+    for row, section, column, name in (*headings, (curve_row + 1, 2, len(RELATED), "CAMERA")):
+        y = height - TOP - SECTION_GAP * section - row * CELL_HEIGHT - 0.08
+        text(LEFT + column * pitch, y, name, color=TIME(0.66), size=11.5, weight="bold")
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return pixels[..., :3].copy()
+
+
+def _cells() -> list[Cell]:
+    """Return all cells; the last one is in the lowest row."""
+    paths = [*PATHS, *(name for name in FAMILIES if name not in PATHS)]
+    first: list[tuple[str, Callable[[Axes], None]]] = [
+        *((name, partial(_path, name=name)) for name in paths), ("composed with curves", _composed),
+        ("yours", _yours),
+    ]  # fmt: skip
+    cells: list[Cell] = [(n // COLUMNS, n % COLUMNS, 0, *cell) for n, cell in enumerate(first)]
+    row = cells[-1][0] + 1
+    curves: list[Any] = [*((name, partial(_curve, name=name)) for name in CURVES), ("any family", _graphs)]
+    cells += [(row, column, 1, *cell) for column, cell in enumerate(curves)]
+    moves = [(name, partial(_relation, name=name)) for name in RELATED]
+    moves += [(name, partial(_camera, keys=keys)) for name, keys in CAMERAS.items()]
+    return [*cells, *((row + 1, column, 2, *cell) for column, cell in enumerate(moves))]
 
 
 def _legend(figure: Figure, width: float, height: float) -> None:
@@ -261,7 +248,10 @@ def _ghost(
         patch.set_clip_path(axes.patches[0])
 
 
-def _path(axes: Axes, name: str, keys: dict[str, Any], seed: int) -> None:
+def _path(axes: Axes, name: str) -> None:
+    if name not in PATHS:
+        return  # of an installed package
+    keys, seed = PATHS[name]
     drawn = draw_path(
         _family(name, keys), _request(3), rng=RandomStreams(seed, np.arange(3), f"atlas {name}")
     )
@@ -364,7 +354,7 @@ def _relation(axes: Axes, name: str) -> None:
     parameters = RELATIONS[name].parameters.model_validate_json(json.dumps({"relation": name, **keys}))
     frame_wh = np.array([SIDE * 1.09, SIDE])
     if name == "following":  # each follows the one before
-        values = []
+        values: list[Float] = []
         for row in range(followers):
             ahead = values[-1][None] if values else leader
             request = RelationRequest(ahead, own[row : row + 1], box[:1], box[:1], frame_wh)
@@ -445,7 +435,6 @@ def _yours(axes: Axes) -> None:
     axes.text(
         54.5, 76, "one function,\none line", color=FAINT, size=8.5, ha="center", va="center", linespacing=1.3
     )
-    _title(axes, "yours")
 
 
 def main() -> None:
