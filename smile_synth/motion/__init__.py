@@ -10,34 +10,29 @@ from smile_synth.motion._camera import CameraEntry, Recursion, draw_camera_curve
 from smile_synth.motion._entries import (
     CAMERA_CURVES,
     OBJECT_CURVES,
-    AnyCurve,
     AnyMotion,
-    Curve,
     MotionKeys,
     draw_curve,
     draw_path,
 )
 from smile_synth.motion._families import load_installed
 from smile_synth.motion._keyframes import KeyTimesParameters, draw_key_times, interpolate
-from smile_synth.motion._relations import RELATIONS, AnyRelation, Relation, RelationRequest, draw_relation
+from smile_synth.motion._relations import RELATIONS, AnyRelation, RelationRequest, draw_relation
 
 __all__ = [
     "CAMERA_CURVES",
     "FAMILIES",
     "OBJECT_CURVES",
     "RELATIONS",
-    "AnyCurve",
     "AnyMotion",
     "AnyRelation",
     "CameraEntry",
-    "Curve",
     "Family",
     "FamilyParameters",
     "KeyTimesParameters",
     "MotionKeys",
     "Path",
     "Recursion",
-    "Relation",
     "RelationRequest",
     "Request",
     "draw_camera_curves",

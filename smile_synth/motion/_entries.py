@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import isinf
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
 import numpy as np
@@ -140,7 +142,7 @@ def check_curves(model: Any, curves: dict[str, Curve]) -> None:
             continue
         low = curve.low if parameters.low is None else parameters.low
         high = curve.high if parameters.high is None else parameters.high
-        if FAMILIES[parameters.family].bounded and not (np.isfinite(low) and np.isfinite(high)):
+        if FAMILIES[parameters.family].bounded and (isinf(low) or isinf(high)):
             raise ValueError(f"{name}: a curve of the family {parameters.family} needs low and high")
         if low > curve.high or high < curve.low:
             raise ValueError(f"{name}: [{low:g}, {high:g}] is outside {curve.low:g} .. {curve.high:g}")
@@ -194,6 +196,14 @@ else:
     AnyMotion = _any_family("Path", MotionKeys)
 
 
+@lru_cache(maxsize=256)
+def _rows_of(low: float, high: float, dims: int) -> Float:
+    """Return ``[2, D]`` low and high values, read-only."""
+    rows = np.array([[low] * dims, [high] * dims], np.float64)
+    rows.flags.writeable = False
+    return rows
+
+
 def draw_path(parameters: Any, request: Request, *, rng: RandomStreams) -> Path:
     """Draw values with the family ``parameters.family``."""
     return FAMILIES[parameters.family].draw(rng=rng, parameters=parameters, request=request)
@@ -215,9 +225,9 @@ def draw_curve(
     start: tuple[float, float] | None = parameters.start
     if start is None and (parameters.low is None or parameters.high is None):
         start = (curve.neutral, curve.neutral)
-    outer = np.array([[low] * dims, [high] * dims])
-    first = None if start is None else np.array([[value] * dims for value in start])
+    outer = _rows_of(low, high, dims)
+    first = None if start is None else _rows_of(*start, dims)
     request = Request(num_frames, outer[0], outer[1], outer, key_times, first, curve.unit, pixel=0.0)
     path = draw_path(parameters, request, rng=rng)
-    values = path.values if np.isinf(low) and np.isinf(high) else path.values.clip(low, high)
+    values = path.values if isinf(low) and isinf(high) else path.values.clip(low, high)
     return Path(values, path.factors)
