@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict, Unpack
 
 from smile_synth.core.errors import UserError, nearest
+from smile_synth.corpus import _store
 from smile_synth.corpus._clip_files import CorpusJob, draw_scenes, encode, label_files, render
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._header import (
@@ -26,25 +27,6 @@ from smile_synth.corpus._header import (
 from smile_synth.corpus._labels import check_kinds
 from smile_synth.corpus._manifest import Row, make_row, new_manifest, read_rows
 from smile_synth.corpus._media import Members, check_medium
-from smile_synth.corpus._store import (
-    StoredClips,
-    TarPosition,
-    assemble_shard,
-    clip_size,
-    media_names,
-    member_names,
-    moved_row,
-    only_writer,
-    places_of,
-    position_of,
-    remove_pieces,
-    shard_of,
-    shard_size,
-    size_of,
-    sync_all_folders,
-    write_files,
-    write_piece,
-)
 from smile_synth.io.atomic import LOCK, write_errors_for
 from smile_synth.io.videos import DEFAULT_CRF
 from smile_synth.parallel.cluster import Cluster
@@ -133,13 +115,19 @@ def generate(
     Raises:
         UserError: a bad value, the folder has other content, or another writer uses it.
         TypeError: an unknown option.
+
+    Example:
+        >>> generate(recipe, sources, out="corpus", num_clips=2, seed=0).written
+        2
+        >>> generate(recipe, sources, out="corpus", num_clips=3, seed=0).written  # the others are complete
+        1
     """
     if workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
     requested = _new_header(recipe, sources, num_clips, seed, part, options)
     out = Path(out)
     _check_folder(out)
-    with only_writer(out):
+    with _store.only_writer(out):
         header = requested
         previous = CorpusHeader.read(out) if (out / HEADER).exists() else None
         if previous:
@@ -232,7 +220,7 @@ class _FinishedClip(NamedTuple):
 
     row: Row
     is_new: bool
-    position: TarPosition | None
+    position: _store.TarPosition | None
 
 
 def write_missing(
@@ -263,8 +251,8 @@ def write_missing(
                 positions = {clip.row["index"]: clip.position for clip in finished if clip.position}
                 for row in finish_shard(out, header, [clip.row for clip in finished], positions):
                     append(row)
-        sync_all_folders(out)
-    remove_pieces(out)
+        _store.sync_all_folders(out)
+    _store.remove_pieces(out)
     return CorpusSummary(len(header.indices), written, num_bytes)
 
 
@@ -273,15 +261,15 @@ def _all_clips(job: CorpusJob, workers: int, cluster: Cluster | None) -> Iterato
     complete = {row["index"] for row in _valid_rows(job)}
     todo = [index for index in job.header.indices if index not in complete]
     batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
-    work = partial(_make_clips, _BatchContext(job, StoredClips(job.out, job.header)))
+    work = partial(_make_clips, _BatchContext(job, _store.StoredClips(job.out, job.header)))
     made = chain.from_iterable(in_order(work, batches, workers=workers, cluster=cluster))
     # Read again instead of kept: memory must not grow with the number of clips.
     valid = (_FinishedClip(row, False, _position(job, row)) for row in _valid_rows(job))
     return heapq.merge(valid, made, key=lambda clip: clip.row["index"])
 
 
-def _position(job: CorpusJob, row: Row) -> TarPosition | None:
-    return position_of(job.out, row) if job.header.layout == "shards" else None
+def _position(job: CorpusJob, row: Row) -> _store.TarPosition | None:
+    return _store.position_of(job.out, row) if job.header.layout == "shards" else None
 
 
 def _valid_rows(job: CorpusJob) -> Iterator[Row]:
@@ -292,17 +280,17 @@ def _valid_rows(job: CorpusJob) -> Iterator[Row]:
     """
     if job.overwrite:
         return
-    out, names = job.out, member_names(job.header)
+    out, names = job.out, _store.member_names(job.header)
     rows = (row for row in read_rows(out) if tuple(member["name"] for member in row["members"]) == names)
     if job.header.layout == "shards":
         for file, block in groupby(rows, key=lambda row: str(row["file"])):
             shard = list(block)
             # A shard of another size was cut, which its scan detects, or grown by a run that was killed.
-            if size_of(out / file) == shard_size(shard):
+            if _store.size_of(out / file) == _store.shard_size(shard):
                 yield from shard
         return
     for row in rows:
-        sizes = [size_of(out / member["file"]) for member in row["members"]]
+        sizes = [_store.size_of(out / member["file"]) for member in row["members"]]
         for member, size in zip(row["members"], sizes, strict=True):
             if size not in (None, member["bytes"]):
                 raise UserError(
@@ -329,16 +317,17 @@ def _batches(header: CorpusHeader, todo: Sequence[int], workers: int) -> list[li
 
 
 def finish_shard(
-    out: Path, header: CorpusHeader, rows: Sequence[Row], positions: Mapping[int, TarPosition]
+    out: Path, header: CorpusHeader, rows: Sequence[Row], positions: Mapping[int, _store.TarPosition]
 ) -> Iterator[Row]:
     """Assemble the shard of these clips if it has changed; yield the rows with their offsets in it."""
-    shard = out / shard_of(header, rows[0]["index"])
-    if any(path != shard for path, _ in positions.values()) or size_of(shard) != shard_size(rows):
-        assemble_shard(out, header, rows, positions)
+    shard = out / _store.shard_of(header, rows[0]["index"])
+    changed = any(path != shard for path, _ in positions.values())
+    if changed or _store.size_of(shard) != _store.shard_size(rows):
+        _store.assemble_shard(out, header, rows, positions)
     start = 0
     for row in rows:
-        yield moved_row(row, start)
-        start += clip_size(row)
+        yield _store.moved_row(row, start)
+        start += _store.clip_size(row)
 
 
 # --- the clips of one task, in a worker
@@ -349,7 +338,7 @@ class _BatchContext:
     """What all tasks share."""
 
     job: CorpusJob
-    stored: StoredClips
+    stored: _store.StoredClips
 
     @cached_property
     def recorded(self) -> Corpus | None:
@@ -360,14 +349,14 @@ class _BatchContext:
 def _make_clips(context: _BatchContext, indices: Sequence[int]) -> list[_FinishedClip]:
     """Make and store the missing files of clips."""
     job, header = context.job, context.job.header
-    names = member_names(header)
+    names = _store.member_names(header)
     existing = {i: {} if job.overwrite else context.stored.members(i) for i in indices}
     missing = {i: [name for name in names if name not in existing[i]] for i in indices}
     scenes = _scenes(job, existing)
     todo = [i for i in indices if missing[i]]
     # Label all clips before the first is encoded: an encoder fills the processor's caches with its own data.
     new = {i: label_files(job, scenes[i], missing[i]) for i in todo}
-    with_media = [i for i in todo if not set(media_names(header)).isdisjoint(missing[i])]
+    with_media = [i for i in todo if not set(_store.media_names(header)).isdisjoint(missing[i])]
     frames = render(job, [scenes[i] for i in with_media])
     writing: list[Future[None]] = []
     # The disk takes time for every file; meanwhile the next clip is encoded.
@@ -377,17 +366,19 @@ def _make_clips(context: _BatchContext, indices: Sequence[int]) -> list[_Finishe
                 media = encode(header, next(frames))
                 new[i] |= {name: media[name] for name in missing[i] if name in media}
             if header.layout == "folder":
-                writing += [disk.submit(write_files, job.out, i, {name: new[i][name]}) for name in new[i]]
+                writing += [
+                    disk.submit(_store.write_files, job.out, i, {name: new[i][name]}) for name in new[i]
+                ]
     for future in writing:
         future.result()  # raises the error of its write
     members = {i: existing[i] | new.get(i, {}) for i in indices}
     members = {i: {name: files[name] for name in names} for i, files in members.items()}
     rows = {i: _row(context, i, members[i]) for i in indices}
-    positions: dict[int, TarPosition | None] = {}
+    positions: dict[int, _store.TarPosition | None] = {}
     if header.layout == "shards":
         positions = {i: context.stored.position(i) for i in indices if not missing[i]}
         if todo:
-            positions |= write_piece(job.out, header, {i: members[i] for i in todo})
+            positions |= _store.write_piece(job.out, header, {i: members[i] for i in todo})
     return [_FinishedClip(rows[i], bool(missing[i]), positions.get(i)) for i in indices]
 
 
@@ -404,7 +395,7 @@ def _row(context: _BatchContext, index: int, members: Members) -> Row:
     Without this check a new manifest would record damaged files as valid.
     """
     header, recorded = context.job.header, context.recorded
-    row = make_row(index, members, places_of(header, index, members), media_names(header))
+    row = make_row(index, members, _store.places_of(header, index, members), _store.media_names(header))
     if recorded is not None and index in recorded.indices:
         before = {member["name"]: member["sha256"] for member in recorded.row(index)["members"]}
         for member in row["members"]:

@@ -20,35 +20,24 @@ MANIFEST = "manifest.parquet"
 _BATCH_ROWS = 1024  # in a row group, and in memory
 Row = dict[str, Any]
 
+_TEXT, _NUMBER = pa.string(), pa.int64()
+_MEMBER = {"name": _TEXT, "file": _TEXT, "offset": _NUMBER, "bytes": _NUMBER, "sha256": _TEXT}
 _SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("scene_digest", pa.string()),
-        ("factors", pa.string()),  # JSON: of the clip and of every object
-        ("file", pa.string()),  # first file of the media
-        ("offset", pa.int64()),  # of the first byte of the media in it
-        ("bytes", pa.int64()),  # of all files of the media
-        ("sha256", pa.string()),  # of their content, one after another
-        ("num_objects", pa.int64()),
-        ("classes", pa.list_(pa.string())),
-        ("families", pa.list_(pa.string())),
-        ("mean_visibility", pa.float64()),
-        ("min_visibility", pa.float64()),
-        (
-            "members",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("name", pa.string()),
-                        ("file", pa.string()),
-                        ("offset", pa.int64()),
-                        ("bytes", pa.int64()),
-                        ("sha256", pa.string()),
-                    ]
-                )
-            ),
-        ),
-    ]
+    {
+        "index": _NUMBER,
+        "scene_digest": _TEXT,
+        "factors": _TEXT,  # JSON: of the clip and of every object
+        "file": _TEXT,  # first file of the media
+        "offset": _NUMBER,  # of the first byte of the media in it
+        "bytes": _NUMBER,  # of all files of the media
+        "sha256": _TEXT,  # of their content, one after another
+        "num_objects": _NUMBER,
+        "classes": pa.list_(_TEXT),
+        "families": pa.list_(_TEXT),
+        "mean_visibility": pa.float64(),
+        "min_visibility": pa.float64(),
+        "members": pa.list_(pa.struct(_MEMBER)),
+    }
 )
 
 
@@ -99,13 +88,7 @@ def make_row(
         "mean_visibility": float(visibility.mean()) if len(visibility) else None,
         "min_visibility": float(visibility.min()) if len(visibility) else None,
         "members": [
-            {
-                "name": name,
-                "file": places[name][0],
-                "offset": places[name][1],
-                "bytes": len(data),
-                "sha256": digests[name],
-            }
+            dict(zip(_MEMBER, (name, *places[name], len(data), digests[name]), strict=True))
             for name, data in members.items()
         ],
     }

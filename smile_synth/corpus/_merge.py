@@ -8,20 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 from smile_synth.core.errors import UserError
+from smile_synth.corpus import _store
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._generate import CorpusSummary, finish_shard
 from smile_synth.corpus._header import HEADER, CorpusHeader, listed
 from smile_synth.corpus._manifest import Row, make_row, new_manifest
-from smile_synth.corpus._store import (
-    TarPosition,
-    media_names,
-    member_names,
-    only_writer,
-    places_of,
-    sync_all_folders,
-    write_files,
-    write_piece,
-)
 from smile_synth.corpus._verify import ClipProgress, wrong_sizes
 from smile_synth.io.atomic import link_or_copy
 
@@ -41,7 +32,7 @@ def merge(
     _check_empty(out, header)
     num_bytes = 0
     linked = ""  # the last file; a shard contains many clips
-    with only_writer(out), new_manifest(out) as append:
+    with _store.only_writer(out), new_manifest(out) as append:
         header.write(out)
         for corpus in corpora:
             for index in corpus:
@@ -54,7 +45,7 @@ def merge(
                 append(row)
                 if progress:
                     progress(index + 1, header.num_clips)
-        sync_all_folders(out)
+        _store.sync_all_folders(out)
     return CorpusSummary(header.num_clips, header.num_clips, num_bytes)
 
 
@@ -101,24 +92,25 @@ def convert(
         raise UserError(f"corpus '{corpus.path}': is a part of a corpus; merge the parts first")
     _check_empty(out, header)
     num_bytes = 0
-    with only_writer(out), new_manifest(out) as append:
+    with _store.only_writer(out), new_manifest(out) as append:
         header.write(out)
         for _, indices in groupby(corpus, key=lambda index: index // clips_per_shard):
             rows: list[Row] = []
-            positions: dict[int, TarPosition] = {}
+            positions: dict[int, _store.TarPosition] = {}
             for index in indices:
-                members = {name: corpus.read(index, name) for name in member_names(header)}
-                rows.append(make_row(index, members, places_of(header, index, members), media_names(header)))
+                members = {name: corpus.read(index, name) for name in _store.member_names(header)}
+                places = _store.places_of(header, index, members)
+                rows.append(make_row(index, members, places, _store.media_names(header)))
                 num_bytes += rows[-1]["bytes"]
                 if layout == "folder":
-                    write_files(out, index, members)
+                    _store.write_files(out, index, members)
                 else:
-                    positions |= write_piece(out, header, {index: members})
+                    positions |= _store.write_piece(out, header, {index: members})
                 if progress:
                     progress(index + 1, len(corpus))
             for row in rows if layout == "folder" else finish_shard(out, header, rows, positions):
                 append(row)
-        sync_all_folders(out)
+        _store.sync_all_folders(out)
     return CorpusSummary(len(corpus), len(corpus), num_bytes)
 
 

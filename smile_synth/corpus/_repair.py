@@ -10,20 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smile_synth.core.errors import UserError
+from smile_synth.corpus import _store
 from smile_synth.corpus._clip_files import CorpusJob, draw_scenes, make_files
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._generate import write_missing
 from smile_synth.corpus._header import CorpusHeader
 from smile_synth.corpus._manifest import MANIFEST
-from smile_synth.corpus._store import (
-    TarPosition,
-    assemble_shard,
-    only_writer,
-    position_of,
-    remove_pieces,
-    write_files,
-    write_piece,
-)
 from smile_synth.corpus._verify import (
     ClipProgress,
     Fault,
@@ -65,11 +57,16 @@ def repair(
 
     Raises:
         UserError: not a corpus, other sources, or no manifest and other versions.
+
+    Example:
+        >>> summary = generate(recipe, sources, out="corpus", num_clips=2, seed=0)
+        >>> repair("corpus", sources)
+        RepairReport(repaired=(), remaining=())
     """
     path = Path(path)
     header = CorpusHeader.read(path)
     check_sources(header, sources)
-    with only_writer(path):
+    with _store.only_writer(path):
         job = CorpusJob(header, sources, path)
         try:
             corpus = Corpus(path, unfinished=True)
@@ -80,7 +77,7 @@ def repair(
         size_faults = [fault for fault in wrong_sizes(corpus) if fault.index is None]
         repaired: list[Fault] = []
         remaining: list[Fault] = []
-        positions: dict[int, TarPosition] = {}
+        positions: dict[int, _store.TarPosition] = {}
         results = in_order(partial(_repair_clip, corpus, job), corpus.indices, workers=workers)
         for done, clip in enumerate(results, 1):
             repaired += clip.repaired
@@ -114,7 +111,7 @@ class _RepairedClip(NamedTuple):
 
     repaired: Sequence[Fault] = ()
     remaining: Sequence[Fault] = ()
-    positions: Mapping[int, TarPosition] = {}
+    positions: Mapping[int, _store.TarPosition] = {}
 
 
 def _repair_clip(corpus: Corpus, job: CorpusJob, index: int) -> _RepairedClip:
@@ -130,16 +127,16 @@ def _repair_clip(corpus: Corpus, job: CorpusJob, index: int) -> _RepairedClip:
         reason = f"; made again it has another sha256{version_note(corpus.header)}"
         return _RepairedClip(remaining=[replace(fault, what=fault.what + reason) for fault in faults])
     if corpus.header.layout == "folder":
-        write_files(corpus.path, index, made)
+        _store.write_files(corpus.path, index, made)
         return _RepairedClip(faults)
     whole = members | made
     clip = {name: whole[name] for name in recorded}
-    return _RepairedClip(faults, positions=write_piece(corpus.path, corpus.header, {index: clip}))
+    return _RepairedClip(faults, positions=_store.write_piece(corpus.path, corpus.header, {index: clip}))
 
 
 def _repair_shards(
     corpus: Corpus,
-    positions: Mapping[int, TarPosition],
+    positions: Mapping[int, _store.TarPosition],
     size_faults: Sequence[Fault],
     repaired: Sequence[Fault],
     remaining: Sequence[Fault],
@@ -153,9 +150,9 @@ def _repair_shards(
     for file, indices in shards(corpus):
         if file in changed and file not in broken:
             rows = [corpus.row(index) for index in indices]
-            present = {row["index"]: position_of(corpus.path, row) for row in rows}
-            assemble_shard(corpus.path, corpus.header, rows, present | dict(positions))
-    remove_pieces(corpus.path)
+            present = {row["index"]: _store.position_of(corpus.path, row) for row in rows}
+            _store.assemble_shard(corpus.path, corpus.header, rows, present | dict(positions))
+    _store.remove_pieces(corpus.path)
     listed = {fault.file for fault in (*repaired, *remaining)}
     faults = [*repaired, *(fault for fault in size_faults if fault.file not in listed)]
     unassembled = [fault for fault in faults if fault.file in broken]

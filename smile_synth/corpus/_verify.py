@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from smile_synth.core.errors import UserError
+from smile_synth.corpus import _store
 from smile_synth.corpus._clip_files import CorpusJob, make_files
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._header import HEADER, RECIPE, CorpusHeader, current_versions
 from smile_synth.corpus._manifest import MANIFEST
 from smile_synth.corpus._media import MEDIA, Members
-from smile_synth.corpus._store import media_names, read_at, shard_of, shard_size, size_of
 from smile_synth.io.atomic import LOCK
 from smile_synth.parallel.workers import in_order
 from smile_synth.scene import Scene
@@ -68,6 +68,11 @@ def verify(
 
     Raises:
         UserError: not a corpus, or other sources.
+
+    Example:
+        >>> summary = generate(recipe, sources, out="corpus", num_clips=2, seed=0)
+        >>> verify("corpus")
+        []
     """
     path = Path(path)
     header = CorpusHeader.read(path)
@@ -113,11 +118,12 @@ def wrong_sizes(corpus: Corpus) -> Iterator[Fault]:
                 yield from _wrong_size(corpus, member["file"], member["bytes"], index)
         return
     for file, indices in shards(corpus):
-        yield from _wrong_size(corpus, file, shard_size([corpus.row(index) for index in indices]), None)
+        expected = _store.shard_size([corpus.row(index) for index in indices])
+        yield from _wrong_size(corpus, file, expected, None)
 
 
 def _wrong_size(corpus: Corpus, file: str, expected: int, index: int | None) -> Iterator[Fault]:
-    size = size_of(corpus.path / file)
+    size = _store.size_of(corpus.path / file)
     if size != expected:
         what = "is missing" if size is None else f"has {size} bytes, expected {expected}"
         yield Fault(file, what, index)
@@ -125,7 +131,7 @@ def _wrong_size(corpus: Corpus, file: str, expected: int, index: int | None) -> 
 
 def shards(corpus: Corpus) -> Iterator[tuple[str, list[int]]]:
     """Yield every shard with its clips."""
-    for file, indices in groupby(corpus.indices, key=lambda index: shard_of(corpus.header, index)):
+    for file, indices in groupby(corpus.indices, key=lambda index: _store.shard_of(corpus.header, index)):
         yield file, list(indices)
 
 
@@ -149,8 +155,8 @@ def _clip_faults(corpus: Corpus, job: CorpusJob | None, index: int) -> list[Faul
     files = {member["name"]: member["file"] for member in row["members"]}
     made = make_files(job, Scene.from_bytes(members["scene"]), list(files))
     different = [name for name, data in members.items() if data != made[name]]
-    media = [name for name in media_names(header) if name in different]
-    if media and all(name in members for name in media_names(header)):
+    media = [name for name in _store.media_names(header) if name in different]
+    if media and all(name in members for name in _store.media_names(header)):
         # One fault for all media files, and none if another version of the encoder gives equal frames.
         reported = [] if _equal_frames(header, members, made) else media[:1]
         different = [name for name in different if name not in media or name in reported]
@@ -166,7 +172,7 @@ def intact_files(corpus: Corpus, index: int) -> tuple[Members, list[Fault]]:
     faults = []
     for member in corpus.row(index)["members"]:
         path = corpus.path / member["file"]
-        data = read_at(path, member["offset"], member["bytes"]) if path.is_file() else b""
+        data = _store.read_at(path, member["offset"], member["bytes"]) if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() == member["sha256"]:
             members[member["name"]] = data
             continue
@@ -181,7 +187,7 @@ def intact_files(corpus: Corpus, index: int) -> tuple[Members, list[Fault]]:
 
 
 def _equal_frames(header: CorpusHeader, stored: Members, made: Members) -> bool:
-    medium, names = MEDIA[header.media], media_names(header)
+    medium, names = MEDIA[header.media], _store.media_names(header)
     frames, expected = (medium.decode({name: files[name] for name in names}) for files in (stored, made))
     if frames.shape != expected.shape:
         return False

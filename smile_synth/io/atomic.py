@@ -134,8 +134,10 @@ def exclusive_folder(folder: Path, message: str) -> Iterator[None]:
             # The previous owner may have removed the file after we opened it.
             if os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             raise UserError(f"out '{folder}': {message}") from None
+        except OSError as error:  # for example a file system without locks
+            raise UserError(f"out '{folder}': cannot be locked: {error.strerror}") from None
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Colours on their way into and out of a video."""
+"""Colours of frames that are converted for encoders, and back."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def planes(rgb: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("rgb", "yuv"), [(RED, (81, 90, 240)), (BLUE, (41, 240, 110)), (WHITE, (235, 128, 128)), (BLACK, (16, 128, 128))]
 )  # fmt: skip
-def test_a_colour_becomes_that_of_bt_601(rgb: tuple[int, ...], yuv: tuple[int, ...]) -> None:
+def test_colours_follow_bt_601(rgb: tuple[int, ...], yuv: tuple[int, ...]) -> None:
     for plane, value in zip(planes(np.full((16, 32, 3), rgb, np.uint8)), yuv, strict=True):
         assert np.abs(plane.astype(int) - value).max() <= 1
 
 
-def test_four_pixels_share_the_mean_of_their_colours() -> None:
+def test_chroma_is_the_mean_of_2x2_pixels() -> None:
     frame = np.full((16, 32, 3), RED, np.uint8)
     frame[:, 1::2] = BLUE
     _, u, v = planes(frame)
@@ -37,7 +37,7 @@ def test_four_pixels_share_the_mean_of_their_colours() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(2, 2), (6, 10), (48, 34), (16, 130)])
-def test_any_colours_of_any_size_are_those_of_the_formula(size_hw: tuple[int, int]) -> None:
+def test_random_frames_of_any_size_follow_the_formula(size_hw: tuple[int, int]) -> None:
     height, width = size_hw
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     y, u, v = planes(frame)
@@ -50,7 +50,7 @@ def test_any_colours_of_any_size_are_those_of_the_formula(size_hw: tuple[int, in
 
 
 @pytest.mark.parametrize("size_hw", [(32, 30), (64, 66)])
-def test_frames_outlive_their_conversion(size_hw: tuple[int, int]) -> None:
+def test_converted_frames_stay_valid_after_the_next_conversion(size_hw: tuple[int, int]) -> None:
     rng, convert = np.random.default_rng(0), PixelFormat()
     frames = [np.full((*size_hw, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(20)]
     kept = [convert.from_rgb(frame, "yuv420p") for frame in frames]
@@ -59,7 +59,7 @@ def test_frames_outlive_their_conversion(size_hw: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_there_and_back(exact: bool) -> None:
+def test_a_frame_is_converted_and_back(exact: bool) -> None:
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     frame = np.stack(np.broadcast_arrays(ramp, ramp[::-1], ramp[:32, None]), axis=-1)
     convert = PixelFormat()
@@ -68,8 +68,8 @@ def test_there_and_back(exact: bool) -> None:
     assert np.array_equal(convert.to_rgb(convert.from_rgb(back, "rgb24")), back)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are listed on Linux alone")
-def test_frames_of_several_sizes_and_no_threads() -> None:
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists threads")
+def test_sizes_may_change_and_no_thread_is_started() -> None:
     before, convert = len(os.listdir("/proc/self/task")), PixelFormat()
     for height, width in ((8, 16), (64, 48), (8, 16)):
         frame = np.full((height, width, 3), WHITE, np.uint8)

@@ -1,4 +1,4 @@
-"""Corpora: same bytes for any workers, resume after a kill, readable by others."""
+"""Corpora: equal bytes for any number of workers, continuation after a kill, files that others read."""
 
 from __future__ import annotations
 
@@ -94,12 +94,13 @@ def test_continues_and_raises_num_clips(
     generate(recipe, Sources(bank), out=whole, num_clips=4, seed=3)
     assert generate(recipe, Sources(bank), out=grown, num_clips=2, seed=3).written == 2
     (grown / "clips" / "000001.mp4").unlink()
-    (grown / "labels" / "000000.json.part").write_text("cut")  # what a killed run leaves behind
+    (grown / "labels" / "000000.json.part").write_text("cut")  # a partial file of a killed run
     (grown / "labels" / "000000.json").unlink()
     assert generate(recipe, Sources(bank), out=grown, num_clips=4, seed=3).written == 4
     assert digests(whole) == digests(grown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folder", "shards"])
 def test_killed_run_ends_byte_identical(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, recipe_text: str, digests: Any, layout: str

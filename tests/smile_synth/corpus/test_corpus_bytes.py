@@ -63,8 +63,7 @@ def test_the_label_file_holds_the_labels(bank: ObjectBank, recipe: Recipe) -> No
                 np.testing.assert_array_equal(stored, np.round(values, 4))
             assert item["occluded_by"] == exact.occluded_by[i].tolist()
         # Masks that are fully visible are encoded once.
-        modal, amodal = annotation.modal_runs.coco(), annotation.amodal_runs.coco()
-        assert annotation.coco() == (modal, amodal)
+        modal, amodal = annotation.coco()
         assert [mask["counts"] for item in content["objects"] for mask in item["modal_rle"]] == modal
         hidden += [one != whole for one, whole in zip(modal, amodal, strict=True)]
     assert 0 < sum(hidden) < len(hidden)

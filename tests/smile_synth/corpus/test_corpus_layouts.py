@@ -1,4 +1,4 @@
-"""Media and layouts: read back exactly, by our reader and by readers that we did not write."""
+"""Media and layouts: our reader and third-party readers read the exact content."""
 
 from __future__ import annotations
 

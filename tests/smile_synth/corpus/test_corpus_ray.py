@@ -1,4 +1,4 @@
-"""A corpus written on a Ray cluster; where one of its nodes dies is benchmarks/ray_corpus.py."""
+"""A corpus written on a Ray cluster; benchmarks/ray_corpus.py also kills one of its nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smile_synth.parallel.workers import in_order
 from smile_synth.sources import Sources
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of Ray itself
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +40,20 @@ def test_bytes_are_those_of_one_process(
     generate(recipe, Sources(bank), out=tmp_path / "alone", **settings)
     assert generate(recipe, Sources(bank), out=tmp_path / "ray", ray="auto", **settings).written == 9
     assert digests(tmp_path / "ray") == digests(tmp_path / "alone")
-    assert ray.is_initialized()  # who joined the cluster leaves it
+    assert ray.is_initialized()  # generate does not close the caller's connection
 
 
-def test_a_mistake_found_there_is_told_here(cluster: Cluster) -> None:
+def test_an_exception_of_the_cluster_is_raised_here(cluster: Cluster) -> None:
     done = in_order(fail, range(4), workers=1, cluster=cluster)
     assert next(done) == 0
     with pytest.raises(UserError, match="^two is too much$"):
         list(done)
 
 
-def test_no_cluster_is_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
+def test_no_cluster_gives_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: Path) -> None:
     ray.shutdown()
-    # Not "auto": another test of this machine, or its user, may run a cluster.
+    # An address instead of "auto": this machine may run another cluster.
     with pytest.raises(
-        UserError, match=r"ray '127.0.0.1:1': no cluster answers \(.*\); 'ray start --head' begins one"
+        UserError, match=r"ray '127.0.0.1:1': no cluster answers \(.*\); 'ray start --head' starts one"
     ):
         generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, ray="127.0.0.1:1")
