@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from smile_synth.core.clip import Annotator, Labels
+from smile_synth.core.clip import Annotator, Flow, Labels
 from smile_synth.visualize._measure import ClipMeasure
 from smile_synth.visualize._media import base64_text, fitted, mp4_bytes, resized
 from smile_synth.visualize._overlay import clip_flows, owners_of, track_queries
@@ -52,12 +52,15 @@ class ClipData:
     video: str
 
 
-def clip_data(sample: Sample, measured: ClipMeasure, encoding: Encoding, command: str) -> ClipData:
+def clip_data(
+    sample: Sample, measured: ClipMeasure, flows: Flows | None, encoding: Encoding, command: str
+) -> ClipData:
     """Encode a clip for the page.
 
     Args:
         sample: the clip.
         measured: its measures.
+        flows: of `sample_flows`.
         encoding: size and quality.
         command: command line that renders the clip again.
     """
@@ -88,29 +91,41 @@ def clip_data(sample: Sample, measured: ClipMeasure, encoding: Encoding, command
         "command": command,
         "factors": measured.factors,
         "background_factors": {} if sample.scene is None else sample.scene.layers[0].factors,
-        **_label_data(sample, encoding, measured.size_hw),
+        **_label_data(sample, flows, encoding, measured.size_hw),
     }
     return ClipData(row, base64_text(zlib.compress(compact_json(labels).encode(), 9)), video)
 
 
 def compact_json(value: Any) -> str:
-    """Return JSON without spaces; NaN raises ValueError."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """Return JSON without spaces; arrays become lists, NaN becomes null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
-def _label_data(sample: Sample, encoding: Encoding, size_hw: tuple[int, int]) -> dict[str, Any]:
+Flows = tuple[list[Flow], float]
+
+
+def sample_flows(sample: Sample) -> Flows | None:
+    """Return the flow to the next frame and the length of the longest vector; None: not known."""
+    annotation = sample.annotation
+    if annotation is None or (isinstance(annotation, StoredLabels) and "flow" in annotation.missing):
+        return None
+    return clip_flows(annotation, len(annotation.segmentation))
+
+
+def _label_data(
+    sample: Sample, flows: Flows | None, encoding: Encoding, size_hw: tuple[int, int]
+) -> dict[str, Any]:
     annotation, labels = sample.annotation, sample.labels
     if annotation is None or labels is None:
         return {"objects": [], "flow": None, "tracks": None}
-    missing = annotation.missing if isinstance(annotation, StoredLabels) else ()
-    flow_hw, num_frames = encoding.flow_hw(size_hw), len(labels.segmentation)
+    has_tracks = not (isinstance(annotation, StoredLabels) and "tracks" in annotation.missing)
     return {
         "objects": [
             _object_data(labels, i, {**factors}, encoding.mask_hw(size_hw))
             for i, factors in enumerate(sample.object_factors)
         ],
-        "flow": None if "flow" in missing else _flow_data(annotation, num_frames, flow_hw),
-        "tracks": None if "tracks" in missing else _track_data(annotation),
+        "flow": flows and _flow_data(*flows, encoding.flow_hw(size_hw)),
+        "tracks": _track_data(annotation) if has_tracks else None,
     }
 
 
@@ -146,17 +161,14 @@ def _centers(size_hw: Sequence[int], grid_hw: Sequence[int]) -> list[NDArray[np.
     ]
 
 
-def _flow_data(annotation: Annotator, num_frames: int, grid_hw: tuple[int, int]) -> dict[str, Any]:
-    """Return the flow to the next frame, sampled on a grid, in 1/127 of the longest vector; null: invalid."""
-    flows, largest = clip_flows(annotation, num_frames)
+def _flow_data(flows: Sequence[Flow], largest: float, grid_hw: tuple[int, int]) -> dict[str, Any]:
+    """Return the flow, sampled on a grid, in 1/127 of the longest vector; -128: invalid."""
     fields = []
     for flow in flows:
         rows, columns = _centers(flow.valid.shape, grid_hw)
-        vectors = np.rint(127 / largest * flow.flow_xy[rows][:, columns]).astype(int).reshape(-1, 2)
-        valid = flow.valid[rows][:, columns].ravel()
-        fields.append(
-            [v if ok else None for (v, ok) in zip(vectors.ravel().tolist(), valid.repeat(2), strict=True)]
-        )
+        vectors = np.rint(127 / largest * flow.flow_xy[rows][:, columns])
+        vectors[~flow.valid[rows][:, columns]] = -128
+        fields.append(vectors.astype(np.int8).ravel())
     return {"size_hw": grid_hw, "largest": largest, "fields": fields}
 
 

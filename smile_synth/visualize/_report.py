@@ -13,7 +13,14 @@ from markupsafe import Markup
 
 from smile_synth.parallel.workers import in_order
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
-from smile_synth.visualize._clip_data import NO_ROOM, ClipData, Encoding, clip_data, compact_json
+from smile_synth.visualize._clip_data import (
+    NO_ROOM,
+    ClipData,
+    Encoding,
+    clip_data,
+    compact_json,
+    sample_flows,
+)
 from smile_synth.visualize._health import Finding, find_problems
 from smile_synth.visualize._measure import ClipMeasure, measure
 from smile_synth.visualize._media import COLORS
@@ -87,7 +94,7 @@ def _read_clip(
     measured = measure(sample)
     if index not in shown:
         return measured, None
-    return measured, clip_data(sample, measured, encoding, source.command(index))
+    return measured, clip_data(sample, measured, sample_flows(sample), encoding, source.command(index))
 
 
 def make_report(
@@ -163,9 +170,9 @@ def _evenly_spaced(count: int, most: int) -> list[int]:
 def _best_encoding(source: Source, shown: Sequence[int]) -> Encoding:
     """Choose the best encoding with which all clips fit, by the size of a few evenly spaced ones."""
     samples = [source.read(shown[i]) for i in _evenly_spaced(len(shown), _TRIED_CLIPS)]
-    tried = [(sample, measure(sample)) for sample in samples if sample.frames is not None]
+    tried = [(each, measure(each), sample_flows(each)) for each in samples if each.frames is not None]
     for encoding in _ENCODINGS:
-        entries = [clip_data(sample, measured, encoding, "") for sample, measured in tried]
+        entries = [clip_data(*each, encoding, "") for each in tried]
         sizes = [len(entry.video) + len(entry.labels) for entry in entries]
         if not sizes or np.mean(sizes) * len(shown) < 0.85 * _ROOM:
             return encoding

@@ -72,7 +72,7 @@ class StoredLabels:
             return out
 
         amodal, modal = masks("amodal_rle"), masks("modal_rle")
-        segmentation = np.zeros((frames, height, width), np.uint16)
+        segmentation = np.zeros((frames, height, width), np.int16)
         occluded_by = np.zeros((n, n, frames), np.int64)
         for i in range(n):
             segmentation[modal[i]] = i + 1
@@ -94,7 +94,7 @@ class StoredLabels:
         )
 
     @property
-    def segmentation(self) -> NDArray[np.uint16]:
+    def segmentation(self) -> NDArray[np.int16]:
         """Owner of every pixel ``[T, H, W]``, see `Labels`."""
         return self.labels.segmentation
 

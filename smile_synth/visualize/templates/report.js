@@ -281,14 +281,14 @@ function hue(angle, strength) {
   const channel = (n) => { const k = (n + angle / 60) % 6; return 255 * (1 - strength * Math.max(0, Math.min(k, 4 - k, 1))); };
   return [channel(5), channel(3), channel(1)];
 }
-// Flow is stored in 1/127 of the clip's longest vector: full colour is the same speed in every frame.
+// Flow is in 1/127 of the clip's longest vector, so that full colour is the same speed in every frame; -128 is invalid.
 function drawFlow() {
   const field = detail.flow.fields[frame];
   if (!field) return;
   paint(detail.flow.size_hw, (pixels) => {
     for (let p = 0; p < field.length / 2; p++) {
       const dx = field[2 * p], dy = field[2 * p + 1];
-      put(pixels, p, dx === null ? [128, 128, 128] : hue((Math.atan2(dy, dx) * 180 / Math.PI + 360) % 360, Math.min(1, Math.hypot(dx, dy) / 127)), 190);
+      put(pixels, p, dx === -128 ? [128, 128, 128] : hue((Math.atan2(dy, dx) * 180 / Math.PI + 360) % 360, Math.min(1, Math.hypot(dx, dy) / 127)), 190);
     }
   });
 }
@@ -300,6 +300,7 @@ function drawArrows() {
   for (const [style, wide] of [["#000", 4], ["#fff", 1.6]]) {
     pen.strokeStyle = style; pen.lineWidth = wide * unit(); pen.beginPath();
     for (let y = gap >> 1; y < height; y += gap) for (let x = gap >> 1; x < width; x += gap) {
+      if (field[2 * (y * width + x)] === -128) continue;
       const dx = field[2 * (y * width + x)] * scale, dy = field[2 * (y * width + x) + 1] * scale, length = Math.hypot(dx, dy);
       if (!(length > 0.5)) continue;
       const x0 = (x + 0.5) * sx, y0 = (y + 0.5) * sy, head = Math.min(7, length / 2), turn = Math.atan2(dy, dx);
