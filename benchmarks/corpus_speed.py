@@ -207,9 +207,7 @@ def budget(job: CorpusJob, run: int) -> dict[str, float]:
         with timed("scene: its file"):
             content = scene.to_bytes()
         annotation = annotate(scene, sources)
-        with timed("labels: who owns which pixel, amodal masks"):
-            _ = annotation.amodal_runs
-        with timed("labels: modal masks, boxes, visibility"):
+        with timed("labels: masks, boxes, visibility"):
             _ = annotation.geometry
         with timed("labels: run lengths"):
             runs = annotation.coco()

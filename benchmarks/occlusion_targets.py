@@ -36,7 +36,7 @@ BATCH = 20
 
 def has_run(visibility: NDArray[np.float64], limit: float, frames: tuple[int, int]) -> bool:
     """Return whether one object's visibility ``[T]`` has the run, with more before and after."""
-    hidden = [bool(v == 0 or v < limit) for v in visibility]
+    hidden = [bool(v <= limit) for v in visibility]
     seen = [bool(not h and np.isfinite(v)) for h, v in zip(hidden, visibility, strict=True)]
     for start in range(1, len(hidden) - 1):
         stop = start

@@ -77,7 +77,9 @@ def digests(num_clips: int) -> dict[str, dict[str, str]]:
                 parts["frames"].add(composite(scene, Sources(bank, images)))
                 annotation = annotate(scene, Sources(bank, images))
                 for label in LABELS:
-                    parts["labels"].add(getattr(annotation.labels, label))
+                    values = getattr(annotation.labels, label)
+                    # The committed digests are of unsigned numbers; segmentations are int16.
+                    parts["labels"].add(values.astype(np.uint16) if label == "segmentation" else values)
                 flow = annotation.flow(0, scene.num_frames - 1)
                 for values in (flow.flow_xy, flow.valid, flow.occluded, flow.leaves):
                     parts["flow"].add(values)

@@ -42,7 +42,7 @@ from smile_synth import (
     sample_scenes,
 )
 from smile_synth.compositing import render
-from smile_synth.core.coverage import window
+from smile_synth.core.coverage import layer_views
 from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Solid, StoredImage
 from smile_synth.sources import Sources
@@ -99,12 +99,17 @@ def opencv(scene: Scene, bank: ObjectBank) -> np.ndarray:
     """Warp each object's part of the frame from its nearest finer mip level, blend in integers."""
     height, width = scene.size_hw
     frames = np.zeros((scene.num_frames, height, width, 3), np.uint8)
+    images = [layer.surface for layer in scene.layers[1:]]
+    sizes = [(0, 0), *((image.height, image.width) for image in images)]  # type: ignore[union-attr]
+    poses = scene.object_to_frame
+    views = layer_views([0] * len(sizes), sizes, poses, scene.level, scene.opacity, scene.size_hw)
+    windows = views["window"]
     for t in range(scene.num_frames):
         for k in reversed(scene.front_to_back(t)[:-1]):
             surface, pose, level = scene.layers[k].surface, scene.object_to_frame[k, t], scene.level[k, t]
             assert isinstance(surface, StoredImage)
             texture = bank.texture(surface.texture_id)
-            x0, y0, x1, y1 = window(pose, (surface.height, surface.width), level, (0, 0, width, height))
+            x0, y0, x1, y1 = np.clip(windows[k, t], 0, [width, height] * 2).tolist()
             if x1 <= x0 or y1 <= y0:
                 continue
             # From texels of the level, centres on whole numbers, to pixels of the part likewise.

@@ -82,7 +82,7 @@ class TrainingClip:
     """
 
     frames: NDArray[np.uint8]
-    segmentation: NDArray[np.uint16]
+    segmentation: NDArray[np.int16]
     scene: Scene
 
 
@@ -172,7 +172,7 @@ class CorpusSource:
             objects = self.corpus.labels(number)["objects"]
             if frames.shape != (self.num_frames, *self.size_hw, 3):
                 raise ValueError(f"decodes to {list(frames.shape)}, its corpus says other")
-            segmentation = np.zeros(frames.shape[:3], np.uint16)
+            segmentation = np.zeros(frames.shape[:3], np.int16)
             for label, item in enumerate(objects, 1):
                 segmentation[coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1) > 0] = label
         except (OSError, LookupError, ValueError, av.error.FFmpegError) as error:

@@ -1,8 +1,7 @@
-"""All labels of a scene from its poses and its textures' alpha; definitions in docs/labels.md."""
+"""All labels of a scene from its poses and its textures' alpha; docs/labels.md has the definitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,210 +9,167 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_synth.annotations._kernels import (
-    back_to_front,
-    cover,
-    depth_ranks,
-    encode_runs,
-    fill_masks,
+    EXTENT,
+    count_visible,
+    encode_crops,
+    fill_owners,
     follow,
     oriented_boxes,
     owners_at,
-    summarise,
+    place_crops,
 )
-from smile_synth.core import geometry
 from smile_synth.core.clip import Flow, Geometry, Labels, Tracks
-from smile_synth.core.coverage import pixel_centers, window
+from smile_synth.core.coverage import layer_views, side_maps
+from smile_synth.core.errors import UserError
 from smile_synth.scene import Scene, StoredImage, check_sources, cut_out_of, is_redrawn
 from smile_synth.sources import Sources
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Masks ``[N, T, H, W]`` as the runs of their rows.
-
-    Attributes:
-        runs: ``[R, 2]`` int32, columns [x0, x1), row after row.
-        rows: ``[N, T, H + 1]`` int64, where in ``runs`` each row begins.
-        width: of the frame.
-    """
-
-    runs: NDArray[np.int32]
-    rows: Int
-    width: int
-
-    def masks(self) -> Bool:
-        """Return the masks as arrays."""
-        n, frames, height = self.rows.shape
-        out = np.zeros((n, frames, height - 1, self.width), bool)
-        fill_masks(self.runs, self.rows, out)
-        return out
-
-    def coco(self, wanted: Bool | None = None) -> list[str]:
-        """Return the ``counts`` that `pycocotools.mask.encode` has, of mask after mask.
-
-        Args:
-            wanted: ``[N, T]``, of which masks; all by default.
-        """
-        if wanted is None:
-            wanted = np.ones(self.rows.shape[:2], bool)
-        text: str = encode_runs(self.runs, self.rows, self.width, wanted).tobytes().decode()
-        return text.splitlines()
+_MOST_LAYERS = 32_767  # of int16
 
 
 class Annotation:
-    """The labels of one scene, computed when first asked for."""
+    """The labels of one scene. Each kind is computed when it is first read; its arrays are read-only."""
 
     def __init__(self, scene: Scene, sources: Sources) -> None:
         check_sources(scene, sources)
+        if len(scene.layers) > _MOST_LAYERS:
+            raise UserError(f"a clip of {len(scene.layers)} layers: labels allow at most {_MOST_LAYERS}")
         self.scene = scene
         self._sources = sources
-        self._labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
+        self._layers = np.flatnonzero(
+            [layer.labelled for layer in scene.layers]
+        )  # [N] of the labelled objects
+        self._numbers = np.full(len(scene.layers), -1)
+        self._numbers[self._layers] = np.arange(len(self._layers))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both annotate the same scene."""
+        return isinstance(other, Annotation) and self.scene.digest == other.scene.digest
+
+    def __hash__(self) -> int:
+        """Hash the scene."""
+        return hash(self.scene.digest)
+
+    def __repr__(self) -> str:
+        """Return the numbers of objects and frames, and the size."""
+        objects, frames, (height, width) = len(self._layers), self.scene.num_frames, self.scene.size_hw
+        return f"Annotation(objects={objects}, frames={frames}, size_hw=({height}, {width}))"
 
     @cached_property
-    def _stack(self) -> tuple[Any, ...]:
-        """Return what the kernels need of the layers: see `cover`, up to ``order``."""
+    def _stack(self) -> tuple[NDArray[np.uint8], NDArray[Any], Int]:
+        """Texels, views and order of the layers, see `smile_synth.annotations._kernels`."""
         scene, bank = self.scene, self._sources.objects
         front, plain = list[StoredImage](), True
         for k, layer in enumerate(scene.layers[1:], 1):
             if not isinstance(layer.surface, StoredImage) or layer.border != "transparent":
-                raise ValueError(f"layer {k}: labels know only cut-outs in front of the background")
+                raise ValueError(f"layer {k}: labels need cut-outs in front of the background")
             front.append(layer.surface)
             plain = plain and layer.surface.source == "objects" and not layer.feather
-        # A background covers everything whatever its alpha: only the layers in front need textures.
-        sizes = np.array([(0, 0), *((surface.height, surface.width) for surface in front)], np.int64)
+        # The background covers everything. Only the layers in front need textures.
+        sizes = [(0, 0), *((surface.height, surface.width) for surface in front)]
         if plain:
             texels = bank.texels
             first = bank.texel_offsets[[0, *(surface.texture_id for surface in front)]]
         else:
             parts = [cut_out_of(layer, self._sources).texels for layer in scene.layers[1:]]
             texels, first = np.concatenate(parts), np.cumsum([0, 0, *map(len, parts)])[:-1]
-        order = np.empty((scene.num_frames, len(scene.layers) - 1), np.int64)
-        back_to_front(_frozen(scene.depth), order)
-        inverse = np.ascontiguousarray(geometry.invert(scene.object_to_frame))
-        return (
-            _frozen(texels), first.astype(np.int64), np.ascontiguousarray(sizes[:, 0]),
-            np.ascontiguousarray(sizes[:, 1]), inverse, _frozen(scene.level), _frozen(scene.opacity), order,
-        )  # fmt: skip
+        views = layer_views(first, sizes, scene.object_to_frame, scene.level, scene.opacity, scene.size_hw)
+        # Of equal depths the later layer is in front.
+        order = np.argsort(-scene.depth[1:], axis=0, kind="stable").T + 1
+        return _read_only(texels), views, np.ascontiguousarray(order)
 
-    def _windows(self) -> Int:
-        """Return where each layer of a projective pose may be ``[L, T, 4]``."""
-        scene, stack = self.scene, self._stack
-        height, width = scene.size_hw
-        out = np.zeros((len(scene.layers), scene.num_frames, 4), np.int64)
-        for k, t in np.argwhere((stack[4][1:, :, 2] != [0.0, 0.0, 1.0]).any(axis=-1)) + [1, 0]:
-            size_hw = int(stack[2][k]), int(stack[3][k])
-            try:
-                out[k, t] = window(scene.object_to_frame[k, t], size_hw, scene.level[k, t], None)
-            except ValueError:
-                # Where a horizon makes the extent endless it is cropped to three frames' size.
-                out[k, t] = -width, -height, 2 * width, 2 * height
-        return out
+    def _fill(self, numbers: Int, extents: NDArray[Any]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """Return the owner layers ``[T, H, W]`` and the amodal pixels of the objects that have numbers."""
+        texels, views, order = self._stack
+        owner = np.zeros((self.scene.num_frames, *self.scene.size_hw), np.int16)
+        amodal = np.zeros(place_crops(views, numbers, self.scene.size_hw, extents), np.uint8)
+        fill_owners(texels, side_maps(texels, views), views, order, numbers, owner, extents, amodal)
+        return owner, amodal
 
     @cached_property
-    def _number(self) -> Int:
-        """The place of each layer among the labelled objects ``[L]``, else -1."""
-        number = np.full(len(self.scene.layers), -1)
-        number[self._labelled] = np.arange(len(self._labelled))
-        return number
-
-    @cached_property
-    def _extents(self) -> tuple[NDArray[np.int16], Runs, Int]:
-        """Owner layer ``[T, H, W]``, amodal masks, and areas and boxes ``[N, T, 5]`` of the whole extents."""
-        return self._cover(len(self._labelled))
-
-    def _cover(self, objects: int) -> tuple[NDArray[np.int16], Runs, Int]:
-        scene = self.scene
-        height, width = scene.size_hw
-        owner = np.zeros((scene.num_frames, height, width), np.int16)
-        rows = np.zeros((objects, scene.num_frames, height + 1), np.int64)
-        extent = np.zeros((objects, scene.num_frames, 5), np.int64)
-        runs = cover(*self._stack, self._windows(), self._number, owner, rows, extent)
-        return owner, Runs(runs, rows, width), extent
+    def _extents(self) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[Any], Int]:
+        """Owner layers, amodal pixels, extents ``[N, T]`` of `EXTENT` and ``occluded_by``."""
+        n, frames = len(self._layers), self.scene.num_frames
+        extents, occluded_by = np.zeros((n, frames), EXTENT), np.zeros((n, n, frames), np.int64)
+        owner, amodal = self._fill(self._numbers, extents)
+        count_visible(owner, self._layers, self._numbers, extents, amodal, occluded_by)
+        return owner, amodal, extents, occluded_by
 
     @cached_property
     def _owner(self) -> NDArray[np.int16]:
-        """Owner layer ``[T, H, W]``, alone for less."""
-        return self._extents[0] if "_extents" in self.__dict__ else self._cover(0)[0]
+        """Owner layers ``[T, H, W]``; cheaper when nothing else was computed before."""
+        if "_extents" in self.__dict__:
+            return self._extents[0]
+        return self._fill(np.full_like(self._numbers, -1), np.zeros((0, 0), EXTENT))[0]
 
     @cached_property
-    def segmentation(self) -> NDArray[np.uint16]:
-        """Who owns every pixel ``[T, H, W]``: `Labels.segmentation` alone, for less."""
-        if len(self._labelled) == len(self.scene.layers) - 1:
-            return self._owner.view(np.uint16)
-        return (self._number + 1).astype(np.uint16)[self._owner]
+    def segmentation(self) -> NDArray[np.int16]:
+        """`Labels.segmentation` ``[T, H, W]`` alone, without the cost of the other labels."""
+        if len(self._layers) == len(self.scene.layers) - 1:  # layer k is object k - 1
+            return _read_only(self._owner)
+        return _read_only((self._numbers + 1).astype(np.int16)[self._owner])
 
-    @property
-    def amodal_runs(self) -> Runs:
-        """`Labels.amodal_masks` as runs."""
-        return self._extents[1]
-
-    @property
-    def modal_runs(self) -> Runs:
-        """`Labels.modal_masks` as runs."""
-        return self._summary[0]
-
-    def coco(self) -> tuple[list[str], list[str]]:
-        """Return `Runs.coco` of the modal and of the amodal masks; most of them are the same."""
-        amodal, hidden = self.amodal_runs.coco(), self._summary[2]
-        modal = amodal.copy()
-        for place, text in zip(np.flatnonzero(hidden), self.modal_runs.coco(hidden), strict=True):
-            modal[place] = text
-        return modal, amodal
-
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
-        """Boxes, visibility and depth of every labelled object: `Labels` without its masks, for less."""
-        return self._summary[1]
-
-    @cached_property
-    def _summary(self) -> tuple[Runs, Geometry, Bool]:
-        """Modal masks, boxes and the rest, and whose modal mask is less than the amodal one ``[N, T]``."""
-        scene = self.scene
-        owner, amodal, extent = self._extents
-        n, frames = extent.shape[:2]
-        modal_rows = np.zeros(amodal.rows.shape, np.int64)
-        modal_extent = np.zeros((n, frames, 5), np.int64)
-        amodal_area = np.zeros((n, frames), np.int64)
-        occluded_by = np.zeros((n, n, frames), np.int64)
-        runs = summarise(
-            owner, self._number, amodal.runs, amodal.rows, modal_rows, modal_extent, amodal_area, occluded_by
-        )
-        geometry = Geometry(
-            class_names=tuple(scene.layers[k].class_name for k in self._labelled),
-            amodal_boxes_xyxy=_boxes(extent),
-            modal_boxes_xyxy=_boxes(modal_extent),
+        """Boxes, visibility and depth of every labelled object: `Labels` without its masks."""
+        _, _, extents, occluded_by = self._extents
+        area, inside, visible = extents["area"], extents["amodal_area"], extents["modal_area"]
+        return Geometry.owning(
+            class_names=tuple(self.scene.layers[k].class_name for k in self._layers),
+            amodal_boxes_xyxy=np.where(area[..., None] > 0, extents["box"], np.nan),
+            modal_boxes_xyxy=np.where(visible[..., None] > 0, extents["modal_box"], np.nan),
             oriented_boxes_xy=self._oriented_boxes(),
-            visibility=_ratio(modal_extent[..., 0], amodal_area),
-            in_frame=_ratio(amodal_area, extent[..., 0]),
+            visibility=_ratio(visible, inside),
+            in_frame=_ratio(inside, area),
             depth_order=self._depth_order(),
             occluded_by=occluded_by,
         )
-        return Runs(runs, modal_rows, amodal.width), geometry, modal_extent[..., 0] < amodal_area
 
     @cached_property
     def labels(self) -> Labels:
         """Masks, boxes, visibility and depth of every labelled object, see `Labels`."""
-        return Labels(
+        owner, amodal, extents, _ = self._extents
+        shape = (*extents.shape, *self.scene.size_hw)
+        amodal_masks, modal_masks = np.zeros(shape, bool), np.zeros(shape, bool)
+        crops, first = extents["crop"].tolist(), extents["first"].tolist()
+        for n, t in np.ndindex(*extents.shape):
+            x0, y0, x1, y1 = crops[n][t]
+            pixels = amodal[first[n][t] :][: (y1 - y0) * (x1 - x0)].reshape(y1 - y0, x1 - x0).view(bool)
+            amodal_masks[n, t, y0:y1, x0:x1] = pixels
+            modal_masks[n, t, y0:y1, x0:x1] = pixels & (owner[t, y0:y1, x0:x1] == self._layers[n])
+        return Labels.owning(
             **vars(self.geometry),
             segmentation=self.segmentation,
-            amodal_masks=self.amodal_runs.masks(),
-            modal_masks=self.modal_runs.masks(),
+            amodal_masks=amodal_masks,
+            modal_masks=modal_masks,
         )
 
+    def coco(self) -> tuple[list[str], list[str]]:
+        """Return the COCO run lengths of the modal and of the amodal masks, object by object, frame by frame.
+
+        They are the ``counts`` of `pycocotools.mask.encode`.
+        """
+        owner, amodal, extents, _ = self._extents
+        text = encode_crops(owner, self._layers, extents, amodal).tobytes().decode().splitlines()
+        return text[::2], text[1::2]
+
     def _oriented_boxes(self) -> Float:
-        labelled = np.array(self._labelled, np.int64)
-        out = np.empty((len(labelled), self.scene.num_frames, 4, 2))
-        # Of texels of half alpha or more, as in the extent.
-        oriented_boxes(*self._stack[:4], labelled, _frozen(self.scene.object_to_frame), out)
+        texels, views, _ = self._stack
+        out = np.empty((len(self._layers), self.scene.num_frames, 4, 2))
+        oriented_boxes(texels, views, self._layers, _read_only(self.scene.object_to_frame), out)
         return out
 
     def _depth_order(self) -> Int:
-        out = np.zeros((len(self._labelled), self.scene.num_frames), np.int64)
-        depth_ranks(self._stack[-1], self._number, out)
+        _, _, order = self._stack
+        out = np.full((len(self._layers), self.scene.num_frames), -1)
+        present = self.scene.opacity > 0
+        for t, layers in enumerate(order[:, ::-1]):
+            objects = self._numbers[layers[present[layers, t]]]
+            objects = objects[objects >= 0]
+            out[objects, t] = np.arange(len(objects))
         return out
 
     def flow(self, t0: int, t1: int) -> Flow:
@@ -227,18 +183,18 @@ class Annotation:
             if not 0 <= t < scene.num_frames:
                 raise ValueError(f"frame {t} is outside the clip's 0..{scene.num_frames - 1}")
         height, width = scene.size_hw
-        centers = pixel_centers((0, 0, width, height))
-        begin, owners = np.full(len(centers), t0), self._owner[t0].ravel().astype(np.int64)
-        targets, inside, hidden = self._follow(centers, owners, begin, np.array([t1]))
-        targets, inside, hidden = targets[:, 0], inside[:, 0], hidden[:, 0]
-        valid = np.asarray(np.isfinite(targets[:, 0]))
-        leaves = valid & ~inside
-        flow = np.where(valid[:, None], targets - centers, 0.0)
-        return Flow(
-            flow_xy=flow.reshape(height, width, 2).astype(np.float32),
-            valid=valid.reshape(height, width),
-            occluded=(valid & hidden & ~leaves).reshape(height, width),
-            leaves=leaves.reshape(height, width),
+        y, x = np.mgrid[:height, :width] + 0.5
+        centers = np.stack([x.ravel(), y.ravel()], axis=1)
+        layers, frames = self._owner[t0].ravel().astype(np.int64), np.full(height * width, t0)
+        targets, inside, hidden = self._follow(centers, layers, frames, np.array([t1]))
+        valid = np.isfinite(targets[:, 0, 0]).reshape(height, width)
+        leaves = valid & ~inside.reshape(height, width)
+        flow = np.where(valid[..., None], (targets[:, 0] - centers).reshape(height, width, 2), 0.0)
+        return Flow.owning(
+            flow_xy=flow.astype(np.float32),
+            valid=valid,
+            occluded=valid & hidden.reshape(height, width) & ~leaves,
+            leaves=leaves,
         )
 
     def tracks(self, points_txy: ArrayLike) -> Tracks:
@@ -259,29 +215,29 @@ class Annotation:
         layer = np.zeros(len(queries), np.int64)
         owners_at(*self._stack, begin, start, layer)
         targets, inside, hidden = self._follow(start, layer, begin, np.arange(frames))
-        return Tracks(targets, inside & ~hidden, layer)
+        return Tracks.owning(points_xy=targets, visible=inside & ~hidden, layer=layer)
 
     def _follow(self, points: Float, layers: Int, begin: Int, ends: Int) -> tuple[Float, Bool, Bool]:
-        """Carry points ``[P, 2]`` with their layers from a frame each to all of some frames.
+        """Move points ``[P, 2]`` with their layers from a frame each to all frames ``ends [E]``.
 
-        Returns targets ``[P, E, 2]`` (NaN: none), which are in the frame and which are hidden ``[P, E]``.
+        Returns:
+            targets ``[P, E, 2]``, NaN where there is none; whether they are in the frame ``[P, E]``; whether
+            another layer owns them ``[P, E]``.
         """
-        shape = len(points), len(ends)
-        targets, inside, hidden = np.empty((*shape, 2)), np.zeros(shape, bool), np.zeros(shape, bool)
+        targets = np.empty((len(points), len(ends), 2))
+        hidden = np.empty(targets.shape[:2], bool)
         redrawn = np.array([is_redrawn(layer.surface) for layer in self.scene.layers])
-        poses = _frozen(self.scene.object_to_frame)
-        follow(
-            *self._stack, poses, redrawn, self.scene.size_hw, points, layers, begin, ends, targets, inside,
-            hidden,
-        )  # fmt: skip
-        return targets, inside, hidden
+        poses = _read_only(self.scene.object_to_frame)
+        follow(*self._stack, poses, redrawn, (points, layers, begin), ends, (targets, hidden))
+        inside = (targets >= 0) & (targets < self.scene.size_hw[::-1])
+        return targets, np.asarray(inside.all(axis=2)), hidden
 
 
 def annotate(scene: Scene, sources: Sources) -> Annotation:
-    """Return the labels of a scene; each kind is computed when first asked for.
+    """Return the labels of a scene; each kind is computed when it is first read.
 
     Raises:
-        UserError: the sources are not those that the scene was drawn from.
+        UserError: the scene was made from other sources, or has more than 32,767 layers.
 
     Example:
         >>> annotation = annotate(sample_scene(recipe, sources, seed=0, index=7), sources)
@@ -291,16 +247,11 @@ def annotate(scene: Scene, sources: Sources) -> Annotation:
     return Annotation(scene, sources)
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a contiguous read-only view: any other kind of array would compile the kernels anew."""
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a contiguous read-only view. Any other kind of array would compile the kernels anew."""
     view = np.ascontiguousarray(array).view(np.ndarray)
     view.flags.writeable = False
     return view
-
-
-def _boxes(extent: Int) -> Float:
-    """Return the boxes ``[N, T, 4]`` of extents ``[N, T, 5]``, NaN where the area is 0."""
-    return np.where(extent[..., :1] > 0, extent[..., 1:].astype(np.float64), np.nan)
 
 
 def _ratio(part: Int, whole: Int) -> Float:

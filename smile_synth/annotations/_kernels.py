@@ -1,7 +1,14 @@
-"""Loops over pixels, rows and points, by the sampling of `smile_synth.core.coverage`.
+"""Loops over layers, pixels and points; alpha and ownership are those of `smile_synth.core.coverage`.
 
-A mask is kept as runs: ``runs [R, 2]`` int32, the columns [x0, x1) of one row after another, and ``rows
-[N, T, H + 1]`` int64, where in ``runs`` every row of object n in frame t begins.
+Arguments that kernels share:
+
+- ``texels [n, 4]`` uint8: the textures of all layers;
+- ``views [L, T]`` of `LAYER_VIEW`;
+- ``order [T, L - 1]``: the layers in front of the background, back to front;
+- ``numbers [L]``: the number of each labelled object, -1 for other layers;
+- ``owner [T, H, W]`` int16: the layer that owns each pixel, 0 is the background;
+- ``extents [N, T]`` of `EXTENT`;
+- ``amodal [n]`` uint8: the pixels of all crops, 1 where they belong to the object's extent.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -10,672 +17,329 @@ from __future__ import annotations
 import numpy as np
 
 from smile_synth.core.compile import inlined, kernel
-from smile_synth.core.coverage import THRESHOLD, alpha_point, levels_at
+from smile_synth.core.coverage import THRESHOLD, alpha_point, columns_near, cover_row, map_point
 
-# What is known of all points between four neighbouring texels.
-_MIXED, _BELOW, _ABOVE = 0, 1, 2
-_EACH = np.uint64(0x0101010101010101)  # one in every byte
-_FIXED = 2.0**32
-_HALF_CELL = 1 << 31
-_ROUGH = 2.0**-12  # as near to one half as fixed point leaves in doubt
+# The extent of an object in a frame. Boxes are x0, y0, x1, y1, half-open.
+EXTENT = np.dtype(
+    [
+        ("area", np.int64),  # of the whole extent, also outside the frame
+        ("box", np.int64, (4,)),  # of the whole extent
+        ("crop", np.int64, (4,)),  # a part of the frame that holds all of the extent inside the frame
+        ("first", np.int64),  # where the pixels of the crop begin in ``amodal``, row by row
+        ("amodal_area", np.int64),  # inside the frame
+        ("modal_area", np.int64),
+        ("modal_box", np.int64, (4,)),
+    ],
+    align=True,
+)
 
 
 @kernel
-def back_to_front(depth, order):  # pragma: no cover
-    """Fill ``order [T, L - 1]`` with the layers but for the background, the rearmost first."""
-    for t in range(order.shape[0]):
-        for new in range(order.shape[1]):
-            place = new
-            while place > 0 and depth[order[t, place - 1], t] < depth[new + 1, t]:
-                order[t, place] = order[t, place - 1]
-                place -= 1
-            order[t, place] = new + 1
+def place_crops(views, numbers, size_hw, extents):  # pragma: no cover - compiled
+    """Fill the crops of ``extents``, which are zero before; returns their number of pixels."""
+    height, width = size_hw
+    total = 0
+    for k in range(len(numbers)):
+        for t in range(views.shape[1] if numbers[k] >= 0 else 0):
+            view, extent = views[k, t], extents[numbers[k], t]
+            extent.first = total
+            if view.opacity > 0.0:  # an object that is not present has no labels
+                for i in range(4):
+                    extent.crop[i] = min(max(view.window[i], 0), height if i % 2 else width)
+            x0, y0, x1, y1 = extent.crop
+            total += (x1 - x0) * (y1 - y0)
+    return total
 
 
 @inlined
-def texel_box(texels, first, height, width):  # pragma: no cover
-    """Return (x0, y0, x1, y1) around the texels of half alpha or more; x1 is 0 where there are none."""
-    x0, y0, x1, y1 = width, height, 0, 0
-    for y in range(height):
-        row = first + y * width
-        low = 0
-        while low < width and texels[row + low, 3] < 128:
-            low += 1
-        if low == width:
-            continue
-        high = width
-        while texels[row + high - 1, 3] < 128:
-            high -= 1
-        x0, x1, y0, y1 = min(x0, low), max(x1, high), min(y0, y), y + 1
-    return x0, y0, x1, y1
-
-
-@kernel(error_model="numpy")
-def oriented_boxes(texels, first, heights, widths, labelled, poses, out):  # pragma: no cover
-    """Fill ``out [N, T, 4, 2]`` with the corners of the `texel_box` of layers ``labelled [N]``; NaN: none."""
-    for n in range(len(labelled)):
-        k = labelled[n]
-        x0, y0, x1, y1 = texel_box(texels, first[k], heights[k], widths[k])
-        for t in range(poses.shape[1]):
-            pose = poses[k, t]
-            whole = x1 > 0
-            for corner in range(4):
-                x, y = float(x1 if corner in (1, 2) else x0), float(y1 if corner in (2, 3) else y0)
-                depth = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2]
-                across = (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2]) / depth
-                down = (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2]) / depth
-                out[n, t, corner, 0], out[n, t, corner, 1] = across, down
-                whole = whole and depth > 0.0 and np.isfinite(across + down)
-            if not whole:  # a box with one corner behind the horizon is no box
-                for corner in range(4):
-                    out[n, t, corner, 0] = out[n, t, corner, 1] = np.nan
+def _include(box, area, x0, x1, y):  # pragma: no cover - compiled
+    """Extend a box of some area by the columns [x0, x1) of a row that is not above it."""
+    if area == 0:
+        box[0], box[1], box[2], box[3] = x0, y, x1, y + 1
+    else:
+        box[0], box[2], box[3] = min(box[0], x0), max(box[2], x1), y + 1
 
 
 @kernel
-def depth_ranks(order, number, out):  # pragma: no cover
-    """Fill ``out [N, T]``: how many labelled objects are in front of each; ``order`` is `back_to_front`'s."""
-    for t in range(order.shape[0]):
-        rank = 0
-        for place in range(order.shape[1] - 1, -1, -1):
-            n = number[order[t, place]]
-            if n >= 0:
-                out[n, t] = rank
-                rank += 1
+def fill_owners(texels, sides, views, order, numbers, owner, extents, amodal):  # pragma: no cover - compiled
+    """Fill ``owner``, all 0 before, and the whole extents and amodal pixels of the labelled objects.
 
-
-@kernel
-def _add_cells(cells, used, texels, start, h, w):  # pragma: no cover
-    """Write whether alpha is below half, above or either between texels from ``cells[used]`` on.
-
-    Cell (j, i) lies between the texels j - 1, j and i - 1, i; there is nothing outside of the texture.
-    Returns the cells, which are others where there was no room.
+    Layers go from back to front, row after row; a nearer layer replaces the owner.
     """
-    one = np.uint64(1)  # places are unsigned: numba then drops its test for negative ones
-    wide, at = np.uint64(w) + one, np.uint64(used)
-    end = at + np.uint64(h + 1) * wide
-    if end > np.uint64(len(cells)):
-        grown = np.empty(np.uint64(2) * end, np.uint8)
-        for i in range(at):
-            grown[i] = cells[i]
-        cells = grown
-    # Whether the texels of two rows are above, with nothing on either side.
-    before, here = np.zeros(wide + one, np.uint8), np.zeros(wide + one, np.uint8)
-    for j in range(np.uint64(h + 1)):
-        row = np.uint64(start) + j * np.uint64(w)
-        for i in range(np.uint64(w)):
-            here[i + one] = texels[row + i, 3] >> 7 if j < np.uint64(h) else 0
-        for i in range(wide):
-            count = here[i] + here[i + one] + before[i] + before[i + one]
-            cells[at + i] = (count == 4) * _ABOVE + (count == 0) * _BELOW
-        at += wide
-        before, here = here, before
-    return cells
-
-
-@inlined
-def _look(seen, places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed):  # pragma: no cover
-    """Fill ``seen [n]`` with what the cells of both levels say of pixels along a row."""
-    _walk(places, len(seen), u, du, v, dv, wide0, np.uint64(32))
-    for k in range(np.uint64(len(seen))):
-        seen[k] = cells0[np.uint64(places[k])]
-    if mixed:
-        # Half of the place from the texture's corner is that of the farther level.
-        _walk(places, len(seen), u + _HALF_CELL, du, v + _HALF_CELL, dv, wide1, np.uint64(33))
-        for k in range(np.uint64(len(seen))):
-            seen[k] &= cells1[np.uint64(places[k])]
-
-
-@inlined
-def _walk(places, n, u, du, v, dv, wide, shift):  # pragma: no cover
-    """Fill ``places[:n]`` with the cells along a row; apart from looking there, vectors do it."""
-    for k in range(n):
-        i, j = np.uint64(u + k * du) >> shift, np.uint64(v + k * dv) >> shift
-        places[k] = np.uint32(np.uint32(j) * np.uint32(wide) + np.uint32(i))
-
-
-@inlined
-def _rough_alpha(texels, start, w, u, v):  # pragma: no cover
-    """Return the alpha 0..1, to 2^-15, at a place in fixed point whose four texels are all there."""
-    one, fu, fv = np.int64(1 << 16), (u >> 16) & 0xFFFF, (v >> 16) & 0xFFFF
-    p = np.uint64(start + ((v >> 32) - 1) * w + (u >> 32) - 1)
-    q = p + np.uint64(w)
-    upper = (one - fu) * texels[p, 3] + fu * texels[p + np.uint64(1), 3]
-    lower = (one - fu) * texels[q, 3] + fu * texels[q + np.uint64(1), 3]
-    return ((one - fv) * upper + fv * lower) * (2.0**-32 / 255)
-
-
-@inlined
-def _slab(at, step, size, low, high):  # pragma: no cover
-    """Narrow the columns [low, high) to those with 0 <= at + x step < size, all fixed point."""
-    if step == 0:
-        return (low, high) if 0 <= at < size else (low, low)
-    enter, leave = -at / step, (size - at) / step
-    if step < 0:
-        enter, leave = leave, enter
-    begin = max(low, int(np.floor(max(enter, low - 1.0))))
-    end = min(high, int(np.ceil(min(leave, high + 1.0))) + 1)
-    while begin < end and not 0 <= at + begin * step < size:
-        begin += 1
-    while begin < end and not 0 <= at + (end - 1) * step < size:
-        end -= 1
-    return begin, end
-
-
-@kernel
-def _affine_rows(m, height, width, level):  # pragma: no cover
-    """Return (x0, y0, x1, y1) around an affine texture, a texel wider than it is."""
-    reach = 2.0 ** (np.int64(level) + 1)
-    det = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
-    x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
-    for corner in range(4):
-        u = (width + reach if corner & 1 else -reach) - m[0, 2]
-        v = (height + reach if corner & 2 else -reach) - m[1, 2]
-        x, y = (m[1, 1] * u - m[0, 1] * v) / det, (m[0, 0] * v - m[1, 0] * u) / det
-        x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
-    return np.int64(np.floor(x0)), np.int64(np.floor(y0)), np.int64(np.ceil(x1)), np.int64(np.ceil(y1))
-
-
-@kernel
-def _with_room(runs):  # pragma: no cover
-    """Return runs with room for twice as many; an assignment of slices would compile for seconds."""
-    grown = np.empty((2 * len(runs), 2), np.int32)
-    for i in range(len(runs)):
-        grown[i, 0], grown[i, 1] = runs[i, 0], runs[i, 1]
-    return grown
-
-
-@kernel
-def cover(
-    texels, first, heights, widths, inverse, levels, opacity, order, windows, number, owner, rows, extent
-):  # fmt: skip  # pragma: no cover
-    """Fill owners and the rows and extents of amodal masks; returns their runs.
-
-    Args:
-        texels: ``[n, 4]``, the textures of all layers.
-        first, heights, widths: ``[L]``, of each layer's texture in it.
-        inverse: ``[L, T, 3, 3]`` frame to texture.
-        levels, opacity: ``[L, T]``.
-        order: ``[T, L - 1]``, layers without the background, back to front.
-        windows: ``[L, T, 4]``, half-open, where a layer of a projective pose may be.
-        number: ``[L]``, the labelled objects' place, else -1.
-        owner: ``[T, H, W]``, filled: the layer that owns a pixel, 0 the background.
-        rows: ``[N, T, H + 1]``, filled; no objects: amodal masks are not wanted.
-        extent: ``[N, T, 5]`` int64, filled: area, x0, y0, x1, y1 of the WHOLE extents, beyond the frame, too.
-    """
-    frames, height, width = owner.shape
-    runs = np.empty((4096 if rows.shape[0] else 0, 2), np.int32)
-    count = 0
-    # Most pixels lie between texels that are all opaque, or all empty: one look tells.
-    cells, used = np.zeros(1, np.uint8), 1
-    known = np.zeros((len(first), 64), np.int64)  # where those of a layer's level begin; 0: not there yet
-    words = np.empty(0, np.uint64)
-    seen, places = words.view(np.uint8), np.empty(0, np.uint32)  # along a row
-    for t in range(frames):
-        for place in range(order.shape[1]):
-            k = order[t, place]
-            n = number[k] if rows.shape[0] else -1
-            strength, m = opacity[k, t], inverse[k, t]
-            if n < 0 and strength < THRESHOLD:
+    height, width = owner.shape[1:]
+    buffer, places = np.empty(1, np.uint8), np.empty(1, np.int32)
+    for t in range(order.shape[0]):
+        for k in order[t]:
+            n, view = numbers[k], views[k, t]
+            opacity = view.opacity
+            if opacity <= 0.0 or (n < 0 and opacity < THRESHOLD):
                 continue
-            area, left, top, right, bottom = 0, 1 << 40, 1 << 40, -(1 << 40), -(1 << 40)
-            mips = levels_at(first[k], heights[k], widths[k], levels[k, t])
-            mix, scale, start0, h0, w0, start1, h1, w1 = mips
-            affine = m[2, 0] == 0.0 and m[2, 1] == 0.0 and m[2, 2] == 1.0
-            if affine:
-                x0, y0, x1, y1 = _affine_rows(m, heights[k], widths[k], levels[k, t])
-                # Fixed point must hold every place from the frame's corner to the window's.
-                farthest = max(-x0, -y0, x1, y1, 1)
-                across, down = abs(m[0, 0]) + abs(m[0, 1]), abs(m[1, 0]) + abs(m[1, 1])
-                far = max(across * farthest + abs(m[0, 2]), down * farthest + abs(m[1, 2]))
-                affine = far * scale < 2.0**30
-            else:
-                x0, y0, x1, y1 = windows[k, t]
-            if n < 0:
+            x0, y0, x1, y1 = view.window
+            if n < 0:  # only its pixels in the frame matter
                 x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-            low = np.int64(levels[k, t])
-            if affine:
-                for level, start, h, w in ((low, start0, h0, w0), (low + 1, start1, h1, w1)):
-                    if known[k, level] == 0 and (level == low or mix > 0.0):
-                        cells = _add_cells(cells, used, texels, start, h, w)
-                        known[k, level] = used
-                        used += (h + 1) * (w + 1)
-            cells0 = cells[known[k, low] :]
-            cells1 = cells[known[k, low + 1] :] if mix > 0.0 else cells0
-            wide0, wide1, mixed = w0 + 1, w1 + 1, mix > 0.0
-            # Cells of the nearer level: where a row begins, and steps along it and down.
-            du, dv = np.int64(np.rint(m[0, 0] * scale * _FIXED)), np.int64(np.rint(m[1, 0] * scale * _FIXED))
-            if n >= 0:
-                for y in range(max(min(y0, height), 0) + 1):
-                    rows[n, t, y] = count
-            if len(seen) < x1 - x0 + 8:
-                words = np.empty((x1 - x0 + 15) // 8, np.uint64)
-                seen, places = words.view(np.uint8), np.empty(8 * len(words), np.uint32)
+            if len(buffer) < x1 - x0:
+                buffer, places = np.empty(x1 - x0, np.uint8), np.empty(x1 - x0, np.int32)
             for y in range(y0, y1):
-                a, b, u, v = x0, x1, np.int64(0), np.int64(0)
-                if affine:
-                    u = np.int64(((m[0, 0] * 0.5 + m[0, 1] * (y + 0.5) + m[0, 2]) * scale + 0.5) * _FIXED)
-                    v = np.int64(((m[1, 0] * 0.5 + m[1, 1] * (y + 0.5) + m[1, 2]) * scale + 0.5) * _FIXED)
-                    a, b = _slab(u, du, np.int64(w0 + 1) << 32, a, b)
-                    a, b = _slab(v, dv, np.int64(h0 + 1) << 32, a, b)
-                    u, v = u + a * du, v + a * dv
-                length = np.uint64(max(b - a, 0))
-                if affine:
-                    _look(seen[:length], places, u, du, v, dv, cells0, wide0, cells1, wide1, mixed)
-                else:
-                    for at in range(length):
-                        seen[at] = _MIXED
-                inside = 0 <= y < height
-                for at in range(length, length + np.uint64(8)):
-                    seen[at] = _BELOW  # there is nothing behind the last pixel
-                # Most words of eight pixels hold nothing new. In the others it cannot be foreseen what does:
-                # appending has no branch.
-                doubts = np.uint64(0)
-                for word in range((length + np.uint64(7)) >> np.uint64(3)):
-                    eight = words[word]
-                    if strength == 1.0 and (eight - _EACH) & ~eight & (_EACH << np.uint64(7)) == 0:
-                        continue
-                    for at in range(np.uint64(8) * word, np.uint64(8) * word + np.uint64(8)):
-                        places[doubts] = at
-                        doubts += np.uint64((seen[at] == _MIXED) | ((seen[at] == _ABOVE) & (strength < 1.0)))
-                for doubt in range(doubts):
-                    at = places[doubt]
-                    x = a + at
-                    up, vp = u + at * du, v + at * dv
-                    alpha, i, j = THRESHOLD, up >> 32, vp >> 32
-                    if affine and 1 <= i < w0 and 1 <= j < h0:
-                        alpha = _rough_alpha(texels, start0, w0, up, vp)
-                        if mixed:
-                            up, vp = (up + _HALF_CELL) >> 1, (vp + _HALF_CELL) >> 1
-                            i, j = up >> 32, vp >> 32
-                            if 1 <= i < w1 and 1 <= j < h1:
-                                alpha += mix * (_rough_alpha(texels, start1, w1, up, vp) - alpha)
-                            else:
-                                alpha = THRESHOLD
-                    if min(abs(alpha - THRESHOLD), abs(alpha * strength - THRESHOLD)) < _ROUGH:
-                        alpha = alpha_point(texels, mips, m, x + 0.5, y + 0.5)
-                    seen[np.uint64(at)] = _ABOVE if alpha >= THRESHOLD else _BELOW
-                    if strength < 1.0 and alpha * strength >= THRESHOLD and inside and 0 <= x < width:
-                        owner[t, y, x] = k
-                # Where runs begin and end.
-                before, changes = np.uint8(_BELOW), np.uint64(0)
-                for word in range((length >> np.uint64(3)) + np.uint64(1)):
-                    if words[word] == _EACH * np.uint64(before):
-                        continue
-                    for at in range(np.uint64(8) * word, np.uint64(8) * word + np.uint64(8)):
-                        places[changes] = at
-                        changes += np.uint64(seen[at] != before)
-                        before = seen[at]
-                for change in range(np.uint64(0), changes, np.uint64(2)):
-                    begin, end = a + np.int64(places[change]), a + np.int64(places[change + np.uint64(1)])
-                    area += end - begin
-                    left, right, top, bottom = min(left, begin), max(right, end), min(top, y), y + 1
-                    low_x, high_x = max(begin, 0), min(end, width)
-                    if not inside or low_x >= high_x:
-                        continue
-                    if strength == 1.0:
-                        for column in range(np.uint64(low_x), np.uint64(high_x)):
-                            owner[t, y, column] = k
-                    if n >= 0:
-                        if count == len(runs):
-                            runs = _with_room(runs)
-                        runs[count, 0], runs[count, 1] = low_x, high_x
-                        count += 1
-                if n >= 0 and inside:
-                    rows[n, t, y + 1] = count
-            if n >= 0:
-                for y in range(max(min(y1, height), 0), height + 1):
-                    rows[n, t, y] = count
-                extent[n, t, 0] = area
-                extent[n, t, 1], extent[n, t, 2] = left, top
-                extent[n, t, 3], extent[n, t, 4] = right, bottom
-    return runs[:count]
+                begin, end = columns_near(view, y, x0, x1)
+                if begin >= end:
+                    continue
+                row = buffer[: end - begin]
+                cover_row(texels, sides, view, 1.0 if n >= 0 else opacity, y, (begin, 1), places, row)
+                if n >= 0:
+                    _add_row(extents[n, t], row, begin, y, amodal)
+                if not 0 <= y < height or opacity < THRESHOLD:
+                    continue
+                if n >= 0 and opacity < 1.0:
+                    cover_row(texels, sides, view, opacity, y, (begin, 1), places, row)
+                owners = owner[t, y]
+                for x in range(np.uint64(max(begin, 0)), np.uint64(max(min(end, width), 0))):
+                    owners[x] = k if row[x - np.uint64(begin)] else owners[x]
 
 
 @kernel
-def summarise(
-    owner, number, runs, rows, modal_rows, modal_extent, amodal_area, occluded_by
-):  # pragma: no cover
-    """Fill what follows from who owns which pixel of the amodal masks; returns the runs of the modal ones.
-
-    Args:
-        owner: ``[T, H, W]``, the layer that owns a pixel.
-        number: ``[L]``, the labelled objects' place, else -1.
-        runs, rows: of the amodal masks.
-        modal_rows: ``[N, T, H + 1]``, filled.
-        modal_extent: ``[N, T, 5]`` int64, filled: area, x0, y0, x1, y1 (0 where empty).
-        amodal_area: ``[N, T]`` int64, filled.
-        occluded_by: ``[N, N, T]`` int64, filled.
-    """
-    objects, frames, height = rows.shape[0], rows.shape[1], rows.shape[2] - 1
-    found = np.empty((len(runs) + 64, 2), np.int32)
-    count = 0
-    for n in range(objects):
-        mine = np.int16(0)
-        for k in range(len(number)):
-            if number[k] == n:
-                mine = np.int16(k)
-        for t in range(frames):
-            area, left, top, right, bottom = 0, 1 << 40, 0, 0, 0
-            inside = 0
-            modal_rows[n, t, 0] = count
-            for y in range(height):
-                for r in range(rows[n, t, y], rows[n, t, y + 1]):
-                    x, end = runs[r, 0], runs[r, 1]
-                    inside += end - x
-                    owned = np.uint32(0)  # vectors count it
-                    for at in range(np.uint64(x), np.uint64(end)):
-                        owned += np.uint32(owner[t, y, at] == mine)
-                    whole = owned == end - x
-                    while x < end:
-                        layer = owner[t, y, x]
-                        begin = x
-                        if whole:
-                            x = end
-                        while x < end and owner[t, y, x] == layer:
-                            x += 1
-                        other = number[layer]
-                        if other != n:
-                            if other >= 0:
-                                occluded_by[n, other, t] += x - begin
-                            continue
-                        if area == 0:
-                            top = y
-                        area += x - begin
-                        left, right, bottom = min(left, begin), max(right, x), y + 1
-                        if count == len(found):
-                            found = _with_room(found)
-                        found[count, 0], found[count, 1] = begin, x
-                        count += 1
-                modal_rows[n, t, y + 1] = count
-            amodal_area[n, t] = inside
-            if area:
-                modal_extent[n, t, 0] = area
-                modal_extent[n, t, 1], modal_extent[n, t, 2] = left, top
-                modal_extent[n, t, 3], modal_extent[n, t, 4] = right, bottom
-    return found[:count]
+def _add_row(extent, row, begin, y, amodal):  # pragma: no cover - compiled
+    """Add pixels of row ``y`` from column ``begin`` on to an extent, those that are 1 in ``row``."""
+    area, low, high = 0, 0, len(row)
+    for i in range(len(row)):
+        area += row[i]
+    if area == 0:
+        return
+    while row[low] == 0:
+        low += 1
+    while row[high - 1] == 0:
+        high -= 1
+    _include(extent.box, extent.area, begin + low, begin + high, y)
+    extent.area += area
+    x0, y0, x1, y1 = extent.crop
+    if y0 <= y < y1:
+        at = np.uint64(extent.first + (y - y0) * (x1 - x0) + begin - x0)
+        for i in range(np.uint64(max(x0 - begin, 0)), np.uint64(max(min(len(row), x1 - begin), 0))):
+            amodal[at + i] = row[i]
 
 
 @kernel
-def fill_masks(runs, rows, masks):  # pragma: no cover
-    """Fill bool ``masks [N, T, H, W]``, all false, from their runs."""
-    for n in range(rows.shape[0]):
-        for t in range(rows.shape[1]):
-            for y in range(rows.shape[2] - 1):
-                for r in range(rows[n, t, y], rows[n, t, y + 1]):
-                    for x in range(np.uint64(runs[r, 0]), np.uint64(runs[r, 1])):
-                        masks[n, t, y, x] = True
+def count_visible(owner, layers, numbers, extents, amodal, occluded_by):  # pragma: no cover - compiled
+    """Fill areas and modal boxes of ``extents``, and ``occluded_by [N, N, T]``, of objects ``layers [N]``."""
+    for n in range(len(layers)):
+        for t in range(extents.shape[1]):
+            extent = extents[n, t]
+            at, (x0, y0, x1, y1) = extent.first, extent.crop
+            for y in range(y0, y1):
+                row, owners = amodal[at : at + x1 - x0], owner[t, y, x0:x1]
+                at += x1 - x0
+                area, visible = 0, 0
+                for i in range(len(row)):
+                    area += row[i]
+                    visible += row[i] & (owners[i] == layers[n])
+                extent.amodal_area += area
+                if visible:
+                    low, high = 0, len(row)
+                    while not (row[low] and owners[low] == layers[n]):
+                        low += 1
+                    while not (row[high - 1] and owners[high - 1] == layers[n]):
+                        high -= 1
+                    _include(extent.modal_box, extent.modal_area, x0 + low, x0 + high, y)
+                    extent.modal_area += visible
+                for i in range(len(row) if visible < area else 0):
+                    other = numbers[owners[i]]
+                    if row[i] and other >= 0 and other != n:
+                        occluded_by[n, other, t] += 1
 
 
-@inlined
-def _toggles(runs, rows, y, out):  # pragma: no cover
-    """Write the columns at which it changes whether row ``y`` of a mask differs from the row above.
+@kernel
+def _run_lengths(pixels, crop, size_hw, runs):  # pragma: no cover - compiled
+    """Fill ``runs`` with the run lengths of a mask, down its columns, zeros first; returns how many they are.
 
-    ``rows [H + 1]`` is that of one mask; there is nothing above its first row and below its last. Returns
-    how many columns there are: between the first and the second all differ, and so on.
+    ``pixels`` are those of the crop, row by row; the mask is 0 outside the crop.
     """
-    height = len(rows) - 1
-    a, a_end = (rows[y - 1], rows[y]) if y > 0 else (0, 0)
-    b, b_end = (rows[y], rows[y + 1]) if y < height else (0, 0)
-    i, j, i_end, j_end, count = 2 * a, 2 * b, 2 * a_end, 2 * b_end, 0
-    flat = runs.reshape(-1)
-    while i < i_end or j < j_end:
-        if j == j_end or (i < i_end and flat[i] <= flat[j]):
-            x = flat[i]
-            i += 1
-        else:
-            x = flat[j]
-            j += 1
-        if count and out[count - 1] == x:
-            count -= 1  # both rows change here
-        else:
-            out[count] = x
-            count += 1
+    height, width = size_hw
+    x0, y0, x1, y1 = crop
+    count, begin, value = 0, 0, 0
+    for x in range(x0, x1):
+        if value and y1 - y0 < height:  # the crop's column ends before the next one begins
+            runs[count] = (x - 1) * height + y1 - begin
+            begin, value, count = begin + runs[count], 0, count + 1
+        at = x - x0
+        for y in range(y0, y1):
+            if pixels[at] != value:
+                runs[count] = x * height + y - begin
+                begin, value, count = begin + runs[count], pixels[at], count + 1
+            at += x1 - x0
+    if value:
+        runs[count] = (x1 - 1) * height + y1 - begin
+        begin, count = begin + runs[count], count + 1
+    if begin < height * width:
+        runs[count] = height * width - begin
+        count += 1
     return count
 
 
 @kernel
-def _changes(runs, rows, width):  # pragma: no cover
-    """Return the places, counted down the columns, at which one mask changes, in order; it begins empty."""
-    height = len(rows) - 1
-    columns = np.empty(4 * width + 4, np.int32)
-    # Columns that change between two rows, [x0, x1) and the lower row.
-    spans = np.empty((2 * (rows[height] - rows[0]) + 1, 3), np.int32)
-    first = np.zeros(width + 1, np.int64)
-    # Above its first run and below its last a mask does not change.
-    low, high = 0, height
-    while low < height and rows[low + 1] == rows[0]:
-        low += 1
-    while high > low and rows[high - 1] == rows[height]:
-        high -= 1
-    count = 0
-    for y in range(low, high + 1):
-        for c in range(0, _toggles(runs, rows, y, columns), 2):
-            spans[count, 0], spans[count, 1], spans[count, 2] = columns[c], columns[c + 1], y
-            count += 1
-            for x in range(columns[c], columns[c + 1]):
-                first[x + 1] += 1
-    for x in range(width):
-        first[x + 1] += first[x]
-    where = np.empty(first[width], np.int64)
-    for i in range(count):
-        for x in range(spans[i, 0], spans[i, 1]):
-            where[first[x]] = x * height + spans[i, 2]
-            first[x] += 1
-    # The end of a column is the beginning of the next: what changes at both does not change.
-    count = 0
-    for at in where:
-        if count and where[count - 1] == at:
-            count -= 1
-        else:
-            where[count] = at
-            count += 1
-    return where[:count]
+def _write_runs(runs, text, length):  # pragma: no cover - compiled
+    """Write run lengths and a line break into ``text`` from ``length`` on; returns the new length.
+
+    The format is `rleToString` of pycocotools: from the fourth on a run is written as its difference from the
+    last but one; numbers in groups of five bits, the lowest first, with a sixth bit where more follow.
+    """
+    for i in range(len(runs)):
+        value = runs[i] - (runs[i - 2] if i > 2 else 0)
+        more = True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != -1 if bits & 16 else value != 0
+            text[length] = 48 + (bits | 32 if more else bits)
+            length += 1
+    text[length] = 10
+    return length + 1
 
 
 @kernel
-def encode_runs(runs, rows, width, wanted):  # pragma: no cover
-    """Return the COCO run lengths of those masks that are ``wanted [N, T]`` as text, a line each.
-
-    Runs go down the columns and begin with zeros. From the fourth on a run is written as its difference
-    from the last but one; numbers in groups of five bits, the lowest first, a sixth bit where more follow.
-    """
-    text = np.empty(4096, np.uint8)
-    length, area = 0, (rows.shape[2] - 1) * width
-    for n in range(rows.shape[0]):
-        for t in range(rows.shape[1]):
-            if not wanted[n, t]:
-                continue
-            where = _changes(runs, rows[n, t], width)
-            if len(text) < length + 7 * (len(where) + 1) + 1:
-                grown = np.empty(2 * length + 7 * (len(where) + 1) + 1, np.uint8)
-                for i in range(length):
-                    grown[i] = text[i]
-                text = grown
-            begin, before, last = 0, 0, 0  # where a run begins, and the last two
-            for i in range(len(where) + 1):
-                end = where[i] if i < len(where) else area
-                if i == len(where) and i > 0 and begin == area:
-                    break
-                value = end - begin - (before if i > 2 else 0)
-                before, last, begin = last, end - begin, end
-                more = True
-                while more:
-                    bits = value & 31
-                    value >>= 5
-                    more = value != -1 if bits & 16 else value != 0
-                    text[length] = 48 + (bits | 32 if more else bits)
-                    length += 1
-            text[length] = 10
-            length += 1
+def encode_crops(owner, layers, extents, amodal):  # pragma: no cover - compiled
+    """Return the COCO run lengths of the modal and the amodal mask of each object and frame, a line each."""
+    text, length = np.empty(4096, np.uint8), 0
+    size_hw = owner.shape[1:]
+    for n in range(len(layers)):
+        for t in range(extents.shape[1]):
+            x0, y0, x1, y1 = extents[n, t].crop
+            area, first = (x1 - x0) * (y1 - y0), extents[n, t].first
+            whole = amodal[first : first + area]
+            visible = whole
+            if extents[n, t].modal_area < extents[n, t].amodal_area:
+                visible = whole & (owner[t, y0:y1, x0:x1].copy().ravel() == layers[n])
+            for pixels in (visible, whole):
+                runs = np.empty(area + 2, np.int64)
+                count = _run_lengths(pixels, extents[n, t].crop, size_hw, runs)
+                if len(text) < length + 7 * count + 1:
+                    grown = np.empty(2 * len(text) + 7 * count, np.uint8)
+                    grown[:length] = text[:length]
+                    text = grown
+                length = _write_runs(runs[:count], text, length)
     return text[:length]
 
 
+@kernel
+def oriented_boxes(texels, views, layers, poses, out):  # pragma: no cover - compiled
+    """Fill ``out [N, T, 4, 2]`` with the corners of the boxes of texels of half alpha or more; NaN: none."""
+    for n in range(len(layers)):
+        view = views[layers[n], 0]
+        height, width = view.texture_height, view.texture_width
+        x0, y0, x1, y1 = width, height, 0, 0
+        at = view.texture_first
+        for y in range(height):
+            for x in range(width):
+                if texels[at, 3] >= 128:
+                    x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x + 1), y + 1
+                at += 1
+        for t in range(out.shape[1]):
+            for corner in range(4):
+                u, v = float(x1 if corner in (1, 2) else x0), float(y1 if corner in (2, 3) else y0)
+                out[n, t, corner, 0], out[n, t, corner, 1] = map_point(poses[layers[n], t], u, v)
+            # A box with a corner behind the horizon is no box.
+            if x1 == 0 or np.isnan(out[n, t].sum()) or views[layers[n], t].opacity <= 0.0:
+                out[n, t] = np.nan
+
+
 @inlined
-def _is_edge(owned, t, y, x):  # pragma: no cover
-    """Return whether a pixel has a neighbour of another owner."""
-    owner = owned[t, y, x]
+def _is_edge(segmentation, t, y, x):  # pragma: no cover - compiled
+    """Return whether a pixel has a neighbour above, below, left or right of another owner."""
+    owner = segmentation[t, y, x]
     return (
-        (owned[t, max(y - 1, 0), x] != owner)
-        | (owned[t, min(y + 1, owned.shape[1] - 1), x] != owner)
-        | (owned[t, y, max(x - 1, 0)] != owner)
-        | (owned[t, y, min(x + 1, owned.shape[2] - 1)] != owner)
+        (segmentation[t, max(y - 1, 0), x] != owner)
+        | (segmentation[t, min(y + 1, segmentation.shape[1] - 1), x] != owner)
+        | (segmentation[t, y, max(x - 1, 0)] != owner)
+        | (segmentation[t, y, min(x + 1, segmentation.shape[2] - 1)] != owner)
     )
 
 
 @kernel
-def count_candidates(runs, rows, width, edges, counts):  # pragma: no cover
-    """Add to ``counts [T, H]`` how many pixels of the modal masks each row has; edges: only those on one.
-
-    A pixel is on no edge where the mask holds its neighbours, too; beyond the frame there are none.
-    """
-    height = rows.shape[2] - 1
-    for n in range(rows.shape[0]):
-        for t in range(rows.shape[1]):
-            for y in range(height):
-                above, above_end = rows[n, t, max(y - 1, 0)], rows[n, t, max(y - 1, 0) + 1]
-                below, below_end = rows[n, t, min(y + 1, height - 1)], rows[n, t, min(y + 1, height - 1) + 1]
-                for r in range(rows[n, t, y], rows[n, t, y + 1]):
-                    counts[t, y] += runs[r, 1] - runs[r, 0]
-                    if not edges:
-                        continue
-                    # What of the run, without its ends, is in a run above and in one below.
-                    x = runs[r, 0] + (runs[r, 0] > 0)
-                    end = runs[r, 1] - (runs[r, 1] < width)
-                    while x < end:
-                        while above < above_end and runs[above, 1] <= x:
-                            above += 1
-                        while below < below_end and runs[below, 1] <= x:
-                            below += 1
-                        if above == above_end or below == below_end:
-                            break
-                        x = max(x, runs[above, 0], runs[below, 0])
-                        stop = min(end, runs[above, 1], runs[below, 1])
-                        if x < stop:
-                            counts[t, y] -= stop - x
-                            x = stop
+def count_candidates(segmentation, edges, counts):  # pragma: no cover - compiled
+    """Fill ``counts [T, H]``: pixels of labelled objects in each row; ``edges``: only those at an edge."""
+    for t in range(counts.shape[0]):
+        for y in range(counts.shape[1]):
+            count = 0
+            for x in range(segmentation.shape[2]):
+                if segmentation[t, y, x] > 0:
+                    count += not edges or _is_edge(segmentation, t, y, x)
+            counts[t, y] = count
 
 
 @kernel
-def find_candidates(owned, edges, counts, wanted, found):  # pragma: no cover
-    """Fill ``found [P, 3]`` (t, x, y) with the candidates that have the numbers ``wanted [P]``.
+def find_candidates(segmentation, edges, counts, chosen, found):  # pragma: no cover - compiled
+    """Fill ``found [P, 3]`` (t, x, y) with the candidates that have the numbers ``chosen [P]``.
 
     ``counts [T, H]`` is what `count_candidates` found in every row.
     """
-    height, width = owned.shape[1:]
+    height, width = segmentation.shape[1:]
     totals = np.cumsum(counts)
-    for p in range(len(wanted)):
-        row = np.searchsorted(totals, wanted[p], side="right")
+    for p in range(len(chosen)):
+        row = np.searchsorted(totals, chosen[p], side="right")
         t, y = row // height, row % height
-        left = wanted[p] - (totals[row] - counts[t, y])
+        left = chosen[p] - (totals[row] - counts[t, y])
         for x in range(width):
-            if owned[t, y, x] > 0 and (not edges or _is_edge(owned, t, y, x)):
+            if segmentation[t, y, x] > 0 and (not edges or _is_edge(segmentation, t, y, x)):
                 if left == 0:
                     found[p, 0], found[p, 1], found[p, 2] = t, x, y
                     break
                 left -= 1
 
 
-@kernel
-def _mips(first, heights, widths, levels):  # pragma: no cover
-    """Return what `levels_at` says of every layer and frame, whole numbers ``[L, T, 6]`` and others."""
-    whole, others = np.empty((*levels.shape, 6), np.int64), np.empty((*levels.shape, 2))
-    for k in range(levels.shape[0]):
-        for t in range(levels.shape[1]):
-            mips = levels_at(first[k], heights[k], widths[k], levels[k, t])
-            others[k, t, 0], others[k, t, 1] = mips[0], mips[1]
-            whole[k, t, 0], whole[k, t, 1], whole[k, t, 2] = mips[2], mips[3], mips[4]
-            whole[k, t, 3], whole[k, t, 4], whole[k, t, 5] = mips[5], mips[6], mips[7]
-    return whole, others
-
-
 @inlined
-def _alpha(texels, whole, others, inverse, k, t, x, y):  # pragma: no cover
-    """Return the alpha of a layer at a point of a frame; see `_mips`."""
-    places, parts = whole[k, t], others[k, t]
-    mips = (parts[0], parts[1], places[0], places[1], places[2], places[3], places[4], places[5])
-    return alpha_point(texels, mips, inverse[k, t], x, y)
+def _front_owner(texels, views, order, t, x, y, behind):  # pragma: no cover - compiled
+    """Return the front-most layer that covers a point and is in front of layer ``behind``, else 0."""
+    owner, place = 0, order.shape[1] - 1
+    while owner == 0 and place >= 0 and order[t, place] != behind:
+        k = order[t, place]
+        opacity = views[k, t].opacity
+        if opacity >= THRESHOLD and alpha_point(texels, views[k, t], x, y) * opacity >= THRESHOLD:
+            owner = k
+        place -= 1
+    return owner
 
 
 @kernel
-def owners_at(
-    texels, first, heights, widths, inverse, levels, opacity, back_to_front, frames, points, owner
-):  # pragma: no cover
+def owners_at(texels, views, order, frames, points, owner):  # pragma: no cover - compiled
     """Fill ``owner [P]``: the layer that owns each point ``[P, 2]`` itself, in its frame ``[P]``."""
-    whole, others = _mips(first, heights, widths, levels)
     for p in range(len(points)):
-        t = frames[p]
-        for place in range(back_to_front.shape[1] - 1, -1, -1):
-            k = back_to_front[t, place]
-            alpha = _alpha(texels, whole, others, inverse, k, t, points[p, 0], points[p, 1])
-            if alpha * opacity[k, t] >= THRESHOLD:
-                owner[p] = k
-                break
-
-
-@inlined
-def _moved(there, pose, x, y):  # pragma: no cover
-    """Carry a point from a frame to a texture and from there to another frame; NaN: it has no place there."""
-    depth = there[2, 0] * x + there[2, 1] * y + there[2, 2]
-    if not depth > 0.0:
-        return np.nan, np.nan
-    u = (there[0, 0] * x + there[0, 1] * y + there[0, 2]) / depth
-    v = (there[1, 0] * x + there[1, 1] * y + there[1, 2]) / depth
-    depth = pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]
-    if not depth > 0.0:
-        return np.nan, np.nan
-    return (
-        (pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]) / depth,
-        (pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]) / depth,
-    )
+        owner[p] = _front_owner(texels, views, order, frames[p], points[p, 0], points[p, 1], 0)
 
 
 @kernel
-def follow(
-    texels, first, heights, widths, inverse, levels, opacity, back_to_front, poses, redrawn, size_hw,
-    points, layers, begin, ends, targets, inside, hidden,
-):  # fmt: skip  # pragma: no cover
-    """Carry points from frame ``begin[p]`` to all of the frames ``ends`` with their layer.
+def follow(texels, views, order, poses, redrawn, start, ends, out):  # pragma: no cover - compiled
+    """Move points from their frame to all of the frames ``ends [E]`` with their layer.
 
-    A point keeps the larger of its alphas at both: resampling at an edge must not make an object hide
-    behind what lies behind it.
+    A point keeps the larger of its alphas in both frames: resampling at an edge must not hide an object
+    behind what is behind it.
 
     Args:
-        texels, first, heights, widths, inverse, levels, opacity, back_to_front: as in `cover`.
+        texels, views, order: see the module.
         poses: ``[L, T, 3, 3]`` texture to frame.
-        redrawn: ``[L]`` bool, whether a layer is something new in every frame.
-        size_hw: of the frame.
-        points: ``[P, 2]``.
-        layers, begin: ``[P]``.
+        redrawn: ``[L]`` bool, the layer shows new content in every frame.
+        start: points ``[P, 2]``, layers ``[P]`` and frames ``[P]``.
         ends: ``[E]``.
-        targets: ``[P, E, 2]``, filled; NaN where a point has no place in that frame.
-        inside: ``[P, E]`` bool, filled: the target is in the frame.
-        hidden: ``[P, E]`` bool, filled: another layer owns the target.
+        out: filled: targets ``[P, E, 2]``, NaN where a point has no position in that frame, and bool
+            ``[P, E]``, another layer owns the target.
     """
-    height, width = size_hw
-    whole, others = _mips(first, heights, widths, levels)
+    points, layers, frames = start
+    targets, hidden = out
     for p in range(len(points)):
-        k, t0 = layers[p], begin[p]
+        k, t0, x0, y0 = layers[p], frames[p], points[p, 0], points[p, 1]
         for e in range(len(ends)):
             t1 = ends[e]
-            x, y = points[p, 0], points[p, 1]
+            x, y = x0, y0
             if t0 != t1:
-                x, y = (np.nan, np.nan) if redrawn[k] else _moved(inverse[k, t0], poses[k, t1], x, y)
+                x, y = map_point(views[k, t0].frame_to_texture, x0, y0)
+                x, y = map_point(poses[k, t1], x, y)
+                if redrawn[k]:
+                    x = y = np.nan
             targets[p, e, 0], targets[p, e, 1] = x, y
+            hidden[p, e] = False
             if np.isnan(x):
                 continue
-            inside[p, e] = 0.0 <= x < width and 0.0 <= y < height
-            covered = False
-            for place in range(back_to_front.shape[1] - 1, -1, -1):
-                front = back_to_front[t1, place]
-                if front == k:
-                    break
-                alpha = _alpha(texels, whole, others, inverse, front, t1, x, y)
-                if alpha * opacity[front, t1] >= THRESHOLD:
-                    covered = True
-                    break
+            covered = _front_owner(texels, views, order, t1, x, y, k) != 0
             if not covered and k > 0:
-                alpha = _alpha(texels, whole, others, inverse, k, t1, x, y)
-                if alpha * opacity[k, t1] < THRESHOLD:
-                    before = _alpha(texels, whole, others, inverse, k, t0, points[p, 0], points[p, 1])
-                    covered = max(alpha, before) * opacity[k, t1] < THRESHOLD
+                alpha, opacity = alpha_point(texels, views[k, t1], x, y), views[k, t1].opacity
+                if alpha * opacity < THRESHOLD:
+                    alpha = max(alpha, alpha_point(texels, views[k, t0], x0, y0))
+                    covered = alpha * opacity < THRESHOLD
             hidden[p, e] = covered

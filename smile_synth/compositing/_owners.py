@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from smile_synth.compositing._parameters import IMAGE, SHADOW, TRANSPARENT, Parameters
 from smile_synth.core.compile import kernel
-from smile_synth.core.coverage import THRESHOLD, alpha_point, levels_at
+from smile_synth.core.coverage import LAYER_VIEW, THRESHOLD, cover_row, set_levels
 
 
 def find_owners(parameters: Parameters, bank: NDArray[np.uint8], owners: NDArray[np.int16]) -> None:
@@ -22,6 +22,8 @@ def find_owners(parameters: Parameters, bank: NDArray[np.uint8], owners: NDArray
 
 @kernel
 def _find_owners(first, subframes, entries, bank, extra, owners):  # type: ignore[no-untyped-def]  # pragma: no cover
+    view, no_maps = np.empty(1, LAYER_VIEW)[0], np.empty(0, np.uint8)
+    buffer, places = np.empty(owners.shape[2], np.uint8), np.empty(owners.shape[2], np.int32)
     for f in range(len(owners)):
         middle = (subframes[f] + subframes[f + 1]) // 2
         for e in range(first[middle], first[middle + 1]):
@@ -29,12 +31,14 @@ def _find_owners(first, subframes, entries, bank, extra, owners):  # type: ignor
             if entry.label == SHADOW or entry.opacity < THRESHOLD:
                 continue
             texels = bank if entry.from_bank else extra
-            levels = levels_at(entry.first_texel, entry.height, entry.width, entry.level)
+            view.frame_to_texture[:] = entry.inverse
+            set_levels(view, entry.first_texel, entry.height, entry.width, entry.level)
             has_edge = entry.kind == IMAGE and entry.border == TRANSPARENT
+            row = buffer[: max(entry.x1 - entry.x0, 0)]
+            row[:] = 1
             for y in range(entry.y0, entry.y1):
-                for x in range(entry.x0, entry.x1):
-                    alpha = 1.0
-                    if has_edge:
-                        alpha = alpha_point(texels, levels, entry.inverse, x + 0.5, y + 0.5)
-                    if alpha * entry.opacity >= THRESHOLD:
-                        owners[f, y, x] = entry.label
+                if has_edge:
+                    cover_row(texels, no_maps, view, entry.opacity, y, (entry.x0, 1), places, row)
+                for i in range(len(row)):
+                    if row[i]:
+                        owners[f, y, entry.x0 + i] = entry.label

@@ -1,9 +1,9 @@
-"""Clip and its label containers: frozen, shapes checked when built."""
+"""Clip and its label containers: shapes and dtypes are checked when they are built."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +17,73 @@ def _check(name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype:
         raise ValueError(f"{name}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Labels of N objects over T frames but for their masks. The definitions stand in docs/labels.md.
+class _Container:
+    """A frozen dataclass with arrays: copies them, compares and hashes by value, and prints their shapes."""
+
+    _read_only = True
+
+    def __post_init__(self) -> None:
+        """Copy the arrays, then check them."""
+        for name, value in self._values().items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, value.copy())
+        self._finish()
+
+    @classmethod
+    def owning(cls, **values: Any) -> Self:
+        """Build the container without copies. Its arrays become read-only; nothing else may hold them."""
+        container = object.__new__(cls)
+        for name, value in values.items():
+            object.__setattr__(container, name, value)
+        container._finish()
+        return container
+
+    def _values(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+
+    def _finish(self) -> None:
+        self._check()
+        for value in self._values().values():
+            if isinstance(value, np.ndarray) and self._read_only:
+                value.flags.writeable = False
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all values are equal; NaN equals NaN."""
+        if not isinstance(other, _Container) or type(other) is not type(self):
+            return NotImplemented
+        return all(
+            _equal(mine, theirs)
+            for mine, theirs in zip(self._values().values(), other._values().values(), strict=True)
+        )
+
+    def __hash__(self) -> int:
+        """Hash the shapes and what is no array."""
+        return hash(tuple(v.shape if isinstance(v, np.ndarray) else v for v in self._values().values()))
+
+    def __repr__(self) -> str:
+        """Return the values, arrays by dtype and shape."""
+        parts = (
+            f"{name}={f'{value.dtype}{list(value.shape)}' if isinstance(value, np.ndarray) else repr(value)}"
+            for name, value in self._values().items()
+        )
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _equal(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, np.ndarray):
+        return np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f")
+    return bool(mine == theirs)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Geometry(_Container):
+    """Labels of N objects over T frames, without their masks. docs/labels.md has the definitions.
+
+    An object that is not present in a frame (opacity 0) has no labels there: NaN, -1 in ``depth_order``, 0 in
+    ``occluded_by``. All arrays are read-only.
 
     Attributes:
         class_names: N names.
@@ -29,7 +93,7 @@ class Geometry:
             axes: its upper left, upper right, lower right, lower left; not cropped; NaN behind a horizon.
         visibility: ``[N, T]`` modal area / amodal area; NaN when the amodal mask is empty.
         in_frame: ``[N, T]`` amodal area inside the frame / whole amodal area; NaN without any extent.
-        depth_order: ``[N, T]`` int64, 0 is the front-most object of the frame.
+        depth_order: ``[N, T]`` int64, 0 is the front-most of the objects that are present.
         occluded_by: ``[N, N, T]`` int64; [i, j] pixels of object i's extent that object j owns.
     """
 
@@ -42,8 +106,7 @@ class Geometry:
     depth_order: NDArray[np.int64]
     occluded_by: NDArray[np.int64]
 
-    def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type."""
+    def _check(self) -> None:
         n, t = len(self.class_names), self.visibility.shape[-1]
         _check("amodal_boxes_xyxy", self.amodal_boxes_xyxy, (n, t, 4), np.float64)
         _check("modal_boxes_xyxy", self.modal_boxes_xyxy, (n, t, 4), np.float64)
@@ -54,38 +117,38 @@ class Geometry:
         _check("occluded_by", self.occluded_by, (n, n, t), np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Labels(Geometry):
     """Labels of N objects over T frames, with their masks.
 
     Attributes:
-        segmentation: ``[T, H, W]`` uint16; 0 is the background, k + 1 is object k where it owns the pixel.
-        amodal_masks: ``[N, T, H, W]`` bool, the extent inside the frame, whatever lies in front.
+        segmentation: ``[T, H, W]`` int16; 0 is the background, k + 1 is object k where it owns the pixel. A
+            clip has at most 32,767 objects.
+        amodal_masks: ``[N, T, H, W]`` bool, the extent inside the frame, also where other layers cover it.
         modal_masks: ``[N, T, H, W]`` bool, the owned pixels; disjoint, each inside its amodal mask.
     """
 
-    segmentation: NDArray[np.uint16]
+    segmentation: NDArray[np.int16]
     amodal_masks: Bool
     modal_masks: Bool
 
-    def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type."""
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         n, (t, h, w) = len(self.class_names), self.segmentation.shape
-        _check("segmentation", self.segmentation, (self.visibility.shape[-1], h, w), np.uint16)
+        _check("segmentation", self.segmentation, (self.visibility.shape[-1], h, w), np.int16)
         _check("amodal_masks", self.amodal_masks, (n, t, h, w), np.bool_)
         _check("modal_masks", self.modal_masks, (n, t, h, w), np.bool_)
 
 
-@dataclass(frozen=True)
-class Flow:
-    """Where every pixel centre of one frame is in another.
+@dataclass(frozen=True, repr=False, eq=False)
+class Flow(_Container):
+    """Where every pixel centre of one frame is in another. All arrays are read-only.
 
     Attributes:
         flow_xy: ``[H, W, 2]`` float32 (dx, dy) pixels; 0 where invalid.
-        valid: ``[H, W]`` a correspondence exists.
-        occluded: ``[H, W]`` valid, inside the frame, and another layer owns the target point.
-        leaves: ``[H, W]`` valid, and the target is outside the frame.
+        valid: ``[H, W]`` bool, a correspondence exists.
+        occluded: ``[H, W]`` bool, valid, inside the frame, and another layer owns the target point.
+        leaves: ``[H, W]`` bool, valid, and the target is outside the frame.
     """
 
     flow_xy: NDArray[np.float32]
@@ -93,21 +156,20 @@ class Flow:
     occluded: Bool
     leaves: Bool
 
-    def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type."""
+    def _check(self) -> None:
         h, w = self.valid.shape
         _check("flow_xy", self.flow_xy, (h, w, 2), np.float32)
         for name in ("valid", "occluded", "leaves"):
             _check(name, getattr(self, name), (h, w), np.bool_)
 
 
-@dataclass(frozen=True)
-class Tracks:
-    """Query points followed through all frames.
+@dataclass(frozen=True, repr=False, eq=False)
+class Tracks(_Container):
+    """Query points followed through all frames. All arrays are read-only.
 
     Attributes:
         points_xy: ``[P, T, 2]`` float64 pixels, sub-pixel exact; NaN where a point has no position.
-        visible: ``[P, T]`` inside the frame and not covered, by the ownership rule at the point itself.
+        visible: ``[P, T]`` bool, inside the frame and not covered, by the ownership rule at the point itself.
         layer: ``[P]`` int64, the scene's layer that the point is fixed to (0 is the background).
     """
 
@@ -115,8 +177,7 @@ class Tracks:
     visible: Bool
     layer: NDArray[np.int64]
 
-    def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type."""
+    def _check(self) -> None:
         p, t = self.visible.shape
         _check("points_xy", self.points_xy, (p, t, 2), np.float64)
         _check("visible", self.visible, (p, t), np.bool_)
@@ -124,14 +185,14 @@ class Tracks:
 
 
 class Annotator(Protocol):
-    """What a clip asks for its labels; computed when first asked for."""
+    """The source of a clip's labels; each kind is computed when it is first read."""
 
     @property
     def labels(self) -> Labels:
         """Masks, boxes, visibility and depth of every labelled object."""
 
     @property
-    def segmentation(self) -> NDArray[np.uint16]:
+    def segmentation(self) -> NDArray[np.int16]:
         """`Labels.segmentation` alone, without the cost of the other labels."""
 
     def flow(self, t0: int, t1: int) -> Flow:
@@ -141,8 +202,8 @@ class Annotator(Protocol):
         """Tracks of query points (frame, x, y)."""
 
 
-@dataclass(frozen=True)
-class Clip:
+@dataclass(frozen=True, repr=False, eq=False)
+class Clip(_Container):
     """Frames in memory with their labels.
 
     Attributes:
@@ -151,12 +212,13 @@ class Clip:
         annotation: source of the labels.
     """
 
+    _read_only = False  # torch.from_numpy warns about read-only arrays
+
     frames: NDArray[np.uint8]
     fps: float
     annotation: Annotator
 
-    def __post_init__(self) -> None:
-        """Refuse arrays of another shape or type."""
+    def _check(self) -> None:
         shape = self.frames.shape
         if len(shape) != 4 or shape[-1] != 3 or self.frames.dtype != np.uint8:
             raise ValueError(f"frames: expected uint8 [T, H, W, 3], got {self.frames.dtype} {shape}")
@@ -167,8 +229,8 @@ class Clip:
         return self.annotation.labels
 
     @property
-    def segmentation(self) -> NDArray[np.uint16]:
-        """Who owns every pixel ``[T, H, W]`` (`Labels.segmentation`)."""
+    def segmentation(self) -> NDArray[np.int16]:
+        """Number of the object that owns each pixel ``[T, H, W]`` (`Labels.segmentation`)."""
         return self.annotation.segmentation
 
     @property

@@ -1,28 +1,51 @@
-"""Alpha, ownership and visibility of a pose: the one definition that scenes and labels share.
+"""Alpha, ownership and visibility of layers: the one definition that sampling and labels share.
 
-A pixel is judged at its centre, a track at the point itself, by the same sampling that renders: two
-bilinear taps of neighbouring mip levels, mixed. ``alpha >= .5`` is an object's extent (amodal);
-``alpha x opacity >= .5`` of the front-most such layer is ownership.
+A pixel is tested at its centre, a track at the point itself, with the sampling that renders: bilinear in two
+neighbouring mip levels, then mixed. An object's extent (amodal) is where ``alpha >= .5``. A layer covers a
+point where ``alpha x opacity >= .5``. The front-most layer that covers a point owns it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smile_synth.core import geometry
 from smile_synth.core.compile import inlined, kernel
-from smile_synth.core.texture import Texture
 
 Border = Literal["transparent", "reflect", "repeat"]
 Float = NDArray[np.float64]
-Bool = NDArray[np.bool_]
-Window = tuple[int, int, int, int]
+Int = NDArray[np.int64]
 
-# One half, less what float64 may lose of it: an opaque texel under an opacity of .5 owns its pixel.
+# One half, minus the rounding error of float64: an opaque texel under an opacity of .5 owns its pixel.
 THRESHOLD = 0.5 - 1e-9
+
+# The sides of one half in a side map, see `side_maps`. & of two of them is MIXED where they differ.
+MIXED, BELOW, ABOVE = 0, 1, 2
+
+# How one layer is seen in one frame. Fields of two values hold the two mip levels that are mixed.
+LAYER_VIEW = np.dtype(
+    [
+        ("frame_to_texture", np.float64, (3, 3)),
+        ("opacity", np.float64),
+        ("window", np.int64, (4,)),  # pixels x0, y0, x1, y1 that the layer may touch, also outside the frame
+        ("level", np.int64, (2,)),
+        ("first", np.int64, (2,)),  # first texel of the level
+        ("height", np.int64, (2,)),
+        ("width", np.int64, (2,)),
+        ("scale", np.float64, (2,)),  # texels of the level per texel of level 0
+        ("weight", np.float64, (2,)),
+        ("sides_first", np.int64, (2,)),  # where the level's side map begins, see `side_maps`; -1: no map
+        ("texture_first", np.int64),  # first texel of level 0
+        ("texture_height", np.int64),
+        ("texture_width", np.int64),
+        ("margin", np.float64),  # texels of level 0 by which the extent may exceed the texture
+        ("affine", np.bool_),
+    ],
+    align=True,
+)
 
 
 def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike) -> Float:
@@ -30,8 +53,8 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
 
     The rule: log2 of the side of the square in the texture that has the area of one frame pixel,
     sqrt(|det J|) of the frame-to-object map at the texture's middle, at least 0 and at most the last
-    level. Under anisotropy this is the geometric mean of the two scales: as much is lost to blur along
-    the longer axis as is left to aliasing along the shorter. Sizes broadcast with the leading axes.
+    level. Under anisotropy this is the geometric mean of the two scales: the blur along the longer axis
+    equals the aliasing along the shorter one. Sizes broadcast with the leading axes.
     """
     m = object_to_frame
     w = m[..., 2, 0] * np.divide(width, 2) + m[..., 2, 1] * np.divide(height, 2) + m[..., 2, 2]
@@ -39,34 +62,63 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
     # The last level has one texel: as many halvings as the longer side has bits above its first.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
-    # Adding zero makes -0, which a minimum may or may not keep, 0.
+    # Adding zero turns -0, which np.clip may return, into 0.
     return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
 
 
-def window(object_to_frame: Float, size_hw: tuple[int, int], level: float, limit: Window | None) -> Window:
-    """Return the pixels (x0, y0, x1, y1), half-open, that a transparent-border texture of a size can touch.
+def layer_views(
+    first_texel: ArrayLike,
+    texture_hw: ArrayLike,
+    object_to_frame: Float,
+    level: Float,
+    opacity: Float,
+    frame_hw: tuple[int, int],
+) -> NDArray[Any]:
+    """Return how L layers with transparent borders are seen in T frames.
 
-    ``limit`` crops it, for example to the frame; ``None`` leaves it whole. Empty windows have x1 <= x0
-    or y1 <= y0. A pose with a horizon inside the texture may touch everything up to ``limit``.
+    Args:
+        first_texel: ``[L]``, where each texture begins in the array of texels that kernels read.
+        texture_hw: ``[L, 2]`` texels.
+        object_to_frame: ``[L, T, 3, 3]``.
+        level: ``[L, T]`` mip level, see `level_of_detail`.
+        opacity: ``[L, T]`` 0..1.
+        frame_hw: frame size in pixels. The window of a pose with its horizon inside the texture is infinite;
+            it is cropped to three times the frame's width and height.
+
+    Returns:
+        ``[L, T]`` of `LAYER_VIEW`.
+
+    Raises:
+        ValueError: a pose is singular.
     """
-    reach = float(2 ** (int(level) + 1))  # half a texel of the coarser level, and its padding
-    height, width = size_hw
-    box = geometry.corners(width + 3 * reach, height + 3 * reach) - reach
-    mapped = geometry.apply(object_to_frame, box)
-    if not np.isfinite(mapped).all():
-        if limit is None:
-            raise ValueError("the whole extent of an object that crosses a horizon is not finite")
-        return limit
-    low, high = np.floor(mapped.min(axis=0)), np.ceil(mapped.max(axis=0))
-    x0, y0, x1, y1 = int(low[0]), int(low[1]), int(high[0]), int(high[1])
-    if limit is None:
-        return x0, y0, x1, y1
-    return max(x0, limit[0]), max(y0, limit[1]), min(x1, limit[2]), min(y1, limit[3])
+    views = np.empty(level.shape, LAYER_VIEW)
+    views["frame_to_texture"] = geometry.invert(object_to_frame)
+    views["opacity"] = opacity
+    height, width = frame_hw
+    largest = np.array([-width, -height, 2 * width, 2 * height], np.int64)
+    sizes = np.asarray(texture_hw, np.int64).reshape(-1, 2)
+    _fill_views(
+        views, np.asarray(first_texel, np.int64), sizes, np.ascontiguousarray(object_to_frame), level, largest
+    )
+    return views
 
 
 @inlined
-def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  # pragma: no cover
-    """Return (first texel, height, width) of a mip level."""
+def map_point(transform, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Map a point by a 3x3 transform; NaN behind the horizon."""
+    depth = transform[2, 0] * x + transform[2, 1] * y + transform[2, 2]
+    scale = 1.0 if depth > 0.0 else np.nan
+    u = (transform[0, 0] * x + transform[0, 1] * y + transform[0, 2]) * scale
+    v = (transform[1, 0] * x + transform[1, 1] * y + transform[1, 2]) * scale
+    if depth != 1.0:  # a division is slow
+        u /= depth
+        v /= depth
+    return u, v
+
+
+@inlined
+def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  # pragma: no cover - compiled
+    """Return (first texel, height, width) of a mip level of a texture."""
     start = 0
     for _ in range(level):
         start += height * width
@@ -75,79 +127,208 @@ def level_start(height: int, width: int, level: int) -> tuple[int, int, int]:  #
 
 
 @inlined
-def alpha_tap(texels, start, h, w, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bilinear alpha (0..255) at (u, v) in texels of one level, nothing outside."""
+def set_levels(view, first_texel, height, width, level):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill a view's fields that follow from texture, mip level and ``frame_to_texture``; no side maps."""
+    view.texture_first, view.texture_height, view.texture_width = first_texel, height, width
+    fine = int(level)
+    for i in range(2):
+        start, h, w = level_start(height, width, fine + i)
+        view.level[i], view.first[i] = fine + i, first_texel + start
+        view.height[i], view.width[i] = h, w
+        view.scale[i] = 0.5 ** (fine + i)
+        view.weight[i] = level - fine if i else 1.0 - (level - fine)
+        view.sides_first[i] = -1
+    # Alpha of one half ends with the texture. Only a coarse texel that is partly padding extends it,
+    # by at most 1.5 - sqrt(2) < .125 of the texel's side.
+    view.margin = 0.125 * float(2 << fine)
+    m = view.frame_to_texture
+    view.affine = (m[2, 0] == 0.0) & (m[2, 1] == 0.0) & (m[2, 2] == 1.0)
+
+
+@kernel(error_model="numpy")
+def _fill_views(views, first_texel, texture_hw, poses, level, largest):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(views.shape[0]):
+        height, width = texture_hw[k, 0], texture_hw[k, 1]
+        for t in range(views.shape[1]):
+            view = views[k, t]
+            set_levels(view, first_texel[k], height, width, level[k, t])
+            reach = float(2 << int(level[k, t]))
+            x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+            for corner in range(4):
+                u = width + 2 * reach if corner & 1 else -reach
+                v = height + 2 * reach if corner & 2 else -reach
+                x, y = map_point(poses[k, t], u, v)
+                x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+                if np.isnan(x):
+                    x0 = np.nan
+                    break
+            if np.isnan(x0):
+                view.window[:] = largest
+            else:
+                view.window[0], view.window[1] = int(np.floor(x0)), int(np.floor(y0))
+                view.window[2], view.window[3] = int(np.ceil(x1)), int(np.ceil(y1))
+
+
+@inlined
+def alpha_tap(texels, first, height, width, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return the bilinear alpha 0..255 at (u, v) in texels of one mip level; 0 outside."""
+    # No branch: with branches numba counts references to the array, which takes longer than all the rest.
     u -= 0.5
     v -= 0.5
-    if not (-1.0 <= u < w and -1.0 <= v < h):
-        return 0.0
     i, j = int(np.floor(u)), int(np.floor(v))
-    fu, fv = u - i, v - j
-    if 0 <= i < w - 1 and 0 <= j < h - 1:  # the sum below, without its tests
-        at = start + j * w + i
-        upper = (1.0 - fv) * (1.0 - fu) * texels[at, 3] + (1.0 - fv) * fu * texels[at + 1, 3]
-        return upper + fv * (1.0 - fu) * texels[at + w, 3] + fv * fu * texels[at + w + 1, 3]
-    total = 0.0
-    for dj in range(2):
-        if 0 <= j + dj < h:
-            weight = fv if dj else 1.0 - fv
-            row = start + (j + dj) * w
-            if 0 <= i < w:
-                total += weight * (1.0 - fu) * texels[row + i, 3]
-            if 0 <= i + 1 < w:
-                total += weight * fu * texels[row + i + 1, 3]
-    return total
+    left, right = (1.0 - u + i) * ((i >= 0) & (i < width)), (u - i) * ((i >= -1) & (i < width - 1))
+    upper, lower = (1.0 - v + j) * ((j >= 0) & (j < height)), (v - j) * ((j >= -1) & (j < height - 1))
+    # Texels outside have the weight 0, and the index of some texel inside.
+    i0, i1 = min(max(i, 0), width - 1), min(max(i + 1, 0), width - 1)
+    j0, j1 = first + width * min(max(j, 0), height - 1), first + width * min(max(j + 1, 0), height - 1)
+    above = left * texels[np.uint64(j0 + i0), 3] + right * texels[np.uint64(j0 + i1), 3]
+    below = left * texels[np.uint64(j1 + i0), 3] + right * texels[np.uint64(j1 + i1), 3]
+    return upper * above + lower * below
 
 
 @inlined
-def levels_at(first, height, width, level):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return (mix, scale, and first texel, height and width of both neighbouring levels)."""
-    low = int(level)
-    start0, h0, w0 = level_start(height, width, low)
-    start1, h1, w1 = level_start(height, width, low + 1)
-    return level - low, 1.0 / (1 << low), first + start0, h0, w0, first + start1, h1, w1
-
-
-@inlined
-def alpha_point(texels, levels, inverse, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the alpha 0..1 at one frame point, of a texture in the levels given by `levels_at`."""
-    mix, scale, start0, h0, w0, start1, h1, w1 = levels
-    depth = inverse[2, 0] * x + inverse[2, 1] * y + inverse[2, 2]
-    if not depth > 0.0:
-        return 0.0
-    u = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]) / depth
-    v = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]) / depth
-    alpha = (1.0 - mix) * alpha_tap(texels, start0, h0, w0, u * scale, v * scale)
-    if mix > 0.0:
-        alpha += mix * alpha_tap(texels, start1, h1, w1, u * (scale * 0.5), v * (scale * 0.5))
+def alpha_point(texels, view, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return the alpha 0..1, without opacity, of a layer at a frame point."""
+    u, v = map_point(view.frame_to_texture, x, y)
+    alpha = 0.0
+    for i in range(2):
+        if view.weight[i] > 0.0:
+            scale = view.scale[i]
+            tap = alpha_tap(texels, view.first[i], view.height[i], view.width[i], u * scale, v * scale)
+            alpha += view.weight[i] * tap
     return alpha / 255.0
 
 
-@kernel
-def _alpha_points(texels, height, width, inverse, level, xs, ys, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    levels = levels_at(0, height, width, level)
-    for k in range(xs.shape[0]):
-        out[k] = alpha_point(texels, levels, inverse, xs[k], ys[k])
+def side_maps(texels: NDArray[np.uint8], views: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the side maps of all mip levels in ``views [L, T]``, and note in the views where each begins.
 
-
-def alpha_at(texture: Texture, object_to_frame: Float, level: float, points_xy: Float) -> Float:
-    """Return the alpha ``[P]`` (0..1, without opacity) of a transparent-border texture at frame points.
-
-    ``points_xy`` is ``[P, 2]``.
+    A side map has one cell for every square of 2x2 neighbouring texels, also for those partly outside the
+    texture, and one more cell on every side. It tells on which side of one half the alpha of the texels is:
+    `ABOVE` (or equal) for all of them, `BELOW` for all of them, or `MIXED`.
     """
-    out = np.empty(len(points_xy))
-    points = np.ascontiguousarray(points_xy, np.float64)
-    inverse = np.ascontiguousarray(geometry.invert(object_to_frame))
-    _alpha_points(
-        texture.texels, texture.height, texture.width, inverse, float(level), points[:, 0], points[:, 1], out
-    )
-    return out
+    sides = np.zeros(_place_side_maps(views), np.uint8)
+    _fill_side_maps(texels, views, sides)
+    return sides
 
 
-def pixel_centers(area: Window) -> Float:
-    """Return the centres ``[h * w, 2]`` of a window's pixels, row by row."""
-    x0, y0, x1, y1 = area
-    centers = np.empty((max(y1 - y0, 0), max(x1 - x0, 0), 2))
-    centers[..., 0] = np.arange(x0, x1) + 0.5
-    centers[..., 1] = np.arange(y0, y1)[:, None] + 0.5
-    return centers.reshape(-1, 2)
+@kernel
+def _place_side_maps(views):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    total = 0
+    for k in range(views.shape[0]):
+        places = np.full(64, -1, np.int64)  # of each level
+        for t in range(views.shape[1]):
+            view = views[k, t]
+            for i in range(2):
+                if places[view.level[i]] < 0 and view.weight[i] > 0.0:
+                    places[view.level[i]] = total
+                    total += (view.height[i] + 3) * (view.width[i] + 3)
+                view.sides_first[i] = places[view.level[i]]
+    return total
+
+
+@kernel
+def _fill_side_maps(texels, views, sides):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for k in range(views.shape[0]):
+        for t in range(views.shape[1]):
+            view = views[k, t]
+            for i in range(2):
+                first, height, width = view.sides_first[i], view.height[i] + 3, view.width[i] + 3
+                if view.weight[i] > 0.0 and sides[first] == 0:  # a filled map has no 0 at its border
+                    cells = sides[first : first + height * width].reshape(height, width)
+                    _fill_side_map(texels, view.first[i], cells)
+
+
+@kernel
+def _fill_side_map(texels, first, cells):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    height, width = cells.shape
+    for y in range(height - 3):
+        upper, lower = cells[y + 1], cells[y + 2]
+        row = texels[first + y * (width - 3) : first + (y + 1) * (width - 3)]
+        for x in range(len(row)):
+            above = row[x, 3] >> 7  # 1 from 128 on
+            upper[x + 1] += above
+            upper[x + 2] += above
+            lower[x + 1] += above
+            lower[x + 2] += above
+    for y in range(height):
+        row = cells[y]
+        for x in range(len(row)):
+            row[x] = BELOW * (row[x] == 0) + ABOVE * (row[x] == 4)
+
+
+@kernel(error_model="numpy")
+def _and_sides(sides, view, i, u, v, step, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Combine ``row`` by & with the sides of mip level ``i`` along a row of pixels that begins at (u, v)."""
+    scale, first = view.scale[i], np.uint64(view.sides_first[i])
+    u, v = u * scale + 1.5, v * scale + 1.5
+    du, dv = view.frame_to_texture[0, 0] * scale * step, view.frame_to_texture[1, 0] * scale * step
+    last_i, last_j = np.int32(view.width[i] + 2), np.int32(view.height[i] + 2)
+    zero, cells = np.int32(0), np.int32(view.width[i] + 3)
+    # Two loops: the first one is compiled to vector instructions.
+    for k in range(len(row)):
+        # Outside the map the nearest cell at its border holds: nothing outside has half alpha.
+        at_x = min(max(np.int32(u + k * du), zero), last_i)
+        at_y = min(max(np.int32(v + k * dv), zero), last_j)
+        places[k] = np.int32(at_y * cells) + at_x
+    for k in range(len(row)):
+        row[k] &= sides[first + np.uint64(places[k])]
+
+
+@kernel(error_model="numpy")
+def cover_row(texels, sides, view, opacity, y, columns, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill ``row`` with 1 where alpha x opacity of a layer is at least one half, else 0.
+
+    A shortcut spares most pixels the exact alpha: where the side maps of both mip levels agree, all texels
+    that the alpha is made of are on the same side of one half.
+
+    Args:
+        texels: ``[n, 4]`` uint8.
+        sides: side maps; for poses with perspective, and without maps, every pixel is tested by its alpha.
+        view: of `LAYER_VIEW`.
+        opacity: 0..1, in place of the view's own.
+        y: row of pixels.
+        columns: (begin, step); ``row[i]`` is the pixel in column begin + i step.
+        places: ``[n]`` int32, at least as long as ``row``, changed.
+        row: uint8, filled.
+    """
+    begin, step = columns
+    if view.affine and view.sides_first[0] >= 0:
+        row[:] = ABOVE | BELOW
+        u, v = map_point(view.frame_to_texture, begin + 0.5, y + 0.5)
+        for i in range(2):
+            if view.weight[i] > 0.0:
+                _and_sides(sides, view, i, u, v, step, places, row)
+    else:
+        row[:] = MIXED
+    undecided = 0
+    for i in range(len(row)):
+        places[undecided] = i
+        undecided += (row[i] == MIXED) | ((row[i] == ABOVE) & (opacity < 1.0))
+        row[i] = row[i] == ABOVE
+    for i in range(undecided):
+        place = places[i]
+        alpha = alpha_point(texels, view, begin + place * step + 0.5, y + 0.5)
+        row[place] = alpha * opacity >= THRESHOLD
+
+
+@inlined
+def _narrowed(at, step, margin, size, x0, x1):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return those of the columns [x0, x1) with -margin <= at + (x + .5) step <= size + margin."""
+    if step == 0.0:
+        return x0, (x1 if -margin <= at <= size + margin else x0)
+    enter, leave = (-margin - at) / step - 0.5, (size + margin - at) / step - 0.5
+    if step < 0.0:
+        enter, leave = leave, enter
+    low, high = float(x0), float(x1)
+    return int(min(max(np.floor(enter), low), high)), int(min(max(np.ceil(leave) + 1.0, low), high))
+
+
+@inlined
+def columns_near(view, y, x0, x1):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return those of the columns [x0, x1) of pixel row ``y`` that a layer's extent can reach."""
+    if view.affine:
+        m, margin = view.frame_to_texture, view.margin
+        u, v = m[0, 1] * (y + 0.5) + m[0, 2], m[1, 1] * (y + 0.5) + m[1, 2]
+        x0, x1 = _narrowed(u, m[0, 0], margin, view.texture_width, x0, x1)
+        x0, x1 = _narrowed(v, m[1, 0], margin, view.texture_height, x0, x1)
+    return x0, x1

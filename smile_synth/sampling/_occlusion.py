@@ -1,7 +1,8 @@
-"""Occlusion as a target: change a clip until who covers whom is as the recipe wants it.
+"""Occlusion as a target: change a clip until other layers cover its objects as the recipe says.
 
-What is reached is measured with the labels' own definition (`smile_synth.core.coverage`) on every pixel; the
-search before that looks at every few pixels only.
+A target is checked on every pixel, by the definition that the labels use (`smile_synth.core.coverage`). The
+search before that tests only one pixel of a few. In this file, an object's visibility is the share of its
+extent that no layer in front of it owns: its own opacity is no occlusion.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from numpy.typing import NDArray
 
 from smile_synth.core import geometry
 from smile_synth.core.compile import kernel
-from smile_synth.core.coverage import THRESHOLD, alpha_tap, level_of_detail, level_start
+from smile_synth.core.coverage import (
+    THRESHOLD,
+    columns_near,
+    cover_row,
+    layer_views,
+    level_of_detail,
+    level_start,
+    side_maps,
+)
 from smile_synth.core.rng import RandomStream
 from smile_synth.objects import ObjectBank
 from smile_synth.recipe import OcclusionTarget, Recipe
@@ -61,7 +70,7 @@ def reach_targets(
     counts = np.bincount(instances.clip, minlength=len(indices))
     parts = []
     ordered = take(instances, order)
-    whole = _Stage.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
+    whole = _Candidate.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
     for clip, (index, stage) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
         rng = RandomStream(seed, index, "occlusion")
         target = recipe.occlusion[rng.choice([target.weight for target in recipe.occlusion])]
@@ -98,17 +107,17 @@ class _Reached:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """One clip's objects from back to front, and what measuring them needs, a row per object.
+class _Candidate:
+    """One clip's objects from back to front, a row per object, and their views.
 
     Attributes:
         instances: the objects.
         bank: their textures.
         size_hw: of the frame.
         camera: ``[T, 3, 3]`` or None.
-        poses, inverses: ``[L, T, 3, 3]`` with the camera.
-        level: ``[L, T]``.
-        windows: ``[L, T, 4]`` pixels of the frame that a row can touch.
+        poses: ``[L, T, 3, 3]`` with the camera.
+        views: ``[L, T]`` of `LAYER_VIEW`.
+        sides: the side maps of the views.
     """
 
     instances: Instances
@@ -116,59 +125,61 @@ class _Stage:
     size_hw: tuple[int, int]
     camera: Float | None
     poses: Float
-    inverses: Float
-    level: Float
-    windows: Int
+    views: NDArray[Any]
+    sides: NDArray[np.uint8]
 
     @classmethod
     def of(
         cls, instances: Instances, bank: ObjectBank, size_hw: tuple[int, int], camera: Float | None
-    ) -> _Stage:
-        """Work out where the objects are."""
+    ) -> _Candidate:
+        """Compute poses and views; side maps are left out."""
         poses = instances.poses(size_hw)
         if camera is not None:
             poses = geometry.product(camera, poses)
+        texture_hw = np.stack([instances.height, instances.width], axis=1)
         level = level_of_detail(poses, instances.height[:, None], instances.width[:, None])
-        windows = np.empty((*level.shape, 4), np.int64)
-        sides = float(size_hw[0]), float(size_hw[1])
-        _windows(np.ascontiguousarray(poses), level, instances.height, instances.width, *sides, windows)
-        return cls(instances, bank, size_hw, camera, poses, geometry.invert(poses), level, windows)
+        first = bank.texel_offsets[instances.object_id]
+        views = layer_views(first, texture_hw, poses, level, instances.opacity, size_hw)
+        return cls(instances, bank, size_hw, camera, poses, views, np.empty(0, np.uint8))
 
-    def clips(self, counts: Int) -> Iterator[_Stage]:
-        """Yield the clips that stand one after another with so many objects each, their camera per object."""
+    def clips(self, counts: Int) -> Iterator[_Candidate]:
+        """Yield the clips one after another, with ``counts [B]`` objects each; the camera is per object."""
         for start, stop in zip(np.cumsum(counts) - counts, np.cumsum(counts), strict=True):
             own = slice(int(start), int(stop))
             camera = None if self.camera is None or start == stop else self.camera[start]
-            yield replace(
+            clip = replace(
                 self, instances=take(self.instances, np.arange(start, stop)), camera=camera,
-                poses=self.poses[own], inverses=self.inverses[own], level=self.level[own],
-                windows=self.windows[own],
+                poses=self.poses[own], views=self.views[own],
             )  # fmt: skip
+            yield clip._with_side_maps()
 
-    def _with(self, instances: Instances, *parts: _Stage, order: Int | None = None) -> _Stage:
-        """Return the clip with other instances, whose measures stand in ``parts`` one after another."""
-        chosen = slice(None) if order is None else order
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts])[chosen]
-            for name in ("poses", "inverses", "level", "windows")
-        }
-        return replace(self, instances=instances, **arrays)
+    def _with_side_maps(self) -> _Candidate:
+        return replace(self, sides=side_maps(self.bank.texels, self.views))
+
+    def _with_more(self, other: _Candidate, instances: Instances, order: Int) -> _Candidate:
+        """Return the clip of ``instances``: the objects of both candidates, reordered."""
+        other = other._with_side_maps()
+        added = other.views.copy()
+        added["sides_first"] += len(self.sides)
+        return replace(
+            self, instances=instances,
+            poses=np.concatenate([self.poses, other.poses])[order],
+            views=np.concatenate([self.views, added])[order],
+            sides=np.concatenate([self.sides, other.sides]),
+        )  # fmt: skip
 
     def counts(self, rows: Int, frames: Int, step: int, *, full: bool, hidden: bool = False) -> Float:
-        """Return the pixels of each row's extent in the frame and those it owns, ``[K, F, 2]``.
+        """Return the pixels of each row's extent in the frame and those not covered by others, ``[K, F, 2]``.
 
-        With a step above 1 every so many pixels are looked at. Unless ``full``, one pixel stands for a frame
-        in which nothing can cover the row, and if only ``hidden`` matters, for one in which it is seen.
+        With a step above 1 one pixel of ``step x step`` is tested. Unless ``full``, counting ends at the
+        first row of pixels that is not fully covered, in frames where nothing is in front of the object; with
+        ``hidden`` in all frames. An object that is not present has no extent.
         """
-        instances, bank = self.instances, self.bank
-        # Depths of one frame: of equal ones the later row stands in front.
-        order = len(instances) - 1 - np.argsort(self._depth()[::-1, frames], axis=0, kind="stable")
-        sizes = np.stack([instances.height, instances.width], axis=-1)
+        # Depths of one frame: of equal ones the later row is in front.
+        order = len(self.instances) - 1 - np.argsort(self._depth()[::-1, frames], axis=0, kind="stable")
         out = np.zeros((len(rows), len(frames), 2))
-        _count(
-            bank.texels, bank.texel_offsets, instances.object_id, sizes, self.inverses, self.level,
-            instances.opacity, order, self.windows, rows, frames, step, full, hidden, out,
-        )  # fmt: skip
+        options = (*self.size_hw, step, full, hidden)
+        _count(self.bank.texels, self.sides, self.views, order, rows, frames, options, out)
         return out
 
     def _depth(self) -> Float:
@@ -178,38 +189,40 @@ class _Stage:
     def visibility(self, row: int, step: int, frames: Int | None = None, *, hidden: bool = False) -> Float:
         """Return one row's visibility in every frame (of ``frames``), NaN where its extent is empty.
 
-        If only ``hidden`` matters, what is not 0 is just some other number.
+        With ``hidden``, a visibility above 0 may be any number above 0.
         """
         frames = np.arange(self.instances.depth.shape[1]) if frames is None else frames
-        extent, owned = self.counts(np.array([row]), frames, step, full=False, hidden=hidden)[0].T
-        seen: Float = np.divide(owned, extent, out=np.full(len(extent), np.nan), where=extent > 0)
-        return seen
+        extent, seen = self.counts(np.array([row]), frames, step, full=False, hidden=hidden)[0].T
+        share: Float = np.divide(seen, extent, out=np.full(len(extent), np.nan), where=extent > 0)
+        return share
 
     def covered(self, step: int) -> float:
-        """Return the share of all labelled extents that others own."""
+        """Return the share of all labelled extents that other layers cover."""
         rows, frames = np.flatnonzero(self.instances.labelled), np.arange(self.instances.depth.shape[1])
-        extent, owned = self.counts(rows, frames, step, full=True).sum(axis=(0, 1))
-        return float(1 - owned / extent) if extent else 0.0
+        extent, seen = self.counts(rows, frames, step, full=True).sum(axis=(0, 1))
+        return float(1 - seen / extent) if extent else 0.0
 
-    def shifted(self, offset_xy: Float) -> _Stage:
+    def shifted(self, offset_xy: Float) -> _Candidate:
         """Return the clip with every path ``[L, T, 2]`` moved."""
         instances = replace(self.instances, center_xy=self.instances.center_xy + offset_xy)
-        return _Stage.of(instances, self.bank, self.size_hw, self.camera)
+        return _Candidate.of(instances, self.bank, self.size_hw, self.camera)._with_side_maps()
 
-    def with_one_shifted(self, row: int, offset_xy: Float) -> _Stage:
+    def with_one_shifted(self, row: int, offset_xy: Float) -> _Candidate:
         """Return the clip with the path of one object moved by ``[2]`` pixels."""
         instances = replace(self.instances, center_xy=self.instances.center_xy.copy())
         instances.center_xy[row] += offset_xy
-        moved = _Stage.of(take(instances, [row]), self.bank, self.size_hw, self.camera)
+        moved = _Candidate.of(take(instances, [row]), self.bank, self.size_hw, self.camera)
         order = np.arange(len(instances))
         order[row] = len(instances)
-        return self._with(instances, self, moved, order=order)
+        return self._with_more(moved, instances, order)
 
-    def in_order(self, rows: Int) -> _Stage:
+    def in_order(self, rows: Int) -> _Candidate:
         """Return the clip with its objects in another order, from back to front."""
-        return self._with(take(self.instances, rows), self, order=rows)
+        return replace(
+            self, instances=take(self.instances, rows), poses=self.poses[rows], views=self.views[rows]
+        )
 
-    def with_occluder(self, object_id: int, center_xy: Float, box_wh: Float) -> _Stage:
+    def with_occluder(self, object_id: int, center_xy: Float, box_wh: Float) -> _Candidate:
         """Return the clip with one more, unlabelled object in front."""
         frames = len(center_xy)
         size = np.array([self.bank.heights[object_id], self.bank.widths[object_id]], np.int64)
@@ -220,201 +233,76 @@ class _Stage:
             np.ones((1, frames)), np.ones((1, frames, 3)), np.full((1, frames), _FRONT),
             factors=[{"family": "occluder"}],
         )  # fmt: skip
-        added = _Stage.of(new, self.bank, self.size_hw, self.camera)
-        return self._with(join([self.instances, new]), self, added)
+        added = _Candidate.of(new, self.bank, self.size_hw, self.camera)
+        instances = join([self.instances, new])
+        return self._with_more(added, instances, np.arange(len(instances)))
 
 
 @kernel(error_model="numpy")
-def _margin(level):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return how far beyond its texture, in texels, an object can extend.
+def _count(texels, sides, views, order, rows, frames, options, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill ``out [K, F, 2]``: pixels of every row's extent in the frame, and those not covered by others.
 
-    Half alpha stands where the texture ends; only a coarse texel that is partly padding can carry it farther,
-    by at most 1.5 - sqrt(2) of its side.
+    ``order [L, F]`` is front to back; ``options`` are height, width, step, full and hidden, see
+    `_Candidate.counts`.
     """
-    return 0.125 * float(2 << int(level))
-
-
-@kernel(error_model="numpy")
-def _narrowed(at, step, margin, size, x0, x1):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Narrow the columns [x0, x1) to those with -margin <= at + (x + .5) step <= size + margin."""
-    if step == 0.0:
-        return (x0, x1) if -margin <= at <= size + margin else (x0, x0)
-    enter, leave = (-margin - at) / step - 0.5, (size + margin - at) / step - 0.5
-    if step < 0.0:
-        enter, leave = leave, enter
-    low, high = float(x0), float(x1)
-    return int(min(max(np.floor(enter), low), high)), int(min(max(np.ceil(leave) + 1.0, low), high))
-
-
-@kernel(error_model="numpy")
-def _windows(poses, level, heights, widths, frame_height, frame_width, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill ``out [L, T, 4]``: pixels (x0, y0, x1, y1) of the frame that each row can touch."""
-    for k in range(poses.shape[0]):
-        for t in range(poses.shape[1]):
-            m, reach = poses[k, t], float(2 << int(level[k, t]))
-            x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
-            for corner in range(4):
-                u = widths[k] + 2 * reach if corner & 1 else -reach
-                v = heights[k] + 2 * reach if corner & 2 else -reach
-                depth = m[2, 0] * u + m[2, 1] * v + m[2, 2]
-                if not depth > 0.0:  # a horizon inside: anywhere
-                    x0, y0, x1, y1 = 0.0, 0.0, frame_width, frame_height
-                    break
-                x = (m[0, 0] * u + m[0, 1] * v + m[0, 2]) / depth
-                y = (m[1, 0] * u + m[1, 1] * v + m[1, 2]) / depth
-                x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
-            out[k, t, 0] = int(np.floor(min(max(x0, 0.0), frame_width)))
-            out[k, t, 1] = int(np.floor(min(max(y0, 0.0), frame_height)))
-            out[k, t, 2] = int(np.ceil(min(max(x1, 0.0), frame_width)))
-            out[k, t, 3] = int(np.ceil(min(max(y1, 0.0), frame_height)))
-
-
-@kernel(error_model="numpy")
-def _covers(texels, starts, levels, inverses, sizes, opacity, k, t, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return whether alpha (that of `smile_synth.core.coverage.alpha_at`) x opacity reaches the threshold."""
-    depth = inverses[k, t, 2, 0] * x + inverses[k, t, 2, 1] * y + inverses[k, t, 2, 2]
-    if not depth > 0.0:
-        return False
-    u = inverses[k, t, 0, 0] * x + inverses[k, t, 0, 1] * y + inverses[k, t, 0, 2]
-    v = inverses[k, t, 1, 0] * x + inverses[k, t, 1, 1] * y + inverses[k, t, 1, 2]
-    if depth != 1.0:
-        u /= depth
-        v /= depth
-    low = int(levels[k, t])
-    margin = _margin(levels[k, t])
-    if u < -margin or v < -margin or u > sizes[k, 1] + margin or v > sizes[k, 0] + margin:
-        return False
-    mix = levels[k, t] - low
-    scale = 0.5**low
-    half = 0.5 * scale
-    # The level with more weight often decides, the other adds 0 .. 255; a hair aside from the threshold.
-    coarse = mix > 0.5
-    heavy = mix if coarse else 1.0 - mix
-    # Four texels that are all opaque, or all empty, need no weights.
-    base = 3 if coarse else 0
-    fine = half if coarse else scale
-    start, h, w = starts[k, base], starts[k, base + 1], starts[k, base + 2]
-    at_u, at_v = u * fine - 0.5, v * fine - 0.5
-    if 0.0 <= at_u < w - 1 and 0.0 <= at_v < h - 1:
-        upper = np.uint64(start + int(at_v) * w + int(at_u))
-        lower = upper + np.uint64(w)
-        one = np.uint64(1)
-        four = (
-            np.int32(texels[upper, 3]) + np.int32(texels[upper + one, 3])
-            + np.int32(texels[lower, 3]) + np.int32(texels[lower + one, 3])
-        )  # fmt: skip
-        if four == 1020 and opacity == 1.0 and heavy > 0.501:
-            return True
-        if four == 0 and heavy > 0.501:
-            return False
-    if coarse:
-        first = mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * half, v * half)
-    else:
-        first = heavy * alpha_tap(texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale)
-    if opacity == 1.0 and first > 127.51:
-        return True
-    if first + (1.0 - heavy) * 255.0 < 127.49:
-        return False
-    if coarse:
-        alpha = (1.0 - mix) * alpha_tap(
-            texels, starts[k, 0], starts[k, 1], starts[k, 2], u * scale, v * scale
-        )
-        alpha += first
-    else:
-        alpha = first
-        if mix > 0.0:
-            alpha += mix * alpha_tap(texels, starts[k, 3], starts[k, 4], starts[k, 5], u * half, v * half)
-    return alpha / 255.0 * opacity >= THRESHOLD
-
-
-@kernel(error_model="numpy")
-def _count(  # type: ignore[no-untyped-def]  # pragma: no cover
-    texels,
-    offsets,
-    ids,
-    sizes,
-    inverses,
-    levels,
-    opacity,
-    order,
-    windows,
-    rows,
-    frames,
-    step,
-    full,
-    hidden,
-    out,
-):
-    """Count the pixels of every row's extent in the frame and those it owns, into ``out`` [K, F, 2]."""
-    num_layers = levels.shape[0]
-    starts = np.empty((num_layers, 6), np.int64)
-    front = np.empty(num_layers, np.int64)
+    height, width, step, full, hidden = options
+    front = np.empty(len(views), np.int64)
+    buffer, theirs, places = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.int32)
     for f in range(len(frames)):
         t = frames[f]
-        for k in range(num_layers):
-            low = int(levels[k, t])
-            first, h, w = level_start(sizes[k, 0], sizes[k, 1], low)
-            starts[k, 0], starts[k, 1], starts[k, 2] = offsets[ids[k]] + first, h, w
-            first, h, w = level_start(sizes[k, 0], sizes[k, 1], low + 1)
-            starts[k, 3], starts[k, 4], starts[k, 5] = offsets[ids[k]] + first, h, w
         for r in range(len(rows)):
             k = rows[r]
-            x0, y0 = windows[k, t, 0], windows[k, t, 1]
-            x1, y1 = windows[k, t, 2], windows[k, t, 3]
+            view = views[k, t]
+            if view.opacity <= 0.0:
+                continue
+            x0, y0 = max(view.window[0], 0), max(view.window[1], 0)
+            x1, y1 = min(view.window[2], width), min(view.window[3], height)
             num_front = 0
-            for place in range(num_layers):
-                j = order[place, f]
+            for j in order[:, f]:
                 if j == k:
                     break
-                if (
-                    opacity[j, t] >= THRESHOLD
-                    and windows[j, t, 0] < x1
-                    and x0 < windows[j, t, 2]
-                    and windows[j, t, 1] < y1
-                    and y0 < windows[j, t, 3]
-                ):
+                other = views[j, t].window
+                overlap = other[0] < x1 and x0 < other[2] and other[1] < y1 and y0 < other[3]
+                if overlap and views[j, t].opacity >= THRESHOLD:
                     front[num_front] = j
                     num_front += 1
-            one_is_enough = hidden or (num_front == 0 and opacity[k, t] == 1.0 and not full)
-            extent = owned = 0
-            m, margin = inverses[k, t], _margin(levels[k, t])
-            affine = m[2, 0] == 0.0 and m[2, 1] == 0.0 and m[2, 2] == 1.0
+            one_is_enough = hidden or (num_front == 0 and not full)
+            extent = seen = 0
             first = x0 + (step - 1) // 2
             for y in range(y0 + (step - 1) // 2, y1, step):
-                begin, end = first, x1
-                if affine:
-                    u, v = m[0, 1] * (y + 0.5) + m[0, 2], m[1, 1] * (y + 0.5) + m[1, 2]
-                    begin, end = _narrowed(u, m[0, 0], margin, sizes[k, 1], begin, end)
-                    begin, end = _narrowed(v, m[1, 0], margin, sizes[k, 0], begin, end)
-                    begin = first + (begin - first + step - 1) // step * step
-                for x in range(begin, end, step):
-                    if not _covers(texels, starts, levels, inverses, sizes, 1.0, k, t, x + 0.5, y + 0.5):
-                        continue
-                    extent += 1
-                    own = opacity[k, t]
-                    if own != 1.0 and not _covers(
-                        texels, starts, levels, inverses, sizes, own, k, t, x + 0.5, y + 0.5
-                    ):
-                        continue
-                    seen = True
-                    for n in range(num_front):
-                        j = front[n]
-                        if (
-                            windows[j, t, 0] <= x < windows[j, t, 2]
-                            and windows[j, t, 1] <= y < windows[j, t, 3]
-                            and _covers(
-                                texels, starts, levels, inverses, sizes, opacity[j, t], j, t, x + 0.5, y + 0.5
-                            )
-                        ):
-                            seen = False
-                            break
-                    if seen:
-                        owned += 1
-                        if one_is_enough:
-                            break
-                if one_is_enough and owned:
+                begin, end = columns_near(view, y, first, x1)
+                begin = first + (begin - first + step - 1) // step * step
+                if begin >= end:
+                    continue
+                row = buffer[: (end - begin + step - 1) // step]
+                cover_row(texels, sides, view, 1.0, y, (begin, step), places, row)
+                area = 0
+                for i in range(len(row)):
+                    area += row[i]
+                for place in range(num_front if area else 0):
+                    _uncover(texels, sides, views[front[place], t], y, (begin, step), (places, theirs), row)
+                extent += area
+                for i in range(len(row)):
+                    seen += row[i]
+                if one_is_enough and seen:
                     break
-            out[r, f, 0], out[r, f, 1] = extent, owned
+            out[r, f, 0], out[r, f, 1] = extent, seen
+
+
+@kernel(error_model="numpy")
+def _uncover(texels, sides, view, y, columns, scratch, row):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Set ``row`` to 0 where a layer covers its pixels, see `cover_row`."""
+    begin, step = columns
+    x0, y0, x1, y1 = view.window
+    if not y0 <= y < y1:
+        return
+    low, high = columns_near(view, y, max(begin, x0), min(begin + len(row) * step, x1))
+    low, high = (low - begin + step - 1) // step, (high - begin + step - 1) // step
+    if low < high:
+        places, theirs = scratch[0], scratch[1][: high - low]
+        cover_row(texels, sides, view, view.opacity, y, (begin + low * step, step), places, theirs)
+        for i in range(len(theirs)):
+            row[low + i] &= 1 - theirs[i]
 
 
 @kernel
@@ -436,8 +324,9 @@ def _first_run(below, above, least, most):  # type: ignore[no-untyped-def]  # pr
 
 
 def _hidden(visibility: Float, limit: float) -> NDArray[np.bool_]:
+    """Return where a visibility is at or below a limit; NaN is not."""
     with np.errstate(invalid="ignore"):
-        return np.asarray((visibility < limit) | (visibility == 0))
+        return np.asarray(visibility <= limit)
 
 
 def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None:
@@ -448,11 +337,11 @@ def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None
     return (start, length) if length else None
 
 
-def _step(stage: _Stage, row: int) -> int:
+def _step(stage: _Candidate, row: int) -> int:
     return int(np.clip(stage.instances.box_wh[row].min() / 6, 1, 16))
 
 
-def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Reached, _Stage]:
+def _run(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> tuple[_Reached, _Candidate]:
     """Look for a clip in which one object disappears for a time and comes back."""
     assert target.visibility is not None and target.frames is not None
     labelled = np.flatnonzero(stage.instances.labelled)
@@ -488,7 +377,7 @@ def _run(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Re
     return _Reached(tries), stage
 
 
-def _inside(stage: _Stage, rows: Int) -> NDArray[np.bool_]:
+def _inside(stage: _Candidate, rows: Int) -> NDArray[np.bool_]:
     """Return in which frames ``[K, T]`` a row's middle is in the frame and the row is there."""
     instances = stage.instances
     middle = np.stack([instances.width[rows] / 2, instances.height[rows] / 2], axis=-1)
@@ -499,8 +388,8 @@ def _inside(stage: _Stage, rows: Int) -> NDArray[np.bool_]:
 
 
 def _proposals(
-    target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
-) -> Iterator[tuple[str, _Stage, int, Float]]:
+    target: OcclusionTarget, stage: _Candidate, row: int, rng: RandomStream
+) -> Iterator[tuple[str, _Candidate, int, Float]]:
     """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
     count, step, hidden = len(stage.instances), _step(stage, row), target.visibility == 0
     plain = stage.visibility(row, step)
@@ -526,7 +415,7 @@ def _proposals(
                 yield by, proposed, row, seen
 
 
-def _box_cover(stage: _Stage, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
+def _box_cover(stage: _Candidate, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
     """Return the share ``[..., T]`` of a row's box that the boxes of others, moved, leave free."""
     center, box = stage.instances.center_xy, stage.instances.box_wh
     low = np.maximum(center[row] - box[row] / 2, center[other] + offset - box[other] / 2)
@@ -542,7 +431,7 @@ def _estimate(target: OcclusionTarget, free: Float) -> bool:
 
 
 def _crossings(
-    target: OcclusionTarget, stage: _Stage, row: int, rng: RandomStream
+    target: OcclusionTarget, stage: _Candidate, row: int, rng: RandomStream
 ) -> Iterator[tuple[int, Float]]:
     """Yield (object in front, shift of its path) that cover the chosen object for about the wanted time."""
     instances, frames = stage.instances, stage.instances.center_xy.shape[1]
@@ -579,7 +468,7 @@ def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def
     return fill
 
 
-def _solid(stage: _Stage, rng: RandomStream) -> int:
+def _solid(stage: _Candidate, rng: RandomStream) -> int:
     """Draw the most solid of a few objects: the one whose texture is covered best."""
     bank = stage.bank
     ids = rng.integers(len(bank), 6)
@@ -587,8 +476,8 @@ def _solid(stage: _Stage, rng: RandomStream) -> int:
 
 
 def _occluders(
-    target: OcclusionTarget, stage: _Stage, row: int, plain: Float, rng: RandomStream
-) -> Iterator[tuple[_Stage, Float]]:
+    target: OcclusionTarget, stage: _Candidate, row: int, plain: Float, rng: RandomStream
+) -> Iterator[tuple[_Candidate, Float]]:
     """Yield clips with one more object that runs across the chosen one, faster or slower by what came of it.
 
     With every clip comes the chosen object's visibility at a glance; ``plain`` is that without an occluder.
@@ -596,7 +485,7 @@ def _occluders(
     assert target.visibility is not None and target.frames is not None
     instances = stage.instances
     frames = instances.center_xy.shape[1]
-    clear = np.isfinite(plain) & ~_hidden(plain, min(target.visibility + 0.1, 1.0))
+    clear = np.isfinite(plain) & (np.nan_to_num(plain) >= min(target.visibility + 0.1, 1.0))
     t = np.arange(frames)
     while True:
         length = target.frames[0] + rng.integer(target.frames[1] + 1 - target.frames[0])
@@ -636,7 +525,7 @@ def _occluders(
             speed = speed * 1.5 if high == np.inf else (low + high) / 2 if low else speed / 1.5
 
 
-def _overlap(target: OcclusionTarget, stage: _Stage, rng: RandomStream) -> tuple[_Reached, _Stage]:
+def _overlap(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> tuple[_Reached, _Candidate]:
     """Look for a clip in which a share of all labelled extents is covered."""
     assert target.overlap is not None
     low, high = target.overlap

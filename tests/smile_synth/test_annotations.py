@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
-from smile_synth.annotations import annotate
+from smile_synth.annotations import annotate, query_points
 from smile_synth.compositing import composite
 from smile_synth.compositing._oracle import _sample_layer
 from smile_synth.core import geometry
+from smile_synth.core.clip import Clip, Tracks
+from smile_synth.core.rng import RandomStream
 from smile_synth.scene import Noise, Scene, Solid
 
 GROUND = Solid((40, 80, 120))
@@ -72,6 +75,12 @@ def brute_force(studio: Any, scene: Scene, t: int) -> Brute:
     return Brute(owner, alpha)
 
 
+def run_lengths(masks: np.ndarray) -> list[str]:
+    """Return the COCO run lengths of masks ``[N, T, H, W]`` as pycocotools makes them."""
+    flat = masks.reshape(-1, *masks.shape[2:]).transpose(1, 2, 0)
+    return [rle["counts"].decode() for rle in coco_mask.encode(np.asfortranarray(flat.astype(np.uint8)))]
+
+
 @st.composite
 def scenes(draw: st.DrawFn, studio: Any, *, max_layers: int = 4) -> Scene:
     """Draw three frames of one to four cut-outs that turn, grow, fade and cross in depth."""
@@ -118,7 +127,8 @@ def test_labels_are_those_of_brute_force(studio: Any) -> None:
     @settings(max_examples=60)
     @given(scenes(studio))
     def check(scene: Scene) -> None:
-        labels = annotate(scene, studio.sources).labels
+        annotation = annotate(scene, studio.sources)
+        labels = annotation.labels
         labelled = [k for k, layer in enumerate(scene.layers) if layer.labelled]
         height, width = scene.size_hw
         frame = np.s_[MARGIN : MARGIN + height, MARGIN : MARGIN + width]
@@ -129,7 +139,8 @@ def test_labels_are_those_of_brute_force(studio: Any) -> None:
             margins += [np.abs(a * scene.opacity[k, t] - HALF).min() for k, a in brute.alpha.items()]
             assume(min(margins) > 1e-12)
             for i, k in enumerate(labelled):
-                whole = brute.alpha[k] >= HALF
+                present = scene.opacity[k, t] > 0
+                whole = (brute.alpha[k] >= HALF) & present
                 assert not (whole[[0, -1]].any() or whole[:, [0, -1]].any()), "the margin is too small"
                 amodal, modal = whole[frame], brute.owner == k
                 np.testing.assert_array_equal(labels.amodal_masks[i, t], amodal)
@@ -140,8 +151,9 @@ def test_labels_are_those_of_brute_force(studio: Any) -> None:
                 np.testing.assert_equal(labels.visibility[i, t], share)
                 inside = amodal.sum() / whole.sum() if whole.any() else np.nan
                 np.testing.assert_equal(labels.in_frame[i, t], inside)
-                nearer = sum(in_front(scene, k, other, t) for other in labelled)
-                assert labels.depth_order[i, t] == nearer
+                there = [other for other in labelled if scene.opacity[other, t] > 0]
+                nearer = sum(in_front(scene, k, other, t) for other in there)
+                assert labels.depth_order[i, t] == (nearer if present else -1)
                 for j, other in enumerate(labelled):
                     covered = (amodal & (brute.owner == other)).sum() if i != j else 0
                     assert labels.occluded_by[i, j, t] == covered
@@ -150,6 +162,7 @@ def test_labels_are_those_of_brute_force(studio: Any) -> None:
             np.testing.assert_array_equal(labels.segmentation[t], expected)
         assert not (labels.modal_masks & ~labels.amodal_masks).any()
         assert (labels.modal_masks.sum(axis=0) <= 1).all()
+        assert annotation.coco() == (run_lengths(labels.modal_masks), run_lengths(labels.amodal_masks))
 
     check()
 
@@ -258,6 +271,21 @@ def test_below_half_opacity_a_layer_owns_nothing_but_keeps_its_extent(studio: An
     assert np.isnan(labels.modal_boxes_xyxy[1, 1]).all()
 
 
+def test_an_object_of_opacity_0_has_no_labels(studio: Any) -> None:
+    annotation = annotate(crossing(studio, opacity=[1.0, 0.0, 0.4]), studio.sources)
+    labels = annotation.labels
+    assert labels.amodal_masks[1].sum(axis=(1, 2)).tolist() == [16, 0, 16]
+    assert labels.modal_masks[1].sum(axis=(1, 2)).tolist() == [8, 0, 0]
+    for boxes in (labels.amodal_boxes_xyxy, labels.oriented_boxes_xy):
+        assert np.isnan(boxes[1]).reshape(3, -1).all(axis=1).tolist() == [False, True, False]
+    np.testing.assert_array_equal(labels.visibility[1], [0.5, np.nan, 0.0])
+    np.testing.assert_array_equal(labels.in_frame[1], [1.0, np.nan, 1.0])
+    assert labels.depth_order.tolist() == [[0, 0, 1], [1, -1, 0]]
+    assert labels.occluded_by[1, 0].tolist() == [8, 0, 8]
+    modal, amodal = annotation.coco()
+    assert modal[4] == amodal[4] == modal[5] != amodal[5]  # empty masks
+
+
 def test_half_opacity_owns_every_pixel_of_an_opaque_texture(studio: Any) -> None:
     # Turned and magnified over the whole frame; its first texel, the only one of alpha 254, lies outside.
     pose = studio.placed("smooth", [15.3, 12.2], 1.3, 33.0)
@@ -282,7 +310,7 @@ def test_labels_of_anything_but_cut_outs_in_front_are_refused(studio: Any, surfa
     if surface == "repeat":
         front = studio.sheet(studio.object("board"), border="repeat")
     annotation = annotate(studio.scene(GROUND, front), studio.sources)
-    with pytest.raises(ValueError, match="layer 1: labels know only cut-outs in front of the background"):
+    with pytest.raises(ValueError, match="layer 1: labels need cut-outs in front of the background"):
         _ = annotation.labels
 
 
@@ -519,3 +547,55 @@ def test_points_of_another_shape_and_frames_outside_are_refused(studio: Any) -> 
     for pair in ((0, 3), (-1, 0)):
         with pytest.raises(ValueError, match=r"outside the clip's 0\.\.2"):
             annotation.flow(*pair)
+
+
+# --- containers
+
+
+def test_cached_labels_are_read_only(studio: Any) -> None:
+    annotation = annotate(crossing(studio), studio.sources)
+    labels, tracks = annotation.labels, annotation.tracks([[0, 1.5, 1.5]])
+    arrays = [annotation.segmentation, annotation.flow(0, 1).flow_xy, tracks.visible]
+    arrays += [value for value in vars(labels).values() if isinstance(value, np.ndarray)]
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    assert labels.segmentation.dtype == np.int16
+    assert annotation.segmentation.max() == 2
+
+
+def test_containers_compare_by_value_and_print_shapes(studio: Any) -> None:
+    one, same = (annotate(crossing(studio), studio.sources) for _ in range(2))
+    other = annotate(crossing(studio, opacity=0.3), studio.sources)
+    frames = composite(one.scene, studio.sources)
+    clips = [Clip(frames, 8.0, annotation) for annotation in (one, same, other)]
+    for a, b, c in (
+        (one, same, other),
+        (one.labels, same.labels, other.labels),
+        (one.flow(0, 1), same.flow(0, 1), other.flow(0, 1)),
+        (one.tracks([[0, 5.5, 2.0]]), same.tracks([[0, 5.5, 2.0]]), other.tracks([[0, 1.5, 1.5]])),
+        clips,
+    ):
+        assert a == b != c and hash(a) == hash(b)
+    assert repr(one) == "Annotation(objects=2, frames=3, size_hw=(5, 7))"
+    assert "segmentation=int16[3, 5, 7]" in repr(one.labels)
+    assert repr(clips[0]).startswith("Clip(frames=uint8[3, 5, 7, 3], fps=8.0")
+
+
+def test_containers_neither_freeze_nor_share_the_callers_arrays(studio: Any) -> None:
+    frames = np.zeros((3, 5, 7, 3), np.uint8)
+    clip = Clip(frames, 8.0, annotate(crossing(studio), studio.sources))
+    points, visible, layer = np.zeros((1, 3, 2)), np.ones((1, 3), bool), np.zeros(1, np.int64)
+    tracks = Tracks(points, visible, layer)
+    frames[:], points[:] = 9, 9
+    assert not clip.frames.any() and not tracks.points_xy.any()
+
+
+def test_query_points_take_a_seed_or_random_numbers(studio: Any) -> None:
+    annotation = annotate(crossing(studio), studio.sources)
+    points = query_points(annotation, "objects", count=20, seed=3)
+    assert np.array_equal(points, query_points(annotation, "objects", count=20, seed=3))
+    assert not np.array_equal(points, query_points(annotation, "objects", count=20, seed=4))
+    for options in ({}, {"seed": 1, "rng": RandomStream(0, 0, "points")}):
+        with pytest.raises(ValueError, match="either rng or seed"):
+            query_points(annotation, "objects", count=20, **options)

@@ -390,7 +390,7 @@ def test_containers_refuse_arrays_of_another_shape(clips: SyntheticClips) -> Non
     values = {name: getattr(labels, name) for name in labels.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"visibility: expected float64 \(\d, 3\), got float64 \(0, 3\)"):
         Labels(**{**values, "visibility": np.zeros((0, 3))})
-    with pytest.raises(ValueError, match="segmentation: expected uint16"):
+    with pytest.raises(ValueError, match="segmentation: expected int16"):
         Labels(**{**values, "segmentation": labels.segmentation.astype(np.uint8)})
     no = np.zeros((5, 7), bool)
     with pytest.raises(ValueError, match=r"flow_xy: expected float32 \(5, 7, 2\), got float64 \(5, 7, 2\)"):

@@ -188,7 +188,7 @@ def test_bad_configuration_is_one_line(
 
 
 def test_token_coverage_is_the_mean_over_the_token() -> None:
-    segmentation = np.zeros((2, 4, 6), np.uint16)
+    segmentation = np.zeros((2, 4, 6), np.int16)
     segmentation[0, 0, 2:5] = 2
     segmentation[1, 3, 0] = 1
     coverage = token_coverage(segmentation, 2, 2)
