@@ -17,10 +17,8 @@ from smile_synth.compositing._render import (
     composite,
     device_textures,
     draw_frames,
-    frames_shape,
     render,
     render_parameters,
-    token_coverage,
 )
 
 __all__ = [
@@ -36,10 +34,8 @@ __all__ = [
     "device_textures",
     "draw_frames",
     "fetch",
-    "frames_shape",
     "lay_out",
     "num_texels",
     "render",
     "render_parameters",
-    "token_coverage",
 ]

