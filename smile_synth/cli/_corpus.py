@@ -66,7 +66,7 @@ def generate_command(
             media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,
             labels=split_names(labels), part=None if num_shards is None else (shard_index or 0, num_shards),
             workers=workers, ray=ray,
-            progress=lambda done, total, size: progress(done, total, remark=f"{size / 1e9:.2f} GB"),
+            progress=lambda done, total, size: progress(done, total, remark=f"{size / 1e6:,.0f} MB"),
         )  # fmt: skip
     console.print(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "

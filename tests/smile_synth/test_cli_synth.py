@@ -162,18 +162,17 @@ def test_ctrl_c_says_how_to_continue_and_leaves_no_partial_files(bank: Path, tmp
         "--out", str(tmp_path / "c"), "--num-clips", "50000", "--seed", "0", "--workers", "2",
     ]  # fmt: skip
     # A terminal's Ctrl-C reaches the whole group, the workers too.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / "c" / "clips").glob("*.mp4"))) < 3:
-            assert time.monotonic() < deadline, "no clips after two minutes"
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        _, message = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while len(list((tmp_path / "c" / "clips").glob("*.mp4"))) < 3:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            _, message = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert "the same command continues" in message and "Traceback" not in message
     assert not list((tmp_path / "c").rglob("*.part")) and not (tmp_path / "c" / ".lock").exists()
