@@ -53,7 +53,9 @@ def test_bank_show_merge_verify_and_export(run: Run, bank: Path, tmp_path: Path)
     run("bank", "show", bank, "--out", tmp_path / "s.png", "--side", "40", "--background", "10,200,30")
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (80, 56) and sheet.getpixel((1, 1)) == (10, 200, 30)
-    refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--background", "256,0,0", expect=2).stderr
+    refused = run(
+        "bank", "show", bank, "--out", tmp_path / "s.png", "--background", "256,0,0", expect=2
+    ).stderr
     assert "background '256,0,0': expected white, black, R,G,B (each 0..255) or an image file" in refused
     refused = run("bank", "show", bank, "--out", tmp_path / "s.png", "--classes", "cta", expect=2).stderr
     assert "has no class 'cta'; did you mean 'cat'?" in refused
