@@ -51,8 +51,8 @@ def reach_targets(
 ) -> tuple[Instances, Int]:
     """Change the objects of every clip until its target is reached, or the tries are spent.
 
-    What was wanted, reached and done is added to the clip's ``factors``: ``occlusion.reached`` is 1 or 0
-    (then the scene is the unchanged one), ``occlusion.tries`` the scenes looked at.
+    The result is added to the clip's ``factors``: ``occlusion.reached`` is 1, or 0 and the clip is unchanged;
+    ``occlusion.tries`` counts the measured candidates.
 
     Args:
         recipe: with targets.
@@ -65,27 +65,29 @@ def reach_targets(
         indices: ``[B]``.
 
     Returns:
-        The objects, reordered so that each clip's stand from back to front, and their new order.
+        The objects, those of each clip from back to front, and their new order.
     """
     counts = np.bincount(instances.clip, minlength=len(indices))
     parts = []
     ordered = take(instances, order)
     whole = _Candidate.of(ordered, bank, recipe.size, None if camera is None else camera[ordered.clip])
-    for clip, (index, stage) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
+    for clip, (index, candidate) in enumerate(zip(indices.tolist(), whole.clips(counts), strict=True)):
         rng = RandomStream(seed, index, "occlusion")
         target = recipe.occlusion[rng.choice([target.weight for target in recipe.occlusion])]
-        search = _run if target.overlap is None else _overlap
-        reached, stage = search(target, stage, rng) if len(stage.instances) else (_Reached(0), stage)
-        factors[clip].update(reached.factors())
-        stage.instances.clip[:] = clip
-        parts.append(stage.instances)
+        search = _search_run if target.overlap is None else _search_overlap
+        result = _Result(0)
+        if len(candidate.instances):
+            result, candidate = search(target, candidate, rng)
+        factors[clip].update(result.factors())
+        candidate.instances.clip[:] = clip
+        parts.append(candidate.instances)
     joined = join(parts)
     return joined, np.arange(len(joined))
 
 
 @dataclass
-class _Reached:
-    """What a search came to."""
+class _Result:
+    """The result of a search; ``by`` is empty where the target was not reached."""
 
     tries: int
     by: str = ""
@@ -330,34 +332,38 @@ def _hidden(visibility: Float, limit: float) -> NDArray[np.bool_]:
 
 
 def _found(target: OcclusionTarget, visibility: Float) -> tuple[int, int] | None:
-    """Return (first frame, length) of a run that is as wanted, if there is one."""
+    """Return (first frame, length) of the first run that meets the target, None without one."""
     assert target.visibility is not None and target.frames is not None
     below = _hidden(visibility, target.visibility)
     start, length = _first_run(below, ~below & np.isfinite(visibility), *target.frames)
     return (start, length) if length else None
 
 
-def _step(stage: _Candidate, row: int) -> int:
-    return int(np.clip(stage.instances.box_wh[row].min() / 6, 1, 16))
+def _sampling_step(candidate: _Candidate, row: int) -> int:
+    return int(np.clip(candidate.instances.box_wh[row].min() / 6, 1, 16))
 
 
-def _run(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> tuple[_Reached, _Candidate]:
-    """Look for a clip in which one object disappears for a time and comes back."""
+def _search_run(
+    target: OcclusionTarget, candidate: _Candidate, rng: RandomStream
+) -> tuple[_Result, _Candidate]:
+    """Search for a clip in which one object is covered for some frames and visible before and after."""
     assert target.visibility is not None and target.frames is not None
-    labelled = np.flatnonzero(stage.instances.labelled)
+    labelled = np.flatnonzero(candidate.instances.labelled)
     if not len(labelled):
-        return _Reached(0), stage
-    inside = _inside(stage, labelled).mean(axis=1)
-    # An object that is in the frame most of the time can be seen to go and to come back.
+        return _Result(0), candidate
+    inside = _inside(candidate, labelled).mean(axis=1)
+    # Only an object that is in the frame most of the time can disappear and return there.
     candidates = labelled[inside >= min(0.75, inside.max())]
-    chances = candidates[rng.permutation(len(candidates))].tolist()
+    shuffled = candidates[rng.permutation(len(candidates))].tolist()
     tries = 0
-    for by, proposed, at, coarse in chain.from_iterable(_proposals(target, stage, k, rng) for k in chances):
+    for by, proposed, at, coarse in chain.from_iterable(
+        _proposals(target, candidate, k, rng) for k in shuffled
+    ):
         tries += 1
-        glance = _found(target, coarse)
-        if glance is not None:
-            # The run with what stands before and after it decides.
-            around = np.arange(max(glance[0] - 1, 0), min(sum(glance) + 1, len(coarse)))
+        found_coarsely = _found(target, coarse)
+        if found_coarsely is not None:
+            # The exact visibility of the run and of one frame on either side decides.
+            around = np.arange(max(found_coarsely[0] - 1, 0), min(sum(found_coarsely) + 1, len(coarse)))
             seen = np.full(len(coarse), np.nan)
             seen[around] = proposed.visibility(at, 1, around, hidden=target.visibility == 0)
             found = _found(target, seen)
@@ -371,39 +377,39 @@ def _run(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> tuple
                         "least_visible_share": deepest,
                     }
                 )
-                return _Reached(tries, by, deepest, length, start), proposed
+                return _Result(tries, by, deepest, length, start), proposed
         if tries >= target.tries:
             break
-    return _Reached(tries), stage
+    return _Result(tries), candidate
 
 
-def _inside(stage: _Candidate, rows: Int) -> NDArray[np.bool_]:
-    """Return in which frames ``[K, T]`` a row's middle is in the frame and the row is there."""
-    instances = stage.instances
+def _inside(candidate: _Candidate, rows: Int) -> NDArray[np.bool_]:
+    """Return in which frames ``[K, T]`` a row's middle is in the frame, with an opacity of .5 or more."""
+    instances = candidate.instances
     middle = np.stack([instances.width[rows] / 2, instances.height[rows] / 2], axis=-1)
-    center = geometry.apply(stage.poses[rows], middle[:, None, None])[..., 0, :]
+    center = geometry.apply(candidate.poses[rows], middle[:, None, None])[..., 0, :]
     with np.errstate(invalid="ignore"):
-        within = ((center >= 0) & (center < [stage.size_hw[1], stage.size_hw[0]])).all(axis=-1)
+        within = ((center >= 0) & (center < [candidate.size_hw[1], candidate.size_hw[0]])).all(axis=-1)
     return np.asarray(within & (instances.opacity[rows] >= THRESHOLD))
 
 
 def _proposals(
-    target: OcclusionTarget, stage: _Candidate, row: int, rng: RandomStream
+    target: OcclusionTarget, candidate: _Candidate, row: int, rng: RandomStream
 ) -> Iterator[tuple[str, _Candidate, int, Float]]:
-    """Yield clips that may have the run: by what, clip, row of the chosen object, visibility at a glance."""
-    count, step, hidden = len(stage.instances), _step(stage, row), target.visibility == 0
-    plain = stage.visibility(row, step)
-    yield "chance", stage, row, plain
+    """Yield clips that may have the run: (way, clip, row of the chosen object, its coarse visibility)."""
+    count, step, hidden = len(candidate.instances), _sampling_step(candidate, row), target.visibility == 0
+    plain = candidate.visibility(row, step)
+    yield "chance", candidate, row, plain
     for by in target.by:
         if by == "path":
-            for other, offset in _crossings(target, stage, row, rng):
-                proposed = stage.with_one_shifted(other, offset)
+            for other, offset in _crossings(target, candidate, row, rng):
+                proposed = candidate.with_one_shifted(other, offset)
                 yield by, proposed, row, proposed.visibility(row, step, hidden=hidden)
         elif by == "depth":
             for other in rng.permutation(row)[:8].tolist():
-                if _estimate(target, _box_cover(stage, row, other)):
+                if _estimate(target, _box_cover(candidate, row, other)):
                     order = np.insert(np.delete(np.arange(count), other), row, other)  # just in front of it
-                    proposed = stage.in_order(order)
+                    proposed = candidate.in_order(order)
                     yield (
                         by,
                         proposed,
@@ -411,37 +417,37 @@ def _proposals(
                         proposed.visibility(row - 1, step, hidden=hidden),
                     )
         else:
-            for proposed, seen in _occluders(target, stage, row, plain, rng):
+            for proposed, seen in _occluders(target, candidate, row, plain, rng):
                 yield by, proposed, row, seen
 
 
-def _box_cover(stage: _Candidate, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
-    """Return the share ``[..., T]`` of a row's box that the boxes of others, moved, leave free."""
-    center, box = stage.instances.center_xy, stage.instances.box_wh
+def _box_cover(candidate: _Candidate, row: int, other: int | Int, offset: Float | float = 0.0) -> Float:
+    """Return the share ``[..., T]`` of a row's box that the boxes of others, moved, leave uncovered."""
+    center, box = candidate.instances.center_xy, candidate.instances.box_wh
     low = np.maximum(center[row] - box[row] / 2, center[other] + offset - box[other] / 2)
     high = np.minimum(center[row] + box[row] / 2, center[other] + offset + box[other] / 2)
     return np.asarray(1 - np.maximum(high - low, 0).prod(axis=-1) / box[row].prod(axis=-1))
 
 
 def _estimate(target: OcclusionTarget, free: Float) -> bool:
-    """Tell whether the run may be as wanted, by boxes, which are somewhat larger than objects."""
+    """Return whether the boxes, which are a little larger than the objects, may have the run."""
     assert target.visibility is not None and target.frames is not None
     below = free < target.visibility + 0.02
     return bool(_first_run(below, ~below, target.frames[0], target.frames[1] + 1)[1])
 
 
 def _crossings(
-    target: OcclusionTarget, stage: _Candidate, row: int, rng: RandomStream
+    target: OcclusionTarget, candidate: _Candidate, row: int, rng: RandomStream
 ) -> Iterator[tuple[int, Float]]:
-    """Yield (object in front, shift of its path) that cover the chosen object for about the wanted time."""
-    instances, frames = stage.instances, stage.instances.center_xy.shape[1]
+    """Yield (object in front, shift of its path) that cover the chosen object for about the target's time."""
+    instances, frames = candidate.instances, candidate.instances.center_xy.shape[1]
     if row + 1 == len(instances):
         return
     other = row + 1 + rng.integers(len(instances) - row - 1, _PROPOSALS)
     at = rng.integers(frames, _PROPOSALS)
     aside = rng.uniforms(-0.4, 0.4, _PROPOSALS, 2) * instances.box_wh[row, at]
     offset = instances.center_xy[row, at] + aside - instances.center_xy[other, at]
-    free = _box_cover(stage, row, other, offset[:, None])
+    free = _box_cover(candidate, row, other, offset[:, None])
     assert target.visibility is not None and target.frames is not None
     hidden = (free < target.visibility + 0.02).sum(axis=1)
     likely = np.flatnonzero((hidden >= target.frames[0]) & (hidden <= target.frames[1] + 1)).tolist()
@@ -451,7 +457,7 @@ def _crossings(
 
 
 @kernel
-def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _mean_alpha(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the mean alpha of objects ``[K]``, from a level of some eight texels."""
     fill = np.zeros(len(ids))
     for k in range(len(ids)):
@@ -468,22 +474,24 @@ def _fill(texels, offsets, heights, widths, ids):  # type: ignore[no-untyped-def
     return fill
 
 
-def _solid(stage: _Candidate, rng: RandomStream) -> int:
-    """Draw the most solid of a few objects: the one whose texture is covered best."""
-    bank = stage.bank
+def _most_solid(candidate: _Candidate, rng: RandomStream) -> int:
+    """Draw a few objects and return the one with the largest mean alpha."""
+    bank = candidate.bank
     ids = rng.integers(len(bank), 6)
-    return int(ids[int(np.argmax(_fill(bank.texels, bank.texel_offsets, bank.heights, bank.widths, ids)))])
+    return int(
+        ids[int(np.argmax(_mean_alpha(bank.texels, bank.texel_offsets, bank.heights, bank.widths, ids)))]
+    )
 
 
 def _occluders(
-    target: OcclusionTarget, stage: _Candidate, row: int, plain: Float, rng: RandomStream
+    target: OcclusionTarget, candidate: _Candidate, row: int, plain: Float, rng: RandomStream
 ) -> Iterator[tuple[_Candidate, Float]]:
-    """Yield clips with one more object that runs across the chosen one, faster or slower by what came of it.
+    """Yield clips with one more object that crosses the chosen one; its speed follows the last measurement.
 
-    With every clip comes the chosen object's visibility at a glance; ``plain`` is that without an occluder.
+    Each clip comes with the coarse visibility of the chosen object; ``plain`` is that without an occluder.
     """
     assert target.visibility is not None and target.frames is not None
-    instances = stage.instances
+    instances = candidate.instances
     frames = instances.center_xy.shape[1]
     clear = np.isfinite(plain) & (np.nan_to_num(plain) >= min(target.visibility + 0.1, 1.0))
     t = np.arange(frames)
@@ -495,25 +503,25 @@ def _occluders(
             return
         start = full[rng.integer(len(full))]
         middle = start + (length - 1) / 2
-        # A rotated box reaches as far as its diagonal.
+        # Half the diagonal: the box may be rotated.
         half = np.hypot(*instances.box_wh[row, start : start + length].max(axis=0)) / 2
         angle = rng.uniform(0.0, 2 * np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
-        object_id, size = _solid(stage, rng), rng.uniform(1.2, 1.6)
+        object_id, size = _most_solid(candidate, rng), rng.uniform(1.2, 1.6)
         low, high = 0.0, np.inf
-        # The way during which it is covered, until it is measured.
+        # First guess: the length of path on which the occluder covers the object, over the number of frames.
         speed = 2 * half * (max(size - 1, 0.2) + 1.2 * target.visibility) / max(length, 1)
         for _ in range(6):
             center = instances.center_xy[row] + (along * speed) * (t - middle)[:, None]
-            clip = stage.with_occluder(object_id, center, np.array([2 * half * size] * 2))
-            seen = clip.visibility(row, _step(stage, row), hidden=target.visibility == 0)
+            clip = candidate.with_occluder(object_id, center, np.array([2 * half * size] * 2))
+            seen = clip.visibility(row, _sampling_step(candidate, row), hidden=target.visibility == 0)
             yield clip, seen
             below = _hidden(seen, target.visibility)
             covered = int(below[max(start - 3, 0) : start + length + 3].sum())
             if covered == 0:
                 size *= 1.25
                 if size > 2.5:
-                    break  # it has holes: another one
+                    break  # the object has holes: draw another one
                 low, high = 0.0, np.inf
                 continue
             if covered > length:
@@ -521,32 +529,34 @@ def _occluders(
             elif covered < length:
                 high = speed
             else:
-                break  # the coarse look was right, the fine one was not: elsewhere
+                break  # right on the coarse pixels and wrong on all: draw another place
             speed = speed * 1.5 if high == np.inf else (low + high) / 2 if low else speed / 1.5
 
 
-def _overlap(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> tuple[_Reached, _Candidate]:
-    """Look for a clip in which a share of all labelled extents is covered."""
+def _search_overlap(
+    target: OcclusionTarget, candidate: _Candidate, rng: RandomStream
+) -> tuple[_Result, _Candidate]:
+    """Search for a clip in which a share of all labelled extents is covered."""
     assert target.overlap is not None
     low, high = target.overlap
-    wanted = (low + high) / 2
-    instances = stage.instances
+    middle_share = (low + high) / 2
+    instances = candidate.instances
     if not instances.labelled.any():
-        return _Reached(0), stage
+        return _Result(0), candidate
     step = int(np.clip(instances.box_wh[instances.labelled].min() / 8, 1, 16))
     tries = 0
 
-    def close(share: float) -> bool:
+    def in_range(share: float) -> bool:
         return low <= share <= high
 
-    plain = stage.covered(step)
+    plain = candidate.covered(step)
     tries += 1
-    if close(plain) and close(exact := stage.covered(1)):
-        return _Reached(tries, "chance", exact), stage
+    if in_range(plain) and in_range(exact := candidate.covered(1)):
+        return _Result(tries, "chance", exact), candidate
     share_of_tries = max((target.tries - 1) // len(target.by), 1)
     for by in target.by:
         largest = int(np.argmax(np.where(instances.labelled, instances.box_wh.prod(axis=2).mean(axis=1), -1)))
-        aside, object_id = rng.uniforms(-0.2, 0.2, 2), _solid(stage, rng)
+        aside, object_id = rng.uniforms(-0.2, 0.2, 2), _most_solid(candidate, rng)
         least, most = (-2.0, 1.0) if by == "path" else (0.0, 1.5)
         for _ in range(share_of_tries):
             if tries >= target.tries:
@@ -554,22 +564,22 @@ def _overlap(target: OcclusionTarget, stage: _Candidate, rng: RandomStream) -> t
             tries += 1
             amount = (least + most) / 2
             if by == "path":
-                # Towards the common way (1: all on it), or apart (below 0).
+                # Towards the mean path (1: all on it), or apart (below 0).
                 common = instances.center_xy.mean(axis=0)
-                proposed = stage.shifted(amount * (common - instances.center_xy))
+                proposed = candidate.shifted(amount * (common - instances.center_xy))
             elif by == "depth":
-                proposed = stage.in_order(rng.permutation(len(instances)))
+                proposed = candidate.in_order(rng.permutation(len(instances)))
             else:
                 box = instances.box_wh[largest]
                 center = instances.center_xy[largest] + aside * box
-                proposed = stage.with_occluder(object_id, center, np.maximum(box * amount, 1.0))
+                proposed = candidate.with_occluder(object_id, center, np.maximum(box * amount, 1.0))
             share = proposed.covered(step)
-            if close(share) and close(exact := proposed.covered(1)):
-                return _Reached(tries, by, exact), proposed
-            if share < wanted:
+            if in_range(share) and in_range(exact := proposed.covered(1)):
+                return _Result(tries, by, exact), proposed
+            if share < middle_share:
                 least = amount
             else:
                 most = amount
             if most - least < 1e-3:
                 break
-    return _Reached(tries), stage
+    return _Result(tries), candidate
