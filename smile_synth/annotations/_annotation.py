@@ -12,6 +12,7 @@ from smile_synth.annotations._kernels import (
     EXTENT,
     count_visible,
     encode_crops,
+    fill_masks,
     fill_owners,
     follow,
     oriented_boxes,
@@ -134,12 +135,7 @@ class Annotation:
         owner, amodal, extents, _ = self._extents
         shape = (*extents.shape, *self.scene.size_hw)
         amodal_masks, modal_masks = np.zeros(shape, bool), np.zeros(shape, bool)
-        crops, first = extents["crop"].tolist(), extents["first"].tolist()
-        for n, t in np.ndindex(*extents.shape):
-            x0, y0, x1, y1 = crops[n][t]
-            pixels = amodal[first[n][t] :][: (y1 - y0) * (x1 - x0)].reshape(y1 - y0, x1 - x0).view(bool)
-            amodal_masks[n, t, y0:y1, x0:x1] = pixels
-            modal_masks[n, t, y0:y1, x0:x1] = pixels & (owner[t, y0:y1, x0:x1] == self._layers[n])
+        fill_masks(owner, self._layers, extents, amodal, amodal_masks, modal_masks)
         return Labels.owning(
             **vars(self.geometry),
             segmentation=self.segmentation,

@@ -147,6 +147,21 @@ def count_visible(owner, layers, numbers, extents, amodal, occluded_by):  # prag
 
 
 @kernel
+def fill_masks(owner, layers, extents, amodal, amodal_masks, modal_masks):  # pragma: no cover - compiled
+    """Fill the masks ``[N, T, H, W]`` bool, all false before, of objects ``layers [N]``."""
+    for n in range(len(layers)):
+        for t in range(extents.shape[1]):
+            at, (x0, y0, x1, y1) = extents[n, t].first, extents[n, t].crop
+            for y in range(y0, y1):
+                pixels, owners = amodal[at : at + x1 - x0], owner[t, y, x0:x1]
+                whole, visible = amodal_masks[n, t, y, x0:x1], modal_masks[n, t, y, x0:x1]
+                at += x1 - x0
+                for i in range(len(pixels)):
+                    whole[i] = pixels[i] != 0
+                    visible[i] = (pixels[i] != 0) & (owners[i] == layers[n])
+
+
+@kernel
 def _run_lengths(pixels, crop, size_hw, runs):  # pragma: no cover - compiled
     """Fill ``runs`` with the run lengths of a mask, down its columns, zeros first; returns how many they are.
 
