@@ -21,6 +21,7 @@ from smile_synth.compositing._parameters import (
     NOISE,
     REFLECT,
     REPEAT,
+    SOLID,
     TRANSPARENT,
     Parameters,
     as_numbers,
@@ -147,6 +148,9 @@ def _draw(canvas, batch):  # type: ignore[no-untyped-def]  # pragma: no cover
             entry = batch.entries[a]
             if a == b or (entry.kind == IMAGE and entry.border == TRANSPARENT):
                 _set(frame.reshape(-1), 0)
+            elif entry.kind == SOLID:
+                _fill(frame, entry)
+                a += 1
             else:
                 if kept < 0 or not _equal(batch.numbers[kept], batch.numbers[a]):
                     _set(background.reshape(-1), 0)
@@ -168,6 +172,24 @@ def _has_effects(batch, f):  # type: ignore[no-untyped-def]  # pragma: no cover
         return False
     subframes = batch.subframes[f + 1] - batch.subframes[f]
     return subframes > 1 or batch.effects[f].linear_light != 0 or batch.effects[f].grain > 0
+
+
+@kernel
+def _fill(frame, entry):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill a frame with a solid's colour after gain, bias, gamma and opacity, rounded half up."""
+    row = frame[0]
+    for c in range(3):
+        value = min(max(entry.gain[c] * entry.color[c] + entry.bias[c] * 255.0, 0.0), 255.0)
+        if entry.gamma != 1.0:
+            value = 255.0 * (value / 255.0) ** entry.gamma
+        byte = np.uint8(np.int32(value * entry.opacity + 0.5))
+        for x in range(len(row)):
+            row[x, c] = byte
+    if row[0, 0] == row[0, 1] == row[0, 2]:  # a quarter of the time of copying rows
+        _set(frame.reshape(-1), row[0, 0])
+    else:
+        for y in range(1, len(frame)):
+            _copy(frame[y].reshape(-1), row.reshape(-1))
 
 
 @kernel
