@@ -1,4 +1,4 @@
-"""Recipe: the typed, strict form of a YAML file in configs/synth/."""
+"""Recipe: typed config of a YAML recipe; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class BackgroundParameters(StrictModel):
 
     Attributes:
         weight: relative frequency of this entry.
-        brightness: [low, high] 0..1; a factor, drawn once per clip, on the background's colours.
+        brightness: [low, high] 0..1; multiplies the background's colours; sampled once per clip.
     """
 
     weight: Positive = 1.0
@@ -55,7 +55,7 @@ class SolidBackground(BackgroundParameters):
     """One colour over the whole clip.
 
     Attributes:
-        color: RGB 0..255; None: every clip draws its own colour uniformly.
+        color: RGB 0..255; None: one colour is sampled per clip, uniformly.
     """
 
     kind: Literal["solid"]
@@ -80,7 +80,7 @@ class NoiseBackground(MovingBackground):
     """White noise, uniform 0..255 per pixel and channel.
 
     Attributes:
-        redrawn: draw new noise for every frame (flow is invalid on it) instead of one still image.
+        redrawn: new noise in every frame (flow is invalid on it) instead of one still image.
     """
 
     kind: Literal["noise"]
@@ -91,7 +91,8 @@ class CroppedBackground(BackgroundParameters):
     """A crop of an image or a video.
 
     Attributes:
-        zoom: [low, high], at least 1; 1 takes the largest crop of the frame's aspect, 2 one of half its side.
+        zoom: [low, high], at least 1. 1: the largest crop with the frame's aspect; 2: a crop with half its
+            height and width.
     """
 
     zoom: RangeOf[Zoom] = (1.0, 1.5)
@@ -177,7 +178,7 @@ class Distractors(StrictModel):
 
     Attributes:
         count: [low, high] per clip.
-        side: as of the labelled objects; None: the same.
+        side: box sides in pixels, as in `Objects`; None: those of the labelled objects.
         split: only objects of this split of the bank; None: that of the labelled objects.
         classes: only objects of these classes; None: those of the labelled objects.
     """
@@ -198,8 +199,8 @@ class Objects(StrictModel):
 
     Attributes:
         count: [low, high] labelled objects per clip.
-        side: box sides in pixels: a list to choose from, or a distribution. A box measures
-            side*sqrt(aspect) x side/sqrt(aspect).
+        side: box sides in pixels: a list to choose from, or a distribution. A box is side*sqrt(aspect) wide
+            and side/sqrt(aspect) high.
         aspect: width / height, chosen uniformly; with ``fit: keep`` it multiplies the object's own aspect.
         side_jitter: multiply each side by exp(U(-side_jitter, side_jitter)).
         fit: stretch the object to the box, or keep its own aspect.
@@ -210,10 +211,10 @@ class Objects(StrictModel):
         exclude_classes: no objects of these classes.
         balance: ``uniform``: every object is equally frequent; ``class-balanced``: every class is equally
             frequent; ``square-root``: a class is as frequent as the square root of its number of objects.
-        class_weights: relative frequency of each class; None: by ``balance``.
-        presence: [low, high] share of the frames in which an object is present, without a gap.
-        overlap: [low, high] share of the smaller box that an object shares, in the first frame, with the
-            object that it overlaps most; None: unrestricted.
+        class_weights: relative frequency of each class, also of distractors; None: by ``balance``.
+        presence: [low, high] share of the frames in which an object is present; these frames are consecutive.
+        overlap: [low, high] overlap of boxes in the first frame: shared area / area of the smaller box. For
+            each object, the largest overlap with an earlier object counts. None: any overlap.
         whole_pixels: truncate box sides, corners and degrees to whole numbers, as the published code does.
         distractors: unlabelled objects.
     """
@@ -244,6 +245,11 @@ class Objects(StrictModel):
                 raise ValueError("classes and class_weights: give one of them")
             if self.exclude_classes or self.balance != "uniform":
                 raise ValueError("class_weights: cannot be combined with exclude_classes or balance")
+            if self.distractors.classes is not None:
+                raise ValueError(
+                    "class_weights: cannot be combined with distractors.classes, because distractors use the "
+                    "same weights"
+                )
         return self
 
 
@@ -264,7 +270,7 @@ class Shadows(StrictModel):
 
 
 class AppearanceParameters(StrictModel):
-    """Camera effects and the blending of objects into the clip; every range is drawn once per clip.
+    """Camera effects and the blending of objects into the clip; every range is sampled once per clip.
 
     Attributes:
         shutter: [low, high] degrees 0..360 of the shutter angle (360: open all the time), which blurs
@@ -293,8 +299,9 @@ class AppearanceParameters(StrictModel):
 class OcclusionTarget(StrictModel):
     """How much objects should cover each other, measured as the labels measure it.
 
-    Give either ``visibility`` and ``frames``: one object's visibility is at or below that value for a run of
-    so many frames, and above it before and after. Or give ``overlap``: the share of covered pixels.
+    There are two kinds of targets. With ``visibility`` and ``frames``, one object's visibility is at most
+    ``visibility`` in ``frames`` consecutive frames, and higher in the frame before and the frame after. With
+    ``overlap``, a share of all objects' pixels is covered. Give the keys of one kind.
 
     Attributes:
         weight: relative frequency of this entry.
@@ -303,7 +310,7 @@ class OcclusionTarget(StrictModel):
         overlap: [low, high] share of the objects' extents that other layers own, over all frames.
         by: methods, tried in turn: move another object's ``path``, change the ``depth`` order, add an
             unlabelled ``occluder``.
-        tries: scenes that are tried before the sampler gives up.
+        tries: maximum number of attempts per clip.
     """
 
     weight: Positive = 1.0
@@ -355,7 +362,7 @@ class MixtureEntry(StrictModel):
     def _check_entry(self) -> MixtureEntry:
         indices = [index for index, _ in self.weight]
         if any(later <= earlier for earlier, later in zip(indices, indices[1:], strict=False)):
-            raise ValueError(f"weight: clip indices must grow, got {indices}")
+            raise ValueError(f"weight: clip indices must increase, got {indices}")
         if self.recipe is not None and self.recipe.mixture:
             raise ValueError("recipe: must not contain a mixture itself")
         return self
@@ -373,15 +380,15 @@ class Recipe(StrictModel):
         size: frame (height, width); all lengths are pixels at this size.
         num_frames: frames per clip.
         fps: frames per second of a written video; motion is per frame.
-        backgrounds: every clip draws one entry, by weight.
+        backgrounds: one entry is sampled per clip, by weight.
         objects: number, size and choice of the objects.
         key_times: key frames of curves and key-framed paths.
-        motion: every object (or clip) draws one entry, by weight.
-        relations: every clip draws one entry, by weight, for its first objects.
-        camera: every clip draws one entry, by weight; it moves every layer. Empty: a still camera.
-        occlusion: every clip draws one target, by weight. Empty: no target.
+        motion: one entry is sampled per object (or clip), by weight.
+        relations: one entry is sampled per clip, by weight; it applies to the first objects of the clip.
+        camera: one entry is sampled per clip, by weight; it moves every layer. Empty: a still camera.
+        occlusion: one target is sampled per clip, by weight. Empty: no target.
         appearance: shutter, light, edges, shadows and grain; none of them by default.
-        mixture: every clip draws one recipe, by weight. Empty: only this recipe.
+        mixture: one recipe is sampled per clip, by weight. Empty: only this recipe.
 
     Example:
         >>> Recipe.load("smile-gaussian", ["num_frames=8"]).num_frames
@@ -413,8 +420,8 @@ class Recipe(StrictModel):
                 )
             if most_labelled == 0 or (most < 2 and "occluder" not in target.by):
                 raise ValueError(
-                    f"occlusion.{number}: cannot be reached, objects.count allows no object that another "
-                    "could cover"
+                    f"occlusion.{number}: cannot be reached: objects.count allows no labelled object, or no "
+                    "second object that covers it"
                 )
         if self.occlusion and self.appearance.soft_edges is not None:
             raise ValueError("appearance.soft_edges: cannot be combined with occlusion targets")
@@ -426,7 +433,9 @@ class Recipe(StrictModel):
             for name in ("size", "num_frames", "fps"):
                 own, other = getattr(self, name), getattr(entry.recipe or self, name)
                 if own != other:
-                    raise ValueError(f"mixture.{number}: its {name} is {other}, this recipe's is {own}")
+                    raise ValueError(
+                        f"mixture.{number}: {name} is {other}, must be {own} as in the main recipe"
+                    )
         return self
 
     @classmethod
@@ -434,7 +443,7 @@ class Recipe(StrictModel):
         """Read a preset by name, or a YAML file, with ``key.path=value`` overrides.
 
         Raises:
-            UserError: unknown preset, missing file, or mistakes in it, all at once.
+            UserError: unknown preset, missing file, or mistakes in it; one message lists all of them.
         """
         return load(cls, find_config(name_or_path, "synth"), overrides)
 
@@ -448,7 +457,7 @@ class Recipe(StrictModel):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of every value: equal digests draw equal scenes from equal sources."""
+        """sha256 of all values. Equal digests, sources, seeds and indices give equal scenes."""
         return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
 
 
@@ -506,9 +515,9 @@ def presets() -> dict[str, str]:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Return the JSON schema of recipe files, short forms included."""
+    """Return the JSON schema of recipe files. It also allows short forms, such as 3 for [3, 3]."""
     schema = Recipe.model_json_schema()
-    # Recipe contains itself, in a mixture: pydantic puts it among the definitions.
+    # A mixture contains recipes, so pydantic puts the schema of Recipe into its definitions.
     schema = {**schema["$defs"]["Recipe"], "$defs": schema["$defs"]}
-    schema["$defs"]["KeyFramedCurve"]["required"].remove("family")  # {rate: r}
+    schema["$defs"]["KeyFramedCurve"]["required"].remove("family")  # the short form {rate: r}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

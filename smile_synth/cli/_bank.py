@@ -19,6 +19,9 @@ from smile_synth.core.errors import UserError
 
 bank_app = typer.Typer(help="Build, inspect and convert object banks.", no_args_is_help=True)
 
+MIN_THICKNESS_HELP = (
+    "Smallest allowed diameter of the largest circle inside the cut-out, as a share of its long side."
+)
 BankSeed = Annotated[int, Option("--seed", min=0, help="Seed of drawn objects and of the splits.")]
 
 
@@ -44,17 +47,15 @@ def bank_build(
     erode: Annotated[float, Option(min=0, help="Pixels removed along a cut-out's edge.")] = 0.0,
     feather: Annotated[float, Option(min=0, help="Pixels over which alpha rises at the edge.")] = 0.0,
     min_side: Annotated[int, Option(min=1, help="Shortest allowed side of a cut-out in pixels.")] = 16,
-    min_thickness: Annotated[
-        float, Option(min=0, max=1, help="Smallest width, as a share of the long side.")
-    ] = 0.05,
+    min_thickness: Annotated[float, Option(min=0, max=1, help=MIN_THICKNESS_HELP)] = 0.05,
     max_truncation: Annotated[
-        float, Option(min=0, max=1, help="Largest share of the outline on the image's border.")
+        float, Option(min=0, max=1, help="Largest allowed share of the outline on the image's border.")
     ] = 0.05,
     max_covered: Annotated[
-        float, Option(min=0, max=1, help="Largest share that smaller objects cover too.")
+        float, Option(min=0, max=1, help="Largest allowed share of pixels that smaller objects contain too.")
     ] = 0.5,
     min_largest_part: Annotated[
-        float, Option(min=0, max=1, help="Smallest share of the area in the largest connected part.")
+        float, Option(min=0, max=1, help="Smallest allowed share of pixels in the largest connected part.")
     ] = 0.5,
     duplicates: options.Duplicates = 4,
     licence: Annotated[str, Option(help="Licence of sources that do not state one.")] = "",
@@ -64,7 +65,7 @@ def bank_build(
     workers: options.Workers,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Build an object bank from segmented objects; the same command continues a stopped build."""
+    """Build an object bank from segmented objects. If stopped, run the same command again to resume."""
     from smile_synth.objects import FORMATS, CutOutOptions, build_bank
 
     cut = CutOutOptions(

@@ -16,13 +16,20 @@ from smile_synth.core.errors import UserError
 
 corpus_app = typer.Typer(help="Inspect, check, repair and merge corpora.", no_args_is_help=True)
 
-LABELS_HELP = "Labels besides the objects': segmentation, tracks, flow, backward-flow."
-EXPORT_HELP = "Also export to these formats, below OUT-exports/."
+LABELS_HELP = (
+    "More labels: segmentation, tracks, flow, backward-flow. Boxes, masks, visibility and the other object "
+    "labels are always written."
+)
+EXPORT_HELP = "Also export to these formats, into the folder OUT-exports/."
 FORMATS_HELP = (
     "frames, coco (also COCO-VID), youtube-vis, davis, mot, mots, tapvid, tapvid-kubric, flo, kitti-flow, "
     "flow-npz or native."
 )
-NUM_SHARDS_HELP = "Number of parts of the corpus, of which one is written; 'corpus merge' joins them."
+SHARD_INDEX_HELP = "Number, from 0, of the part that this command writes; see --num-shards."
+NUM_SHARDS_HELP = (
+    "Number of parts of the corpus; 'corpus merge' joins them. These parts are not the tar files of "
+    "--layout shards."
+)
 
 
 def generate_command(
@@ -30,7 +37,7 @@ def generate_command(
     overrides: options.Overrides = None,
     *,
     bank: options.Bank,
-    out: Annotated[Path, Option(help="Folder of the corpus; an unfinished corpus is continued.")],
+    out: Annotated[Path, Option(help="Folder of the corpus; an existing corpus is completed.")],
     num_clips: Annotated[int, Option(min=1, help="Number of clips in the corpus.")],
     seed: options.Seed,
     backgrounds: options.Backgrounds = None,
@@ -43,12 +50,12 @@ def generate_command(
     clips_per_shard: Annotated[int, Option(min=1, help="Number of clips in a tar file.")] = 1000,
     labels: Annotated[str, Option(metavar="A,B", help=LABELS_HELP)] = "",
     export_formats: Annotated[str, Option("--export", metavar="A,B", help=EXPORT_HELP)] = "",
-    shard_index: Annotated[int | None, Option(min=0, help="Number of the part to write, from 0.")] = None,
+    shard_index: Annotated[int | None, Option(min=0, help=SHARD_INDEX_HELP)] = None,
     num_shards: Annotated[int | None, Option(min=1, help=NUM_SHARDS_HELP)] = None,
     workers: options.Workers,
     ray: Annotated[str | None, Option(metavar="auto|HOST:PORT", help="Run on this Ray cluster.")] = None,
 ) -> None:
-    """Write a labelled corpus: media, labels, scenes and a manifest; the same command continues it."""
+    """Write a labelled corpus: media, labels, scenes, manifest. If stopped, run it again to resume."""
     from smile_synth.corpus import generate
     from smile_synth.exporters import check_format, export
     from smile_synth.recipe import Recipe

@@ -60,15 +60,16 @@ Workers = Annotated[
         help="Number of worker processes; the output does not depend on it.",
     ),
 ]  # fmt: skip
-Seed = Annotated[int, Option("--seed", min=0, help="Seed of the random draws.")]
+Seed = Annotated[int, Option("--seed", min=0, help="Seed of all random choices.")]
 Fps = Annotated[
-    float | None, Option("--fps", min=0.1, help="Frames per second of videos; the source's own by default.")
+    float | None,
+    Option("--fps", min=0.1, help="Frames per second of videos; default: fps of the recipe or corpus."),
 ]
 Size = Annotated[
     str | None,
     Option(
         "--size", metavar="HxW",
-        help="Frame height and width in pixels, of the recipe's aspect; the recipe's own by default.",
+        help="Frame height and width in pixels, with the recipe's aspect; default: size of the recipe.",
     ),
 ]  # fmt: skip
 PageFile = Annotated[Path, Option("--out", help="The .html file to write.")]

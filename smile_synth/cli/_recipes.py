@@ -15,7 +15,7 @@ from smile_synth.cli._options import open_sources
 from smile_synth.cli._output import check_suffix, console, print_labelled, print_missed_targets, save_png
 from smile_synth.cli._progress import progress_bar
 
-recipes_app = typer.Typer(help="List, print, compare, check and draw recipes.", no_args_is_help=True)
+recipes_app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
 
 
 def preview_command(

@@ -100,7 +100,10 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("objects.count=[3, 2]", " command line: objects.count: should be [low, high], got low 3 above high 2"),
+        (
+            "objects.count=[3, 2]",
+            " command line: objects.count: should be [low, high], got low 3 above high 2",
+        ),
         ("objects.count=-1", " command line: objects.count: should be greater than or equal to 0, got -1"),
         ("objects.count=true", " command line: objects.count: should be a valid"),
         ("objects.side=[]", " command line: objects.side: list should have at least 1 item"),
@@ -150,6 +153,10 @@ def test_one_number_is_a_range_from_itself_to_itself(written: Any) -> None:
         (
             "key_times={inner_probability: [0.5]}",
             " command line: key_times: inner_probability must sum to 1, got 0.5",
+        ),
+        (
+            "objects={side: [8], class_weights: {cat: 1}, distractors: {classes: [dog]}}",
+            " command line: objects.class_weights: cannot be combined with distractors.classes",
         ),
     ],
 )
