@@ -34,7 +34,9 @@ def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out.bank"
 
 
-def test_a_corpus_is_generated_extended_verified_repaired_and_exported(run: Run, bank_path: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_generated_extended_verified_repaired_and_exported(
+    run: Run, bank_path: Path, tmp_path: Path
+) -> None:
     corpus, bank = tmp_path / "c", ["--bank", bank_path]
     common = ["--seed", 0, "--layout", "shards", "--clips-per-shard", 2, "--workers", 1]
     out, _ = run(

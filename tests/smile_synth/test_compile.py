@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 KERNELS = """
 from constants import VALUE
 from smile_synth.core.compile import kernel
@@ -15,6 +17,7 @@ print(value())
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_follows_a_constant_of_another_file(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(KERNELS)
     printed = []

@@ -172,7 +172,9 @@ def test_targets_do_not_depend_on_the_batch_and_are_drawn_by_weight(shapes: Obje
 def test_targets_that_no_object_can_meet_are_refused(count: int) -> None:
     from smile_synth.core.errors import UserError
 
-    with pytest.raises(UserError, match=r"occlusion.0: cannot be reached: objects.count allows no labelled object"):
+    with pytest.raises(
+        UserError, match=r"occlusion.0: cannot be reached: objects.count allows no labelled object"
+    ):
         recipe_of(
             "{visibility: 0, frames: 2, by: [path]}",
             f"objects.count={count}",

@@ -36,6 +36,7 @@ def test_importing_smile_synth_imports_no_slow_packages() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(smile_synth.__all__) - WITHOUT_EXAMPLE))
+@pytest.mark.slow
 def test_the_examples_of_docstrings_are_right(
     name: str,
     bank: ObjectBank,

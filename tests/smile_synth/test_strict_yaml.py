@@ -267,7 +267,9 @@ def test_a_mistake_in_an_override_names_the_command_line(override: str, message:
 def test_a_mistake_in_the_file_beside_an_override_names_the_file() -> None:
     text = "name: x\npets:\n  - kind: cat\n    lifes: 3"
     lines = mistakes(text, "pets.0.lives=4")
-    assert lines == ["house.yaml:4: pets.0.lifes: unknown key, allowed are kind, lives; did you mean 'lives'?"]
+    assert lines == [
+        "house.yaml:4: pets.0.lifes: unknown key, allowed are kind, lives; did you mean 'lives'?"
+    ]
     assert mistakes("range:\n  low: 0", "range.high=3") == ["house.yaml:1: name: is missing"]
     missing = mistakes("name: x\npets:\n  - lives: 3", "pets.0.lives=4")
     assert missing == ["house.yaml:3: pets.0: needs the key 'kind'"]

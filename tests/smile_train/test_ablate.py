@@ -218,6 +218,7 @@ def test_an_arm_shows_the_clips_that_it_trains_on(
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.slow
 def test_arms_run_on_a_cluster(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="Ray is an extra")
     few = study.model_copy(update={"seeds": [0]})

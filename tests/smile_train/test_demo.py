@@ -13,6 +13,7 @@ import pytest
 from smile_train.cli import main
 
 
+@pytest.mark.slow
 def test_demo_goes_the_whole_way(
     command_line: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,6 +257,7 @@ def test_a_disk_that_is_full_for_the_log_is_one_line(
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_a_mixture_is_one_line(config_file: Path, tmp_path: Path) -> None:
     def kill(done: int, total: int, loss: float) -> None:
         for worker in multiprocessing.active_children() if done == 1 else ():
@@ -272,6 +273,7 @@ def test_a_killed_worker_of_a_mixture_is_one_line(config_file: Path, tmp_path: P
     assert told.value.__traceback__ is not None
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_starting_leaves_with_its_parent(tmp_path: Path) -> None:
     """Its parent is killed before torch watches over it."""
     script = """

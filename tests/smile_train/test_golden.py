@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_cpu_losses.json"
 STEPS = 100
 
 
+@pytest.mark.slow
 def test_losses_of_tiny_cpu_are_the_golden_ones(train_bank: Path, tmp_path: Path) -> None:
     own = [f"bank={train_bank}", f"steps={STEPS}", "batch_size=4", "masks_per_clip=1", "workers=0"]
     schedule = ["optimiser.warmup_steps=20", "optimiser.lr_per_256=0.064"]

@@ -353,6 +353,7 @@ def compared(faithful: NDArray[np.bool_], published: NDArray[np.bool_]) -> tuple
 
 
 @pytest.mark.parametrize("rule", ["share", "tubelet-visible", "tubelet-tube"])
+@pytest.mark.slow
 def test_faithful_masks_agree_in_distribution_with_the_published_rule(rule: str) -> None:
     scenes, per_scene = 8, 1250 if rule == "share" else 250
     boxes = moving_boxes(scenes)

@@ -52,6 +52,7 @@ def test_resumes_at_the_exact_step(config_file: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_killed_run_continues(config_file: Path, tmp_path: Path) -> None:
     out, own = tmp_path / "killed", ["steps=4000", "checkpoint_every=3"]
     command = [sys.executable, "-m", "smile_train.cli", "pretrain", str(config_file), *own, "--out", str(out)]
