@@ -40,7 +40,7 @@ from smile_synth.corpus._labels import labels_bytes, track_arrays
 from smile_synth.corpus._manifest import make_row
 from smile_synth.corpus._store import assemble_shard, places_of, write_piece
 from smile_synth.io.videos import DEFAULT_CRF, decode_video, encode_h264
-from smile_synth.parallel.workers import available_cores, in_order
+from smile_synth.parallel.workers import available_cores, map_in_order
 from smile_synth.sources import Sources
 
 
@@ -162,7 +162,7 @@ def all_cores(recipe_name: str, bank: ObjectBank, folder: Path, repeats: int) ->
         for name, encoder in ENCODERS.items():
             watch = Stopwatch(clips, TOGETHER * workers)
             work = partial(encode_next, encoder, (Path(bank.path), recipe_name, 16))
-            encoded = in_order(work, range(clips), workers=workers)
+            encoded = map_in_order(work, range(clips), workers=workers)
             for done, _ in enumerate(encoded, 1):
                 watch(done)
             alone[name].append(watch.rate)
@@ -244,7 +244,7 @@ def budgets(bank: ObjectBank, path: Path, repeats: int) -> dict[str, float]:
     replace(header, num_clips=TOGETHER, clips_per_shard=TOGETHER).write(path)
     job = CorpusJob(replace(header, layout="shards", labels=("tracks",)), Sources(bank), path)
     items = range(workers * (repeats + 1))
-    runs = in_order(partial(budget, job), items, workers=workers)
+    runs = map_in_order(partial(budget, job), items, workers=workers)
     counted = list(runs)[workers:]
     return {part: round(statistics.median(run[part] for run in counted), 3) for part in counted[0]}
 

@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from smile_synth.cli import _options as options
 from smile_synth.cli._options import split_names
-from smile_synth.cli._output import bar, check_suffix, console, errors, print_labelled, save_png
+from smile_synth.cli._output import bar, check_suffix, console, errors, print_labelled, resumable, save_png
 from smile_synth.cli._progress import progress_bar
 from smile_synth.core.errors import UserError
 
@@ -73,7 +73,7 @@ def bank_build(
         max_truncation=max_truncation, max_covered=max_covered, min_largest_part=min_largest_part,
         duplicate_distance=duplicates,
     )  # fmt: skip
-    with progress_bar("build bank", "images") as progress:
+    with resumable(), progress_bar("build bank", "images") as progress:
         report = build_bank(
             sources, out, seed=seed, cut=cut, format=format_name, images=images, crowd=crowd, licence=licence,
             val_fraction=val, test_fraction=test, overwrite=overwrite, workers=workers, progress=progress,

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from smile_synth.cli import _options as options
 from smile_synth.cli._options import open_sources, parse_size, split_names
-from smile_synth.cli._output import console, print_labelled
+from smile_synth.cli._output import console, print_labelled, resumable
 from smile_synth.cli._progress import progress_bar
 from smile_synth.core.errors import UserError
 
@@ -67,7 +67,7 @@ def generate_command(
         raise UserError(f"--shard-index {shard_index}: needs --num-shards, greater than the index")
     loaded, size_hw = Recipe.load(recipe, overrides or []), parse_size(size)
     sources = open_sources(bank, backgrounds, strict)
-    with progress_bar("generate", "clips") as progress:
+    with resumable(), progress_bar("generate", "clips") as progress:
         summary = generate(
             loaded, sources, out=out, num_clips=num_clips, seed=seed, size_hw=size_hw, fps=fps,
             media=media, quality=quality, layout=layout, clips_per_shard=clips_per_shard,

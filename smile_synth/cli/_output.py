@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, WorkerKilledError
 
 # No markup and no emoji codes: names of files and classes may contain [brackets] and :colons:.
 console = Console(soft_wrap=True, markup=False, emoji=False)
@@ -35,12 +36,25 @@ def run_app(typer_app: typer.Typer) -> None:
         # typer turns Ctrl-C into exit code 130 without a message.
         if isinstance(exit_request, SystemExit) and exit_request.code != 130:
             raise
-        errors.print("stopped; the same command continues where it left off")
+        errors.print("stopped; run the same command again to resume")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output ended, as `head` does. Python must not flush stdout again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Extend the error of a killed worker, for commands that resume when they are run again.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    try:
+        yield
+    except WorkerKilledError as error:
+        raise UserError(f"{error}; finished work is kept: run the same command again to resume") from error
 
 
 def print_labelled(label: str, text: str, color: str = "yellow") -> None:

@@ -1,4 +1,4 @@
-"""The exception for mistakes in the user's input."""
+"""Exceptions that the command line prints as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class UserError(Exception):
     Several mistakes found together are joined by newlines, one per line. The command line prints the
     message without a traceback and exits with code 2.
     """
+
+
+class WorkerKilledError(UserError):
+    """A worker process was killed, perhaps because memory ran out."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

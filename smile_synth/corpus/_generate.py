@@ -30,7 +30,7 @@ from smile_synth.corpus._media import Members, check_medium
 from smile_synth.io.atomic import LOCK, write_errors_for
 from smile_synth.io.videos import DEFAULT_CRF
 from smile_synth.parallel.cluster import Cluster
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
 from smile_synth.scene import Scene
@@ -262,7 +262,7 @@ def _all_clips(job: CorpusJob, workers: int, cluster: Cluster | None) -> Iterato
     todo = [index for index in job.header.indices if index not in complete]
     batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
     work = partial(_make_clips, _BatchContext(job, _store.StoredClips(job.out, job.header)))
-    made = chain.from_iterable(in_order(work, batches, workers=workers, cluster=cluster))
+    made = chain.from_iterable(map_in_order(work, batches, workers=workers, cluster=cluster))
     # Read again instead of kept: memory must not grow with the number of clips.
     valid = (_FinishedClip(row, False, _position(job, row)) for row in _valid_rows(job))
     return heapq.merge(valid, made, key=lambda clip: clip.row["index"])

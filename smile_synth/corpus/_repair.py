@@ -25,7 +25,7 @@ from smile_synth.corpus._verify import (
     version_note,
     wrong_sizes,
 )
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.scene import Scene
 from smile_synth.sources import Sources
 
@@ -78,7 +78,7 @@ def repair(
         repaired: list[Fault] = []
         remaining: list[Fault] = []
         positions: dict[int, _store.TarPosition] = {}
-        results = in_order(partial(_repair_clip, corpus, job), corpus.indices, workers=workers)
+        results = map_in_order(partial(_repair_clip, corpus, job), corpus.indices, workers=workers)
         for done, clip in enumerate(results, 1):
             repaired += clip.repaired
             remaining += clip.remaining

@@ -19,7 +19,7 @@ from smile_synth.corpus._header import HEADER, RECIPE, CorpusHeader, current_ver
 from smile_synth.corpus._manifest import MANIFEST
 from smile_synth.corpus._media import MEDIA, Members
 from smile_synth.io.atomic import LOCK
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.scene import Scene
 from smile_synth.sources import Sources
 
@@ -86,7 +86,7 @@ def verify(
     if deep or sources:
         job = None if sources is None else CorpusJob(header, sources, path)
         known = {(fault.index, fault.file) for fault in faults}
-        results = in_order(partial(_clip_faults, corpus, job), corpus.indices, workers=workers)
+        results = map_in_order(partial(_clip_faults, corpus, job), corpus.indices, workers=workers)
         for done, found in enumerate(results, 1):
             faults += [fault for fault in found if (fault.index, fault.file) not in known]
             if progress:

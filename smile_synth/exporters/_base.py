@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from smile_synth.annotations import Annotation, annotate
 from smile_synth.core.errors import UserError
 from smile_synth.corpus import Corpus, image_bytes
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.sources import Sources
 
 UInt8 = NDArray[np.uint8]
@@ -118,7 +118,7 @@ class Exporter:
         work = partial(_write_clip, write=self.write_clip, source=source, out=unfinished)
         try:
             unfinished.mkdir(parents=True)
-            results = in_order(work, source.corpus.indices, workers=workers)
+            results = map_in_order(work, source.corpus.indices, workers=workers)
             records = _with_progress(results, len(source.corpus), progress)
             if self.finish:
                 self.finish(source, records, unfinished)

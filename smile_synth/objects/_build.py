@@ -38,7 +38,7 @@ from smile_synth.objects._writer import (
     unfinished_folder,
 )
 from smile_synth.objects.readers import list_items
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 
 # Items that a process works on at once, and that a line of the journal describes.
 BATCH_SIZE = 16
@@ -318,7 +318,7 @@ class Build:
         # Processes take a second to start, which is too long for a few images.
         processes = workers if len(waiting) >= 4 else 1
         work = partial(make_objects, cut=cut)
-        results = in_order(work, [items for _, items in waiting], workers=processes)
+        results = map_in_order(work, [items for _, items in waiting], workers=processes)
         for (source_number, items), found in zip(waiting, results, strict=True):
             with write_errors_for(self._part):
                 self._append(source_number, found)

@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, WorkerKilledError
 
 # How often Ray runs a task again after its process or machine died.
 _MAX_RETRIES = 8
@@ -77,15 +77,15 @@ class ClusterPool:
     _context: Any
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Start ``work(context, *arguments)`` in a process; ``work`` is a function of a module."""
+        """Start ``work(context, *arguments)``; ``work`` is a module-level function (it must be picklable)."""
         # Ray replaces references among the arguments by their values, but not those inside a list.
         return self._run.remote([self._context], work, *arguments)
 
     def result(self, future: Any) -> Any:
-        """Wait for a future and return its result; an exception of the task is raised as it is.
+        """Wait for a future and return its result, or raise the exception of its task.
 
         Raises:
-            UserError: the task's processes died too often.
+            WorkerKilledError: a process died too often during the task.
         """
         try:
             return self._ray.get(future)
@@ -93,9 +93,8 @@ class ClusterPool:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"ray: a process died {_MAX_RETRIES + 1} times during the same task ({reason}); finished "
-                "work is kept: run the same command again to continue"
+            raise WorkerKilledError(
+                f"ray: a process died {_MAX_RETRIES + 1} times during the same task ({reason})"
             ) from None
 
 

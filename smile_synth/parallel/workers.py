@@ -1,4 +1,4 @@
-"""Work on several processes. Worker processes end with their parent."""
+"""Run tasks in several processes. Worker processes end when their parent ends."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from typing import Any, TypeVar
 
 import cv2
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, WorkerKilledError
 from smile_synth.parallel.cluster import Cluster, ClusterPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# A plain fork copies the threads of decoders and parquet readers in an undefined state. Workers are forks of
-# a server process that has imported this library and runs nothing else. It ends with this process.
+# A fork copies locks that threads of decoders or parquet readers may hold, but not these threads, so a forked
+# worker could wait for such a lock forever. Workers are therefore forks of a server process that has imported
+# this library and runs nothing else. It ends with this process.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 # Items per process that are submitted before the first result is read.
 ITEMS_AHEAD = 4
@@ -36,7 +37,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**25
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # macOS has none
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -64,7 +65,7 @@ class Workers:
         self._processes: list[BaseProcess] = []
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Start ``work(context, *arguments)`` in a process; ``work`` is a function of a module."""
+        """Start ``work(context, *arguments)``; ``work`` is a module-level function (it must be picklable)."""
         try:
             with _sigint_blocked():
                 future = self._executor.submit(_call_with_context, work, *arguments)
@@ -75,17 +76,17 @@ class Workers:
         return future
 
     def result(self, future: Future[Result]) -> Result:
-        """Wait for a future and return its result; an exception of the task is raised as it is.
+        """Wait for a future and return its result, or raise the exception of its task.
 
         Raises:
-            UserError: a process was killed.
+            WorkerKilledError: a process was killed.
         """
         try:
             return future.result()
         except BrokenProcessPool:
             raise self._killed_error() from ChildProcessError()
 
-    def _killed_error(self) -> UserError:
+    def _killed_error(self) -> WorkerKilledError:
         # Only one thread can read how a process ended: let the executor's own thread finish first.
         self._executor.shutdown()
         # After one process died, the executor terminates the others.
@@ -95,9 +96,9 @@ class Workers:
             f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             for code in sorted(code for code in first_codes if code is not None)
         ]
-        return UserError(
-            f"a worker process was killed {' and '.join(causes)}, perhaps because memory ran out; finished "
-            "work is kept: run the same command again to continue; fewer workers need less memory"
+        return WorkerKilledError(
+            f"a worker process was killed {' and '.join(causes)}, perhaps because memory ran out; "
+            "fewer workers need less memory"
         )
 
     def close(self, *, at_once: bool = False) -> None:
@@ -108,20 +109,20 @@ class Workers:
         self._executor.shutdown(cancel_futures=True)
 
 
-def in_order(
+def map_in_order(
     work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, cluster: Cluster | None = None
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` for every item, in order; only few results wait in memory.
+    """Yield ``work(item)`` for every item, in order. At most a few results per process are in memory.
 
     Args:
-        work: a function of a module, or a ``functools.partial`` of one whose arguments are the context.
-            It is sent to each process once.
+        work: a module-level function (it must be picklable), or a ``functools.partial`` of one. It is sent
+            to each process once, with the arguments of the partial.
         items: sent to the processes one by one.
         workers: number of processes; with 1 all work runs in this process.
         cluster: runs the work instead of this machine's processes; the caller closes it.
 
     Raises:
-        UserError: a process was killed.
+        WorkerKilledError: a process was killed.
     """
     if cluster is not None:
         yield from _results(cluster.pool(work), items, ITEMS_AHEAD * cluster.num_cpus)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.recipe import Recipe, check_classes
 from smile_synth.sources import Sources
 from smile_synth.visualize._media import fitted, mp4_uri, resized
@@ -43,7 +43,7 @@ def make_gallery(
     videos: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
     work = partial(_render, sources=sources, num_clips=num_clips, seed=seed)
-    results = in_order(work, list(recipes), workers=workers)
+    results = map_in_order(work, list(recipes), workers=workers)
     for done, (name, result) in enumerate(zip(recipes, results, strict=True), 1):
         if isinstance(result, str):
             missing[name] = result

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.visualize._charts import heat_map, histogram, line_chart
 from smile_synth.visualize._clip_data import (
     NO_ROOM,
@@ -79,7 +79,7 @@ def _read_all(
 ) -> list[tuple[ClipMeasure, ClipData | None]]:
     work = partial(_read_clip, source=source, shown=shown, encoding=encoding)
     out = []
-    for result in in_order(work, source.indices, workers=workers):
+    for result in map_in_order(work, source.indices, workers=workers):
         out.append(result)
         if progress:
             progress(len(out), len(source.indices))

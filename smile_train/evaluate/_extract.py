@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_train.evaluate._controls import flow_histograms, size_and_length
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._features import color_statistics, frame_means
@@ -196,7 +196,7 @@ def extract(
         pending.clear()
 
     work = _read if workers == 1 else _read_in_worker
-    for index, result in enumerate(in_order(work, jobs, workers=workers)):
+    for index, result in enumerate(map_in_order(work, jobs, workers=workers)):
         if isinstance(result, str):
             broken.append((names[index], result))
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import available_cores, in_order
+from smile_synth.parallel.workers import available_cores, map_in_order
 
 
 def scaled(factor: int, item: int) -> tuple[int, int]:
@@ -37,10 +37,10 @@ def divide(context: object, item: int) -> float:
 
 
 def test_results_come_in_order_from_several_processes() -> None:
-    values, processes = zip(*in_order(partial(scaled, 7), range(30), workers=2), strict=True)
+    values, processes = zip(*map_in_order(partial(scaled, 7), range(30), workers=2), strict=True)
     assert values == tuple(range(0, 210, 7))
     assert os.getpid() not in processes
-    alone = list(in_order(partial(scaled, 2), range(3), workers=1))
+    alone = list(map_in_order(partial(scaled, 2), range(3), workers=1))
     assert alone == [(0, os.getpid()), (2, os.getpid()), (4, os.getpid())]
 
 
@@ -48,14 +48,15 @@ def test_a_killed_worker_is_reported_and_the_others_end() -> None:
     with pytest.raises(
         UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"
     ):
-        list(in_order(die, range(9), workers=2))
+        list(map_in_order(die, range(9), workers=2))
 
 
+@pytest.mark.slow
 def test_an_exception_of_a_worker_is_raised_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(in_order(partial(divide, None), range(9), workers=2))
+        list(map_in_order(partial(divide, None), range(9), workers=2))
     with pytest.raises(ValueError, match="invalid literal for int.*no number"):
-        list(in_order(partial(divide, Unreadable()), range(9), workers=2))
+        list(map_in_order(partial(divide, Unreadable()), range(9), workers=2))
 
 
 def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +68,13 @@ def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> 
 
 PARENT = """
 import os, sys, time
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 def work(item):
     open(os.path.join(sys.argv[-1], str(os.getpid())), "w").close()
     time.sleep(0.02)
     return item
 if __name__ == "__main__":
-    for _ in in_order(work, range(10**6), workers=2):
+    for _ in map_in_order(work, range(10**6), workers=2):
         pass
 """
 

@@ -11,7 +11,7 @@ import pytest
 
 from smile_synth import ObjectBank, Recipe, UserError, generate
 from smile_synth.parallel.cluster import Cluster
-from smile_synth.parallel.workers import in_order
+from smile_synth.parallel.workers import map_in_order
 from smile_synth.sources import Sources
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
@@ -33,6 +33,7 @@ def fail(item: int) -> int:
 
 
 @pytest.mark.parametrize("layout", ["folder", "shards"])
+@pytest.mark.slow
 def test_bytes_are_those_of_one_process(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, cluster: Cluster, layout: str
 ) -> None:
@@ -44,7 +45,7 @@ def test_bytes_are_those_of_one_process(
 
 
 def test_an_exception_of_the_cluster_is_raised_here(cluster: Cluster) -> None:
-    done = in_order(fail, range(4), workers=1, cluster=cluster)
+    done = map_in_order(fail, range(4), workers=1, cluster=cluster)
     assert next(done) == 0
     with pytest.raises(UserError, match="^two is too much$"):
         list(done)
