@@ -186,12 +186,12 @@ class Bench:
     def _pixels_only(self, recipe: Recipe, scenes: list[Any]) -> Callable[[], object]:
         """Return the drawing of prepared scenes into one output, parameters already on the device."""
         from smile_synth.compositing._device import on_device
-        from smile_synth.compositing._parameters import prepare
+        from smile_synth.compositing._parameters import build_parameters_with_texels
         from smile_synth.compositing._torch import composite_torch
         from smile_synth.compositing._triton import composite_triton
 
         frames, (height, width) = recipe.num_frames, recipe.size
-        parameters = prepare(scenes, self.sources, range(frames))
+        parameters = build_parameters_with_texels(scenes, self.sources, range(frames))
         sent = on_device(parameters, self.bank, self.device)
         shape = (len(scenes) * frames, 3, height, width)
         out = torch.empty(shape, dtype=torch.bfloat16, device=self.device)

@@ -1,4 +1,4 @@
-"""Clips for training, drawn when they are needed: a map-style dataset and an endless stream of batches.
+"""Clips for training, made when they are needed: a map-style dataset and an infinite stream of batches.
 
 A clip depends on (recipe, sources, seed, index) only. Any order and any number of processes give the same
 clips, and a run resumes at any step without stored state.
@@ -25,12 +25,12 @@ from smile_synth.compositing import (
     Parameters,
     TextureVersion,
     as_tensor,
+    build_parameters,
     check_output,
     composite,
+    decode_textures,
     device_textures,
     draw_frames,
-    fetch,
-    lay_out,
     num_texels,
     render_parameters,
 )
@@ -61,7 +61,7 @@ class SyntheticClips:
     """
 
     def __init__(self, recipe: Recipe, sources: Sources, *, seed: int, num_clips: int) -> None:
-        """Describe clips 0 .. num_clips - 1. This draws nothing."""
+        """Store the arguments. A clip is made when it is read."""
         self.recipe, self.sources = recipe, sources
         self.seed, self.num_clips = seed, num_clips
 
@@ -70,7 +70,7 @@ class SyntheticClips:
         return self.num_clips
 
     def __getitem__(self, index: int) -> Clip:
-        """Draw clip ``index``; a negative index counts from the end.
+        """Sample and render clip ``index``; a negative index counts from the end.
 
         Raises:
             IndexError: the dataset has no such clip.
@@ -78,7 +78,7 @@ class SyntheticClips:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Clip]:
-        """Draw several clips, faster than one by one. A DataLoader calls this method once per batch."""
+        """Sample and render several clips at once, which is faster. A DataLoader calls this per batch."""
         for index in indices:
             if not -self.num_clips <= index < self.num_clips:
                 raise IndexError(f"clip {index} is not in a dataset of {self.num_clips} clips")
@@ -154,7 +154,7 @@ class StepBatches:
     def __init__(
         self, batch_size: int, *, num_steps: int, start_step: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Describe the batches of one process; ``batch_size`` counts its own clips."""
+        """Store the arguments; ``batch_size`` is the number of clips per step of this process."""
         self._steps = range(start_step, num_steps)
         self._batch = (batch_size, rank, world_size)
 
@@ -210,7 +210,7 @@ class StreamOptions:
     Attributes:
         batches_ahead: batches that the worker processes make while the caller uses one.
         backend: cpu, torch or triton; None: cpu on the CPU, triton on CUDA, torch on other devices.
-        cache_bytes: device memory for background images. Other images are sent again when they are needed.
+        cache_bytes: device memory for background images. Other images are copied when they are needed.
     """
 
     batches_ahead: int = 2
@@ -236,7 +236,7 @@ def stream(
     workers: int = 2,
     options: StreamOptions = StreamOptions(),
 ) -> ClipStream:
-    """Return an endless dataset of batches. A step is the same after a restart and for any number of workers.
+    """Return an infinite dataset of batches, which depend neither on restarts nor on the number of workers.
 
     Args:
         recipe: describes the clips.
@@ -264,32 +264,32 @@ def stream(
     """
     import torch
 
-    for name, value, least in (
+    for name, value, minimum in (
         ("batch_size", batch_size, 1),
         ("workers", workers, 0),
         ("batches_ahead", options.batches_ahead, 1),
         ("start_step", start_step, 0),
     ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")
     _check_labels(labels, LABELS)
     if "coverage" in labels and not token_size:
         raise ValueError("labels: coverage needs token_size=(tubelet_size, patch_size)")
     check_output(recipe.num_frames, recipe.size, out_dtype, token_size)
-    place = torch.device(device)
-    backend = options.backend or {"cpu": "cpu", "cuda": "triton"}.get(place.type, "torch")
-    if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and place.type != "cpu"):
-        raise ValueError(f"backend {backend} does not draw batches on {place}")
-    # A real subclass would need torch when smile_synth is imported.
+    torch_device = torch.device(device)
+    backend = options.backend or {"cpu": "cpu", "cuda": "triton"}.get(torch_device.type, "torch")
+    if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and torch_device.type != "cpu"):
+        raise ValueError(f"backend {backend} cannot render batches on {torch_device}")
+    # Subclassing IterableDataset would import torch with smile_synth; registering avoids that.
     torch.utils.data.IterableDataset.register(ClipStream)
     job = _Job(recipe, sources, seed, out_dtype, mean, std, tuple(labels), token_size)
     step_indices = partial(batch_indices, batch_size=batch_size, rank=rank, world_size=world_size)
     step_indices(start_step)
-    return ClipStream(job, step_indices, start_step, workers, place, backend, options)
+    return ClipStream(job, step_indices, start_step, workers, torch_device, backend, options)
 
 
 class ClipStream:
-    """An endless `IterableDataset` of `StreamBatch`, made by `stream`.
+    """An infinite `IterableDataset` of `StreamBatch`, made by `stream`.
 
     Every iteration begins at the stream's first step and has its own worker processes, which end when the
     iterator is deleted or the stream is closed. Use it in a training loop, or in
@@ -309,9 +309,9 @@ class ClipStream:
     def __iter__(self) -> Generator[StreamBatch, None, None]:
         """Yield batches from the first step on.
 
-        On the CPU, worker processes draw frames into memory that they share with this process. For another
-        device they sample scenes and decode images and videos; the device draws, a CUDA device on a stream
-        of its own. This process makes the batches until the first worker has started. A batch stays valid
+        On the CPU, worker processes render frames into shared memory. For another device, worker processes
+        sample scenes and decode images and videos, and the device renders; a CUDA device uses a separate
+        CUDA stream. This process makes the batches until the first worker has started. A batch stays valid
         as long as the caller keeps it.
 
         Raises:
@@ -357,7 +357,7 @@ def _iterate(
     pending: deque[_PendingBatch] = deque()
     try:
         while True:
-            num_pending = options.batches_ahead + 1 if processes.check_started() else 1
+            num_pending = options.batches_ahead + 1 if processes.use_workers_if_started() else 1
             while len(pending) < num_pending:
                 pending.append(_PendingBatch(make(job, processes, next(steps))))
             for batch in pending:
@@ -369,7 +369,7 @@ def _iterate(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a stream draws. Every worker process has a copy; the methods are the tasks of the processes."""
+    """The clips of a stream. Every worker process has a copy; the methods are the tasks of the processes."""
 
     recipe: Recipe
     sources: Sources
@@ -386,13 +386,13 @@ class _Job:
     def sample(self, indices: range) -> list[Scene]:
         return sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
 
-    def lay_out(self, indices: range) -> Parameters:
-        """Return render parameters; they name images and videos, which are not decoded yet."""
-        return lay_out(self.sample(indices), self.sources.objects, range(self.recipe.num_frames))
+    def parameters(self, indices: range) -> Parameters:
+        """Return render parameters without the texels of images and videos; see `write_texels`."""
+        return build_parameters(self.sample(indices), self.sources.objects, range(self.recipe.num_frames))
 
     def write_texels(self, texels: Target, first: int, textures: Sequence[TextureVersion]) -> None:
         """Decode textures into ``texels`` from texel ``first`` on."""
-        words = fetch(textures, self.sources)
+        words = decode_textures(textures, self.sources)
         texels.open()[first : first + len(words)] = words
 
     def arrays(self, num_clips: int) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
@@ -407,8 +407,8 @@ class _Job:
         }
         return {name: arrays[name] for name in ("frames", *self.labels)}
 
-    def draw(self, targets: dict[str, Target], first: int, indices: range) -> None:
-        """Draw clips and their labels into rows ``first``, ... of the arrays of a batch."""
+    def render(self, targets: dict[str, Target], first: int, indices: range) -> None:
+        """Render clips and their labels into rows ``first``, ... of the arrays of a batch."""
         out = {name: target.open()[first : first + len(indices)] for name, target in targets.items()}
         scenes = self.sample(indices)
         draw_frames(scenes, self.sources, out["frames"], mean=self.mean, std=self.std)
@@ -417,12 +417,11 @@ class _Job:
             if "segmentation" in out:
                 out["segmentation"][row] = segmentation
             if "coverage" in out and self.token_size:
-                tubelet, patch = self.token_size
-                out["coverage"][row] = token_coverage(segmentation, patch, tubelet)
+                out["coverage"][row] = token_coverage(segmentation, *self.token_size)
 
 
 def token_coverage(
-    segmentation: NDArray[np.integer[Any]], patch_size: int, tubelet_size: int
+    segmentation: NDArray[np.integer[Any]], tubelet_size: int, patch_size: int
 ) -> NDArray[np.float32]:
     """Return the share ``[N]``, 0..1, of each token's pixels that objects of a segmentation own."""
     frames, height, width = segmentation.shape
@@ -455,7 +454,7 @@ class _Processes:
         self._running: Workers | None = None
         self.num_parallel = 1
 
-    def check_started(self) -> bool:
+    def use_workers_if_started(self) -> bool:
         """Return whether the workers run the tasks from now on. Raises UserError if one was killed."""
         if self._workers and self._warm_up[0].done():
             self.result(self._warm_up[0])
@@ -487,8 +486,8 @@ class _Processes:
             self._workers.close(at_once=True)
 
 
-# Makes a batch: the generator yields the tasks that it waits for, and returns the batch and the CUDA event
-# after which the batch is complete.
+# The steps of making a batch. The generator yields lists of tasks that must be done before its next step. It
+# returns the batch and the CUDA event after which the batch is complete.
 BatchSteps = Generator[list[Future[Any]], None, tuple[StreamBatch, Any]]
 
 
@@ -500,9 +499,9 @@ class _PendingBatch:
         self._made: tuple[StreamBatch, Any] | None = None
 
     def advance(self, *, wait: bool = False) -> None:
-        """Continue as long as the tasks are done, or to the end if ``wait``.
+        """Run the next steps whose tasks are done; with ``wait``, run all steps.
 
-        An error of a task is raised only with ``wait``: the batches before this one come first.
+        The error of a task is raised only with ``wait``, so that the caller first gets all earlier batches.
         """
         while not self._made and (wait or all(task.done() and not task.exception() for task in self._tasks)):
             try:
@@ -521,18 +520,20 @@ class _PendingBatch:
             caller = torch.cuda.current_stream(batch.frames.device)
             caller.wait_event(event)
             for tensor in (batch.frames, *batch.labels.values()):
-                # The side stream must not use the memory again before the caller's work is done.
+                # The side stream may reuse the memory only after the caller's stream has finished with it.
                 tensor.record_stream(caller)
         return batch
 
 
 def _batch_on_cpu(job: _Job, processes: _Processes, indices: range) -> BatchSteps:
-    """Draw a batch in main memory; each process draws some of its clips."""
+    """Render a batch in main memory; each process renders some of its clips."""
     num_parts = min(processes.num_parallel, len(indices))
     edges = np.linspace(0, len(indices), num_parts + 1).astype(int).tolist()
     allocated = {name: processes.allocate(*array) for name, array in job.arrays(len(indices)).items()}
     targets = {name: target for name, (_, target) in allocated.items()}
-    tasks = [processes.run(_Job.draw, targets, first, indices[first:last]) for first, last in pairwise(edges)]
+    tasks = [
+        processes.run(_Job.render, targets, first, indices[first:last]) for first, last in pairwise(edges)
+    ]
     yield tasks
     for task in tasks:
         processes.result(task)
@@ -541,7 +542,7 @@ def _batch_on_cpu(job: _Job, processes: _Processes, indices: range) -> BatchStep
 
 
 class _Device:
-    """A device that draws: its backend, the background images that it keeps, and its side stream."""
+    """A device for rendering: its backend, its cached background images and its side stream."""
 
     def __init__(self, device: torch.device, backend: str, cache_bytes: int) -> None:
         import torch
@@ -552,10 +553,10 @@ class _Device:
 
 
 def _batch_on_device(device: _Device, job: _Job, processes: _Processes, indices: range) -> BatchSteps:
-    """Draw a batch on a device; processes sample the scenes and decode the textures that the device lacks."""
+    """Render a batch on a device; processes sample the scenes and decode textures that are not cached."""
     import torch
 
-    laid_out = processes.run(_Job.lay_out, indices)
+    laid_out = processes.run(_Job.parameters, indices)
     yield [laid_out]
     parameters = processes.result(laid_out)
     found = {shown: device.textures.get(shown) for shown in parameters.textures}

@@ -318,7 +318,7 @@ class _TrainingBatches(Dataset[Batch | UserError]):
         ordered = [clips[index] for index in indices]
         frames = np.stack([clip.frames for clip in ordered])
         coverage = np.stack(
-            [token_coverage(clip.segmentation, self.patch_size, self.tubelet_size) for clip in ordered]
+            [token_coverage(clip.segmentation, self.tubelet_size, self.patch_size) for clip in ordered]
         )
         return Batch(
             torch.tensor(indices),

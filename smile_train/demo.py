@@ -110,7 +110,7 @@ def mask_images(config: PretrainConfig, clips: SyntheticClips, index: int) -> li
     patch, tubelet = config.student.patch_size, config.student.tubelet_size
     frames, height, width = clip.frames.shape[:3]
     grid = (frames // tubelet, height // patch, width // patch)
-    coverage = torch.from_numpy(token_coverage(clip.segmentation, patch, tubelet))[None]
+    coverage = torch.from_numpy(token_coverage(clip.segmentation, tubelet, patch))[None]
     batch = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None]
     images = []
     for kind in ("tube", "trajectory"):

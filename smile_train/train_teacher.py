@@ -277,7 +277,7 @@ def _single_objects(
         pictures.append(torch.from_numpy(composite(scene, sources)[0]).permute(2, 0, 1))
         truth.append(objects_of(scene)[0])
         segmentation = annotate(scene, sources).segmentation
-        coverage.append(token_coverage(segmentation, patch_size, 1))
+        coverage.append(token_coverage(segmentation, 1, patch_size))
     return torch.stack(pictures), truth, np.stack(coverage)
 
 

@@ -6,7 +6,13 @@ than 3/255, with up to four stacked translucent layers.
 
 from __future__ import annotations
 
-from smile_synth.compositing._parameters import Parameters, TextureVersion, fetch, lay_out, num_texels
+from smile_synth.compositing._parameters import (
+    Parameters,
+    TextureVersion,
+    build_parameters,
+    decode_textures,
+    num_texels,
+)
 from smile_synth.compositing._render import (
     BACKENDS,
     STORED,
@@ -33,8 +39,8 @@ __all__ = [
     "composite",
     "device_textures",
     "draw_frames",
-    "fetch",
-    "lay_out",
+    "decode_textures",
+    "build_parameters",
     "num_texels",
     "render",
     "render_parameters",

@@ -9,10 +9,10 @@ from smile_synth.compositing._philox import GRAIN_DEVIATION, GRAIN_MEAN, philox_
 from smile_synth.core import geometry
 from smile_synth.core.appearance import (
     feathered,
-    in_light,
-    poses_between,
+    interpolate_poses,
+    premultiply_in_linear_light,
     shadow_margin,
-    shadow_of,
+    shadow_texture,
     shutter_times,
     to_linear,
     to_srgb,
@@ -27,32 +27,35 @@ Int = NDArray[np.int64]
 
 
 def composite_oracle(
-    scene: Scene, sources: Sources, chosen: range
+    scene: Scene, sources: Sources, frame_range: range
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Return frames ``[T, H, W, 3]`` and owners ``[T, H, W]``: the number of a labelled object, or 0.
 
-    Layers are blended back to front, premultiplied "over", and the mean of the subframes is rounded half up.
+    In each subframe, layers are blended back to front, with premultiplied "over". A frame is the average of
+    its subframes, converted to sRGB if ``linear_light``, with grain added, and rounded half up.
     """
     height, width = scene.size_hw
     rows, columns = np.mgrid[0:height, 0:width]
     centers = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=-1)
-    poses = poses_between(scene.object_to_frame, shutter_times(scene.appearance))
+    poses = interpolate_poses(scene.object_to_frame, shutter_times(scene.appearance))
     samples = poses.shape[2]
-    frames = np.empty((len(chosen), height, width, 3), np.uint8)
-    owners = np.empty((len(chosen), height, width), np.int16)
-    for place, t in enumerate(chosen):
-        drawn = [_draw_subframe(scene, t, poses[:, t, s], centers, sources) for s in range(samples)]
-        image = np.mean([colors for colors, _ in drawn], axis=0)
+    frames = np.empty((len(frame_range), height, width, 3), np.uint8)
+    owners = np.empty((len(frame_range), height, width), np.int16)
+    for i, t in enumerate(frame_range):
+        rendered = [_render_subframe(scene, t, poses[:, t, s], centers, sources) for s in range(samples)]
+        image = np.mean([colors for colors, _ in rendered], axis=0)
         if scene.appearance.linear_light:
             image = 255 * to_srgb(np.clip(image / 255, 0, 1))
         if scene.appearance.grain:
             image = np.clip(image + 255 * scene.appearance.grain * _grain(scene, t, centers), 0, 255)
-        frames[place] = np.floor(image + 0.5).reshape(height, width, 3)
-        owners[place] = drawn[samples // 2][1].reshape(height, width)
+        frames[i] = np.floor(image + 0.5).reshape(height, width, 3)
+        owners[i] = rendered[samples // 2][1].reshape(height, width)
     return frames, owners
 
 
-def _draw_subframe(scene: Scene, t: int, poses: Float, centers: Float, sources: Sources) -> tuple[Float, Int]:
+def _render_subframe(
+    scene: Scene, t: int, poses: Float, centers: Float, sources: Sources
+) -> tuple[Float, Int]:
     """Return colours ``[P, 3]`` 0..255 and owners ``[P]`` at points ``[P, 2]`` for poses ``[L, 3, 3]``."""
     numbers = np.cumsum([layer.labelled for layer in scene.layers])
     image, owner = np.zeros((len(centers), 3)), np.zeros(len(centers), np.int64)
@@ -89,7 +92,7 @@ def _sample_layer(
     if layer.feather:
         texture = feathered(texture, layer.feather)
     if linear_light:
-        texture = in_light(texture)
+        texture = premultiply_in_linear_light(texture)
     rgba = _trilinear(texture, scene.level[k, t], points, layer.border, linear_light)
     return rgba[:, :3], rgba[:, 3:] / 255
 
@@ -109,12 +112,12 @@ def _shadow_alpha(scene: Scene, k: int, t: int, pose: Float, centers: Float, sou
         geometry.translation([-margin, -margin]),
     )
     points = geometry.apply(geometry.invert(pose), centers)
-    rgba = _trilinear(shadow_of(texture, shadow.blur), scene.level[k, t], points, "transparent", False)
+    rgba = _trilinear(shadow_texture(texture, shadow.blur), scene.level[k, t], points, "transparent", False)
     return rgba[:, 3:] / 255
 
 
 def _grain(scene: Scene, t: int, centers: Float) -> Float:
-    """Return noise ``[P, 3]`` of mean 0 and standard deviation 1: the sum of a word's four bytes."""
+    """Return noise ``[P, 3]``: sums of the four bytes of random words, with mean 0 and deviation 1."""
     cells = np.floor(centers * (np.array(scene.recipe_size_hw[::-1]) / np.array(scene.size_hw[::-1])))
     column, row = cells.astype(np.int64).T
     words = [philox_word(column, row, t, c, *scene.appearance.grain_key) for c in range(3)]
@@ -123,7 +126,7 @@ def _grain(scene: Scene, t: int, centers: Float) -> Float:
 
 
 def _light(values: Float, linear_light: bool) -> Float:
-    """Return sRGB values 0..255 unchanged, or as light 0..255."""
+    """Convert sRGB values 0..255 to linear light 0..255 if ``linear_light``, else return them."""
     return 255 * to_linear(values / 255) if linear_light else values
 
 

@@ -1,10 +1,9 @@
-"""Render parameters: a batch of scenes as flat arrays. All backends except the oracle draw from them.
+"""Render parameters: a batch of scenes as flat arrays. All backends except the oracle read them.
 
-An entry is one visible layer in one subframe. Entries are in drawing order: back to front, then subframe
-after subframe, frame after frame, clip after clip. A shadow is an entry of its own, right behind its layer.
-Frame f (clip x num_frames + t) is the mean of the subframes ``subframes[f]`` to ``subframes[f + 1]``, which
-are the moments of its open shutter. The middle subframe decides which layer owns a pixel. All arithmetic on
-poses happens here, once, in float64.
+An entry is one visible layer in one subframe. Entries are sorted by clip, frame, subframe, and from back to
+front. A shadow has its own entry, directly before the entry of its layer. Frame f (clip x num_frames + t) is
+the mean of the subframes ``subframes[f]`` to ``subframes[f + 1] - 1``, at times while the shutter is open.
+The middle subframe decides which layer owns a pixel. All arithmetic on poses is done here, in float64.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from smile_synth.core.appearance import (
     Appearance,
     Shadow,
     feathered,
-    in_light,
-    poses_between,
+    interpolate_poses,
+    premultiply_in_linear_light,
     shadow_margin,
-    shadow_of,
+    shadow_texture,
     shutter_times,
 )
 from smile_synth.core.compile import kernel
@@ -40,7 +39,7 @@ TRANSPARENT, REFLECT, REPEAT = BORDERS.values()
 # The label of a shadow. It owns no pixels.
 SHADOW = -1
 FIXED_ONE = 1 << 32
-# One half, less the rounding error of float32: an opaque texel at opacity .5 owns its pixel.
+# Slightly below 0.5, so that alpha 1 x opacity 0.5 passes despite rounding.
 OWNS_FLOAT32 = 0.5 - 1e-6
 
 # One mip level: its first texel and size; then the fixed-point map, see `Entry`.
@@ -57,12 +56,12 @@ LEVEL = np.dtype(
 #   x0, y0, x1, y1          the pixels that the entry can reach, half-open
 #   plain_color             1: gain 1, bias 0, gamma 1
 #   fixed_point             1: the maps of the levels are valid
-#   wraps                   1: the frame shows a reflected or repeated image beyond its edge
-#   near, far               the two mip levels that are mixed. u and v are the texel coordinates, less one
-#                           half, of the centre of pixel (0, 0); u_x, v_x are their steps per column,
-#                           u_y, v_y per row; all in 32.32 fixed point
+#   wraps                   1: the frame shows points outside the texture, where the border rule applies
+#   near, far               the two mip levels that are blended: the finer, the coarser. u and v are the texel
+#                           coordinates of the centre of pixel (0, 0), minus 0.5; u_x, v_x are their steps
+#                           per column, u_y, v_y per row; all in 32.32 fixed point
 #   inverse                 frame-to-texture map
-#   level                   mip level; its fraction is the share of `far`
+#   level                   mip level; its fractional part is the weight of the coarser level
 ENTRY = np.dtype(
     [
         *((name, np.int64) for name in ("kind", "border", "from_bank", "first_texel", "height", "width")),
@@ -101,7 +100,7 @@ class TextureVersion(NamedTuple):
         frame: frame of the clip; only a video's texture depends on it.
         feather: width of the soft edge in texels.
         shadow_blur: blur in texels of the shadow that replaces the texture; None: the texture itself.
-        linear_light: see `smile_synth.core.appearance.in_light`.
+        linear_light: see `smile_synth.core.appearance.premultiply_in_linear_light`.
     """
 
     surface: Textured
@@ -125,13 +124,13 @@ class TextureVersion(NamedTuple):
         if self.feather:
             texture = feathered(texture, self.feather)
         if self.shadow_blur is not None:
-            return shadow_of(texture, self.shadow_blur)
-        return in_light(texture) if self.linear_light else texture
+            return shadow_texture(texture, self.shadow_blur)
+        return premultiply_in_linear_light(texture) if self.linear_light else texture
 
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """A batch that is ready to be drawn.
+    """The render parameters of a batch.
 
     Attributes:
         num_clips, num_frames: number of clips and frames per clip, F frames in all.
@@ -141,7 +140,7 @@ class Parameters:
         subframes: ``[F + 1]`` int64, where the subframes of each frame begin.
         textures: the textures that are not in the bank, one after another.
         effects: ``[F]`` `EFFECTS`; empty if no clip has camera effects.
-        extra: ``[X]`` uint32, the texels of ``textures``; empty until `fetch`.
+        extra: ``[X]`` uint32, the texels of ``textures``; empty if they are not decoded yet.
     """
 
     num_clips: int
@@ -163,7 +162,10 @@ class Parameters:
 
 
 def as_numbers(records: NDArray[np.void]) -> NDArray[np.int64]:
-    """Return a view of a structured array as ``[N, words of 8 bytes]``; float fields are bits."""
+    """Return a view of a structured array as int64 ``[N, words]``.
+
+    The bits of float fields are reinterpreted as int64.
+    """
     return records.view(np.int64).reshape(len(records), records.dtype.itemsize // 8)
 
 
@@ -188,8 +190,8 @@ def num_texels(version: TextureVersion) -> int:
     return sum(h * w for h, w in level_sizes_hw(*version.size_hw()))
 
 
-def fetch(textures: Sequence[TextureVersion], sources: Sources) -> NDArray[np.uint32]:
-    """Return the texels of textures, one after another, read-only.
+def decode_textures(textures: Sequence[TextureVersion], sources: Sources) -> NDArray[np.uint32]:
+    """Decode textures and return their texels, one after another, read-only.
 
     Raises:
         UserError: the sources lack the backgrounds, or an image can no longer be read.
@@ -200,18 +202,18 @@ def fetch(textures: Sequence[TextureVersion], sources: Sources) -> NDArray[np.ui
     return texels
 
 
-def prepare(scenes: Sequence[Scene], sources: Sources, frames: range) -> Parameters:
+def build_parameters_with_texels(scenes: Sequence[Scene], sources: Sources, frames: range) -> Parameters:
     """Return the parameters of ``frames`` of scenes of one size, with all texels.
 
     Raises:
-        UserError: as `fetch`.
-        ValueError: as `lay_out`.
+        UserError: as `decode_textures`.
+        ValueError: as `build_parameters`.
     """
-    parameters = lay_out(scenes, sources.objects, frames)
-    return replace(parameters, extra=fetch(parameters.textures, sources))
+    parameters = build_parameters(scenes, sources.objects, frames)
+    return replace(parameters, extra=decode_textures(parameters.textures, sources))
 
 
-def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Parameters:
+def build_parameters(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Parameters:
     """Return the parameters of ``frames`` of scenes of one size, without the texels of ``textures``.
 
     Raises:
@@ -220,8 +222,8 @@ def lay_out(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -> Paramet
     size_hw = scenes[0].size_hw
     samples = [scene.appearance.shutter_samples for scene in scenes]
     drawn = [_drawn_layers(scene) for scene in scenes]
-    most = sum(count * len(layers) for count, layers in zip(samples, drawn, strict=True)) * len(frames)
-    entries, first = np.empty(most, ENTRY), np.zeros(sum(samples) * len(frames) + 1, np.int64)
+    max_entries = sum(count * len(layers) for count, layers in zip(samples, drawn, strict=True)) * len(frames)
+    entries, first = np.empty(max_entries, ENTRY), np.zeros(sum(samples) * len(frames) + 1, np.int64)
     offsets = _TexelOffsets(bank)
     subframe = 0
     for scene, count, layers in zip(scenes, samples, drawn, strict=True):
@@ -273,7 +275,7 @@ def _drawn_layers(scene: Scene) -> list[_Drawn]:
 
 
 def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
-    """Fill the fields of an entry that are the same in all frames, except the place of its texels."""
+    """Fill the fields of an entry that are the same in all frames, except `first_texel`."""
     layer, surface = drawn.layer, drawn.layer.surface
     row["border"], row["label"] = BORDERS[layer.border], label if layer.labelled else 0
     row["gain"] = row["gamma"] = row["plain_color"] = 1
@@ -288,7 +290,7 @@ def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
 
 
 class _TexelOffsets:
-    """The place of every texture's texels: in the bank, or among the extra textures of the batch."""
+    """First texel of every texture: in the bank, or among the extra textures of the batch."""
 
     def __init__(self, bank: ObjectBank) -> None:
         self._bank = bank
@@ -341,7 +343,7 @@ def _curves(scene: Scene, layers: Sequence[_Drawn], first_texel: NDArray[np.int6
     poses, opacity = scene.object_to_frame, scene.opacity
     gamma = np.ones(opacity.shape) if scene.gamma is None else scene.gamma
     if scene.appearance.shutter_samples > 1:
-        poses = poses_between(poses, shutter_times(scene.appearance)).reshape(len(poses), -1, 3, 3)
+        poses = interpolate_poses(poses, shutter_times(scene.appearance)).reshape(len(poses), -1, 3, 3)
     rows: slice | list[int] = slice(None)
     if len(layers) > len(scene.layers):
         rows = [drawn.k for drawn in layers]
@@ -367,7 +369,10 @@ def _curves(scene: Scene, layers: Sequence[_Drawn], first_texel: NDArray[np.int6
 
 
 def _read_only(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a contiguous read-only view: numba compiles a kernel once per kind of array."""
+    """Return a contiguous read-only view.
+
+    All arrays get the same memory layout and read-only flag, so numba compiles one version only.
+    """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
@@ -418,11 +423,11 @@ def _append_entries(entries, first, subframe, constants, curves, samples, frames
 def _sort_back_to_front(order, depth, t):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Sort layers, farthest first; at equal depths the earlier layer first. Layer 0 is always the first."""
     for new in range(len(order)):
-        place = new
-        while place > 1 and depth[order[place - 1], t] < depth[new, t]:
-            order[place] = order[place - 1]
-            place -= 1
-        order[place] = new
+        position = new
+        while position > 1 and depth[order[position - 1], t] < depth[new, t]:
+            order[position] = order[position - 1]
+            position -= 1
+        order[position] = new
 
 
 @kernel
@@ -473,7 +478,7 @@ def _invert(pose, affine, out):  # type: ignore[no-untyped-def]  # pragma: no co
 
 @kernel
 def _set_level(entry, level, index):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill the place of a mip level and, if 32.32 bits can hold it, its fixed-point map."""
+    """Set first texel and size of a mip level and, if the values fit into 32.32 fixed point, its map."""
     level.first_texel, level.height, level.width = entry.first_texel, entry.height, entry.width
     for _ in range(index):
         level.first_texel += level.height * level.width

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smile_synth.compositing._cpu import composite_cpu
 from smile_synth.compositing._oracle import composite_oracle
 from smile_synth.compositing._owners import find_owners
-from smile_synth.compositing._parameters import Parameters, prepare, words_of
+from smile_synth.compositing._parameters import Parameters, build_parameters_with_texels, words_of
 from smile_synth.objects import ObjectBank
 from smile_synth.scene import Scene, check_sources
 from smile_synth.sources import Sources
@@ -135,8 +135,8 @@ def render(
     check_output(len(chosen), scenes[0].size_hw, out_dtype, tokens)
     if backend in ("torch", "triton"):
         return render_parameters(
-            prepare(scenes, sources, chosen), sources.objects, backend=backend, device=device,
-            out_dtype=out_dtype, mean=mean, std=std, segmentation=segmentation, tokens=tokens,
+            build_parameters_with_texels(scenes, sources, chosen), sources.objects, backend=backend,
+            device=device, out_dtype=out_dtype, mean=mean, std=std, segmentation=segmentation, tokens=tokens,
         )  # fmt: skip
     if torch.device(device).type != "cpu":
         raise ValueError(f"backend {backend} draws on the device cpu, not on {device}; use torch or triton")
@@ -172,8 +172,8 @@ def render_parameters(
 ) -> Rendered:
     """Render a batch of parameters with torch or triton; see `render`.
 
-    ``extra`` ``[X]`` int32 on the device holds the texels of ``parameters.textures``, if they were not
-    fetched.
+    ``extra`` ``[X]`` int32 on the device holds the texels of ``parameters.textures``; needed if
+    ``parameters.extra`` is empty.
 
     Raises:
         ValueError: unknown type, or tokens that do not divide the frames.
@@ -249,7 +249,7 @@ def draw_frames(
             f"out: expected {[*leading, 3, *size_hw]}, or uint8 {[*leading, *size_hw, 3]}, "
             f"got {out.dtype} {list(out.shape)}"
         )
-    parameters = prepare(scenes, sources, chosen)
+    parameters = build_parameters_with_texels(scenes, sources, chosen)
     flat = out.reshape(-1, *out.shape[2:])
     drawn: NDArray[Any] = np.empty(flat.shape, np.float32) if out.dtype == np.float16 else flat
     scale, shift = (values.astype(np.float32) for values in _scale_and_shift(kinds[0], mean, std))

@@ -64,7 +64,7 @@ def shutter_times(appearance: Appearance) -> Float:
     return np.asarray((np.arange(count) - count // 2) * (appearance.shutter / count))
 
 
-def poses_between(poses: Float, offsets: Float) -> Float:
+def interpolate_poses(poses: Float, offsets: Float) -> Float:
     """Interpolate poses ``[L, T, 3, 3]`` at times ``[S]`` around every frame; returns ``[L, T, S, 3, 3]``.
 
     Each matrix entry follows a parabola through the frame and its two neighbours. The first and the last
@@ -100,7 +100,7 @@ LIGHT = 255 * to_linear(np.arange(256) / 255)
 # --- textures
 
 
-def in_light(texture: Texture) -> Texture:
+def premultiply_in_linear_light(texture: Texture) -> Texture:
     """Return a texture whose colours are premultiplied in linear light and stored as sRGB bytes.
 
     ``LIGHT[byte]`` is the premultiplied linear light. Mip levels average linear light. Alpha is unchanged.
@@ -134,7 +134,7 @@ def shadow_margin(blur: float) -> int:
     return int(np.ceil(blur))
 
 
-def shadow_of(texture: Texture, blur: float) -> Texture:
+def shadow_texture(texture: Texture, blur: float) -> Texture:
     """Return the black texture of a shadow: alpha blurred by a tent filter of half-width ``blur`` texels."""
     margin = shadow_margin(blur)
     alpha = np.pad(texture.level(0)[..., 3].astype(np.float64), margin)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smile_synth.annotations import annotate
-from smile_synth.compositing import composite, draw_frames, lay_out, render
+from smile_synth.compositing import build_parameters, composite, draw_frames, render
 from smile_synth.compositing._cpu_common import is_common
 from smile_synth.compositing._philox import philox_word
 from smile_synth.core import geometry
@@ -460,11 +460,11 @@ def test_only_plain_affine_objects_take_the_fast_path(studio: Any) -> None:
         studio.sheet(studio.object("tiny"), tilted),
     ]
     scene = studio.scene(studio.sheet(studio.image(0), border="repeat"), *sheets)
-    entries = lay_out([scene], studio.bank, range(1)).entries
+    entries = build_parameters([scene], studio.bank, range(1)).entries
     assert [bool(is_common(entries, e, e + 1)) for e in range(5)] == [False, True, False, False, False]
     assert is_common(entries, 1, 2) and not is_common(entries, 1, 3) and is_common(entries, 2, 2)
     with_gamma = replace(scene, gamma=np.full((5, 3), 2.0))
-    assert not is_common(lay_out([with_gamma], studio.bank, range(1)).entries, 1, 2)
+    assert not is_common(build_parameters([with_gamma], studio.bank, range(1)).entries, 1, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])

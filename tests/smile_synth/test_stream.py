@@ -83,6 +83,7 @@ def test_indices_of_clips_follow_the_convention_of_python(clips: SyntheticClips)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.slow
 def test_clips_in_a_data_loader_are_collated_to_tensors(clips: SyntheticClips, num_workers: int) -> None:
     # Another start method than fork, which is unsafe with the threads of this process.
     method = "forkserver" if num_workers else None
@@ -235,6 +236,7 @@ def test_a_stream_is_an_iterable_dataset_of_unknown_length(sources: Sources) -> 
         assert_equal(batch, expected)
 
 
+@pytest.mark.slow
 def test_workers_of_a_data_loader_share_the_steps(sources: Sources) -> None:
     clip_stream = stream(RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=1)
     loader = DataLoader(clip_stream, batch_size=None, num_workers=2, multiprocessing_context="forkserver")
@@ -255,6 +257,7 @@ def test_worker_processes_draw_the_same_batches(sources: Sources) -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_clear_error(sources: Sources) -> None:
     batches = stream_cycles.from_workers(iter(stream(RECIPE, sources, batch_size=3, seed=3, workers=2)))
     kept = next(batches)
@@ -284,6 +287,7 @@ def test_deleting_or_closing_a_stream_ends_its_workers(sources: Sources) -> None
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_device_draws_the_same_batches(sources: Sources, images: BackgroundFolder, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(images.files[1].read_bytes())
     (tmp_path / "2.png").write_bytes(images.files[2].read_bytes())
@@ -343,7 +347,7 @@ def test_ended_streams_leave_no_processes_and_no_memory(sources: Sources) -> Non
         ({"labels": "flow"}, "unknown label 'flow', allowed are segmentation, coverage"),
         ({"labels": ("coverage",)}, r"coverage needs token_size=\(tubelet_size, patch_size\)"),
         ({"token_size": (2, 4)}, r"\(2, 4\) .* 3 frames of \(20, 28\)"),
-        ({"options": StreamOptions(backend="oracle")}, "backend oracle does not draw batches on cpu"),
+        ({"options": StreamOptions(backend="oracle")}, "backend oracle cannot render batches on cpu"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(
