@@ -35,7 +35,7 @@ from rich.table import Table
 from smile_synth import ObjectBank, Recipe, annotate, build_bank, composite, generate, sample_scene
 from smile_synth.compositing import draw_frames
 from smile_synth.corpus import KINDS, CorpusHeader, npz_bytes
-from smile_synth.corpus._clip_files import CorpusJob, draw_scenes
+from smile_synth.corpus._clip_files import CorpusJob, sample_job_scenes
 from smile_synth.corpus._labels import labels_bytes, track_arrays
 from smile_synth.corpus._manifest import make_row
 from smile_synth.corpus._store import assemble_shard, places_of, write_piece
@@ -202,7 +202,7 @@ def budget(job: CorpusJob, run: int) -> dict[str, float]:
     members: dict[int, dict[str, bytes]] = {}
     rows = []
     with timed("scene: drawing it"):
-        scenes = draw_scenes(job, indices)
+        scenes = sample_job_scenes(job, indices)
     for i, scene in zip(indices, scenes, strict=True):
         with timed("scene: its file"):
             content = scene.to_bytes()

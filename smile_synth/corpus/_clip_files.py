@@ -1,4 +1,4 @@
-"""The files of clips: draw the scene, label it, render it, encode it."""
+"""The files of clips: sample the scene, label it, render it, encode it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class CorpusJob:
 
     Attributes:
         header: of the corpus.
-        sources: what the scenes are drawn from.
+        sources: objects and backgrounds of the scenes.
         out: folder of the corpus.
-        overwrite: make all files again, without a look at the existing ones.
+        overwrite: make all files again, including existing ones.
     """
 
     header: CorpusHeader
@@ -38,8 +38,8 @@ class CorpusJob:
     overwrite: bool = False
 
 
-def draw_scenes(job: CorpusJob, indices: Sequence[int]) -> list[Scene]:
-    """Draw the scenes of clips at the frame size of the corpus."""
+def sample_job_scenes(job: CorpusJob, indices: Sequence[int]) -> list[Scene]:
+    """Sample the scenes of clips at the frame size of the corpus."""
     if not indices:
         return []
     header = job.header

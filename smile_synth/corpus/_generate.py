@@ -1,4 +1,11 @@
-"""Write a labelled corpus clip by clip. A killed run continues; the bytes do not depend on the workers."""
+"""Write a labelled corpus. A killed run can be resumed; the bytes do not depend on the number of workers.
+
+Terms:
+    member: one file of a clip: its scene, its labels, or a media file.
+    shard: a tar with the members of ``clips_per_shard`` clips.
+    piece: a temporary tar with some clips of one shard.
+    part: the share of a corpus that one job of a job array writes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +21,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import _store
-from smile_synth.corpus._clip_files import CorpusJob, draw_scenes, encode, label_files, render
+from smile_synth.corpus._clip_files import CorpusJob, encode, label_files, render, sample_job_scenes
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._header import (
     HEADER,
@@ -97,18 +104,19 @@ def generate(
 ) -> CorpusSummary:
     """Write the clips 0 .. num_clips - 1 with their scenes and labels, then the manifest.
 
-    On a folder with the same corpus it writes only what is missing; ``num_clips`` and ``labels`` may grow.
+    If the folder already has this corpus, only missing files are written. A later run may have more
+    ``num_clips`` and more ``labels``.
 
     Args:
         recipe: of the clips.
-        sources: what they are drawn from.
+        sources: objects and backgrounds of the clips.
         out: folder of the corpus.
         num_clips: number of clips, at least 1.
         seed: of the corpus, at least 0.
         part: (i, n) writes part i of n, 0 <= i < n, for `merge`.
         workers: number of processes; the bytes do not depend on it.
-        ray: ``auto`` or the address of a Ray cluster that works instead of processes of this machine. Its
-            machines see the same files at the same paths.
+        ray: ``auto`` or the address of a Ray cluster, which runs the tasks instead of local processes. All
+            its machines need the same files at the same paths.
         progress: called with (clips done, clips in total, bytes of their media).
         options: see `CorpusOptions`.
 
@@ -263,7 +271,7 @@ def _all_clips(job: CorpusJob, workers: int, cluster: Cluster | None) -> Iterato
     batches = _batches(job.header, todo, cluster.num_cpus if cluster else workers)
     work = partial(_make_clips, _BatchContext(job, _store.StoredClips(job.out, job.header)))
     made = chain.from_iterable(map_in_order(work, batches, workers=workers, cluster=cluster))
-    # Read again instead of kept: memory must not grow with the number of clips.
+    # Reads the rows a second time: keeping them would need memory that grows with the number of clips.
     valid = (_FinishedClip(row, False, _position(job, row)) for row in _valid_rows(job))
     return heapq.merge(valid, made, key=lambda clip: clip.row["index"])
 
@@ -285,7 +293,8 @@ def _valid_rows(job: CorpusJob) -> Iterator[Row]:
     if job.header.layout == "shards":
         for file, block in groupby(rows, key=lambda row: str(row["file"])):
             shard = list(block)
-            # A shard of another size was cut, which its scan detects, or grown by a run that was killed.
+            # If the size differs, a killed run has added clips to the shard, or the shard was cut short. Its
+            # clips are then looked up in the tar itself, which raises an error if it was cut short.
             if _store.size_of(out / file) == _store.shard_size(shard):
                 yield from shard
         return
@@ -304,7 +313,7 @@ def _valid_rows(job: CorpusJob) -> Iterator[Row]:
 def _batches(header: CorpusHeader, todo: Sequence[int], workers: int) -> list[list[int]]:
     """Group clips into tasks; the clips of a task belong to one shard.
 
-    The scenes of a task are drawn together, and its files written together. A task should take about a
+    The scenes of a task are sampled together, and its files are written together. A task should take about a
     second, and every process should have several.
     """
     pixels = header.num_frames * header.size_hw[0] * header.size_hw[1]
@@ -335,7 +344,7 @@ def finish_shard(
 
 @dataclass(frozen=True)
 class _BatchContext:
-    """What all tasks share."""
+    """The common argument of all tasks."""
 
     job: CorpusJob
     stored: _store.StoredClips
@@ -354,12 +363,12 @@ def _make_clips(context: _BatchContext, indices: Sequence[int]) -> list[_Finishe
     missing = {i: [name for name in names if name not in existing[i]] for i in indices}
     scenes = _scenes(job, existing)
     todo = [i for i in indices if missing[i]]
-    # Label all clips before the first is encoded: an encoder fills the processor's caches with its own data.
+    # Label all clips before encoding the first one: an encoder evicts other data from the CPU caches.
     new = {i: label_files(job, scenes[i], missing[i]) for i in todo}
     with_media = [i for i in todo if not set(_store.media_names(header)).isdisjoint(missing[i])]
     frames = render(job, [scenes[i] for i in with_media])
     writing: list[Future[None]] = []
-    # The disk takes time for every file; meanwhile the next clip is encoded.
+    # Threads write the files of a clip while this thread encodes the next clip.
     with ThreadPoolExecutor(_DISK_THREADS) as disk:
         for i in todo:
             if i in with_media:
@@ -383,16 +392,16 @@ def _make_clips(context: _BatchContext, indices: Sequence[int]) -> list[_Finishe
 
 
 def _scenes(job: CorpusJob, existing: Mapping[int, Members]) -> dict[int, Scene]:
-    """Read the scenes that are stored, and draw the others."""
+    """Read the stored scenes, and sample the missing ones."""
     scenes = {i: Scene.from_bytes(files["scene"]) for i, files in existing.items() if "scene" in files}
-    undrawn = [i for i in existing if i not in scenes]
-    return scenes | dict(zip(undrawn, draw_scenes(job, undrawn), strict=True))
+    missing = [i for i in existing if i not in scenes]
+    return scenes | dict(zip(missing, sample_job_scenes(job, missing), strict=True))
 
 
 def _row(context: _BatchContext, index: int, members: Members) -> Row:
-    """Hash the files of a clip; refuse files that differ from the present manifest.
+    """Return the row of a clip; raise UserError if a file differs from the present manifest.
 
-    Without this check a new manifest would record damaged files as valid.
+    Without this check the new manifest would record a damaged file as valid.
     """
     header, recorded = context.job.header, context.recorded
     row = make_row(index, members, _store.places_of(header, index, members), _store.media_names(header))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from smile_synth.core.errors import UserError
 from smile_synth.corpus import _store
-from smile_synth.corpus._clip_files import CorpusJob, draw_scenes, make_files
+from smile_synth.corpus._clip_files import CorpusJob, make_files, sample_job_scenes
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._generate import write_missing
 from smile_synth.corpus._header import CorpusHeader
@@ -121,7 +121,7 @@ def _repair_clip(corpus: Corpus, job: CorpusJob, index: int) -> _RepairedClip:
         return _RepairedClip()
     row = corpus.row(index)
     recorded = {member["name"]: member["sha256"] for member in row["members"]}
-    scene = Scene.from_bytes(members["scene"]) if "scene" in members else draw_scenes(job, [index])[0]
+    scene = Scene.from_bytes(members["scene"]) if "scene" in members else sample_job_scenes(job, [index])[0]
     made = make_files(job, scene, [name for name in recorded if name not in members])
     if any(hashlib.sha256(data).hexdigest() != recorded[name] for name, data in made.items()):
         reason = f"; made again it has another sha256{version_note(corpus.header)}"

@@ -45,7 +45,7 @@ class ObjectInfo:
         height: rows of the texture.
         width: columns of the texture.
         texel_offset: index of its first texel (4 bytes each) in ``texels.bin``.
-        source: its name inside its source; files by posix path.
+        source: its name in the given source: relative POSIX path, or ``<image>#<id>`` with annotations.
         source_image: name of the image it was cut from.
         image_key: equal keys mean the same image; they are always in the same split.
         annotation_id: id of a dataset's annotation, empty if there is none.
@@ -56,7 +56,7 @@ class ObjectInfo:
         fill: mean alpha 0..1 of the texture.
         thickness: diameter of the largest inscribed circle, as a share of the long side.
         truncation: share 0..1 of the outline on the border of the image.
-        covered: share 0..1 of its pixels that smaller objects of the image also contain.
+        covered: share 0..1 of its pixels that also belong to smaller objects of the same image.
         largest_part: share 0..1 of its pixels in the largest connected part.
         perceptual_hash: 16 hex digits.
         content_sha256: hex digest of its texels.
@@ -88,16 +88,16 @@ class ObjectInfo:
 
 COLUMNS = tuple(field.name for field in fields(ObjectInfo))
 # The columns that affect a render or a label; with texel_offset, opening a bank reads only these.
-DIGESTED = ("class_name", "height", "width", "split", "content_sha256")
+DIGEST_COLUMNS = ("class_name", "height", "width", "split", "content_sha256")
 
 
 def digest_of(index: pyarrow.Table) -> str:
     """Return the sha256 hex digest of everything that affects a render or a label.
 
-    That is, in order of the objects, the columns of ``DIGESTED``: class, size, split (it decides which
-    objects are drawn) and texels. Names of files and folders are not part of it.
+    That is, in order of the objects, the columns of ``DIGEST_COLUMNS``: class, size, split (it decides which
+    objects are sampled) and texels. Names of files and folders are not part of it.
     """
-    columns = [_values(index[name]) for name in DIGESTED]
+    columns = [_values(index[name]) for name in DIGEST_COLUMNS]
     text = json.dumps([FORMAT, FORMAT_VERSION, columns], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -119,7 +119,7 @@ class Selection:
 
 
 class ObjectBank:
-    """A folder of cut-outs, opened for reading. A pickled copy maps the same files again.
+    """A folder of cut-outs, opened for reading. Unpickling opens the same folder again.
 
     Banks are equal if they have the same digest.
 
@@ -140,7 +140,7 @@ class ObjectBank:
     """
 
     def __init__(self, path: str, digest: str, index: pyarrow.Table, texels: UInt8) -> None:
-        """Take the contents of a bank; see `open`."""
+        """Do not call; use `open`."""
         self.path = path
         self.digest = digest
         self.texels = texels
@@ -162,7 +162,7 @@ class ObjectBank:
         """
         folder = Path(os.path.abspath(path))
         digest = read_header(folder)["digest"]
-        index = _read_index(folder, (*DIGESTED, "texel_offset"))
+        index = _read_index(folder, (*DIGEST_COLUMNS, "texel_offset"))
         damaged = f"object bank '{folder}' is damaged: "
         if index is None or digest_of(index) != digest:
             raise UserError(f"{damaged}{INDEX} does not match {HEADER}")
@@ -255,11 +255,11 @@ class ObjectBank:
             split: see `select`.
             classes: see `select`.
             exclude_classes: see `select`.
-            balance: ``uniform``: all objects have the same probability; ``class-balanced``: all classes
-                have; ``square-root``: a class has a probability proportional to the square root of its
-                number of objects.
+            balance: ``uniform``: all objects have the same probability. ``class-balanced``: all classes have
+                the same probability. ``square-root``: the probability of a class is proportional to the
+                square root of its number of objects.
         """
-        # Sampling calls this once per scene.
+        # Cached, because sampling calls this method for every batch.
         key = (split, None if classes is None else tuple(classes), tuple(exclude_classes), balance)
         if key not in self._selections:
             ids = self._selected_ids(split, classes, exclude_classes)
@@ -339,7 +339,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"'{folder}' is not an object bank: it has no readable {HEADER}") from None
     if (kind, version) != (FORMAT, FORMAT_VERSION):
-        raise UserError(f"'{folder}' is of format {kind} {version}, expected {FORMAT} {FORMAT_VERSION}")
+        raise UserError(f"'{folder}' has the format {kind} {version}, expected {FORMAT} {FORMAT_VERSION}")
     return header
 
 
@@ -353,8 +353,8 @@ def _reopen(path: str, digest: str) -> ObjectBank:
 def _read_index(folder: Path, columns: Sequence[str]) -> pyarrow.Table | None:
     """Return columns of a bank's index; None if it has other columns than `ObjectInfo`."""
     try:
-        # ParquetFile, because read_table would read folder names as columns. Dictionaries, because
-        # decoding them here is slow, and arrow's own functions for it take a tenth of a second to import.
+        # ParquetFile instead of read_table, which would read folder names as columns. Both text columns stay
+        # dictionaries: decoding them here is slow, and importing arrow's functions for it takes 0.1 s.
         file = pyarrow.parquet.ParquetFile(folder / INDEX, read_dictionary=["class_name", "split"])
         if tuple(file.schema_arrow.names) != COLUMNS:
             return None

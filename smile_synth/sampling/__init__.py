@@ -1,4 +1,4 @@
-"""Every random draw: a recipe and sources become scenes."""
+"""Sample scenes from a recipe and sources. All random choices of a scene are made here."""
 
 from smile_synth.sampling._sample import sample_scene, sample_scenes
 

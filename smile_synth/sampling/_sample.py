@@ -1,4 +1,4 @@
-"""Draw scenes: objects, depth order, camera, background and appearance."""
+"""Sample scenes: objects, depth order, camera, background and appearance."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from smile_synth.sources import Sources
 
 
 def sample_scene(recipe: Recipe, sources: Sources, *, seed: int, index: int) -> Scene:
-    """Draw the scene of clip ``index``: a pure function of recipe, sources, seed and index.
+    """Sample the scene of clip ``index``: a pure function of recipe, sources, seed and index.
 
     Every purpose has its own random stream: the count, the depth order, the key times, the choice of the
     background, the background, the choice of each object, its motion entry, its path and each of its curves,
-    the relation, the camera. A change of one part of a recipe does not change the draws of the other parts.
+    the relation, the camera. A change of one part of a recipe does not change the random choices of the other
+    parts.
 
     Raises:
         UserError: the recipe needs backgrounds, or classes of the bank, that the sources lack.
@@ -41,9 +42,9 @@ def sample_scene(recipe: Recipe, sources: Sources, *, seed: int, index: int) -> 
 
 
 def sample_scenes(recipe: Recipe, sources: Sources, *, seed: int, indices: Sequence[int]) -> list[Scene]:
-    """Draw the scenes of many clips at once: the same bits as `sample_scene`, several times faster.
+    """Sample the scenes of many clips at once, several times faster; each equals that of `sample_scene`.
 
-    The arrays of the scenes are views of common read-only arrays. A good batch has a few hundred clips.
+    The scenes share read-only arrays. Recommended: a few hundred clips at once.
 
     Raises:
         UserError: see `sample_scene`; or all weights of a mixture are 0 at an index.
@@ -63,13 +64,13 @@ def sample_scenes(recipe: Recipe, sources: Sources, *, seed: int, indices: Seque
         rows = np.flatnonzero(chosen == number)
         if len(rows):
             batch = Batch(entry.recipe or recipe, sources, seed, clips[rows])
-            drawn = _sample_recipe(batch, recipe, {"mixture_entry": float(number)})
-            scenes.update(zip(rows.tolist(), drawn, strict=True))
+            sampled = _sample_recipe(batch, recipe, {"mixture_entry": float(number)})
+            scenes.update(zip(rows.tolist(), sampled, strict=True))
     return [scenes[row] for row in range(len(clips))]
 
 
 def _choose_mixture_entries(recipe: Recipe, seed: int, indices: Int) -> Int:
-    """Draw the mixture entry of every clip."""
+    """Sample the mixture entry of every clip."""
     u = RandomStreams(seed, indices, "mixture").random()
     weights = np.array([[entry.weight_at(index) for entry in recipe.mixture] for index in indices.tolist()])
     total = weights.sum(axis=1)
@@ -81,7 +82,7 @@ def _choose_mixture_entries(recipe: Recipe, seed: int, indices: Int) -> Int:
 def _sample_recipe(
     batch: Batch, recipe: Recipe, common_factors: dict[str, Factor] | None = None
 ) -> list[Scene]:
-    """Draw the clips of a batch, whose recipe is ``recipe`` itself or an entry of its mixture."""
+    """Sample the scenes of a batch; ``batch.recipe`` is ``recipe`` or an entry of its mixture."""
     instances = sample_instances(batch)
     order = _depth_orders(batch, instances)
     factors: list[dict[str, Factor]] = [dict(common_factors or {}) for _ in range(len(batch))]
@@ -101,7 +102,7 @@ def _sample_recipe(
     for clip, index in enumerate(batch.indices.tolist()):
         part = slice(first[clip], first[clip + 1])
         arrays = {name: array[part] for name, array in stacked.items()}
-        # Only the clip's own values decide this, so that the batch does not change the scene.
+        # Decided per clip: the other clips of a batch must not change a scene.
         if "gamma" in arrays and (arrays["gamma"] == 1).all():
             del arrays["gamma"]
         scene = Scene(
@@ -172,7 +173,7 @@ def _stack_layers(
 def _object_layers(
     batch: Batch, instances: Instances, order: Int, shadows: list[Shadow | None], edges: list[float]
 ) -> list[Layer]:
-    """Return the layers of the objects in an order of their rows.
+    """Return the layers of the objects, sorted by ``order``, which lists their rows.
 
     Soft edges and blurs of shadows are converted from pixels to texels.
     """

@@ -173,7 +173,7 @@ def test_open_refuses_other_folders_and_damaged_banks(source: Path, tmp_path: Pa
 
     header = (out / "bank.json").read_text()
     (out / "bank.json").write_text(header.replace('"format_version": 2', '"format_version": 9'))
-    with pytest.raises(UserError, match="is of format smile-object-bank 9, expected smile-object-bank 2"):
+    with pytest.raises(UserError, match="has the format smile-object-bank 9, expected smile-object-bank 2"):
         ObjectBank.open(out)
     (out / "bank.json").write_text("[3]")
     with pytest.raises(UserError, match="is not an object bank"):
