@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from smile_synth.cli import main
+from smile_synth.cli._output import resumable
+from smile_synth.core.errors import UserError, WorkerKilledError
 
 SMALL = ["size=[32,32]", "num_frames=2", "objects.side=[12]", "motion.0.extent=[5,20]"]
 
@@ -179,3 +181,9 @@ def test_ctrl_c_says_how_to_continue_and_leaves_no_partial_files(bank: Path, tmp
     assert process.returncode == 130
     assert "run the same command again to resume" in message and "Traceback" not in message
     assert not list((tmp_path / "c").rglob("*.part")) and not (tmp_path / "c" / ".lock").exists()
+
+
+def test_a_killed_worker_says_how_to_resume() -> None:
+    message = "killed; finished work is kept: run the same command again to resume"
+    with pytest.raises(UserError, match=message), resumable():
+        raise WorkerKilledError("killed")
