@@ -455,7 +455,11 @@ class _Processes:
         self.num_parallel = 1
 
     def use_workers_if_started(self) -> bool:
-        """Return whether the workers run the tasks from now on. Raises UserError if one was killed."""
+        """Use the workers from now on if one has started; return whether they are used.
+
+        Raises:
+            UserError: a worker was killed.
+        """
         if self._workers and self._warm_up[0].done():
             self.result(self._warm_up[0])
             self.num_parallel = self._count
