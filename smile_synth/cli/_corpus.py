@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,7 @@ def generate_command(
     ray: Annotated[str | None, Option(metavar="auto|HOST:PORT", help="Run on this Ray cluster.")] = None,
 ) -> None:
     """Write a labelled corpus: media, labels, scenes, manifest. If stopped, run it again to resume."""
-    from smile_synth.corpus import generate
+    from smile_synth.corpus import MANIFEST, generate
     from smile_synth.exporters import check_format, export
     from smile_synth.recipe import Recipe
 
@@ -79,9 +80,13 @@ def generate_command(
         f"{summary.num_clips} clips in {out} ({summary.written} written now), "
         f"{summary.num_bytes / 1e6:.1f} MB of media"
     )
+    exports = out.resolve().with_name(f"{out.resolve().name}-exports")
     for name in formats:
-        folder = out.with_name(f"{out.name}-exports") / name
-        if summary.written or not folder.exists():
+        folder = exports / name
+        # An export that is older than the manifest lacks the clips that were added since.
+        if folder.exists() and folder.stat().st_mtime < (out / MANIFEST).stat().st_mtime:
+            shutil.rmtree(folder)
+        if not folder.exists():
             with progress_bar(f"export {name}", "clips") as progress:
                 export(out, name, folder, sources=sources, workers=workers, progress=progress)
             console.print(f"{out} as {name} in {folder}")

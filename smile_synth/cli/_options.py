@@ -60,7 +60,7 @@ Workers = Annotated[
         help="Number of worker processes; the output does not depend on it.",
     ),
 ]  # fmt: skip
-Seed = Annotated[int, Option("--seed", min=0, help="Seed of all random choices.")]
+Seed = Annotated[int, Option("--seed", min=0, max=2**63 - 1, help="Seed of all random choices.")]
 Fps = Annotated[
     float | None,
     Option("--fps", min=0.1, help="Frames per second of videos; default: fps of the recipe or corpus."),

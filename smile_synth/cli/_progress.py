@@ -79,9 +79,10 @@ class _Lines:
         now = self._clock()
         if what and what != self._what:
             self._what, self._start, self._first = what, now, None
-        # Work that an earlier run did is no part of the rate.
+        # The first call may count the work of an earlier run; results arrive in batches, so wait a second.
         first_done, first_time = self._first = self._first or (done, now)
-        speed = (done - first_done) / (now - first_time) if now > first_time else 0.0
+        seconds = now - first_time
+        speed = (done - first_done) / seconds if seconds >= 1.0 else 0.0
         parts = [f"{self._what}: {done} of {total} {self._unit}".rstrip(), _rate(speed)]
         if done >= total:
             parts.append(f"took {_duration(now - self._start)}")

@@ -34,6 +34,21 @@ def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out.bank"
 
 
+@pytest.mark.parametrize("out", ["c", "."])
+def test_the_exports_of_a_grown_corpus_hold_all_clips(
+    run: Run, bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c" if out == "." else tmp_path)
+    for count in (1, 2, 2):
+        run(
+            "generate", *SMALL, "--bank", bank_path, "--out", out, "--num-clips", count, "--seed", 0,
+            "--workers", 1, "--export", "mot",
+        )  # fmt: skip
+        sequences = [path for path in (tmp_path / "c-exports" / "mot").rglob("gt.txt")]
+        assert len(sequences) == count
+
+
 def test_a_corpus_is_generated_extended_verified_repaired_and_exported(
     run: Run, bank_path: Path, tmp_path: Path
 ) -> None:
