@@ -44,9 +44,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         UserError: another process or thread writes there, or the folder cannot be written.
     """
     with exclusive_folder(folder, "another process or thread is writing this corpus"):
-        remove_partial_files(folder, "**/*")
+        remove_partial_files(folder)
         yield
-        remove_partial_files(folder, "**/*")  # of workers that died and were replaced during the block
+        remove_partial_files(folder)  # of workers that died and were replaced during the block
 
 
 def media_names(header: CorpusHeader) -> tuple[str, ...]:

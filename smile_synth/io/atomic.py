@@ -78,18 +78,31 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a hard link of ``source``, or a copy where the file system has no such links.
 
     Raises:
-        UserError: the target cannot be written.
+        UserError: the source cannot be read, or the target cannot be written.
     """
     partial = _partial_path(target)
-    with write_errors_for(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, partial)
-    except OSError:
-        with source.open("rb") as data, atomic_write(target) as file:
-            shutil.copyfileobj(data, file)
-    else:
-        os.replace(partial, target)
+        with write_errors_for(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            _copy(source, target)
+        else:
+            with write_errors_for(target):
+                os.replace(partial, target)
+    finally:  # also after a success: os.replace does nothing if both are links of one file
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        data = source.open("rb")
+    except OSError as error:
+        raise UserError(f"'{source}': cannot be read: {error.strerror}") from None
+    with data, atomic_write(target) as file:
+        shutil.copyfileobj(data, file)
 
 
 def _partial_path(path: Path) -> Path:
@@ -97,10 +110,11 @@ def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
-def remove_partial_files(folder: Path, pattern: str = "*") -> None:
-    """Remove what killed writers left of the files whose names match the pattern."""
-    for partial in folder.glob(pattern + PARTIAL_SUFFIX):
-        partial.unlink(missing_ok=True)
+def remove_partial_files(folder: Path) -> None:
+    """Remove the partial files of killed writers in a folder and its subfolders, and no other files."""
+    for partial in folder.rglob(f"*.{'[0-9a-f]' * 8}{PARTIAL_SUFFIX}"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.atomic import atomic_write, exclusive_folder, link_or_copy, write_bytes
+from smile_synth.io.atomic import (
+    atomic_write,
+    exclusive_folder,
+    link_or_copy,
+    remove_partial_files,
+    write_bytes,
+)
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path: Path) -> None:
@@ -53,9 +59,31 @@ def test_a_link_has_the_content_and_replaces_a_file(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "link", no_link)
     link_or_copy(tmp_path / "source", tmp_path / "sub" / "copy")
     assert (tmp_path / "sub" / "copy").read_bytes() == b"content"
-    with pytest.raises(FileNotFoundError):  # the source is no file that we write
+    with pytest.raises(UserError, match=r"^'.*missing': cannot be read: No such file or directory$"):
         link_or_copy(tmp_path / "missing", tmp_path / "sub" / "third")
     assert {path.name for path in (tmp_path / "sub").iterdir()} == {"link", "copy"}
+
+
+def test_a_link_that_fails_leaves_no_partial_file(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "source", b"content")
+    (tmp_path / "out" / "folder").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^'.*folder': cannot be written: Is a directory$"):
+        link_or_copy(tmp_path / "source", tmp_path / "out" / "folder")
+    for _ in range(2):  # the second time, the target is a link of the source already
+        link_or_copy(tmp_path / "source", tmp_path / "out" / "link")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"folder", "link"}
+
+
+def test_only_our_partial_files_are_removed(tmp_path: Path) -> None:
+    for name in ("a.json.0a1b2c3d.part", "sub/b.mp4.89abcdef.part"):
+        write_bytes(tmp_path / name, b"cut")
+    others = {"notes.part", "sub/movie.part", "sub/0a1b2c3d.part", "c.json.0A1B2C3D.part", "d.0a1b2c3d.part"}
+    for name in others - {"d.0a1b2c3d.part"}:
+        write_bytes(tmp_path / name, b"of the user")
+    (tmp_path / "d.0a1b2c3d.part").mkdir()
+    remove_partial_files(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == others | {"sub"}
 
 
 def test_a_folder_has_one_writer_among_threads(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_continues_and_raises_num_clips(
     generate(recipe, Sources(bank), out=whole, num_clips=4, seed=3)
     assert generate(recipe, Sources(bank), out=grown, num_clips=2, seed=3).written == 2
     (grown / "clips" / "000001.mp4").unlink()
-    (grown / "labels" / "000000.json.part").write_text("cut")  # a partial file of a killed run
+    (grown / "labels" / "000000.json.0a1b2c3d.part").write_text("cut")  # a partial file of a killed run
     (grown / "labels" / "000000.json").unlink()
     assert generate(recipe, Sources(bank), out=grown, num_clips=4, seed=3).written == 4
     assert digests(whole) == digests(grown)
