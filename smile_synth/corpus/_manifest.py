@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.atomic import atomic_write
+from smile_synth.io.atomic import atomic_write, sync_folder
 
 MANIFEST = "manifest.parquet"
 _BATCH_ROWS = 1024  # in a row group, and in memory
@@ -119,6 +119,7 @@ def new_manifest(folder: Path) -> Iterator[Callable[[Row], None]]:
         yield append
         if rows:
             write_batch()
+    sync_folder(folder)
 
 
 def read_manifest(folder: Path) -> pa.Table:

@@ -24,6 +24,7 @@ from smile_synth.io.atomic import (
     remove_partial_files,
     sync_folder,
     write_bytes,
+    write_errors_for,
 )
 
 SHARDS = "shards"
@@ -43,7 +44,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process or thread writes there, or the folder cannot be written.
     """
+    with write_errors_for(folder):
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     with exclusive_folder(folder, "another process or thread is writing this corpus"):
+        for path in new_folders:
+            sync_folder(path.parent)
         remove_partial_files(folder)
         yield
         remove_partial_files(folder)  # of workers that died and were replaced during the block
@@ -205,8 +210,8 @@ def remove_pieces(out: Path) -> None:
 
 def sync_all_folders(out: Path) -> None:
     """Bring the file names of a corpus to disk: a manifest must not exist without the files it lists."""
-    for folder in {out, *(path for path in out.iterdir() if path.is_dir())}:
-        sync_folder(folder)
+    for folder, _, _ in os.walk(out, followlinks=True):  # a folder may be a link to another disk
+        sync_folder(Path(folder))
 
 
 # --- sizes and positions in a shard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import webdataset
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, annotate, composite, generate
-from smile_synth.corpus import KINDS, MEDIA, Corpus, merge, repair, verify
+from smile_synth.corpus import KINDS, MEDIA, Corpus, convert, merge, repair, verify
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -192,6 +193,34 @@ def test_merged_parts_are_the_whole(
     merge(parts[::-1], tmp_path / "merged")
     assert digests(tmp_path / "merged") == digests(tmp_path / "whole")
     assert merge(parts, tmp_path / "merged").num_clips == 8
+
+
+def test_file_names_are_on_disk_before_the_manifest(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power loss the manifest must not list files whose names are lost."""
+    synced: list[tuple[str, bool]] = []  # folder, whether the manifest existed then
+    out = tmp_path
+
+    def record(folder: Path) -> None:
+        synced.append((folder.relative_to(tmp_path).as_posix(), (out / "manifest.parquet").exists()))
+
+    for module in ("_store", "_manifest"):
+        monkeypatch.setattr(f"smile_synth.corpus.{module}.sync_folder", record)
+    settings: dict[str, Any] = {"num_clips": 2, "seed": 0, "media": "png", "part": (0, 1)}
+    writers: dict[str, Callable[[], object]] = {
+        "new/part": lambda: generate(recipe, Sources(bank), out=out, **settings),
+        "merged": lambda: merge([tmp_path / "new" / "part"], out),
+        "converted": lambda: convert(tmp_path / "merged", out, layout="folder"),
+    }
+    for name, write in writers.items():
+        synced.clear()
+        out = tmp_path / name
+        write()
+        folders = ["", "/clips", "/clips/000000", "/clips/000001", "/labels", "/scenes"]
+        parents = {".", "new"} if name == "new/part" else {"."}
+        assert {folder for folder, exists in synced if not exists} == parents | {name + f for f in folders}
+        assert [folder for folder, exists in synced if exists] == [name]
 
 
 @pytest.mark.parametrize(("layout", "num_parts"), [("folder", 5), ("shards", 4)])
