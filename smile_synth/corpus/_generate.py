@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict, Unpack
 
 from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.rng import MAX_SEED
 from smile_synth.corpus import _store
 from smile_synth.corpus._clip_files import CorpusJob, encode, label_files, render, sample_job_scenes
 from smile_synth.corpus._corpus import Corpus
@@ -112,7 +113,7 @@ def generate(
         sources: objects and backgrounds of the clips.
         out: folder of the corpus.
         num_clips: number of clips, at least 1.
-        seed: of the corpus, at least 0.
+        seed: of the corpus, 0 .. 2^63 - 1.
         part: (i, n) writes part i of n, 0 <= i < n, for `merge`.
         workers: number of processes; the bytes do not depend on it.
         ray: ``auto`` or the address of a Ray cluster, which runs the tasks instead of local processes. All
@@ -135,7 +136,8 @@ def generate(
     requested = _new_header(recipe, sources, num_clips, seed, part, options)
     out = Path(out)
     _check_folder(out)
-    with _store.only_writer(out):
+    cluster = Cluster(ray) if ray else None  # raises an error before anything is written
+    with closing(cluster) if cluster else nullcontext(), _store.only_writer(out):
         header = requested
         previous = CorpusHeader.read(out) if (out / HEADER).exists() else None
         if previous:
@@ -143,10 +145,8 @@ def generate(
             header = replace(header, labels=check_kinds(header.labels))
         if header != previous:
             header.write(out)
-        cluster = Cluster(ray) if ray else None
-        with closing(cluster) if cluster else nullcontext():
-            job = CorpusJob(header, sources, out)
-            return write_missing(job, workers=workers, progress=progress, cluster=cluster)
+        job = CorpusJob(header, sources, out)
+        return write_missing(job, workers=workers, progress=progress, cluster=cluster)
 
 
 def _new_header(
@@ -164,7 +164,9 @@ def _new_header(
     size_hw = options.get("size_hw") or recipe.size
     media, quality = options.get("media", "h264"), options.get("quality", DEFAULT_CRF)
     layout, clips_per_shard = options.get("layout", "folder"), options.get("clips_per_shard", 1000)
-    minima = {"num_clips": (num_clips, 1), "seed": (seed, 0), "clips_per_shard": (clips_per_shard, 1)}
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed must be in 0..2^63-1, got {seed}")
+    minima = {"num_clips": (num_clips, 1), "clips_per_shard": (clips_per_shard, 1)}
     for name, (value, minimum) in minima.items():
         if value < minimum:
             raise UserError(f"{name} must be at least {minimum}, got {value}")

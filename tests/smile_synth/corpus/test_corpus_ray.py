@@ -58,3 +58,4 @@ def test_no_cluster_gives_one_line(bank: ObjectBank, recipe: Recipe, tmp_path: P
         UserError, match=r"ray '127.0.0.1:1': no cluster answers \(.*\); 'ray start --head' starts one"
     ):
         generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0, ray="127.0.0.1:1")
+    assert not (tmp_path / "c").exists()
