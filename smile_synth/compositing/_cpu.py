@@ -519,38 +519,34 @@ def _store(row, acc):  # type: ignore[no-untyped-def]  # pragma: no cover
 def _write_planes(frame, f, canvas):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Write a frame ``[H, W, 3]``, times scale plus shift, as planes."""
     height, width = frame.shape[:2]
-    row, values = np.empty(3 * width, np.uint8), np.empty(3 * width, np.float32)
+    if len(canvas.planes):
+        _deinterleave(canvas.planes[f].reshape(-1), frame.reshape(-1))
+        return
+    values = np.empty(3 * width, np.float32)
     bits = values.view(np.uint32)
     for y in range(height):
-        first = 3 * width * y
-        if len(canvas.planes):
-            _deinterleave(row, frame.reshape(-1), first)
-        else:
-            _deinterleave_scaled(values, frame.reshape(-1), first, canvas.scale, canvas.shift)
+        _deinterleave_scaled(values, frame.reshape(-1), 3 * width * y, canvas.scale, canvas.shift)
         for c in range(3):
-            if len(canvas.planes):
-                _copy(canvas.planes[f, c, y], row[c * width :])
-            elif len(canvas.floats):
+            if len(canvas.floats):
                 _copy(canvas.floats[f, c, y], values[c * width :])
             else:
                 _to_bfloat16(canvas.bfloats[f, c, y], bits[c * width :])
 
 
 @kernel
-def _deinterleave(row, pixels, first):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy pixels from byte ``first`` on as three rows, one per channel."""
+def _deinterleave(planes, pixels):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Copy interleaved pixels as three planes, one per channel."""
     # One loop over all channels, and unsigned indices, let the compiler use SIMD.
-    first, width = np.uint64(first), np.uint64(len(row) // 3)
-    for k in range(width):
-        at = first + k * _3
-        row[k] = pixels[at]
-        row[k + width] = pixels[at + _1]
-        row[k + _2 * width] = pixels[at + _2]
+    size = np.uint64(len(planes) // 3)
+    for k in range(size):
+        planes[k] = pixels[k * _3]
+        planes[k + size] = pixels[k * _3 + _1]
+        planes[k + _2 * size] = pixels[k * _3 + _2]
 
 
 @kernel
 def _deinterleave_scaled(row, pixels, first, scale, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Copy pixels as `_deinterleave` does, times scale plus shift."""
+    """Copy pixels from byte ``first`` on as three rows, one per channel, times scale plus shift."""
     first, width = np.uint64(first), np.uint64(len(row) // 3)
     a, b, c = scale[0], scale[1], scale[2]
     d, e, f = shift[0], shift[1], shift[2]

@@ -86,7 +86,7 @@ def blend_common(frame, batch, first, last):  # type: ignore[no-untyped-def]  # 
             _store(pixels, place, acc, high - low)
 
 
-@kernel(error_model="numpy")
+@inlined
 def _find_runs(runs, entries, first, left, right, y):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Find the pixels of a segment that every entry reaches; returns the span of all of them."""
     low, high = right, left
