@@ -251,7 +251,7 @@ def build_parameters(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -
         size_hw,
         first,
         entries[: first[-1]],
-        np.append(0, np.cumsum(np.repeat(samples, len(frames)))),
+        np.cumsum([0, *(count for count in samples for _ in frames)]),
         tuple(offsets.extra),
         _effects(scenes, frames),
     )
@@ -278,9 +278,9 @@ def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
     """Fill the fields of an entry that are the same in all frames, except `first_texel`."""
     layer, surface = drawn.layer, drawn.layer.surface
     row["border"], row["label"] = BORDERS[layer.border], label if layer.labelled else 0
-    row["gain"] = row["gamma"] = row["plain_color"] = 1
     if drawn.shadow is not None:
         row["label"] = SHADOW
+        row["gain"] = row["gamma"] = row["plain_color"] = 1
     if isinstance(surface, Solid):
         row["kind"], row["color"] = SOLID, surface.rgb
     elif isinstance(surface, Noise):
