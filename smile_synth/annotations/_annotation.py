@@ -134,7 +134,9 @@ class Annotation:
         """Masks, boxes, visibility and depth of every labelled object, see `Labels`."""
         owner, amodal, extents, _ = self._extents
         shape = (*extents.shape, *self.scene.size_hw)
-        amodal_masks, modal_masks = np.zeros(shape, bool), np.zeros(shape, bool)
+        # One array for both: the allocator reuses its memory for the next clip. The memory of two smaller
+        # arrays returns to the system, and new pages are slow.
+        amodal_masks, modal_masks = np.zeros((2, *shape), bool)
         fill_masks(owner, self._layers, extents, amodal, amodal_masks, modal_masks)
         return Labels.owning(
             **vars(self.geometry),
@@ -149,8 +151,12 @@ class Annotation:
         They are the ``counts`` of `pycocotools.mask.encode`.
         """
         owner, amodal, extents, _ = self._extents
-        text = encode_crops(owner, self._layers, extents, amodal).tobytes().decode().splitlines()
-        return text[::2], text[1::2]
+        lines = iter(encode_crops(owner, self._layers, extents, amodal).tobytes().decode().splitlines())
+        modal_counts, amodal_counts = list[str](), list[str]()
+        for smaller in (extents["modal_area"] < extents["amodal_area"]).flat:
+            amodal_counts.append(next(lines))
+            modal_counts.append(next(lines) if smaller else amodal_counts[-1])
+        return modal_counts, amodal_counts
 
     def _oriented_boxes(self) -> Float:
         texels, views, _ = self._stack
@@ -160,12 +166,12 @@ class Annotation:
 
     def _depth_order(self) -> Int:
         _, _, order = self._stack
+        layers, frames = order[:, ::-1], np.arange(self.scene.num_frames)[:, None]  # front to back
+        counted = (self._numbers[layers] >= 0) & (self.scene.opacity[layers, frames] > 0)
+        ranks = counted.cumsum(axis=1) - 1
+        t, place = np.nonzero(counted)
         out = np.full((len(self._layers), self.scene.num_frames), -1)
-        present = self.scene.opacity > 0
-        for t, layers in enumerate(order[:, ::-1]):
-            objects = self._numbers[layers[present[layers, t]]]
-            objects = objects[objects >= 0]
-            out[objects, t] = np.arange(len(objects))
+        out[self._numbers[layers[t, place]], t] = ranks[t, place]
         return out
 
     def flow(self, t0: int, t1: int) -> Flow:

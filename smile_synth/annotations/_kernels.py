@@ -67,7 +67,7 @@ def fill_owners(texels, sides, views, order, numbers, owner, extents, amodal):  
     Layers go from back to front, row after row; a nearer layer replaces the owner.
     """
     height, width = owner.shape[1:]
-    buffer, places = np.empty(1, np.uint8), np.empty(1, np.int32)
+    buffer, places = np.empty(1, np.uint8), np.empty((2, 1), np.int32)
     for t in range(order.shape[0]):
         for k in order[t]:
             n, view = numbers[k], views[k, t]
@@ -78,7 +78,7 @@ def fill_owners(texels, sides, views, order, numbers, owner, extents, amodal):  
             if n < 0:  # only its pixels in the frame matter
                 x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
             if len(buffer) < x1 - x0:
-                buffer, places = np.empty(x1 - x0, np.uint8), np.empty(x1 - x0, np.int32)
+                buffer, places = np.empty(x1 - x0, np.uint8), np.empty((2, x1 - x0), np.int32)
             for y in range(y0, y1):
                 begin, end = columns_near(view, y, x0, x1)
                 if begin >= end:
@@ -210,26 +210,34 @@ def _write_runs(runs, text, length):  # pragma: no cover - compiled
 
 
 @kernel
+def _append_mask(pixels, crop, size_hw, text, length):  # pragma: no cover - compiled
+    """Write a mask's run lengths into ``text``, or a larger copy of it, from ``length`` on; returns both."""
+    runs = np.empty(len(pixels) + 2, np.int64)
+    count = _run_lengths(pixels, crop, size_hw, runs)
+    if len(text) < length + 7 * count + 1:
+        grown = np.empty(2 * len(text) + 7 * count, np.uint8)
+        grown[:length] = text[:length]
+        text = grown
+    return text, _write_runs(runs[:count], text, length)
+
+
+@kernel
 def encode_crops(owner, layers, extents, amodal):  # pragma: no cover - compiled
-    """Return the COCO run lengths of the modal and the amodal mask of each object and frame, a line each."""
+    """Return the COCO run lengths of the masks of each object and frame, a line for each mask.
+
+    The amodal mask comes first. The modal mask follows only where its area is smaller.
+    """
     text, length = np.empty(4096, np.uint8), 0
     size_hw = owner.shape[1:]
     for n in range(len(layers)):
         for t in range(extents.shape[1]):
-            x0, y0, x1, y1 = extents[n, t].crop
-            area, first = (x1 - x0) * (y1 - y0), extents[n, t].first
-            whole = amodal[first : first + area]
-            visible = whole
-            if extents[n, t].modal_area < extents[n, t].amodal_area:
+            extent = extents[n, t]
+            x0, y0, x1, y1 = extent.crop
+            whole = amodal[extent.first : extent.first + (x1 - x0) * (y1 - y0)]
+            text, length = _append_mask(whole, extent.crop, size_hw, text, length)
+            if extent.modal_area < extent.amodal_area:
                 visible = whole & (owner[t, y0:y1, x0:x1].copy().ravel() == layers[n])
-            for pixels in (visible, whole):
-                runs = np.empty(area + 2, np.int64)
-                count = _run_lengths(pixels, extents[n, t].crop, size_hw, runs)
-                if len(text) < length + 7 * count + 1:
-                    grown = np.empty(2 * len(text) + 7 * count, np.uint8)
-                    grown[:length] = text[:length]
-                    text = grown
-                length = _write_runs(runs[:count], text, length)
+                text, length = _append_mask(visible, extent.crop, size_hw, text, length)
     return text[:length]
 
 

@@ -23,7 +23,7 @@ def find_owners(parameters: Parameters, bank: NDArray[np.uint8], owners: NDArray
 @kernel
 def _find_owners(first, subframes, entries, bank, extra, owners):  # type: ignore[no-untyped-def]  # pragma: no cover
     view, no_maps = np.empty(1, LAYER_VIEW)[0], np.empty(0, np.uint8)
-    buffer, places = np.empty(owners.shape[2], np.uint8), np.empty(owners.shape[2], np.int32)
+    buffer, places = np.empty(owners.shape[2], np.uint8), np.empty((2, owners.shape[2]), np.int32)
     for f in range(len(owners)):
         middle = (subframes[f] + subframes[f + 1]) // 2
         for e in range(first[middle], first[middle + 1]):

@@ -172,10 +172,15 @@ def _fill_views(views, first_texel, texture_hw, poses, level, largest):  # type:
 @inlined
 def alpha_tap(texels, first, height, width, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Return the bilinear alpha 0..255 at (u, v) in texels of one mip level; 0 outside."""
-    # No branch: with branches numba counts references to the array, which takes longer than all the rest.
     u -= 0.5
     v -= 0.5
     i, j = int(np.floor(u)), int(np.floor(v))
+    if (i >= 0) & (i < width - 1) & (j >= 0) & (j < height - 1):  # the sum below, without its tests
+        at = np.uint64(first + width * j + i)
+        under = at + np.uint64(width)
+        above = (1.0 - u + i) * texels[at, 3] + (u - i) * texels[at + np.uint64(1), 3]
+        below = (1.0 - u + i) * texels[under, 3] + (u - i) * texels[under + np.uint64(1), 3]
+        return (1.0 - v + j) * above + (v - j) * below
     left, right = (1.0 - u + i) * ((i >= 0) & (i < width)), (u - i) * ((i >= -1) & (i < width - 1))
     upper, lower = (1.0 - v + j) * ((j >= 0) & (j < height)), (v - j) * ((j >= -1) & (j < height - 1))
     # Texels outside have the weight 0, and the index of some texel inside.
@@ -187,16 +192,29 @@ def alpha_tap(texels, first, height, width, u, v):  # type: ignore[no-untyped-de
 
 
 @inlined
+def mip_levels(view):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return (weight, scale, first texel, height, width) of both mip levels of a view, for `alpha_at`."""
+    return (
+        (view.weight[0], view.scale[0], view.first[0], view.height[0], view.width[0]),
+        (view.weight[1], view.scale[1], view.first[1], view.height[1], view.width[1]),
+    )
+
+
+@inlined
+def alpha_at(texels, levels, u, v):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return the alpha 0..1, without opacity, at (u, v) in texels of level 0."""
+    alpha = 0.0
+    for weight, scale, first, height, width in levels:
+        if weight > 0.0:
+            alpha += weight * alpha_tap(texels, first, height, width, u * scale, v * scale)
+    return alpha / 255.0
+
+
+@inlined
 def alpha_point(texels, view, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Return the alpha 0..1, without opacity, of a layer at a frame point."""
     u, v = map_point(view.frame_to_texture, x, y)
-    alpha = 0.0
-    for i in range(2):
-        if view.weight[i] > 0.0:
-            scale = view.scale[i]
-            tap = alpha_tap(texels, view.first[i], view.height[i], view.width[i], u * scale, v * scale)
-            alpha += view.weight[i] * tap
-    return alpha / 255.0
+    return alpha_at(texels, mip_levels(view), u, v)
 
 
 def side_maps(texels: NDArray[np.uint8], views: NDArray[Any]) -> NDArray[np.uint8]:
@@ -257,21 +275,37 @@ def _fill_side_map(texels, first, cells):  # type: ignore[no-untyped-def]  # pra
 
 
 @kernel(error_model="numpy")
-def _and_sides(sides, view, i, u, v, step, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Combine ``row`` by & with the sides of mip level ``i`` along a row of pixels that begins at (u, v)."""
-    scale, first = view.scale[i], np.uint64(view.sides_first[i])
-    u, v = u * scale + 1.5, v * scale + 1.5
+def _compare_sides(sides, view, opacity, y, columns, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill ``row`` as `cover_row` does, by the side maps alone.
+
+    Returns the number of pixels that need the exact alpha; ``places[0]`` begins with their places in ``row``.
+    """
+    begin, step = columns
+    # Positions in half texels of the finer level: whole numbers give the cells of both levels.
+    scale = 2.0 * view.scale[0]
+    u, v = map_point(view.frame_to_texture, begin + 0.5, y + 0.5)
+    u, v = u * scale + 3.0, v * scale + 3.0
     du, dv = view.frame_to_texture[0, 0] * scale * step, view.frame_to_texture[1, 0] * scale * step
-    last_i, last_j = np.int32(view.width[i] + 2), np.int32(view.height[i] + 2)
-    zero, cells = np.int32(0), np.int32(view.width[i] + 3)
+    zero, last_i, last_j = np.int32(0), np.int32(2 * view.width[0] + 5), np.int32(2 * view.height[0] + 5)
+    fine_cells, coarse_cells = np.int32(view.width[0] + 3), np.int32(view.width[1] + 3)
+    first, second = np.uint64(view.sides_first[0]), np.uint64(view.sides_first[1])
+    fine, coarse = places[0], places[1]
     # Two loops: the first one is compiled to vector instructions.
     for k in range(len(row)):
         # Outside the map the nearest cell at its border holds: nothing outside has half alpha.
-        at_x = min(max(np.int32(u + k * du), zero), last_i)
-        at_y = min(max(np.int32(v + k * dv), zero), last_j)
-        places[k] = np.int32(at_y * cells) + at_x
+        i = min(max(np.int32(u + np.int32(k) * du), zero), last_i)
+        j = min(max(np.int32(v + np.int32(k) * dv), zero), last_j)
+        fine[k] = np.int32((j >> 1) * fine_cells) + (i >> 1)
+        coarse[k] = np.int32(((j + 3) >> 2) * coarse_cells) + ((i + 3) >> 2)
+    if view.weight[1] == 0.0:
+        coarse, second = fine, first
+    undecided, also_undecided = 0, ABOVE if opacity < 1.0 else MIXED
     for k in range(len(row)):
-        row[k] &= sides[first + np.uint64(places[k])]
+        side = sides[first + np.uint64(fine[k])] & sides[second + np.uint64(coarse[k])]
+        row[k] = side == ABOVE
+        fine[undecided] = k
+        undecided += (side == MIXED) | (side == also_undecided)
+    return undecided
 
 
 @kernel(error_model="numpy")
@@ -288,27 +322,21 @@ def cover_row(texels, sides, view, opacity, y, columns, places, row):  # type: i
         opacity: 0..1, in place of the view's own.
         y: row of pixels.
         columns: (begin, step); ``row[i]`` is the pixel in column begin + i step.
-        places: ``[n]`` int32, at least as long as ``row``, changed.
+        places: ``[2, n]`` int32, at least as long as ``row``, changed.
         row: uint8, filled.
     """
     begin, step = columns
     if view.affine and view.sides_first[0] >= 0:
-        row[:] = ABOVE | BELOW
-        u, v = map_point(view.frame_to_texture, begin + 0.5, y + 0.5)
-        for i in range(2):
-            if view.weight[i] > 0.0:
-                _and_sides(sides, view, i, u, v, step, places, row)
+        undecided = _compare_sides(sides, view, opacity, y, columns, places, row)
     else:
-        row[:] = MIXED
-    undecided = 0
-    for i in range(len(row)):
-        places[undecided] = i
-        undecided += (row[i] == MIXED) | ((row[i] == ABOVE) & (opacity < 1.0))
-        row[i] = row[i] == ABOVE
+        undecided = len(row)
+        for i in range(len(row)):
+            places[0, i] = i
+    levels = mip_levels(view)  # once a row: every write to the row would read the view again
     for i in range(undecided):
-        place = places[i]
-        alpha = alpha_point(texels, view, begin + place * step + 0.5, y + 0.5)
-        row[place] = alpha * opacity >= THRESHOLD
+        place = places[0, i]
+        u, v = map_point(view.frame_to_texture, begin + place * step + 0.5, y + 0.5)
+        row[place] = alpha_at(texels, levels, u, v) * opacity >= THRESHOLD
 
 
 @inlined

@@ -249,7 +249,8 @@ def _count(texels, sides, views, order, rows, frames, options, out):  # type: ig
     """
     height, width, step, full, hidden = options
     front = np.empty(len(views), np.int64)
-    buffer, theirs, places = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.int32)
+    buffer, theirs = np.empty(width, np.uint8), np.empty(width, np.uint8)
+    places = np.empty((2, width), np.int32)
     for f in range(len(frames)):
         t = frames[f]
         for r in range(len(rows)):
