@@ -35,6 +35,7 @@ from smile_synth.compositing import (
     render_parameters,
 )
 from smile_synth.core.clip import Clip, Labels
+from smile_synth.core.errors import counted
 from smile_synth.parallel.shared_memory import SharedArray, SharedArrays
 from smile_synth.parallel.workers import Result, Workers
 from smile_synth.recipe import Recipe
@@ -81,7 +82,7 @@ class SyntheticClips:
         """Sample and render several clips at once, which is faster. A DataLoader calls this per batch."""
         for index in indices:
             if not -self.num_clips <= index < self.num_clips:
-                raise IndexError(f"clip {index} is not in a dataset of {self.num_clips} clips")
+                raise IndexError(f"clip {index} is not in a dataset of {counted(self.num_clips, 'clip')}")
         positive = [index % self.num_clips for index in indices]
         return [
             Clip.owning(

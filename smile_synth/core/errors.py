@@ -18,6 +18,11 @@ class WorkerKilledError(UserError):
     """A worker process was killed, perhaps because memory ran out."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``"1 clip"``, ``"2 clips"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 from smile_synth.corpus._header import CorpusHeader
 from smile_synth.corpus._manifest import Row, read_manifest
 from smile_synth.corpus._media import MEDIA, npz_arrays
@@ -63,23 +63,18 @@ class Corpus:
         self._names = member_names(self.header)
         if num_rows:
             self._names = tuple(member["name"] for member in self.row(expected[0])["members"])
-        if unfinished:
-            return
-        prefix, advice = f"corpus '{self.path}': is not finished", "run the same command again to continue"
-        if num_rows != len(expected):
-            raise UserError(f"{prefix}: its manifest has {num_rows} of {len(expected)} clips; {advice}")
-        missing = [name for name in member_names(self.header) if name not in self._names]
-        if missing:
-            raise UserError(f"{prefix}: its clips have no {', '.join(missing)}; {advice}")
+        reason = "" if unfinished else self.unfinished_reason()
+        if reason:
+            raise UserError(f"corpus '{self.path}': is not finished: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Corpus, unfinished=True), (self.path,)
 
     def __repr__(self) -> str:
         """Return the path, the number and the shape of the clips, and how they are stored."""
-        header = self.header
+        header, clips = self.header, counted(len(self), "clip")
         shape = "x".join(map(str, (header.num_frames, *header.size_hw)))
-        return f"Corpus('{self.path}', {len(self)} clips of {shape}, {header.media}, {header.layout})"
+        return f"Corpus('{self.path}', {clips} of {shape}, {header.media}, {header.layout})"
 
     def __len__(self) -> int:
         """Return the number of clips in this folder."""
@@ -88,6 +83,14 @@ class Corpus:
     def __iter__(self) -> Iterator[int]:
         """Yield the numbers of the clips in this folder."""
         return iter(self.indices)
+
+    def unfinished_reason(self) -> str:
+        """Return why the corpus is not finished, and how to finish it; an empty text if it is finished."""
+        advice, expected = "run the same command again to continue", counted(len(self.header.indices), "clip")
+        if len(self) != len(self.header.indices):
+            return f"its manifest has {len(self)} of {expected}; {advice}"
+        missing = [name for name in member_names(self.header) if name not in self._names]
+        return f"its clips have no {', '.join(missing)}; {advice}" if missing else ""
 
     def row(self, index: int) -> Row:
         """Return the row of a clip in the manifest.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 from smile_synth.io.atomic import write_bytes
 from smile_synth.recipe import Recipe
 from smile_synth.sources import Sources
@@ -165,7 +165,8 @@ class CorpusHeader:
             )
         if self.part and requested.num_clips != self.num_clips:
             raise UserError(
-                f"out '{out}': is a part of {self.num_clips} clips; merge the parts before num_clips grows"
+                f"out '{out}': is a part of {counted(self.num_clips, 'clip')}; merge the parts before "
+                "num_clips grows"
             )
         return grown
 

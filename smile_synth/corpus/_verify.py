@@ -103,11 +103,8 @@ def check_sources(header: CorpusHeader, sources: Sources) -> None:
 
 
 def _unfinished(corpus: Corpus) -> list[Fault]:
-    try:
-        Corpus(corpus.path)
-    except UserError as error:
-        return [Fault(MANIFEST, str(error))]
-    return []
+    reason = corpus.unfinished_reason()
+    return [Fault(MANIFEST, f"the corpus is not finished: {reason}")] if reason else []
 
 
 def wrong_sizes(corpus: Corpus) -> Iterator[Fault]:

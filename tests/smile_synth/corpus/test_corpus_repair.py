@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, build_bank, generate
-from smile_synth.corpus import Corpus, repair, verify
+from smile_synth.corpus import Corpus, CorpusHeader, repair, verify
 from smile_synth.sources import Sources
 
 Digests = Callable[[Path], dict[str, str]]
@@ -226,6 +227,27 @@ def test_adding_labels_does_not_record_damaged_files_as_valid(corpus: Path, bank
     assert repair(corpus, Sources(bank)).repaired
     add_labels(corpus, bank, ["flow"])
     assert verify(corpus, deep=True, sources=Sources(bank)) == []
+
+
+def test_an_unfinished_corpus_is_one_fault_of_its_manifest(
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path
+) -> None:
+    generate(recipe, Sources(bank), out=tmp_path, num_clips=1, seed=0)
+    assert repr(Corpus(tmp_path)) == f"Corpus('{tmp_path}', 1 clip of 3x24x32, h264, folder)"
+    header = CorpusHeader.read(tmp_path)
+    for changes, reason in (
+        ({"labels": ("flow",)}, "its clips have no flow.npz"),
+        ({"num_clips": 2}, "its manifest has 1 of 2 clips"),
+    ):
+        replace(header, **changes).write(tmp_path)
+        reason += "; run the same command again to continue"
+        assert list(map(str, verify(tmp_path))) == [f"manifest.parquet: the corpus is not finished: {reason}"]
+        with pytest.raises(UserError, match=f"^corpus '{tmp_path}': is not finished: {reason}$"):
+            Corpus(tmp_path)
+    header.write(tmp_path)
+    (tmp_path / "manifest.parquet").unlink()
+    with pytest.raises(UserError, match="its manifest has 0 of 1 clip; "):
+        Corpus(tmp_path)
 
 
 def test_a_changed_bank_is_refused(corpus: Path, tmp_path: Path) -> None:
