@@ -92,12 +92,10 @@ class Workers:
         # After one process died, the executor terminates the others.
         codes = {process.exitcode for process in self._processes} - {None, 0}
         first_codes = codes - {-signal.SIGTERM} or codes
-        causes = [
-            f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            for code in sorted(code for code in first_codes if code is not None)
-        ]
+        causes = [_cause(code) for code in sorted(code for code in first_codes if code is not None)]
+        how = f" {' and '.join(causes)}" if causes else ""
         return WorkerKilledError(
-            f"a worker process was killed {' and '.join(causes)}, perhaps because memory ran out; "
+            f"a worker process was killed{how}, perhaps because memory ran out; "
             "fewer workers need less memory"
         )
 
@@ -107,6 +105,14 @@ class Workers:
             for process in self._processes:
                 process.kill()
         self._executor.shutdown(cancel_futures=True)
+
+
+def _cause(exit_code: int) -> str:
+    """Return how a process ended; most real-time signals have no name."""
+    if exit_code > 0:
+        return f"with exit code {exit_code}"
+    named = -exit_code in set(signal.Signals)
+    return f"by {signal.Signals(-exit_code).name}" if named else f"by signal {-exit_code}"
 
 
 def map_in_order(

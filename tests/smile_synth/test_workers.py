@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from smile_synth.core.errors import UserError
-from smile_synth.parallel.workers import available_cores, map_in_order
+from smile_synth.core.errors import UserError, WorkerKilledError
+from smile_synth.parallel.workers import Workers, available_cores, map_in_order
 
 
 def scaled(factor: int, item: int) -> tuple[int, int]:
@@ -23,6 +24,13 @@ def die(item: int) -> int:
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return item
+
+
+def end_process(context: object, number: int) -> None:
+    """End the worker by a signal, or without one."""
+    if number:
+        os.kill(os.getpid(), number)
+    os._exit(0)
 
 
 class Unreadable:
@@ -49,6 +57,15 @@ def test_a_killed_worker_is_reported_and_the_others_end() -> None:
         UserError, match="a worker process was killed by SIGKILL, perhaps because memory ran out"
     ):
         list(map_in_order(die, range(9), workers=2))
+
+
+@pytest.mark.parametrize(("number", "how"), [(0, ""), (40, " by signal 40")])
+def test_a_killed_worker_is_reported_without_a_name_of_the_signal(number: int, how: str) -> None:
+    with (
+        closing(Workers(1)) as pool,
+        pytest.raises(WorkerKilledError, match=f"^a worker process was killed{how}, perhaps because"),
+    ):
+        pool.result(pool.submit(end_process, number))
 
 
 @pytest.mark.slow
