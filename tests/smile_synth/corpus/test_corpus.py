@@ -194,7 +194,7 @@ def test_a_long_list_that_differs_is_shortened(bank: ObjectBank, recipe: Recipe,
         ("classes", "['class0', 'class1']", "['c0', 'c1', 'c2', ... 70 in all]")
     ]
     assert hash(header) == hash(CorpusHeader.read(tmp_path)) and header != other
-    assert repr(Corpus(tmp_path)) == f"Corpus('{tmp_path}', 1 clips of 3x24x32, h264, folder)"
+    assert repr(Corpus(tmp_path)) == f"Corpus('{tmp_path}', 1 clip of 3x24x32, h264, folder)"
 
 
 def test_refuses_foreign_folder_odd_size_and_second_writer(
