@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -14,9 +15,13 @@ from numpy.typing import NDArray
 from smile_synth.core.errors import UserError, counted
 from smile_synth.corpus._header import CorpusHeader
 from smile_synth.corpus._manifest import Row, read_manifest
-from smile_synth.corpus._media import MEDIA, npz_arrays
-from smile_synth.corpus._store import media_names, member_names, read_at
+from smile_synth.corpus._media import MEDIA, Members, npz_arrays
+from smile_synth.corpus._store import media_names, member_names, path_of, read_at
+from smile_synth.io.images import Reject
 from smile_synth.scene import Scene
+
+Decoded = TypeVar("Decoded")
+_REPAIR = "repair the corpus to write it again"
 
 
 class _Members(NamedTuple):
@@ -26,6 +31,7 @@ class _Members(NamedTuple):
     file_ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    hashes: list[str]
 
 
 class Corpus:
@@ -116,19 +122,35 @@ class Corpus:
         return values
 
     def arrays(self, index: int, kind: str) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a stored label kind, for example of ``tracks``."""
-        return npz_arrays(self.read(index, f"{kind}.npz"))
+        """Return the arrays of a stored label kind, for example of ``tracks``.
+
+        Raises:
+            UserError: as `read`.
+        """
+        name = f"{kind}.npz"
+        return self._decoded(index, {name: self.read(index, name)}, lambda members: npz_arrays(members[name]))
 
     def frames(self, index: int) -> NDArray[np.uint8]:
-        """Return the decoded frames ``[T, H, W, 3]`` uint8 RGB."""
-        names = media_names(self.header)
-        return MEDIA[self.header.media].decode({name: self.read(index, name) for name in names})
+        """Return the decoded frames ``[T, H, W, 3]`` uint8 RGB.
+
+        Raises:
+            UserError: as `read`.
+        """
+        members = {name: self.read(index, name) for name in media_names(self.header)}
+        return self._decoded(index, members, MEDIA[self.header.media].decode)
+
+    def _decoded(self, index: int, members: Members, decode: Callable[[Members], Decoded]) -> Decoded:
+        try:
+            return decode(members)
+        except Reject as error:
+            file, what = path_of(self.header, index, next(iter(members))), f"{error} (clip {index})"
+            raise UserError(f"'{self.path / file}': {what}; {_REPAIR}") from None
 
     def read(self, index: int, name: str) -> bytes:
         """Return the content of a clip's file, by its name without the clip's number, for example ``mp4``.
 
         Raises:
-            UserError: no such clip or file, or the file is cut short.
+            UserError: no such clip or file, or the file is cut short or altered.
         """
         if name not in self._names:
             raise UserError(f"'{name}': the clips of '{self.path}' have {', '.join(self._names)}")
@@ -140,7 +162,9 @@ class Corpus:
         except OSError as error:
             raise UserError(f"'{path}': cannot be read: {error.strerror}") from None
         if len(data) != size:
-            raise UserError(f"'{path}': ends inside clip {index}; 'smile-synth corpus repair' repairs it")
+            raise UserError(f"'{path}': ends inside clip {index}; {_REPAIR}")
+        if hashlib.sha256(data).hexdigest() != members.hashes[k]:
+            raise UserError(f"'{path}': {name} of clip {index} is altered; {_REPAIR}")
         return data
 
     def damaged(self) -> list[tuple[int, Path, str]]:
@@ -169,4 +193,5 @@ class Corpus:
         members = self._table["members"].combine_chunks().flatten()
         files = members.field("file").dictionary_encode()
         offsets, sizes = (members.field(name).to_numpy() for name in ("offset", "bytes"))
-        return _Members(files.dictionary.to_pylist(), files.indices.to_numpy(), offsets, sizes)
+        hashes = members.field("sha256").to_pylist()
+        return _Members(files.dictionary.to_pylist(), files.indices.to_numpy(), offsets, sizes, hashes)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError, nearest
+from smile_synth.io.images import Reject
 from smile_synth.io.videos import decode_video, encode_ffv1, encode_h264
 
 UInt8 = NDArray[np.uint8]
@@ -27,7 +28,7 @@ class Medium:
 
     Attributes:
         encode: frames ``[T, H, W, 3]`` uint8, fps, quality -> files.
-        decode: files -> frames ``[T, H, W, 3]`` uint8.
+        decode: files -> frames ``[T, H, W, 3]`` uint8; raises `Reject` if they are damaged.
         names: number of frames -> names of the files, in order.
         lossless: whether decoding returns the exact frames.
         even_sides: whether height and width must be even.
@@ -69,9 +70,23 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def npz_arrays(data: bytes) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the content of an .npz file."""
-    with np.load(io.BytesIO(data)) as arrays:
-        return dict(arrays)
+    """Return the arrays of the content of an .npz file.
+
+    Raises:
+        Reject: damaged.
+    """
+    try:
+        with np.load(io.BytesIO(data)) as arrays:
+            return dict(arrays)
+    except Exception as error:  # damaged files make NumPy raise almost any exception
+        raise Reject(f"is no .npz file that can be read: {error}") from None
+
+
+def _npz_frames(data: bytes) -> UInt8:
+    frames = npz_arrays(data).get("frames", np.empty(0))
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise Reject("holds no RGB frames")
+    return frames
 
 
 def _images(suffix: str) -> Medium:
@@ -84,9 +99,17 @@ def _images(suffix: str) -> Medium:
         return dict(zip(names(len(frames)), images, strict=True))
 
     def decode(members: Mapping[str, bytes]) -> UInt8:
-        images: list[Any] = [
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in members.values()
-        ]
+        images: list[Any] = []
+        for name, data in members.items():
+            try:  # OpenCV returns None for most damaged files, and raises for some
+                image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error:
+                image = None
+            if image is None:
+                raise Reject(f"{name} is no image that can be decoded")
+            images.append(image)
+        if len({image.shape for image in images}) > 1:
+            raise Reject("holds images of more than one size")
         return np.ascontiguousarray(np.stack(images)[..., ::-1])
 
     return Medium(encode, decode, names)
@@ -114,7 +137,7 @@ MEDIA: dict[str, Medium] = {
     "npz": _single_file(
         "npz",
         lambda frames, fps, quality: npz_bytes(frames=frames),
-        lambda data: npz_arrays(data)["frames"],
+        _npz_frames,
     ),
 }
 

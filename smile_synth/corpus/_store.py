@@ -80,6 +80,11 @@ def shard_of(header: CorpusHeader, index: int) -> str:
     return f"{SHARDS}/{index // header.clips_per_shard:06d}.tar"
 
 
+def path_of(header: CorpusHeader, index: int, name: str) -> str:
+    """Return the path of the file or tar that contains a file of a clip."""
+    return file_of(index, name) if header.layout == "folder" else shard_of(header, index)
+
+
 def places_of(header: CorpusHeader, index: int, members: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
     """Return (file, offset of the first byte) of every member; in a shard, offsets count from the clip."""
     if header.layout == "folder":

@@ -19,6 +19,7 @@ from smile_synth.corpus._header import HEADER, RECIPE, CorpusHeader, current_ver
 from smile_synth.corpus._manifest import MANIFEST
 from smile_synth.corpus._media import MEDIA, Members
 from smile_synth.io.atomic import LOCK
+from smile_synth.io.images import Reject
 from smile_synth.parallel.workers import map_in_order
 from smile_synth.scene import Scene
 from smile_synth.sources import Sources
@@ -185,7 +186,10 @@ def intact_files(corpus: Corpus, index: int) -> tuple[Members, list[Fault]]:
 
 def _equal_frames(header: CorpusHeader, stored: Members, made: Members) -> bool:
     medium, names = MEDIA[header.media], _store.media_names(header)
-    frames, expected = (medium.decode({name: files[name] for name in names}) for files in (stored, made))
+    try:
+        frames, expected = (medium.decode({name: files[name] for name in names}) for files in (stored, made))
+    except Reject:
+        return False
     if frames.shape != expected.shape:
         return False
     difference = np.abs(frames.astype(np.int16) - expected)

@@ -82,12 +82,24 @@ def _encode(
 
 
 def decode_video(data: bytes) -> UInt8:
-    """Decode the content of a video file to frames ``[T, H, W, 3]`` uint8 RGB."""
-    with av.open(io.BytesIO(data), "r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        convert = PixelFormat()
-        return np.stack([convert.to_rgb(frame) for frame in container.decode(stream)])
+    """Decode the content of a video file to frames ``[T, H, W, 3]`` uint8 RGB.
+
+    Raises:
+        Reject: damaged, without frames, or frames differ in size.
+    """
+    convert = PixelFormat()
+    try:
+        with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
+            stream = _video_stream(container)
+            stream.codec_context.thread_count = 1
+            frames = [convert.to_rgb(frame) for frame in container.decode(stream)]
+    except av.FFmpegError as error:
+        raise Reject(f"cannot be decoded: {error.strerror}") from None
+    if not frames:
+        raise Reject("holds no frame that can be decoded")
+    if len({frame.shape for frame in frames}) > 1:
+        raise Reject("holds frames of more than one size")
+    return np.stack(frames)
 
 
 @dataclass(frozen=True)
@@ -194,12 +206,16 @@ def _open(file: Path) -> Iterator[tuple[Any, Any]]:
             raise
         raise Reject(f"is no video: {error.strerror}") from None
     with container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise Reject("holds no video that can be decoded")
-        stream = container.streams.video[0]
+        stream = _video_stream(container)
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield container, stream
+
+
+def _video_stream(container: Any) -> Any:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        raise Reject("holds no video that can be decoded")
+    return container.streams.video[0]
 
 
 def _frames_from(container: Any, stream: Any, number: int, pts: int | None) -> Iterator[tuple[int, Any]]:

@@ -225,7 +225,7 @@ def test_missing_files_of_a_corpus_are_listed_and_damaged_ones_named(
         pretrain(PretrainConfig.load(config_file, own), tmp_path / "strict", strict=True)
     for path in (copy / "clips").glob("*.mp4"):
         path.write_bytes(path.read_bytes()[::-1])
-    with pytest.raises(UserError, match=r"corpus '.*copy': clip \d cannot be read") as told:
+    with pytest.raises(UserError, match=r"\.mp4': mp4 of clip \d is altered; repair") as told:
         pretrain(PretrainConfig.load(config_file, [*own, "seed=5"]), tmp_path / "damaged")
     assert "\n" not in str(told.value)
 
