@@ -55,7 +55,7 @@ def find_problems(
         first, *more = [fault.text for fault in faults if fault.kind == kind]
         findings.append(Finding("error", kind, f"{first}{f' and {len(more)} more' if more else ''}."))
     if not clips:
-        return [*findings, Finding("error", "no clips", "The source has no clips.")]
+        return [*findings, Finding("note", "no clips", "The source has no clips.")]
     findings += _files(clips)
     findings += _empty(clips, recipe)
     findings += _still(clips)

@@ -67,8 +67,11 @@ def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
 
 
 def fitted(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return the largest even size with the same aspect and a longer side of at most ``longest`` pixels."""
-    scale = min(1.0, longest / max(size_hw))
+    """Return the largest even size with the same aspect and a longer side of at most ``longest`` pixels.
+
+    The size of a clip that cannot be read is (0, 0); the result is then (2, 2).
+    """
+    scale = min(1.0, longest / max(*size_hw, 1))
     return max(2, round(size_hw[0] * scale / 2) * 2), max(2, round(size_hw[1] * scale / 2) * 2)
 
 

@@ -20,7 +20,7 @@ from smile_synth.annotations import annotate
 from smile_synth.compositing import composite
 from smile_synth.core.clip import Annotator, Clip, Labels
 from smile_synth.core.errors import UserError
-from smile_synth.corpus import Corpus, CorpusHeader, verify
+from smile_synth.corpus import MANIFEST, Corpus, CorpusHeader, verify
 from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
 from smile_synth.scene import Factor, Scene
@@ -28,6 +28,7 @@ from smile_synth.sources import Sources
 from smile_synth.visualize._stored import StoredLabels
 
 UInt8 = NDArray[np.uint8]
+Arrays = dict[str, NDArray[Any]]
 Factors = Mapping[str, Factor]
 Value = TypeVar("Value")
 # Stand-ins in a command for the paths of sources that are not known.
@@ -173,7 +174,11 @@ class CorpusSource:
                 return None
 
         scene = attempt("scene", lambda: self.corpus.scene(index))
-        stored = attempt("labels", lambda: self._stored(index, scene)) or {"factors": {}, "objects": []}
+        kinds = self.corpus.header.labels
+        found = {kind: attempt(kind, partial(self.corpus.arrays, index, kind)) for kind in kinds}
+        arrays = {kind: values for kind, values in found.items() if values is not None}
+        stored = attempt("labels", lambda: self._stored(index, scene, arrays))
+        stored = stored or {"factors": {}, "objects": []}
         annotation = stored.get("annotation")
         frames = attempt("media", lambda: self.corpus.frames(index))
         if frames is not None and annotation is not None:
@@ -188,7 +193,7 @@ class CorpusSource:
             self.corpus.header.fps, tuple(faults),
         )  # fmt: skip
 
-    def _stored(self, index: int, scene: Scene | None) -> dict[str, Any]:
+    def _stored(self, index: int, scene: Scene | None, arrays: Mapping[str, Arrays]) -> dict[str, Any]:
         """Return the label file with its factors decoded, and the labels as ``annotation``."""
         stored = self.corpus.labels(index)
         found = len(stored["objects"]), stored["num_frames"]
@@ -202,8 +207,8 @@ class CorpusSource:
         annotation = StoredLabels(
             stored,
             exact=exact,
-            kinds=self.corpus.header.labels,
-            read_kind=partial(self.corpus.arrays, index),
+            kinds=tuple(arrays),
+            read_kind=arrays.__getitem__,
         )
         _ = annotation.labels  # raises here where the file is damaged
         return {**stored, "annotation": annotation}
@@ -275,7 +280,7 @@ def open_corpus(path: Path, *, sources: Sources | None = None) -> CorpusSource:
     indices = tuple(sorted(int(file.stem) for file in path.glob("scenes/*.scene")))
     try:
         listed = Corpus(path, unfinished=True)
-        if len(listed):
+        if (path / MANIFEST).exists():  # perhaps of a finished part without clips
             corpus, indices = listed, tuple(listed.indices)
             for fault in verify(path):
                 found = faults if fault.index is None else clip_faults[fault.index]
