@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from smile_synth.annotations import Annotation, annotate
-from smile_synth.core.errors import UserError
 from smile_synth.corpus import Corpus, image_bytes
+from smile_synth.io.atomic import write_errors_for
 from smile_synth.parallel.workers import map_in_order
 from smile_synth.sources import Sources
 
@@ -117,16 +117,16 @@ class Exporter:
         unfinished = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.part")
         work = partial(_write_clip, write=self.write_clip, source=source, out=unfinished)
         try:
-            unfinished.mkdir(parents=True)
+            with write_errors_for(out):
+                unfinished.mkdir(parents=True)
             results = map_in_order(work, source.corpus.indices, workers=workers)
             records = _with_progress(results, len(source.corpus), progress)
             if self.finish:
                 self.finish(source, records, unfinished)
             for _ in records:
                 pass
-            os.replace(unfinished, out)
-        except OSError as error:
-            raise UserError(f"out '{out}': cannot be written: {error.strerror}") from None
+            with write_errors_for(out):
+                os.replace(unfinished, out)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -145,9 +145,14 @@ def _with_progress(results: Iterator[Any], total: int, progress: Progress | None
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    """Write a file and the folders above it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with write_errors_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def write_json(path: Path, document: Values) -> None:

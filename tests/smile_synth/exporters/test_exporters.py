@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -440,12 +441,34 @@ def test_a_folder_that_exists_is_left_alone(corpus: Corpus, tmp_path: Path) -> N
 def test_a_failing_export_leaves_nothing(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smile_synth.exporters import _base as base
-
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(base, "write", full)
-    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="00000.png': cannot be written: No space left on device"):
         export(corpus.path, "frames", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_os_error_of_other_code_stays_a_traceback(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(frame: object, suffix: str) -> bytes:
+        raise FileNotFoundError(2, "a bug")
+
+    monkeypatch.setattr("smile_synth.exporters._base.image_bytes", bug)
+    with pytest.raises(FileNotFoundError, match="a bug"):
+        export(corpus.path, "frames", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mkv", "json"])
+def test_an_altered_file_stops_the_export_with_one_line(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(corpus.path, tmp_path / "corpus"))
+    member = next(member for member in corpus.row(1)["members"] if member["name"] == name)
+    with (folder / member["file"]).open("r+b") as shard:
+        shard.seek(member["offset"])
+        shard.write(bytes(member["bytes"]))
+    with pytest.raises(UserError, match=rf"000000\.tar': {name} of clip 1 is altered; repair the corpus"):
+        export(folder, "coco", tmp_path / "out")
+    assert [each.name for each in tmp_path.iterdir()] == ["corpus"]
