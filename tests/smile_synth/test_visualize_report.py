@@ -127,6 +127,7 @@ def test_unreadable_missing_and_cut_files_are_found(corpus: Path) -> None:
     assert "recipe unreadable" in found
 
 
+@pytest.mark.slow
 def test_without_a_manifest_the_clips_are_read_from_their_files(corpus: Path) -> None:
     (corpus / "manifest.parquet").unlink()
     spoil(corpus, 7, np.zeros((3, 40, 56, 3), np.uint8))

@@ -27,6 +27,7 @@ from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers(
     bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any
 ) -> None:
