@@ -13,7 +13,7 @@ from smile_synth.cli import _options as options
 from smile_synth.cli._options import open_sources, parse_size, split_names
 from smile_synth.cli._output import console, print_labelled, resumable
 from smile_synth.cli._progress import progress_bar
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 
 corpus_app = typer.Typer(help="Inspect, check, repair and merge corpora.", no_args_is_help=True)
 
@@ -77,7 +77,7 @@ def generate_command(
             progress=lambda done, total, size: progress(done, total, remark=f"{size / 1e6:,.0f} MB"),
         )  # fmt: skip
     console.print(
-        f"{summary.num_clips} clips in {out} ({summary.written} written now), "
+        f"{counted(summary.num_clips, 'clip')} in {out} ({summary.written} written now), "
         f"{summary.num_bytes / 1e6:.1f} MB of media"
     )
     exports = out.resolve().with_name(f"{out.resolve().name}-exports")
@@ -125,7 +125,7 @@ def corpus_info(corpus_path: options.Corpus) -> None:
     header = corpus.header
     height, width = header.size_hw
     console.print(
-        f"{len(corpus)} clips of {header.num_frames}x{height}x{width}, {header.media}, "
+        f"{counted(len(corpus), 'clip')} of {header.num_frames}x{height}x{width}, {header.media}, "
         f"layout {header.layout}, labels: {', '.join(('objects', *header.labels))}, seed {header.seed}"
     )
     for source, names in header.licences.items():
@@ -155,7 +155,7 @@ def corpus_verify(
         print_labelled("fault", str(fault), "red")
     if faults:
         raise typer.Exit(1)
-    console.print(f"{len(Corpus(corpus_path))} clips, all unchanged")
+    console.print(f"{counted(len(Corpus(corpus_path)), 'clip')}, all unchanged")
 
 
 @corpus_app.command("repair")
@@ -191,4 +191,4 @@ def corpus_merge(
 
     with progress_bar("merge", "clips") as progress:
         summary = merge(parts, out, progress=progress)
-    console.print(f"{summary.num_clips} clips in {out}")
+    console.print(f"{counted(summary.num_clips, 'clip')} in {out}")

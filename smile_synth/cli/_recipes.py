@@ -14,6 +14,7 @@ from smile_synth.cli import _options as options
 from smile_synth.cli._options import open_sources
 from smile_synth.cli._output import check_suffix, console, print_labelled, print_missed_targets, save_png
 from smile_synth.cli._progress import progress_bar
+from smile_synth.core.errors import counted
 
 recipes_app = typer.Typer(help="List, show, compare and check recipes.", no_args_is_help=True)
 
@@ -62,7 +63,7 @@ def preview_command(
         height, width = (side - side % 2 for side in sheets[0].shape[:2])  # an mp4 needs even sides
         save_clip(animation, np.stack(sheets)[:, :height, :width], loaded.fps)
         written.append(animation)
-    console.print(f"{num_clips} clips in {', '.join(map(str, written))}")
+    console.print(f"{counted(num_clips, 'clip')} in {', '.join(map(str, written))}")
     print_missed_targets(scenes)
 
 

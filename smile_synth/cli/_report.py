@@ -12,7 +12,7 @@ from smile_synth.cli import _options as options
 from smile_synth.cli._options import open_sources, parse_size, split_names
 from smile_synth.cli._output import check_suffix, console, print_findings, print_labelled
 from smile_synth.cli._progress import progress_bar
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 
 if TYPE_CHECKING:
     from smile_synth.sources import Sources
@@ -46,7 +46,9 @@ def report_command(
     write_bytes(out, report.html.encode())
     print_findings(report.findings)
     size = f"{len(report.html) / 1e6:.1f} MB"
-    console.print(f"{len(report.clips)} clips, {report.num_videos} of them playing, in {out} ({size})")
+    console.print(
+        f"{counted(len(report.clips), 'clip')}, {report.num_videos} of them playing, in {out} ({size})"
+    )
 
 
 def compare_command(
@@ -100,7 +102,7 @@ def view_command(
     sources = open_sources(bank, backgrounds) if bank else None
     opened = _open_source(source, overrides or [], sources, seed, index + 1, parse_size(size))
     if index not in opened.indices:
-        raise UserError(f"index {index}: '{source}' has {len(opened.indices)} clips")
+        raise UserError(f"index {index}: '{source}' has {counted(len(opened.indices), 'clip')}")
     sample = opened.read(index)
     for fault in sample.faults:
         print_labelled(fault.kind, fault.text)

@@ -19,13 +19,13 @@ Border = Literal["transparent", "reflect", "repeat"]
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-# One half, minus the rounding error of float64: an opaque texel under an opacity of .5 owns its pixel.
+# Slightly below one half, so that alpha 1 x opacity .5 passes in spite of rounding.
 THRESHOLD = 0.5 - 1e-9
 
-# The sides of one half in a side map, see `side_maps`. & of two of them is MIXED where they differ.
+# Values of a side map, see `side_maps`. BELOW & ABOVE is MIXED.
 MIXED, BELOW, ABOVE = 0, 1, 2
 
-# How one layer is seen in one frame. Fields of two values hold the two mip levels that are mixed.
+# Geometry and mip levels of one layer in one frame. Fields of two values hold the two mixed mip levels.
 LAYER_VIEW = np.dtype(
     [
         ("frame_to_texture", np.float64, (3, 3)),
@@ -53,14 +53,14 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
 
     The rule: log2 of the side of the square in the texture that has the area of one frame pixel,
     sqrt(|det J|) of the frame-to-object map at the texture's middle, at least 0 and at most the last
-    level. Under anisotropy this is the geometric mean of the two scales: the blur along the longer axis
-    equals the aliasing along the shorter one. Sizes broadcast with the leading axes.
+    level. If the scales of the two axes differ, their geometric mean decides. Sizes broadcast with the
+    leading axes.
     """
     m = object_to_frame
     w = m[..., 2, 0] * np.divide(width, 2) + m[..., 2, 1] * np.divide(height, 2) + m[..., 2, 2]
     # det of the Jacobian of a projective map is det(M) / w^3.
     area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
-    # The last level has one texel: as many halvings as the longer side has bits above its first.
+    # The last level has one texel: ceil(log2(longer side)), which frexp computes exactly.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
     # Adding zero turns -0, which np.clip may return, into 0.
     return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
@@ -82,7 +82,7 @@ def layer_views(
         object_to_frame: ``[L, T, 3, 3]``.
         level: ``[L, T]`` mip level, see `level_of_detail`.
         opacity: ``[L, T]`` 0..1.
-        frame_hw: frame size in pixels. The window of a pose with its horizon inside the texture is infinite;
+        frame_hw: frame size in pixels. The window of a texture with points behind the camera is infinite;
             it is cropped to three times the frame's width and height.
 
     Returns:
@@ -105,7 +105,7 @@ def layer_views(
 
 @inlined
 def map_point(transform, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Map a point by a 3x3 transform; NaN behind the horizon."""
+    """Map a point by a 3x3 transform; NaN behind the camera."""
     depth = transform[2, 0] * x + transform[2, 1] * y + transform[2, 2]
     scale = 1.0 if depth > 0.0 else np.nan
     u = (transform[0, 0] * x + transform[0, 1] * y + transform[0, 2]) * scale
@@ -138,8 +138,8 @@ def set_levels(view, first_texel, height, width, level):  # type: ignore[no-unty
         view.scale[i] = 0.5 ** (fine + i)
         view.weight[i] = level - fine if i else 1.0 - (level - fine)
         view.sides_first[i] = -1
-    # Alpha of one half ends with the texture. Only a coarse texel that is partly padding extends it,
-    # by at most 1.5 - sqrt(2) < .125 of the texel's side.
+    # At level 0, alpha >= .5 ends with the texture. At coarser levels a partly padded texel extends it by
+    # at most 1.5 - sqrt(2) < .125 of the texel's side.
     view.margin = 0.125 * float(2 << fine)
     m = view.frame_to_texture
     view.affine = (m[2, 0] == 0.0) & (m[2, 1] == 0.0) & (m[2, 2] == 1.0)
@@ -218,11 +218,13 @@ def alpha_point(texels, view, x, y):  # type: ignore[no-untyped-def]  # pragma: 
 
 
 def side_maps(texels: NDArray[np.uint8], views: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the side maps of all mip levels in ``views [L, T]``, and note in the views where each begins.
+    """Return the side maps of all mip levels in ``views [L, T]``.
 
-    A side map has one cell for every square of 2x2 neighbouring texels, also for those partly outside the
-    texture, and one more cell on every side. It tells on which side of one half the alpha of the texels is:
-    `ABOVE` (or equal) for all of them, `BELOW` for all of them, or `MIXED`.
+    The start of each map is written to ``views["sides_first"]``, in place.
+
+    A side map has one cell per block of 2x2 texels, also for blocks that cross the texture's edge, and a
+    border of one cell. A cell is `ABOVE` if all four alphas are at least one half, `BELOW` if all are below,
+    else `MIXED`.
     """
     sides = np.zeros(_place_side_maps(views), np.uint8)
     _fill_side_maps(texels, views, sides)
@@ -292,7 +294,7 @@ def _compare_sides(sides, view, opacity, y, columns, places, row):  # type: igno
     fine, coarse = places[0], places[1]
     # Two loops: the first one is compiled to vector instructions.
     for k in range(len(row)):
-        # Outside the map the nearest cell at its border holds: nothing outside has half alpha.
+        # Outside the map, use the nearest border cell: alpha is below one half there.
         i = min(max(np.int32(u + np.int32(k) * du), zero), last_i)
         j = min(max(np.int32(v + np.int32(k) * dv), zero), last_j)
         fine[k] = np.int32((j >> 1) * fine_cells) + (i >> 1)
@@ -312,8 +314,8 @@ def _compare_sides(sides, view, opacity, y, columns, places, row):  # type: igno
 def cover_row(texels, sides, view, opacity, y, columns, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill ``row`` with 1 where alpha x opacity of a layer is at least one half, else 0.
 
-    A shortcut spares most pixels the exact alpha: where the side maps of both mip levels agree, all texels
-    that the alpha is made of are on the same side of one half.
+    Most pixels do not need the exact alpha: if the side maps of both mip levels agree, all texels that
+    contribute are on the same side of one half.
 
     Args:
         texels: ``[n, 4]`` uint8.
