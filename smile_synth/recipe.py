@@ -133,7 +133,7 @@ class DeadLeavesBackground(MovingBackground):
 
 
 class GradientBackground(MovingBackground):
-    """A smooth blend of four colours, drawn anew for each clip and mirrored beyond its corners."""
+    """A smooth blend of four random colours per clip, mirrored beyond its corners."""
 
     kind: Literal["gradient"]
 

@@ -250,7 +250,7 @@ def annotate(scene: Scene, sources: Sources) -> Annotation:
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a contiguous read-only view. Any other kind of array would compile the kernels anew."""
+    """Return a contiguous read-only view. Other memory layouts would compile the kernels again."""
     view = np.ascontiguousarray(array).view(np.ndarray)
     view.flags.writeable = False
     return view

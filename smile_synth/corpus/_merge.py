@@ -20,7 +20,7 @@ from smile_synth.io.atomic import link_or_copy
 def merge(
     parts: Sequence[str | Path], out: str | Path, *, progress: ClipProgress | None = None
 ) -> CorpusSummary:
-    """Merge the parts of a corpus; the result has the bytes of a corpus that was written at once.
+    """Merge the parts of a corpus; the result has the bytes of a corpus that one run wrote.
 
     Files are hard links where that is possible, else copies. The parts stay unchanged.
 

@@ -40,7 +40,7 @@ from smile_synth.objects._writer import (
 from smile_synth.objects.readers import list_items
 from smile_synth.parallel.workers import map_in_order
 
-# Items that a process works on at once, and that a line of the journal describes.
+# Number of items in one task, which is also one line of the journal.
 BATCH_SIZE = 16
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
 

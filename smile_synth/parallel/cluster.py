@@ -112,7 +112,7 @@ def _context(reference: Any) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError at once if no process listens at the address: Ray itself would retry for minutes."""
+    """Raise OSError if no process listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
