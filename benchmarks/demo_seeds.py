@@ -21,7 +21,7 @@ from smile_synth.io.strict_yaml import dump
 from smile_train.demo import demo_config
 from smile_train.evaluate import examine_motion, format_interval, load_encoder
 from smile_train.materials import build_materials
-from smile_train.pretrain import pretrain
+from smile_train.training.pretrain import pretrain
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from smile_train.config import PretrainConfig
-from smile_train.cost import cost_of
+from smile_train.training.cost import cost_of
 from smile_train.models import Student, StudentConfig
 
 SIZES = ("small", "base", "large", "huge")

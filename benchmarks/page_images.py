@@ -20,7 +20,7 @@ from smile_synth.sources import Sources
 from smile_synth.visualize import make_comparison, make_gallery, make_report, open_corpus
 from smile_train.config import PretrainConfig
 from smile_train.materials import build_materials
-from smile_train.pretrain import pretrain
+from smile_train.training.pretrain import pretrain
 from smile_train.report import report_run
 
 STEPS, CLIP = 80, 6

@@ -34,11 +34,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smile_train.config import MaskOptions, PretrainConfig, TargetOptions, TeacherOptions
-from smile_train.cost import cost_of, peak_tflops
-from smile_train.data import normalise
+from smile_train.training.cost import cost_of, peak_tflops
+from smile_train.data.synthetic import normalise
 from smile_train.masking import Masker
 from smile_train.models import Student, StudentConfig, Teacher
-from smile_train.optim import make_adamw, parameter_groups
+from smile_train.training.optim import make_adamw, parameter_groups
 from smile_train.targets import Targets
 
 TUBELET, PATCH = 2, 16

@@ -35,13 +35,13 @@ from smile_synth.io.resources import shipped
 from smile_synth.io.strict_yaml import StrictModel, dump, load
 from smile_synth.io.videos import write_mp4
 from smile_synth.parallel.cluster import Cluster
-from smile_train.checkpoint import load_student
 from smile_train.config import Count, PretrainConfig, Whole
-from smile_train.data import open_data
+from smile_train.data.synthetic import open_data
 from smile_train.evaluate import FACTORS, FrozenEncoder, MotionExam, VideoEncoder
 from smile_train.materials import Materials, build_materials
-from smile_train.pretrain import choose_device, pretrain
-from smile_train.runlog import read_log
+from smile_train.training.checkpoint import load_student
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import choose_device, pretrain
 
 STUDY, SCORES, TABLE, SUMMARY, PAGE, PLOT = (
     "study.yaml", "scores.json", "table.parquet", "summary.json", "index.html", "plot.svg"

@@ -127,7 +127,7 @@ def pretrain_command(
 ) -> None:
     """Pretrain a student; under torchrun, on several processes together."""
     from smile_train.config import PretrainConfig
-    from smile_train.pretrain import plan, pretrain
+    from smile_train.training.pretrain import plan, pretrain
 
     rank = int(os.environ.get("RANK", "0"))
     if rank > 0:
@@ -169,7 +169,7 @@ def _remark(line: dict[str, Any]) -> str:
 
 
 def _last_rate(out: Path | None) -> float | None:
-    from smile_train.runlog import read_log
+    from smile_train.training.logging import read_log
 
     lines = read_log(out) if out else []
     return float(lines[-1]["clips_per_second"]) if lines else None
@@ -232,7 +232,7 @@ def teacher_command(
     """Train a small CLIP on rendered images with known captions, in open_clip's format."""
     from smile_train.config import TeacherTrainingConfig
     from smile_train.materials import build_materials
-    from smile_train.train_teacher import train_teacher
+    from smile_train.training.teacher import train_teacher
 
     loaded = TeacherTrainingConfig.load(config, overrides or [])
     with progress_bar("objects", "") as progress:
@@ -354,7 +354,7 @@ def evaluate_command(
         read_videos,
         select_classes,
     )
-    from smile_train.pretrain import choose_device
+    from smile_train.training.pretrain import choose_device
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")
@@ -428,7 +428,7 @@ def _print_scores(result: Any) -> None:
 
 def _told(settings: dict[str, Any]) -> str:
     """Return the settings of an evaluation in a line; those of fine-tuning where there is any."""
-    from smile_train.checkpoint import flat
+    from smile_train.training.checkpoint import flat
 
     tuned = "finetune" in settings["protocols"]
     flat_settings = {k: v for k, v in flat(settings).items() if tuned or not k.startswith("finetune.")}
@@ -554,9 +554,9 @@ def probe_command(
     from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.io.atomic import write_bytes
     from smile_synth.sources import Sources
-    from smile_train.checkpoint import steps_of
     from smile_train.evaluate import FACTORS, TASKS, all_controls, examine_motion, load_encoder
-    from smile_train.pretrain import choose_device
+    from smile_train.training.checkpoint import steps_of
+    from smile_train.training.pretrain import choose_device
 
     if out is not None and out.suffix != ".json":
         raise UserError(f"out '{out}': expected a .json file")

@@ -21,12 +21,12 @@ from smile_synth import Recipe, SyntheticClips, generate
 from smile_synth.io.atomic import write_bytes
 from smile_synth.visualize import contact_sheet, draw_labels, frame_strip
 from smile_train.config import PretrainConfig
-from smile_train.data import token_coverage
+from smile_train.data.synthetic import token_coverage
 from smile_train.evaluate import MotionExamination, examine_motion, format_interval, load_encoder
 from smile_train.masking import Masker, seen_frames
 from smile_train.materials import Materials, build_materials
-from smile_train.pretrain import PretrainResult, pretrain
-from smile_train.runlog import read_log
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import PretrainResult, pretrain
 
 CORPUS_CLIPS = 24
 UInt8 = NDArray[np.uint8]

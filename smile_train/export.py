@@ -22,10 +22,10 @@ from smile_synth import ObjectBank
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import CorpusHeader
 from smile_synth.io.atomic import write_bytes
-from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
-from smile_train.data import IMAGENET_MEAN, IMAGENET_STD
+from smile_train.data.synthetic import IMAGENET_MEAN, IMAGENET_STD
 from smile_train.models import Encoder, Student, StudentConfig
+from smile_train.training.checkpoint import load_student
 
 ONNX_TOLERANCE = 1e-3
 OPSET = 18

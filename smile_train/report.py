@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
-from smile_train.checkpoint import load_student
 from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
-from smile_train.data import normalise, open_data, training_batches
+from smile_train.data.synthetic import normalise, open_data, training_batches
 from smile_train.masking import seen_frames
 from smile_train.models import Student, pick_tokens
-from smile_train.pretrain import build_teacher, make_masker, make_targets
-from smile_train.runlog import read_log
+from smile_train.training.checkpoint import load_student
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import build_teacher, make_masker, make_targets
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]

@@ -15,15 +15,14 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "models", "masking", "targets", "data", "optim", "distributed", "checkpoint", "runlog",
-        "cost", "collapse", "materials", "train_teacher", "pretrain", "export", "evaluate", "ablate", "report",
-        "demo", "cli",
+        "config", "collapse", "batch", "models", "masking", "targets", "data", "materials", "training", "export", "evaluate",
+        "ablate", "report", "demo", "cli",
     ],
 }  # fmt: skip
 
 
 # Folders of independent modules, each imported by its own name.
-OF_MODULES = ("core", "io", "parallel")
+OF_MODULES = ("core", "io", "parallel", "data", "training")
 
 
 def modules(package: str) -> list[Path]:

@@ -1,7 +1,7 @@
 """Evaluation: frozen features of real videos and of synthetic motion, read off beside their controls."""
 
-from smile_train.evaluate._controls import flow_histograms, size_and_length
-from smile_train.evaluate._datasets import (
+from smile_train.data.video import FileFacts, ReadOptions, ViewOptions, file_facts, read_windows
+from smile_train.data.video_lists import (
     LabelledVideo,
     Split,
     check_split,
@@ -14,6 +14,7 @@ from smile_train.evaluate._datasets import (
     read_videos,
     select_classes,
 )
+from smile_train.evaluate._controls import flow_histograms, size_and_length
 from smile_train.evaluate._encoders import FrozenEncoder, LibraryEncoder, VideoEncoder, load_encoder
 from smile_train.evaluate._evaluate import (
     EvaluateOptions,
@@ -29,7 +30,6 @@ from smile_train.evaluate._features import (
     frame_means,
     tokens_in_place,
 )
-from smile_train.evaluate._finetune import FinetuneOptions, finetune
 from smile_train.evaluate._motion import (
     FACTORS,
     TASKS,
@@ -43,9 +43,9 @@ from smile_train.evaluate._motion import (
 )
 from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
 from smile_train.evaluate._protocols import attentive, knn, linear, retrieval
-from smile_train.evaluate._reading import FileFacts, ReadOptions, ViewOptions, file_facts, read_windows
 from smile_train.evaluate._scores import Difference, group_interval, paired_difference
 from smile_train.evaluate._videos import EmbedReport, embed_videos, read_embeddings
+from smile_train.training.finetune import FinetuneOptions, finetune
 
 __all__ = [
     "FACTORS",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_train.evaluate._reading import FileFacts
+from smile_train.data.video import FileFacts
 
 Float = NDArray[np.float64]
 DIRECTIONS, CELLS = 8, 2

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile_synth.core.errors import UserError, nearest
-from smile_train.checkpoint import CHECKPOINTS, STUDENT, load_student
-from smile_train.data import IMAGENET_MEAN, IMAGENET_STD, normalise
+from smile_train.data.synthetic import IMAGENET_MEAN, IMAGENET_STD, normalise
 from smile_train.export import from_folder
 from smile_train.models import (
     STUDENT_SIZES,
@@ -31,6 +30,7 @@ from smile_train.models import (
     load_student_weights,
     read_tensors,
 )
+from smile_train.training.checkpoint import CHECKPOINTS, STUDENT, load_student
 
 PUBLISHED_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # What of a student's configuration a frozen encoder and its random counterparts do not depend on.

@@ -17,14 +17,14 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, Whole
-from smile_train.evaluate._datasets import LabelledVideo, Split, check_split, low_shot
+from smile_train.data.video import ReadOptions, ViewOptions, file_facts, is_short
+from smile_train.data.video_lists import LabelledVideo, Split, check_split, low_shot
 from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder, load_encoder
 from smile_train.evaluate._extract import PLAIN, EncoderFeature, Extracted, Feature, Pooling, extract
-from smile_train.evaluate._finetune import FinetuneOptions, finetune
 from smile_train.evaluate._protocols import PROTOCOLS, Protocol, linear, retrieval
-from smile_train.evaluate._reading import ReadOptions, ViewOptions, file_facts, is_short
 from smile_train.evaluate._scores import Difference, group_interval, paired_difference
 from smile_train.evaluate._temporal import TEMPORAL
+from smile_train.training.finetune import FinetuneOptions, finetune
 
 Float32 = NDArray[np.float32]
 Float = NDArray[np.float64]

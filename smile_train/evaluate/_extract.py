@@ -17,10 +17,10 @@ from torch import Tensor
 
 from smile_synth.core.errors import UserError
 from smile_synth.parallel.workers import map_in_order
+from smile_train.data.video import FileFacts, ReadOptions, file_facts, read_windows
 from smile_train.evaluate._controls import flow_histograms, size_and_length
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._features import color_statistics, frame_means
-from smile_train.evaluate._reading import FileFacts, ReadOptions, file_facts, read_windows
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smile_train.data.video import FileFacts, ReadOptions
 from smile_train.evaluate._extract import Feature
-from smile_train.evaluate._reading import FileFacts, ReadOptions
 
 Float32 = NDArray[np.float32]
 SPEEDS = (1, 2, 4)

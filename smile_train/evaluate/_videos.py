@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
-from smile_train.evaluate._datasets import find_videos
+from smile_train.data.video import ReadOptions, ViewOptions
+from smile_train.data.video_lists import find_videos
 from smile_train.evaluate._encoders import load_encoder
 from smile_train.evaluate._extract import EncoderFeature, Progress, extract
-from smile_train.evaluate._reading import ReadOptions, ViewOptions
-from smile_train.pretrain import choose_device
+from smile_train.training.pretrain import choose_device
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from smile_train import ablate
 from smile_train.ablate import Study, StudyRun, _Trial, summarise, t_interval
 from smile_train.config import PretrainConfig
 from smile_train.materials import Materials, build_materials
-from smile_train.pretrain import pretrain
-from smile_train.runlog import read_log
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
 
 STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.yaml"))
 

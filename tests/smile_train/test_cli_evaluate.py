@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from smile_synth.io.videos import write_mp4
-from smile_train.checkpoint import save_student
 from smile_train.cli import main
 from smile_train.models import Student, StudentConfig
+from smile_train.training.checkpoint import save_student
 
 FORM = StudentConfig(
     width=16, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2, target_dim=4,

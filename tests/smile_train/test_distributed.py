@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from smile_synth import UserError
-from smile_train.checkpoint import checkpoint_files, load_student
 from smile_train.config import PretrainConfig
-from smile_train.distributed import World, choose_device, join_world, spread_like, whole
-from smile_train.pretrain import pretrain
-from smile_train.runlog import read_log
+from smile_train.training.checkpoint import checkpoint_files, load_student
+from smile_train.training.distributed import World, choose_device, join_world, spread_like, whole
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["steps=4", "masks_per_clip=2", "accumulate=2", "ema_decay=0.5", "batch_size=8"]

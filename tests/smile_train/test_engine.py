@@ -19,23 +19,23 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import smile_train.pretrain as pretraining
+import smile_train.training.pretrain as pretraining
 from smile_synth import UserError
-from smile_train.checkpoint import (
+from smile_train.config import PretrainConfig, TeacherOptions
+from smile_train.data.synthetic import Batch
+from smile_train.masking import Masker
+from smile_train.models import Student, StudentConfig, Teacher
+from smile_train.training.checkpoint import (
     STUDENT,
     STUDENT_AVERAGE,
     CheckpointWriter,
     checkpoint_files,
     load_student,
 )
-from smile_train.config import PretrainConfig, TeacherOptions
-from smile_train.cost import cost_of, peak_tflops
-from smile_train.data import Batch
-from smile_train.masking import Masker
-from smile_train.models import Student, StudentConfig, Teacher
-from smile_train.optim import WeightAverage, layer_of, make_adamw, parameter_groups, set_lr
-from smile_train.pretrain import plan, pretrain
-from smile_train.runlog import RunLog, only_run, read_log
+from smile_train.training.cost import cost_of, peak_tflops
+from smile_train.training.logging import RunLog, only_run, read_log
+from smile_train.training.optim import WeightAverage, layer_of, make_adamw, parameter_groups, set_lr
+from smile_train.training.pretrain import plan, pretrain
 
 
 def losses(folder: Path) -> list[float]:
@@ -278,7 +278,7 @@ def test_a_worker_that_is_starting_leaves_with_its_parent(tmp_path: Path) -> Non
     """Its parent is killed before torch watches over it."""
     script = """
 import multiprocessing, os, sys
-child = "from smile_train.data import start_worker; start_worker(0); import time; time.sleep(600)"
+child = "from smile_train.data.synthetic import start_worker; start_worker(0); import time; time.sleep(600)"
 process = multiprocessing.get_context("spawn").Process(target=exec, args=(child, {}))
 process.start()
 open(sys.argv[1], "w").write(str(process.pid))

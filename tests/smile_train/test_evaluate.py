@@ -14,8 +14,7 @@ from smile_synth import UserError
 from smile_synth.backgrounds import write_images
 from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
-from smile_train.checkpoint import save_student
-from smile_train.data import normalise
+from smile_train.data.synthetic import normalise
 from smile_train.evaluate import (
     FACTORS,
     MotionExam,
@@ -35,6 +34,7 @@ from smile_train.evaluate import (
     tokens_in_place,
 )
 from smile_train.models import Student, StudentConfig
+from smile_train.training.checkpoint import save_student
 
 DATA = Path(__file__).parents[2] / "../shared/data/videos"
 

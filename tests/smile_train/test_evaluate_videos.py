@@ -15,7 +15,6 @@ import torch
 
 from smile_synth import UserError
 from smile_synth.io.videos import write_mp4
-from smile_train.checkpoint import save_student
 from smile_train.evaluate import (
     EncoderFeature,
     EvaluateOptions,
@@ -46,6 +45,7 @@ from smile_train.evaluate import (
 from smile_train.evaluate._extract import PLAIN
 from smile_train.evaluate._temporal import Ordered
 from smile_train.models import Student, StudentConfig
+from smile_train.training.checkpoint import save_student
 
 FORM = StudentConfig(
     width=32, depth=2, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2, target_dim=4,
@@ -360,8 +360,8 @@ def test_finetuning_has_its_controls(moving: Path) -> None:
 
 def test_finetuning_is_the_published_recipe() -> None:
     """Layers learn slower downwards, vectors do not decay, mixed clips have mixed targets."""
-    from smile_train.evaluate._finetune import _layered_groups, _mixed
     from smile_train.models import VideoClassifier
+    from smile_train.training.finetune import _layered_groups, _mixed
 
     model = VideoClassifier(FORM, 3, generator=torch.Generator().manual_seed(0))
     scales = {

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from smile_synth import UserError
-from smile_train.checkpoint import save_student
-from smile_train.data import normalise
+from smile_train.data.synthetic import normalise
 from smile_train.evaluate import load_encoder
 from smile_train.export import FORMATS, export_run, from_timm, from_transformers
 from smile_train.models import Student, StudentConfig
+from smile_train.training.checkpoint import save_student
 
 FORM = StudentConfig(
     width=48, depth=2, heads=3, decoder_width=8, decoder_depth=1, decoder_heads=2, target_dim=4,

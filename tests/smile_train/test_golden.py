@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from smile_train.config import PretrainConfig
-from smile_train.pretrain import pretrain
-from smile_train.runlog import read_log
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_cpu_losses.json"
 STEPS = 100

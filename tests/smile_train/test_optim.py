@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from smile_train.models import Student, StudentConfig
-from smile_train.optim import lr_at, make_adamw, parameter_groups
+from smile_train.training.optim import lr_at, make_adamw, parameter_groups
 
 SCHEDULE = {"base_lr": 8e-4, "warmup_lr": 1e-6, "final_lr": 1e-5, "warmup_steps": 10, "total_steps": 30}
 

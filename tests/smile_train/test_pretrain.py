@@ -17,12 +17,12 @@ import torch
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError
 from smile_synth.io.resources import shipped
 from smile_synth.sources import Sources
-from smile_train.checkpoint import checkpoint_files, load_student, save_student
 from smile_train.config import PretrainConfig, TeacherTrainingConfig
-from smile_train.data import normalise, open_data, token_coverage, training_batches
-from smile_train.pretrain import pretrain
-from smile_train.runlog import read_log
+from smile_train.data.synthetic import normalise, open_data, token_coverage, training_batches
 from smile_train.targets import Targets
+from smile_train.training.checkpoint import checkpoint_files, load_student, save_student
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
 
 
 class Stop(Exception):

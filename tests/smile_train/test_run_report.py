@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 
 from smile_synth import UserError
-from smile_train.checkpoint import load_student, save_student, steps_of
 from smile_train.config import PretrainConfig
-from smile_train.pretrain import pretrain
 from smile_train.report import (
     find_collapse,
     find_run_problems,
@@ -27,6 +25,8 @@ from smile_train.report import (
     pca_colors,
     report_run,
 )
+from smile_train.training.checkpoint import load_student, save_student, steps_of
+from smile_train.training.pretrain import pretrain
 
 RNG = np.random.default_rng
 

@@ -17,11 +17,11 @@ import torch
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, UserError, generate
 from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
-from smile_train.checkpoint import load_student
 from smile_train.config import PretrainConfig
-from smile_train.data import Batch, CorpusSource, open_data, training_batches
-from smile_train.pretrain import pretrain
-from smile_train.runlog import read_log
+from smile_train.data.synthetic import Batch, CorpusSource, open_data, training_batches
+from smile_train.training.checkpoint import load_student
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
 
 
 def losses(folder: Path) -> list[float]:

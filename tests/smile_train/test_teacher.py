@@ -23,7 +23,7 @@ from smile_train.config import TeacherOptions, TeacherTrainingConfig
 from smile_train.materials import Materials
 from smile_train.models import Teacher, TokenCache, load_clip, load_teacher
 from smile_train.models._teacher import _set_statistics
-from smile_train.train_teacher import contrastive_loss, describe, train_teacher
+from smile_train.training.teacher import contrastive_loss, describe, train_teacher
 
 
 def teacher_of(

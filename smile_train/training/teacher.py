@@ -23,13 +23,13 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.stream import StepBatches
-from smile_train.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint
 from smile_train.config import TeacherTrainingConfig
-from smile_train.data import start_worker, token_coverage
+from smile_train.data.synthetic import start_worker, token_coverage
 from smile_train.materials import Materials
 from smile_train.models import Teacher, load_clip
-from smile_train.optim import lr_at, make_adamw
-from smile_train.runlog import RunLog
+from smile_train.training.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint
+from smile_train.training.logging import RunLog
+from smile_train.training.optim import lr_at, make_adamw
 
 WEIGHTS = "open_clip_model.safetensors"
 MODEL_CONFIG = "open_clip_config.json"

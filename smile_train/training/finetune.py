@@ -18,11 +18,11 @@ from torch import Tensor
 from smile_synth.core.errors import UserError
 from smile_synth.io.strict_yaml import StrictModel
 from smile_train.config import Count, NonNegative, Positive, Whole
-from smile_train.data import normalise
+from smile_train.data.synthetic import normalise
+from smile_train.data.video import ReadOptions, read_clip_at, read_windows
 from smile_train.evaluate._encoders import VideoEncoder
-from smile_train.evaluate._reading import ReadOptions, read_clip_at, read_windows
 from smile_train.models import VideoClassifier
-from smile_train.optim import lr_at
+from smile_train.training.optim import lr_at
 
 Strings = NDArray[np.str_]
 Progress = Callable[[int, int], None]

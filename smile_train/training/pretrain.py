@@ -20,7 +20,12 @@ import torch
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import dump
-from smile_train.checkpoint import (
+from smile_train.config import MixtureEntry, PretrainConfig, SourceOptions, Stage
+from smile_train.data.synthetic import StageData, TrainingData, normalise, open_data, training_batches
+from smile_train.masking import Masker
+from smile_train.models import LOCAL, Student, StudentConfig, Teacher, load_student_weights, load_teacher
+from smile_train.targets import Targets
+from smile_train.training.checkpoint import (
     STUDENT,
     STUDENT_AVERAGE,
     CheckpointWriter,
@@ -28,10 +33,8 @@ from smile_train.checkpoint import (
     flat,
     load_checkpoint,
 )
-from smile_train.config import MixtureEntry, PretrainConfig, SourceOptions, Stage
-from smile_train.cost import Cost, cost_of, peak_tflops
-from smile_train.data import StageData, TrainingData, normalise, open_data, training_batches
-from smile_train.distributed import (
+from smile_train.training.cost import Cost, cost_of, peak_tflops
+from smile_train.training.distributed import (
     World,
     gradients_stay,
     join_world,
@@ -41,11 +44,8 @@ from smile_train.distributed import (
     spread,
     whole,
 )
-from smile_train.distributed import choose_device as choose_device
-from smile_train.masking import Masker
-from smile_train.models import LOCAL, Student, StudentConfig, Teacher, load_student_weights, load_teacher
-from smile_train.optim import WeightAverage, lr_at, make_adamw, set_lr
-from smile_train.runlog import (
+from smile_train.training.distributed import choose_device as choose_device
+from smile_train.training.logging import (
     RunLog,
     begin_tracking,
     describe_run,
@@ -54,7 +54,7 @@ from smile_train.runlog import (
     only_run,
     read_log,
 )
-from smile_train.targets import Targets
+from smile_train.training.optim import WeightAverage, lr_at, make_adamw, set_lr
 
 CONFIG = "config.yaml"
 # A run may go on with other values of these: what is learned does not depend on them.

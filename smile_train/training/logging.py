@@ -21,8 +21,8 @@ from torch import Tensor
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import exclusive_folder, remove_partial_files, write_bytes
-from smile_train.checkpoint import CHECKPOINTS
 from smile_train.masking import Grid, seen_frames
+from smile_train.training.checkpoint import CHECKPOINTS
 
 LOG = "log.jsonl"
 RUN = "run.jsonl"

@@ -1,0 +1,1 @@
+"""Training data: synthetic clips, written corpora and natural video."""

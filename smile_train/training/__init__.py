@@ -1,0 +1,1 @@
+"""Training: one trainer, and what is trained with it."""
