@@ -1,0 +1,41 @@
+"""Typed run configurations: the strict form of the YAML files in configs/train/."""
+
+from smile_train.config._old import (
+    Count,
+    HeadOptions,
+    MaskOptions,
+    MixtureEntry,
+    NonNegative,
+    OptimiserOptions,
+    Positive,
+    PretrainConfig,
+    Share,
+    SourceOptions,
+    Stage,
+    StageOptions,
+    StudentOptions,
+    TargetOptions,
+    TeacherOptions,
+    TeacherTrainingConfig,
+    Whole,
+)
+
+__all__ = [
+    "Count",
+    "HeadOptions",
+    "MaskOptions",
+    "MixtureEntry",
+    "NonNegative",
+    "OptimiserOptions",
+    "Positive",
+    "PretrainConfig",
+    "Share",
+    "SourceOptions",
+    "Stage",
+    "StageOptions",
+    "StudentOptions",
+    "TargetOptions",
+    "TeacherOptions",
+    "TeacherTrainingConfig",
+    "Whole",
+]

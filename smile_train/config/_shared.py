@@ -1,0 +1,227 @@
+"""Option groups that several kinds of runs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from smile_synth.io.strict_yaml import StrictModel
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+class _Changeable:
+    """Marks an option that may differ when a run is continued, because results do not depend on it."""
+
+    def __repr__(self) -> str:
+        return "CHANGEABLE"
+
+
+CHANGEABLE = _Changeable()
+
+
+class Options(StrictModel):
+    """Base of all option groups. The text below a field is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+def fixed_values(options: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Return all options by dotted key, without those marked `CHANGEABLE`, as plain values of JSON."""
+    return dict(_fixed(options, prefix))
+
+
+def _fixed(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            if CHANGEABLE not in field.metadata:
+                yield from _fixed(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, list | tuple) and any(isinstance(item, BaseModel) for item in value):
+        for number, item in enumerate(value):
+            yield from _fixed(item, f"{key}.{number}")
+    else:
+        yield key, list(value) if isinstance(value, tuple) else value
+
+
+class StudentOptions(Options):
+    """The student."""
+
+    size: Literal["tiny", "small", "base", "large", "huge"]
+    """Width and depth of encoder and decoder."""
+    patch_size: Count = 16
+    """Side of a token in pixels."""
+    tubelet_size: Count = 2
+    """Frames of a token."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the encoder: probability at the last block, rising linearly from 0."""
+    positions: Literal["joint", "separable"] = "joint"
+    """Position table: over the token index, as published, or over time, row and column apart."""
+    checkpointing: Annotated[bool, CHANGEABLE] = False
+    """Compute blocks again in the backward pass: less memory, about a third more work."""
+    decoder_chunk: Annotated[Whole, CHANGEABLE] = 0
+    """Clips that are decoded at a time, which bounds the decoder's memory; 0 decodes the batch at once."""
+
+
+class TeacherOptions(Options):
+    """The frozen image model whose tokens are predicted."""
+
+    model: str = "tiny-clip"
+    """tiny-clip (ships with the project), an open_clip name, local-dir:FOLDER, or timm:NAME."""
+    pretrained: str | None = None
+    """A tag of open_clip or a weights file. timm takes only a file."""
+    force_quick_gelu: bool = False
+    """Needed for OpenAI's weights from a file."""
+    normalisation: Literal["own", "clip", "imagenet"] = "own"
+    """Pixel statistics: the model's own, OpenAI's, or ImageNet's as in the published code."""
+    layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    """Blocks whose tokens are predicted, concatenated; 0 is the first, -1 the last."""
+    final_norm: bool = True
+    """Apply the model's last norm to the tokens."""
+    projection: bool = False
+    """Apply the projection to the space shared with text."""
+    input_size: tuple[Count, Count] | None = None
+    """Height and width that frames are resized to. By default the model's positions are interpolated."""
+    grid: Literal["match", "interpolate"] = "match"
+    """Token grid: must match the student's, or is interpolated to it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is the precision of the run."""
+    compile: Annotated[bool, CHANGEABLE] = False
+    """Use torch.compile."""
+
+
+class TeacherTarget(Options):
+    """Predict the teacher's tokens."""
+
+    kind: Literal["teacher"] = "teacher"
+    """Selects this target."""
+    norm: Literal["zscore", "layernorm", "none"] = "zscore"
+    """zscore over the tokens of the clip (as published), layernorm per token, or none."""
+    loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
+    """l2 is the mean of squares (as published); cosine is 1 - cosine of the angle."""
+    weight: Positive = 1.0
+    """Weight of this loss in the sum."""
+
+
+class PixelTarget(Options):
+    """Predict pixels."""
+
+    kind: Literal["pixels"] = "pixels"
+    """Selects this target."""
+    per_patch: bool = True
+    """Normalise pixels within each token."""
+    loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
+    """As of the target teacher."""
+    weight: Positive = 1.0
+    """Weight of this loss in the sum."""
+
+
+TargetOptions = Annotated[TeacherTarget | PixelTarget, Field(discriminator="kind")]
+
+
+class MaskOptions(Options):
+    """Which tokens are hidden from the student."""
+
+    kind: Literal["trajectory", "tube", "block", "random"] = "trajectory"
+    """trajectory (object tokens first), tube, block (blocks that last the whole clip) or random."""
+    ratio: Fraction = 0.8
+    """Share of the tokens of each frame, rounded down."""
+    object_tokens: Literal["coverage", "boxes", "boxes-oversize"] = "coverage"
+    """Object tokens: by exact visible coverage, by boxes, or by boxes one token too large, as published."""
+    coverage_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A token belongs to an object where its mean visible coverage is above this."""
+    object_rule: Literal["share", "tubelet-visible", "tubelet-tube"] = "share"
+    """Object tokens that stay visible: a random share; or those of one tubelet (tubelet-visible); or in that
+    tubelet they follow the tube mask (tubelet-tube). Published as tube+traj_mask, tube+picked_frame_visible
+    and tube."""
+    object_visible_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """For the rule share."""
+    visible_tubelets: Annotated[list[Whole], Field(min_length=1)] | None = None
+    """For the tubelet rules: fixed tubelets instead of a random one."""
+    motion_weight: NonNegative = 0.0
+    """Hide moving tokens more often: weight 1 + motion_weight x motion / mean motion."""
+    cross_clip: bool = False
+    """Use another clip's mask for the second and later masks, as published. Results then depend on
+    accumulate and on the number of processes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskOptions:
+        if self.kind == "block" and self.motion_weight:
+            raise ValueError("motion_weight: has no effect on block masks; use random, tube or trajectory")
+        if self.visible_tubelets is not None and self.object_rule == "share":
+            raise ValueError("visible_tubelets: only with object_rule tubelet-visible or tubelet-tube")
+        return self
+
+
+class OptimiserOptions(Options):
+    """AdamW and its schedule. Learning rates are given for 256 samples per step and scale with their number.
+
+    A sample is a clip with one mask: a step of 128 clips with 2 masks each has 256 samples.
+    """
+
+    base_lr: Positive = 1.5e-4
+    """Peak learning rate."""
+    warmup_lr: NonNegative = 1e-6
+    """Learning rate of step 0. It rises linearly to base_lr."""
+    final_lr: NonNegative = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup_steps: Whole = 0
+    """Steps of the linear rise."""
+    cosine_steps: Count | None = None
+    """Steps from the stage's start to the cosine's end; by default the stage's steps. Longer than the stage
+    is the published early stop."""
+    schedule_epoch: tuple[Count, Count] | None = None
+    """[a, b]: after every a steps the schedule continues at the next multiple of b. The published code
+    with two masks has a = 1875 and b = 937, so its learning rate jumps back at every epoch."""
+    weight_decay: NonNegative = 0.05
+    """Not applied to 1-D tensors and the mask token."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a block relative to the next one; 1 is the same for all."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's decay rates of its two averages."""
+    clip_norm: NonNegative = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+
+
+class RunOptions(Options):
+    """How a run computes and what it keeps."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward passes; auto is bf16 on CUDA and fp32 on the CPU."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights, which is saved beside them; 0 keeps none."""
+    accumulate: Annotated[Count, CHANGEABLE] = 1
+    """Parts of a process's batch that are computed one after the other. More parts need less memory."""
+    parallel: Annotated[Literal["ddp", "fsdp"], CHANGEABLE] = "ddp"
+    """Under torchrun: a copy of the model in each process (ddp), or sharded parameters (fsdp)."""
+    compile: Annotated[bool, CHANGEABLE] = False
+    """Use torch.compile."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], CHANGEABLE] = "auto"
+    """auto uses CUDA where there is a GPU."""
+    threads: Annotated[Whole, CHANGEABLE] = 0
+    """Of torch on the CPU; 0 is torch's own choice."""
+    workers: Annotated[Whole, CHANGEABLE] = 1
+    """Processes that make clips, for each training process; 0 makes them in the training process."""
+    checkpoint_every: Annotated[Count, CHANGEABLE] = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Annotated[Count, CHANGEABLE] = 2
+    """Checkpoints that are kept."""
+    peak_tflops: Annotated[Positive | None, CHANGEABLE] = None
+    """Peak of the device at this precision, for the MFU. Known for some GPUs."""
+    wandb: Annotated[str | None, CHANGEABLE] = None
+    """Project of Weights & Biases that receives the log, too; needs the extra wandb."""
+
+
+def as_pair(value: object) -> object:
+    """Read a single number ``x`` as ``[x, x]``."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
+
+
+Weight = Annotated[tuple[NonNegative, NonNegative], BeforeValidator(as_pair)]
