@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,9 @@ from smile_synth.core.errors import UserError, WorkerKilledError
 console = Console(soft_wrap=True, markup=False, emoji=False)
 errors = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
+# Typer exports only this subclass of the error for unknown options, missing arguments and bad values.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
 
 def run_app(typer_app: typer.Typer) -> None:
     """Run a command line: exit code 2 and one line per mistake of the user, 130 after Ctrl-C."""
@@ -27,21 +29,20 @@ def run_app(typer_app: typer.Typer) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may lack a character
     try:
-        typer_app()
+        exit_code = typer_app(standalone_mode=False) or 0
     except UserError as error:
         for line in str(error).splitlines():
             print_labelled("error", line, "red")
         sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as exit_request:
-        # typer turns Ctrl-C into exit code 130 without a message.
-        if isinstance(exit_request, SystemExit) and exit_request.code != 130:
-            raise
+    except _UsageError as error:
+        # Without any argument typer has printed the help; the message is then empty.
+        if message := error.format_message().strip().rstrip("."):
+            help_command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            print_labelled("error", message + help_command, "red")
+        sys.exit(2)
+    if exit_code == 130:  # typer turns Ctrl-C into this code without a message
         errors.print("stopped; run the same command again to resume")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output ended, as `head` does. Python must not flush stdout again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    sys.exit(exit_code)
 
 
 @contextmanager

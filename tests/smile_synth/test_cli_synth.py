@@ -187,3 +187,23 @@ def test_a_killed_worker_says_how_to_resume() -> None:
     message = "killed; finished work is kept: run the same command again to resume"
     with pytest.raises(UserError, match=message), resumable():
         raise WorkerKilledError("killed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["foo"], "No such command 'foo'; see smile_synth.cli --help"),
+        (["bank", "show"], "Missing argument 'BANK'; see smile_synth.cli bank show --help"),
+        (["bank", "show", "b.bank", "--uot", "x.png"], "No such option: --uot"),
+        (["bank", "show", "b.bank", "--out", "x.png", "--count", "0"], "Invalid value for '--count'"),
+    ],
+)
+def test_wrong_use_of_a_command_is_one_line(run: Run, arguments: list[str], message: str) -> None:
+    printed = run(*arguments, expect=2)
+    assert printed.stderr.startswith("error: ") and printed.stderr.count("\n") == 1
+    assert message in printed.stderr and not printed.stdout
+
+
+def test_a_group_without_a_command_prints_its_help(run: Run) -> None:
+    printed = run("bank", expect=2)
+    assert "Build, inspect and convert object banks." in printed.stdout and not printed.stderr
