@@ -79,6 +79,15 @@ class RandomStreams:
         _fill_uniform(*self._address, self._num_drawn, out)
         return out.reshape(self._num_rows, *shape)
 
+    def random_float32(self, *shape: int) -> NDArray[np.float32]:
+        """Draw uniform float32 numbers 0 <= u < 1, ``[R, *shape]``, multiples of 2^-24.
+
+        A 64-bit word gives two numbers, from its lower and its upper half. A call starts with a new word.
+        """
+        out = np.empty((self._num_rows, math.prod(shape)), np.float32)
+        _fill_uniform_float32(*self._address, self._num_drawn, out)
+        return out.reshape(self._num_rows, *shape)
+
     def uniform(self, low: float | Float, high: float | Float, *shape: int) -> Float:
         """Draw uniform numbers low <= u < high, ``[R, *shape]``; the bounds broadcast with them."""
         return np.asarray(low + (high - low) * self.random(*shape))
@@ -193,6 +202,23 @@ def _fill_uniform(seed, indices, blocks, num_drawn, out):  # type: ignore[no-unt
                 words = _philox_4x64(seed, indices[r], blocks[r], (num_drawn[r] + k) // 4 + 1)
             out[r, k] = float(words[place] >> np.uint64(11)) * 2.0**-53
         num_drawn[r] += out.shape[1]
+
+
+@kernel
+def _fill_uniform_float32(seed, indices, blocks, num_drawn, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill row r of ``out`` with the next numbers of stream r, two per word."""
+    num_words = (out.shape[1] + 1) // 2
+    for r in range(out.shape[0]):
+        words = _philox_4x64(seed, indices[r], blocks[r], num_drawn[r] // 4 + 1)
+        for k in range(num_words):
+            place = (num_drawn[r] + k) % 4
+            if place == 0 and k > 0:
+                words = _philox_4x64(seed, indices[r], blocks[r], (num_drawn[r] + k) // 4 + 1)
+            word = words[place]
+            out[r, 2 * k] = np.float32((word & np.uint64(0xFFFFFFFF)) >> np.uint64(8)) * np.float32(2.0**-24)
+            if 2 * k + 1 < out.shape[1]:
+                out[r, 2 * k + 1] = np.float32(word >> np.uint64(40)) * np.float32(2.0**-24)
+        num_drawn[r] += num_words
 
 
 @kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,27 +62,43 @@ def dump(model: StrictModel) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None))
 
 
-def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
+def load(
+    model: type[Model],
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    find_base: Callable[[Path, str], Path] | None = None,
+) -> Model:
     """Read a YAML file as ``model``, with ``key.path=value`` overrides applied on top.
+
+    With ``find_base`` a file may have the key ``extends``. The keys of the file are then applied to the data
+    of its base: mappings are merged, other values are replaced, and ``a.0.b: value`` sets one value inside.
+
+    Args:
+        model: type of the result.
+        path: the file.
+        overrides: changes of single values.
+        find_base: returns the path of a base, given the file that extends it and the name it gives.
 
     Raises:
         UserError: the file cannot be read or parsed, or does not fit the model; one line per mistake,
             ``file:line: key: what is wrong, what is allowed``.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return parse(model, text, name=str(path), overrides=overrides)
+    data, lines = _read_mapping(_read_text(path), str(path))
+    if find_base is not None:
+        data = _extend_base(data, lines, path, find_base, (path.resolve(),))
+    return _validate(model, data, lines, str(path), overrides)
 
 
 def parse(model: type[Model], text: str, *, name: str, overrides: Sequence[str] = ()) -> Model:
     """Read YAML text as ``model``; messages use ``name`` as the file. See `load`."""
-    data, lines = _read(text, name)
-    if not isinstance(data, dict):
-        raise UserError(f"{name}:1: expected 'key: value' lines, got {type(data).__name__}")
+    data, lines = _read_mapping(text, name)
+    return _validate(model, data, lines, name, overrides)
+
+
+def _validate(
+    model: type[Model], data: dict[str, Any], lines: dict[Key, int], name: str, overrides: Sequence[str]
+) -> Model:
     for override in overrides:
         _apply_override(data, override, lines)
     try:
@@ -92,6 +108,58 @@ def parse(model: type[Model], text: str, *, name: str, overrides: Sequence[str] 
         messages = [_message(model, data, dict(mistake), lines, name) for mistake in error.errors()]
         # A wrong number given for a range is reported for both ends.
         raise UserError("\n".join(dict.fromkeys(messages))) from None
+
+
+def _extend_base(
+    data: dict[str, Any],
+    lines: dict[Key, int],
+    path: Path,
+    find_base: Callable[[Path, str], Path],
+    chain: tuple[Path, ...],
+) -> dict[str, Any]:
+    """Return the data of the base of ``path`` with the keys of ``path`` applied."""
+    if "extends" not in data:
+        return data
+    name = data.pop("extends")
+    where = f"{path}:{lines.get(('extends',), 1)}: extends"
+    if not isinstance(name, str):
+        raise UserError(f"{where}: should be the name or path of a config, got {json.dumps(name)}")
+    try:
+        base_path = find_base(path, name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if base_path.resolve() in chain:
+        raise UserError(f"{where}: '{name}' extends itself")
+    base, base_lines = _read_mapping(_read_text(base_path), str(base_path))
+    base = _extend_base(base, base_lines, base_path, find_base, (*chain, base_path.resolve()))
+    for key, value in data.items():
+        if "." in key:
+            _set_value(base, key, value, lines, lines[(key,)], f"{path}:{lines[(key,)]}: {key}")
+        else:
+            base[key] = _merged(base.get(key), value)
+    return base
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+    return above
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_mapping(text: str, name: str) -> tuple[dict[str, Any], dict[Key, int]]:
+    data, lines = _read(text, name)
+    if not isinstance(data, dict):
+        raise UserError(f"{name}:1: expected 'key: value' lines, got {type(data).__name__}")
+    return data, lines
 
 
 def line_of(path: Path, key: Key) -> int:
@@ -146,6 +214,13 @@ def _apply_override(data: dict[str, Any], override: str, lines: dict[Key, int]) 
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError):
         raise UserError(f"override '{override}': the value is not valid YAML") from None
+    _set_value(data, dotted, value, lines, COMMAND_LINE, f"override '{override}'")
+
+
+def _set_value(
+    data: dict[str, Any], dotted: str, value: Any, lines: dict[Key, int], line: int, where: str
+) -> None:
+    """Set the value of a dotted key; ``line`` becomes its line, and messages start with ``where``."""
     node: Any = data
     key: Key = ()
     parts = dotted.split(".")
@@ -153,20 +228,19 @@ def _apply_override(data: dict[str, Any], override: str, lines: dict[Key, int]) 
         step: str | int = part
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
-                entries = f"has the entries 0..{len(node) - 1}"
-                raise UserError(f"override '{override}': {_dotted(key)} {entries}, got '{part}'")
+                raise UserError(f"{where}: {_dotted(key)} has the entries 0..{len(node) - 1}, got '{part}'")
             step = int(part)
         elif not isinstance(node, dict):
-            raise UserError(f"override '{override}': {_dotted(key)} has no keys")
+            raise UserError(f"{where}: {_dotted(key)} has no keys")
         key = (*key, step)
         if len(key) == len(parts):
             for stale in [other for other in lines if other[: len(key)] == key]:
                 del lines[stale]  # these are lines of the value that is replaced
             node[step] = value
-            lines[key] = COMMAND_LINE
+            lines[key] = line
         elif isinstance(node, dict) and not isinstance(node.get(part), dict | list):
             node[part] = {}
-            lines[key] = COMMAND_LINE
+            lines[key] = line
         node = node[step]
 
 

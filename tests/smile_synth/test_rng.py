@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from smile_synth.core.rng import MAX_SEED, RandomStream, RandomStreams
+from smile_synth.core.rng import MAX_SEED, RandomStream, RandomStreams, counter_block
 
 
 def first(seed: int, index: int, purpose: str) -> tuple[float, ...]:
@@ -113,3 +113,14 @@ def test_the_numbers_of_a_stream_never_change() -> None:
 
 
 PINNED_INTEGERS, PINNED_PERMUTATION, PINNED_CHOICE = [934, 72, 449, 208], [6, 2, 4, 3, 5, 1, 0], 1
+
+
+def test_float32_numbers_are_the_halves_of_the_words_of_the_stream() -> None:
+    words = [w for block in (1, 2) for w in philox_4x64((block, 0, 0, counter_block("mask")), (5, 7))]
+    expected = [(half >> 8) / 2**24 for word in words for half in (word % 2**32, word >> 32)][:9]
+    drawn = RandomStreams(5, [3, 7], "mask").random_float32(9)
+    assert drawn.dtype == np.float32 and drawn[1].tolist() == expected
+    # A second call starts with a new word: 9 numbers took 5 words.
+    streams = RandomStreams(5, [7], "mask")
+    streams.random_float32(3, 3)
+    assert streams.random_float32(1)[0, 0] == np.float32((words[5] % 2**32 >> 8) / 2**24)

@@ -285,3 +285,56 @@ def test_anchors_are_read_and_merge_keys_are_unknown_keys() -> None:
     assert read.pets == [Cat(kind="cat", lives=3)] * 2
     (line,) = mistakes("name: x\npets:\n  - &cat {kind: cat, lives: 3}\n  - {<<: *cat, kind: cat}")
     assert line == "house.yaml:4: pets.1.<<: unknown key, allowed are kind, lives"
+
+
+class Inner(StrictModel):
+    ratio: float = 0.5
+    kind: str = "tube"
+
+
+class Outer(StrictModel):
+    steps: int
+    items: list[Inner] = []
+    mask: Inner = Inner()
+
+
+def write_extending(folder: Path, child: str) -> Path:
+    (folder / "base.yaml").write_text(
+        "steps: 5\nitems: [{ratio: 0.1}, {ratio: 0.2}]\nmask: {ratio: 0.3, kind: block}\n"
+    )
+    (folder / "middle.yaml").write_text("extends: base\nmask: {ratio: 0.4}\n")
+    (folder / "child.yaml").write_text(child)
+    return folder / "child.yaml"
+
+
+def beside(file: Path, name: str) -> Path:
+    return file.parent / f"{name}.yaml"
+
+
+def test_a_file_changes_single_values_of_the_file_that_it_extends(tmp_path: Path) -> None:
+    child = write_extending(tmp_path, "extends: middle\nsteps: 7\nitems.1.kind: random\n")
+    loaded = load(Outer, child, ["items.0.ratio=0.9"], find_base=beside)
+    assert loaded == Outer(
+        steps=7,
+        items=[Inner(ratio=0.9), Inner(ratio=0.2, kind="random")],
+        mask=Inner(ratio=0.4, kind="block"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("child", "message"),
+    [
+        ("extends: middle\nsteps: many\n", r"child.yaml:2: steps: .*got \"many\""),
+        (
+            "extends: middle\n\nitems.2.kind: tube\n",
+            r"child.yaml:3: items.2.kind: items has the entries 0..1, got '2'",
+        ),
+        ("extends: middle\nitems.0.rato: 1.0\n", r"child.yaml:2: items.0.rato: unknown key"),
+        ("extends: child\n", r"child.yaml:1: extends: 'child' extends itself"),
+        ("extends: [a]\n", r"child.yaml:1: extends: should be the name or path of a config"),
+        ("steps: 1\nitems.0: 2\n", r"child.yaml:2: items.0: unknown key"),
+    ],
+)
+def test_mistakes_in_an_extending_file_name_its_line(tmp_path: Path, child: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(Outer, write_extending(tmp_path, child), find_base=beside)
