@@ -19,7 +19,7 @@ from PIL import Image
 
 from smile_synth import Recipe, SyntheticClips, generate
 from smile_synth.io.atomic import write_bytes
-from smile_synth.visualize import contact_sheet, draw_labels, frame_strip
+from smile_synth.visualize import contact_sheet, frame_strip, overlay
 from smile_train.config import PretrainConfig
 from smile_train.data.synthetic import token_coverage
 from smile_train.evaluate import MotionExamination, examine_motion, format_interval, load_encoder
@@ -78,7 +78,7 @@ def run_demo(
         seed=config.seed, progress=lambda done, total, _: stage("corpus", done, total, ""),
     )  # fmt: skip
     clips = SyntheticClips(recipe, materials.train, seed=config.seed, num_clips=CORPUS_CLIPS)
-    strips = [frame_strip(enlarge(draw_labels(clips[i]), 2)) for i in range(8)]
+    strips = [frame_strip(overlay(clips[i], scale=2)) for i in range(8)]
     Image.fromarray(contact_sheet(strips, columns=1, gap=0)).save(out / "contact_sheet.png")
 
     run = out / "run"
@@ -94,11 +94,6 @@ def run_demo(
     page = out / "index.html"
     write_bytes(page, render_page(config, corpus, run, clips, examination, materials).encode())
     return DemoResult(page, corpus, pretrained, examination)
-
-
-def enlarge(frames: UInt8, factor: int) -> UInt8:
-    """Repeat every pixel ``factor`` times along both sides of ``[T, H, W, 3]``."""
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def mask_images(config: PretrainConfig, clips: SyntheticClips, index: int) -> list[tuple[str, UInt8]]:

@@ -29,7 +29,9 @@ def preview_command(
     strict: options.Strict = False,
     num_clips: Annotated[int, Option(min=1, help="Number of clips.")] = 6,
     seed: options.Seed = 0,
-    labels: Annotated[bool, Option("--labels/--no-labels", help="Draw masks, boxes and trails.")] = True,
+    labels: Annotated[
+        bool, Option("--labels/--no-labels", help="Draw masks, boxes and tracks on enlarged frames.")
+    ] = True,
     curves: Annotated[Path | None, Option(help="A .png file of paths, speeds, sizes ... over time.")] = None,
     animation: Annotated[Path | None, Option(help="A .gif or .mp4 file of all clips.")] = None,
 ) -> None:
@@ -39,7 +41,7 @@ def preview_command(
     from smile_synth.recipe import Recipe
     from smile_synth.sampling import sample_scenes
     from smile_synth.stream import SyntheticClips
-    from smile_synth.visualize import contact_sheet, draw_labels, frame_strip, motion_curves, save_clip
+    from smile_synth.visualize import contact_sheet, frame_strip, motion_curves, overlay, save_clip
 
     check_suffix(out, ".png")
     if curves is not None:
@@ -51,7 +53,7 @@ def preview_command(
     scenes = sample_scenes(loaded, sources, seed=seed, indices=range(num_clips))
     dataset = SyntheticClips(loaded, sources, seed=seed, num_clips=num_clips)
     clips = [dataset[i] for i in range(num_clips)]
-    frames = [draw_labels(clip) if labels else clip.frames for clip in clips]
+    frames = [overlay(clip) if labels else clip.frames for clip in clips]
     save_png(out, contact_sheet([frame_strip(each) for each in frames], columns=1, gap=0))
     written = [out]
     if curves is not None:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError, counted
 from smile_synth.corpus._header import CorpusHeader
-from smile_synth.corpus._manifest import Row, read_manifest
+from smile_synth.corpus._manifest import REPAIR, Row, read_manifest
 from smile_synth.corpus._media import MEDIA, Members, npz_arrays
 from smile_synth.corpus._store import media_names, member_names, path_of, read_at
 from smile_synth.io.images import Reject
 from smile_synth.scene import Scene
 
 Decoded = TypeVar("Decoded")
-_REPAIR = "repair the corpus to write it again"
 
 
 class _Members(NamedTuple):
@@ -144,7 +143,7 @@ class Corpus:
             return decode(members)
         except Reject as error:
             file, what = path_of(self.header, index, next(iter(members))), f"{error} (clip {index})"
-            raise UserError(f"'{self.path / file}': {what}; {_REPAIR}") from None
+            raise UserError(f"'{self.path / file}': {what}; {REPAIR}") from None
 
     def read(self, index: int, name: str) -> bytes:
         """Return the content of a clip's file, by its name without the clip's number, for example ``mp4``.
@@ -162,9 +161,9 @@ class Corpus:
         except OSError as error:
             raise UserError(f"'{path}': cannot be read: {error.strerror}") from None
         if len(data) != size:
-            raise UserError(f"'{path}': ends inside clip {index}; {_REPAIR}")
+            raise UserError(f"'{path}': ends inside clip {index}; {REPAIR}")
         if hashlib.sha256(data).hexdigest() != members.hashes[k]:
-            raise UserError(f"'{path}': {name} of clip {index} is altered; {_REPAIR}")
+            raise UserError(f"'{path}': {name} of clip {index} is altered; {REPAIR}")
         return data
 
     def damaged(self) -> list[tuple[int, Path, str]]:

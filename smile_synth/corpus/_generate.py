@@ -33,7 +33,7 @@ from smile_synth.corpus._header import (
     current_versions,
 )
 from smile_synth.corpus._labels import check_kinds
-from smile_synth.corpus._manifest import Row, make_row, new_manifest, read_rows
+from smile_synth.corpus._manifest import REPAIR, Row, make_row, new_manifest, read_rows
 from smile_synth.corpus._media import Members, check_medium
 from smile_synth.io.atomic import LOCK, write_errors_for
 from smile_synth.io.videos import DEFAULT_CRF
@@ -305,8 +305,7 @@ def _valid_rows(job: CorpusJob) -> Iterator[Row]:
         for member, size in zip(row["members"], sizes, strict=True):
             if size not in (None, member["bytes"]):
                 raise UserError(
-                    f"'{out / member['file']}': has {size} bytes, the manifest says {member['bytes']}; "
-                    "'smile-synth corpus repair' repairs it"
+                    f"'{out / member['file']}': has {size} bytes, in the manifest {member['bytes']}; {REPAIR}"
                 )
         if None not in sizes:
             yield row
@@ -413,6 +412,6 @@ def _row(context: _BatchContext, index: int, members: Members) -> Row:
             if before.get(member["name"], member["sha256"]) != member["sha256"]:
                 raise UserError(
                     f"'{member['file']}': clip {index} differs from the manifest (sha256 of its "
-                    f"{member['name']}); 'smile-synth corpus repair' repairs it"
+                    f"{member['name']}); {REPAIR}"
                 )
     return row

@@ -17,6 +17,7 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import atomic_write, sync_folder
 
 MANIFEST = "manifest.parquet"
+REPAIR = "repair the corpus to write it again"  # the end of messages about damaged files
 _BATCH_ROWS = 1024  # in a row group, and in memory
 Row = dict[str, Any]
 
@@ -152,4 +153,4 @@ def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(_BATCH_ROWS, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"'{path}': is damaged ({reason}); 'smile-synth corpus repair' repairs it") from None
+        raise UserError(f"'{path}': is damaged ({reason}); {REPAIR}") from None

@@ -12,7 +12,7 @@ from smile_synth.corpus import _store
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._generate import CorpusSummary, finish_shard
 from smile_synth.corpus._header import HEADER, CorpusHeader, listed
-from smile_synth.corpus._manifest import Row, make_row, new_manifest
+from smile_synth.corpus._manifest import REPAIR, Row, make_row, new_manifest
 from smile_synth.corpus._verify import ClipProgress, wrong_sizes
 from smile_synth.io.atomic import link_or_copy
 
@@ -64,7 +64,7 @@ def _check_parts(corpora: Sequence[Corpus]) -> CorpusHeader:
             where = f"'{first.path}' and '{corpus.path}' are parts of different corpora"
             raise UserError(f"{where}: {listed(lines)}")
         for fault in wrong_sizes(corpus):
-            raise UserError(f"corpus '{corpus.path}': {fault}; 'smile-synth corpus repair' repairs it")
+            raise UserError(f"corpus '{corpus.path}': {fault}; {REPAIR}")
     numbers, counts = zip(*(corpus.header.part or (0, 0) for corpus in corpora), strict=True)
     for i in range(counts[0]):
         if numbers.count(i) != 1:

@@ -87,6 +87,7 @@ def repair(
                 progress(done, len(corpus))
         if header.layout == "shards":
             repaired, remaining = _repair_shards(corpus, positions, size_faults, repaired, remaining)
+        _store.sync_all_folders(path)
     return RepairReport(tuple(repaired), tuple(remaining))
 
 

@@ -50,8 +50,10 @@ def only_writer(folder: Path) -> Iterator[None]:
         for path in new_folders:
             sync_folder(path.parent)
         remove_partial_files(folder)
-        yield
-        remove_partial_files(folder)  # of workers that died and were replaced during the block
+        try:
+            yield
+        finally:
+            remove_partial_files(folder)  # of workers that were killed during the block
 
 
 def media_names(header: CorpusHeader) -> tuple[str, ...]:

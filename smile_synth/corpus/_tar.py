@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smile_synth.core.errors import UserError
+from smile_synth.corpus._manifest import REPAIR
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -69,4 +70,4 @@ def entries(path: Path) -> list[Entry]:
 
 
 def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"'{path}': is cut short or damaged ({reason}); 'smile-synth corpus repair' repairs it")
+    return UserError(f"'{path}': is cut short or damaged ({reason}); {REPAIR}")

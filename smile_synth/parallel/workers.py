@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -127,6 +127,8 @@ def map_in_order(
         workers: number of processes; with 1 all work runs in this process.
         cluster: runs the work instead of this machine's processes; the caller closes it.
 
+    After an exception the processes end at once, in the middle of their tasks.
+
     Raises:
         WorkerKilledError: a process was killed.
     """
@@ -135,8 +137,13 @@ def map_in_order(
     elif workers == 1 or len(items) < 2:
         yield from map(work, items)
     else:
-        with closing(Workers(min(workers, len(items)), work)) as own_pool:
+        own_pool = Workers(min(workers, len(items)), work)
+        try:
             yield from _results(own_pool, items, ITEMS_AHEAD * workers)
+        except BaseException:  # also Ctrl-C, and a caller that ends early
+            own_pool.close(at_once=True)
+            raise
+        own_pool.close()
 
 
 def _results(pool: Workers | ClusterPool, items: Sequence[Item], max_ahead: int) -> Iterator[Any]:

@@ -12,7 +12,6 @@ from smile_synth.visualize._objects import object_sheet
 from smile_synth.visualize._overlay import (
     OVERLAYS,
     check_overlays,
-    draw_labels,
     flow_colors,
     overlay,
     track_queries,
@@ -40,7 +39,6 @@ __all__ = [
     "clip_html",
     "contact_sheet",
     "distribution_distance",
-    "draw_labels",
     "find_problems",
     "flow_colors",
     "frame_strip",

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from smile_synth.core.errors import counted
 from smile_synth.recipe import Recipe
 from smile_synth.visualize._measure import ClipMeasure
 from smile_synth.visualize._source import Fault
@@ -61,7 +62,9 @@ def find_problems(
     findings += _still(clips)
     clipped = [clip.index for clip in clips if clip.clipped > CLIPPED_SHARE]
     if clipped:
-        text = f"{_clips(len(clipped))} with more than {CLIPPED_SHARE:.0%} of the values at 0 or 255."
+        text = (
+            f"{counted(len(clipped), 'clip')} with more than {CLIPPED_SHARE:.0%} of the values at 0 or 255."
+        )
         findings.append(Finding("warning", "clipped colours", text, tuple(clipped)))
     findings += _classes(clips)
     findings += _duplicates(clips)
@@ -77,7 +80,10 @@ def _files(clips: Sequence[ClipMeasure]) -> list[Finding]:
             by_kind[fault.kind].append((clip.index, fault.text))
     return [
         Finding(
-            "error", kind, f"{_clips(len(items))}; the first: {items[0][1]}.", _unique(i for i, _ in items)
+            "error",
+            kind,
+            f"{counted(len(items), 'clip')}; the first: {items[0][1]}.",
+            _unique(i for i, _ in items),
         )
         for kind, items in sorted(by_kind.items())
     ]
@@ -89,7 +95,7 @@ def _empty(clips: Sequence[ClipMeasure], recipe: Recipe | None) -> list[Finding]
     empty = [c.index for c in labelled if not any(item.ever_visible for item in c.objects)]
     may_be_empty = recipe is not None and recipe.objects.count[0] == 0 and not recipe.mixture
     if empty and not may_be_empty:
-        text = f"{_clips(len(empty))} without any visible object."
+        text = f"{counted(len(empty), 'clip')} without any visible object."
         out.append(Finding("warning", "empty clips", text, tuple(empty)))
     hidden = [c.index for c in labelled for item in c.objects if not item.ever_visible]
     if hidden:
@@ -102,10 +108,10 @@ def _still(clips: Sequence[ClipMeasure]) -> list[Finding]:
     still = [clip for clip in clips if clip.still]
     moving = [c.index for c in still if c.labelled and any(item.speed > 0.05 for item in c.objects)]
     if moving:
-        text = f"{_clips(len(moving))} whose labels move while all frames are equal."
+        text = f"{counted(len(moving), 'clip')} whose labels move while all frames are equal."
         return [Finding("warning", "frozen frames", text, tuple(moving))]
     if still:
-        text = f"{_clips(len(still))} in which nothing moves."
+        text = f"{counted(len(still), 'clip')} in which nothing moves."
         return [Finding("note", "still clips", text, tuple(clip.index for clip in still))]
     return []
 
@@ -137,7 +143,10 @@ def _duplicates(clips: Sequence[ClipMeasure]) -> list[Finding]:
     same = [group for group in groups.values() if len(group) > 1]
     out = []
     if same:
-        count, example = _clips(sum(len(group) - 1 for group in same)), ", ".join(map(str, same[0][:5]))
+        count, example = (
+            counted(sum(len(group) - 1 for group in same), "clip"),
+            ", ".join(map(str, same[0][:5])),
+        )
         text = f"{count} with the same pixels as another one, for example {example}."
         out.append(Finding("warning", "duplicates", text, _unique(i for group in same for i in group)))
     near = near_duplicates([clip for clip in clips if len(groups.get(clip.digest, ())) == 1])
@@ -179,10 +188,6 @@ def _recipe_differences(recipe: Recipe, clips: Sequence[ClipMeasure]) -> list[Fi
             )
             out.append(Finding("warning", "outside the recipe's range", text))
     return out
-
-
-def _clips(count: int) -> str:
-    return f"{count} clip" if count == 1 else f"{count} clips"
 
 
 def _unique(indices: Iterable[int]) -> tuple[int, ...]:

@@ -23,7 +23,9 @@ _TRAIL_FRAMES = 8
 _FRACTION_BITS = 4  # OpenCV draws at 1/16 of a pixel
 
 
-def overlay(clip: Clip, overlays: Sequence[str] = ("boxes", "modal"), *, scale: int | None = None) -> UInt8:
+def overlay(
+    clip: Clip, overlays: Sequence[str] = ("modal", "boxes", "tracks"), *, scale: int | None = None
+) -> UInt8:
     """Draw labels over a clip.
 
     Every object keeps one colour of Okabe and Ito's palette, which colour-blind people can distinguish. From
@@ -47,11 +49,6 @@ def overlay(clip: Clip, overlays: Sequence[str] = ("boxes", "modal"), *, scale: 
     for name in overlays:
         OVERLAYS[name](frames, clip, factor)
     return frames
-
-
-def draw_labels(clip: Clip) -> UInt8:
-    """Draw visible masks, boxes and tracks over a clip at its own size; return ``[T, H, W, 3]`` uint8."""
-    return overlay(clip, ("modal", "boxes", "tracks"), scale=1)
 
 
 def check_overlays(overlays: Sequence[str]) -> None:

@@ -286,7 +286,11 @@ def open_corpus(path: Path, *, sources: Sources | None = None) -> CorpusSource:
                 found = faults if fault.index is None else clip_faults[fault.index]
                 found.append(Fault("corpus damaged" if fault.index is None else "file damaged", str(fault)))
         else:
-            faults.append(Fault("manifest missing", "the last run on this corpus did not finish"))
+            faults.append(
+                Fault(
+                    "manifest missing", "the last run on this corpus did not finish; run it again to continue"
+                )
+            )
     except UserError as error:
         faults.append(Fault("manifest unreadable", str(error).partition("\n")[0]))
     return CorpusSource(corpus, indices, recipe, tuple(faults), dict(clip_faults), sources)

@@ -78,7 +78,7 @@ def test_preview_draws_sheet_curves_and_animation(bank: ObjectBank, tmp_path: Pa
     with Image.open(tmp_path / "c.png") as curves:
         assert curves.size[0] > curves.size[1] > 400 and np.asarray(curves).std() > 10
     with Image.open(tmp_path / "a.gif") as animation:
-        assert animation.n_frames == 3 and animation.size == (2 * 54 + 4, 2 * 44 + 4)  # type: ignore[attr-defined]
+        assert animation.n_frames == 3 and animation.size == (2 * 300 + 12, 2 * 240 + 12)  # type: ignore[attr-defined]
     with av.open(str(tmp_path / "a.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 3
     with pytest.raises(UserError, match=r"animation 'a\.webm': expected a \.gif or \.mp4 file"):

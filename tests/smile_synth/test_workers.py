@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_a_killed_worker_is_reported_without_a_name_of_the_signal(number: int, h
         pytest.raises(WorkerKilledError, match=f"^a worker process was killed{how}, perhaps because"),
     ):
         pool.result(pool.submit(end_process, number))
+
+
+def sleep(item: int) -> int:
+    time.sleep(60 * item)
+    return item
+
+
+def test_running_tasks_do_not_delay_an_early_end() -> None:
+    start = time.monotonic()
+    results = map_in_order(sleep, range(9), workers=2)
+    assert next(results) == 0
+    assert isinstance(results, Generator)
+    results.close()
+    assert time.monotonic() - start < 50
 
 
 @pytest.mark.slow

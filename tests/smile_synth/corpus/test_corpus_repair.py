@@ -97,6 +97,19 @@ def test_only_damaged_files_are_made_again(
     assert verify(corpus, deep=True) == []
 
 
+def test_names_of_repaired_files_are_on_disk(
+    corpus: Path, bank: ObjectBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_to_damage(corpus, 4, "json")
+    path.unlink()
+    synced: list[tuple[Path, bool]] = []  # folder, whether the file existed then
+    monkeypatch.setattr(
+        "smile_synth.corpus._store.sync_folder", lambda folder: synced.append((folder, path.exists()))
+    )
+    repair(corpus, Sources(bank))
+    assert (path.parent, True) in synced
+
+
 def test_unknown_files_are_found(corpus: Path) -> None:
     (corpus / "notes.txt").write_text("mine")
     assert [str(fault) for fault in verify(corpus)] == ["notes.txt: is not in the manifest"]
@@ -159,7 +172,7 @@ def test_a_damaged_manifest_is_found_and_repaired(
     if Corpus(made).header.layout == "folder":
         alter(corpus / "labels" / "000003.json")  # without a manifest its digest is unknown
     with pytest.raises(
-        UserError, match=r"manifest.parquet': is damaged .* 'smile-synth corpus repair' repairs it"
+        UserError, match=r"manifest.parquet': is damaged .*; repair the corpus to write it again"
     ):
         Corpus(corpus)
     assert "is damaged" in str(verify(corpus)[0])
@@ -182,7 +195,7 @@ def test_generate_does_not_continue_a_damaged_corpus(corpus: Path, bank: ObjectB
         "seed": 0, "labels": ["tracks"], "layout": header.layout, "clips_per_shard": header.clips_per_shard,
     }  # fmt: skip
     cut(file_to_damage(corpus, 4, "mp4"))
-    with pytest.raises(UserError, match="'smile-synth corpus repair' repairs it"):
+    with pytest.raises(UserError, match="; repair the corpus to write it again"):
         generate(recipe, Sources(bank), out=corpus, num_clips=8, **settings)
     repair(corpus, Sources(bank))
     generate(recipe, Sources(bank), out=corpus, num_clips=8, **settings)
