@@ -1,53 +1,50 @@
-"""Token masks of whole batches: exact counts, any device, randomness addressed by clip index."""
+"""Token masks of whole batches: the same count in every clip, on any device, keyed by clip index."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_synth.core import rng
 from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStreams
+from smile_train.batch import Batch
 from smile_train.config import MaskOptions
 
 Grid = tuple[int, int, int]
 
-# The streams of a clip's draws: which tubes are masked, and the order among single tokens.
+# Rows of a clip's random numbers: one orders tubes, the other one single tokens.
 TUBE, TOKEN = 0, 1
-NUM_STREAMS = 2
+NUM_ROWS = 2
+MASK_DRAWS = "mask_draws"
 
-# V-JEPA (arXiv 2404.08471) hides a union of blocks that last the whole clip, of such a share of the frame and
-# such an aspect; enough of them are laid that their union exceeds any usual ratio.
+# V-JEPA (arXiv 2404.08471) hides a union of blocks that last the whole clip. Each covers this share of the
+# frame with an aspect in this range. The union of so many blocks exceeds any usual ratio.
 BLOCK_SHARE = 0.15
 BLOCK_ASPECT = (0.75, 1.5)
 NUM_BLOCKS = 24
-
-# Philox 4x64-10 (Salmon et al., SC 2011), as NumPy's generator of that name: its draws, made on the device.
-_PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_PHILOX_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_PHILOX_ROUNDS = 10
-_LOW = 0xFFFFFFFF
 
 
 class Masker:
     """Makes the masks of a run's batches on their device.
 
     Attributes:
-        options: what is hidden.
+        options: which tokens are hidden.
         grid_thw: tokens along time, height and width.
-        num_masked: tokens hidden in every clip.
+        num_masked: hidden tokens of every clip.
     """
 
     def __init__(
         self, options: MaskOptions, grid_thw: Grid, *, patch_size: int, tubelet_size: int, seed: int
     ) -> None:
-        """Describe masks of clips with such a grid; a clip's draws depend on its index and ``seed`` alone.
+        """Store the options. The mask of a clip depends on its index, ``seed`` and its objects only.
 
         Raises:
-            UserError: the ratio leaves no token masked or none visible, or a visible tubelet does not exist.
+            UserError: the ratio masks no token or leaves none visible, or a visible tubelet is outside.
         """
         self.options, self.grid_thw = options, grid_thw
         self.patch_size, self.tubelet_size, self.seed = patch_size, tubelet_size, seed
@@ -61,130 +58,87 @@ class Masker:
                 f"mask.visible_tubelets: {outside[0]} given, but a clip has tubelets 0..{grid_thw[0] - 1}"
             )
 
-    def __call__(
-        self,
-        indices: Tensor,
-        frames: Tensor,
-        *,
-        coverage: Tensor | None = None,
-        boxes_xyxy: Tensor | None = None,
-        sample: int = 0,
-    ) -> Tensor:
-        """Mask the clips of a batch.
+    def draw(self, indices: Sequence[int] | NDArray[np.int64], num_masks: int = 1) -> Tensor:
+        """Draw the random numbers of the masks of clips, a few KB a clip, on the CPU.
 
         Args:
-            indices: int64 ``[B]`` clip indices.
-            frames: uint8 ``[B, T, 3, H, W]``; the masks are made on its device, motion is read from it.
-            coverage: ``[B, N]`` 0..1, mean visible coverage of each token by objects; for trajectory masks.
-            boxes_xyxy: ``[B, K, T, 4]`` pixels; instead of coverage where the options say so.
-            sample: which of several independent masks of the same clips.
+            indices: B clip indices.
+            num_masks: independent masks M per clip.
+
+        Returns:
+            float32 ``[B, M, K]`` in [0, 1): two rows of N numbers, those of blocks, and that of a tubelet.
+        """
+        num_tokens = math.prod(self.grid_thw)
+        masks = []
+        for number in range(num_masks):
+            suffix = f" {number}" if number else ""
+            parts = [("mask", NUM_ROWS * num_tokens), ("mask tubelet", 1)]
+            if self.options.kind == "block":
+                parts.append(("mask blocks", 3 * NUM_BLOCKS))
+            streams = [(RandomStreams(self.seed, indices, purpose + suffix), n) for purpose, n in parts]
+            masks.append(np.concatenate([stream.random_float32(n) for stream, n in streams], axis=1))
+        return torch.from_numpy(np.stack(masks, axis=1))
+
+    def __call__(self, batch: Batch, number: int = 0) -> Tensor:
+        """Make one mask per clip.
+
+        Args:
+            batch: has the labels ``mask_draws`` (see `draw`), and ``coverage`` or ``boxes_xyxy`` for
+                trajectory masks. Masks are made on its device.
+            number: which of the independent masks.
 
         Returns:
             bool ``[B, N]``, True = masked, ``num_masked`` in every row.
 
         Raises:
-            ValueError: a trajectory mask without what it is made from, or shapes that do not fit.
+            ValueError: a label is missing or has another shape.
         """
-        options, grid, device = self.options, self.grid_thw, frames.device
-        indices = indices.to(device)
+        options, grid = self.options, self.grid_thw
         num_tokens = math.prod(grid)
-        draws = uniform_draws(self.seed, indices, NUM_STREAMS * num_tokens, _purpose("mask", sample))
-        draws = draws.view(-1, NUM_STREAMS, num_tokens)
+        sizes = [NUM_ROWS * num_tokens, 1]
+        numbers = batch.labels[MASK_DRAWS][:, number]
+        rows, tubelet, blocks = numbers.tensor_split([sizes[0], sum(sizes)], dim=1)
+        draws = rows.view(-1, NUM_ROWS, num_tokens)
         if options.motion_weight:
-            motion = token_motion(frames, self.patch_size, self.tubelet_size)
+            motion = token_motion(batch.frames, self.patch_size, self.tubelet_size)
             draws = motion_weighted(draws, motion, grid, options.motion_weight)
         if options.kind == "random":
             mask = random_mask(draws, grid, options.ratio)
         elif options.kind == "tube":
             mask = tube_mask(draws, grid, options.ratio)
         elif options.kind == "block":
-            blocks = uniform_draws(self.seed, indices, 3 * NUM_BLOCKS, _purpose("mask blocks", sample))
             mask = block_mask(blocks.view(-1, NUM_BLOCKS, 3), draws, grid, options.ratio)
         else:
-            objects = self._object_tokens(coverage, boxes_xyxy).to(device)
+            objects = self._object_tokens(batch)
             if options.object_rule == "share":
                 mask = trajectory_mask(draws, objects, grid, options.ratio, options.object_visible_share)
             else:
-                spared = self._spared_tubelets(indices, sample)
+                spared = self._spared_tubelets(tubelet)
                 follow = options.object_rule == "tubelet-tube"
                 mask = tubelet_mask(draws, objects, spared, grid, options.ratio, follow_tube=follow)
-        # The published loop gives the second view of a clip the mask of another clip of its batch.
-        return mask.roll(sample, 0) if options.cross_clip else mask
+        # The published code uses, for the second mask, the mask of another clip of the batch.
+        return mask.roll(number, 0) if options.cross_clip else mask
 
-    def _object_tokens(self, coverage: Tensor | None, boxes_xyxy: Tensor | None) -> Tensor:
-        source = self.options.object_tokens
-        if source == "coverage":
-            if coverage is None:
-                raise ValueError("a trajectory mask from coverage needs coverage")
-            return coverage > self.options.coverage_threshold
-        if boxes_xyxy is None:
-            raise ValueError(f"a trajectory mask from {source} needs boxes_xyxy")
+    def _object_tokens(self, batch: Batch) -> Tensor:
+        kind = self.options.object_tokens
+        label = "coverage" if kind == "coverage" else "boxes_xyxy"
+        if label not in batch.labels:
+            raise ValueError(f"a trajectory mask from {kind} needs the label {label}")
+        if kind == "coverage":
+            return batch.labels[label] > self.options.coverage_threshold
         return object_tokens_from_boxes(
-            boxes_xyxy, self.grid_thw, self.patch_size, self.tubelet_size, oversize=source == "boxes-oversize"
-        )
+            batch.labels[label], self.grid_thw, self.patch_size, self.tubelet_size,
+            oversize=kind == "boxes-oversize",
+        )  # fmt: skip
 
-    def _spared_tubelets(self, indices: Tensor, sample: int) -> Tensor:
+    def _spared_tubelets(self, draws: Tensor) -> Tensor:
+        """Return bool ``[B, T]``: the fixed tubelets, or a random one of each clip, from ``[B, 1]`` draws."""
         num_tubelets = self.grid_thw[0]
-        tubelets = torch.arange(num_tubelets, device=indices.device)
+        tubelets = torch.arange(num_tubelets, device=draws.device)
         if self.options.visible_tubelets is not None:
-            chosen = torch.tensor(self.options.visible_tubelets, device=indices.device)
-            return torch.isin(tubelets, chosen).expand(len(indices), -1)
-        draw = uniform_draws(self.seed, indices, 1, _purpose("mask tubelet", sample))
-        return tubelets == (draw * num_tubelets).long()
-
-
-def _purpose(name: str, sample: int) -> str:
-    return name if sample == 0 else f"{name} {sample}"
-
-
-def uniform_draws(seed: int, indices: Tensor, count: int, purpose: str) -> Tensor:
-    """Draw for a whole batch, on its device, float32 numbers from the streams of `smile_synth.core.rng`.
-
-    Args:
-        seed: 0 .. 2^63 - 1.
-        indices: int64 ``[B]`` clip indices, not negative.
-        count: draws per clip.
-        purpose: as of `smile_synth.core.rng.RandomStreams`.
-
-    Returns:
-        ``[B, count]``, float32 in [0, 1): the upper 24 bits of the lower, then of the upper half of every
-        64-bit word of the stream.
-
-    Raises:
-        ValueError: seed outside its range.
-    """
-    if not 0 <= seed <= rng.MAX_SEED:
-        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
-    block = rng.counter_block(purpose)
-    words = -(-count // 8)  # a counter gives four words of 64 bits, each two floats
-    place = torch.arange(1, words + 1, device=indices.device).expand(len(indices), words)
-    zero = torch.zeros_like(place)
-    c0, c1, c2, c3 = place, zero, zero, torch.full_like(place, _signed(block))
-    k0, k1 = seed, indices[:, None].expand_as(place)
-    for _ in range(_PHILOX_ROUNDS):
-        high0, low0 = _multiply(_PHILOX_MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(_PHILOX_MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ _signed(k0), low1, high0 ^ c3 ^ k1, low0
-        k0 += _PHILOX_WEYL[0]
-        k1 = k1 + _signed(_PHILOX_WEYL[1])
-    whole = torch.stack([c0, c1, c2, c3], dim=-1)
-    halves = torch.stack([whole & _LOW, (whole >> 32) & _LOW], dim=-1).flatten(1)[:, :count]
-    return (halves >> 8).float() * 2**-24
-
-
-def _signed(value: int) -> int:
-    """Return the int64 with the bits of an unsigned value."""
-    return (value + 2**63) % 2**64 - 2**63
-
-
-def _multiply(factor: int, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the high and low 64 bits of unsigned products; int64 wraps around, so only bits count."""
-    factor_high, factor_low = factor >> 32, factor & _LOW
-    high, low = (values >> 32) & _LOW, values & _LOW
-    a, b, c = low * factor_low, high * factor_low, low * factor_high
-    middle = ((a >> 32) & _LOW) + (b & _LOW) + (c & _LOW)
-    carried = ((b >> 32) & _LOW) + ((c >> 32) & _LOW) + (middle >> 32)
-    return high * factor_high + carried, values * _signed(factor)
+            fixed = torch.tensor(self.options.visible_tubelets, device=draws.device)
+            return torch.isin(tubelets, fixed).expand(len(draws), -1)
+        return tubelets == (draws * num_tubelets).long()
 
 
 def count_masked(grid_thw: Grid, ratio: float) -> int:
@@ -203,7 +157,7 @@ def count_masked(grid_thw: Grid, ratio: float) -> int:
 
 
 def seen_frames(frames: NDArray[np.uint8], mask: NDArray[np.bool_], grid_thw: Grid) -> NDArray[np.uint8]:
-    """Return frames ``[T, H, W, 3]`` with the tokens that a mask ``[N]`` hides in grey, to be looked at."""
+    """Return frames ``[T, H, W, 3]`` with the masked tokens of a mask ``[N]`` in gray."""
     t, h, w = grid_thw
     hidden = mask.reshape(t, h, w)
     for axis, length in enumerate(frames.shape[:3]):
@@ -215,7 +169,7 @@ def random_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
     """Mask tokens independently of each other.
 
     Args:
-        draws: ``[B, 2, N]`` uniform in [0, 1): stream 0 decides on tubes, stream 1 on single tokens.
+        draws: ``[B, 2, N]`` uniform in [0, 1): row 0 orders tubes, row 1 orders single tokens.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
 
@@ -230,7 +184,7 @@ def random_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
 
 
 def tube_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
-    """Mask the same places of the frame at all times (VideoMAE, arXiv 2203.12602, sec. 3.2).
+    """Mask the same positions in all tubelets (VideoMAE, arXiv 2203.12602, sec. 3.2).
 
     Arguments, result and errors as `random_mask`.
     """
@@ -242,8 +196,9 @@ def tube_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
 def block_mask(blocks: Tensor, draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
     """Mask a union of blocks that last the whole clip (after V-JEPA, arXiv 2404.08471, sec. 3).
 
-    Each block covers `BLOCK_SHARE` of the frame with an aspect log-uniform in `BLOCK_ASPECT`, anywhere inside
-    the frame. Blocks are laid one after the other until the count is reached; of the last one random places.
+    Each block covers `BLOCK_SHARE` of the frame, with an aspect that is log-uniform in `BLOCK_ASPECT`, at a
+    uniform position inside the frame. Blocks are added until the count is reached. Of the last block, random
+    positions are masked.
 
     Args:
         blocks: uniform draws ``[B, num_blocks, 3]``: aspect, row and column of each block.
@@ -285,19 +240,19 @@ def trajectory_mask(
     ratio: float,
     object_visible_share: float = 0.1,
 ) -> Tensor:
-    """Mask the objects but for a share of their tokens, and tubes elsewhere (SMILE, arXiv 2504.00527).
+    """Mask object tokens except a share of them, and tubes elsewhere (SMILE, arXiv 2504.00527).
 
-    The published ``tube+traj_mask``. Of `n` object tokens all but `floor(share * n)` random ones are masked;
-    the others follow the tube mask. The count is then made exact. Too many masked: tokens outside objects are
-    shown first, then object tokens. Too few: tokens outside objects are masked first, then the object tokens
-    on show.
+    The published ``tube+traj_mask``. Of `n` object tokens, `floor(share * n)` random ones are visible and the
+    others are masked. Tokens outside objects follow the tube mask. The count is then made exact. With too
+    many masked tokens, tokens outside objects become visible first, then object tokens. With too few, tokens
+    outside objects are masked first, then the visible object tokens.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
         object_tokens: bool ``[B, N]``.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
-        object_visible_share: 0..1, share of an object's tokens that stays visible.
+        object_visible_share: 0..1, share of the object tokens that are visible.
 
     Returns:
         bool ``[B, N]``, True = masked.
@@ -311,8 +266,8 @@ def trajectory_mask(
     num_tokens = object_tokens.shape[1]
     num_object = object_tokens.sum(1, keepdim=True)
     num_shown = (num_object.double() * object_visible_share).floor().long()
-    # The rule above masks the first tokens of this order: objects, masked tubes, visible tubes, and
-    # last the object tokens on show, at random within each.
+    # The rule above masks the first tokens of this order: object tokens, masked tubes, visible tubes, and
+    # last the visible object tokens. The order is random within each group.
     hidden = tube_mask(draws, grid_thw, ratio)
     category = torch.where(object_tokens, 0, torch.where(hidden, 1, 2))
     rank = _ranks(category + draws[:, TOKEN].double())
@@ -331,11 +286,11 @@ def tubelet_mask(
     *,
     follow_tube: bool = False,
 ) -> Tensor:
-    """Mask the objects except in some tubelets, and tubes elsewhere: two more rules of SMILE's code.
+    """Mask object tokens except in some tubelets, and tubes elsewhere: two more rules of SMILE's code.
 
-    In the spared tubelets the object tokens stay visible (``tube+picked_frame_visible``), or follow the tube
-    mask (``follow_tube``, the published ``tube``). The count is made exact as in `trajectory_mask`: object
-    tokens of spared tubelets are the last to change.
+    In the spared tubelets object tokens are visible (``tube+picked_frame_visible``), or follow the tube mask
+    (``follow_tube``, the published ``tube``). The count is made exact as in `trajectory_mask`. Object tokens
+    of spared tubelets change last.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
@@ -343,7 +298,7 @@ def tubelet_mask(
         spared: bool ``[B, T]``, the tubelets where objects are not masked.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
-        follow_tube: see above.
+        follow_tube: object tokens of spared tubelets follow the tube mask.
 
     Returns:
         bool ``[B, N]``, True = masked.
@@ -357,7 +312,7 @@ def tubelet_mask(
         raise ValueError(f"spared must be [{len(draws)}, {t}], got {list(spared.shape)}")
     hidden = tube_mask(draws, grid_thw, ratio)
     kept = object_tokens & spared.repeat_interleave(h * w, dim=1)
-    # Masked in the order of these numbers, at random among equal ones, until the count is reached.
+    # Tokens are masked in the order of these numbers, at random among equal ones, up to the count.
     category = torch.where(object_tokens, 1, torch.where(hidden, 2, 3))
     category = torch.where(kept, torch.where(hidden, 0, 4) if follow_tube else 4, category)
     return _ranks(category + draws[:, TOKEN].double()) < count_masked(grid_thw, ratio)
@@ -367,12 +322,12 @@ def token_motion(frames: Tensor, patch_size: int, tubelet_size: int) -> Tensor:
     """Return how much each token changes: mean absolute difference to the frame before, ``[B, N]`` float32.
 
     Args:
-        frames: uint8 ``[B, T, 3, H, W]``; frame 0 counts as much as frame 1.
+        frames: uint8 ``[B, T, 3, H, W]``. Frame 0 has the difference of frame 1.
         patch_size: side of a token in pixels.
         tubelet_size: frames a token spans.
     """
     batch, time, _, height, width = frames.shape
-    # One channel first: three would need three times the memory and say little more.
+    # The mean over channels first: three channels need three times the memory and give almost the same.
     gray = frames.float().mean(2)
     change = (gray[:, 1:] - gray[:, :-1]).abs()
     change = torch.cat([change[:, :1], change], dim=1) if time > 1 else torch.zeros_like(gray)
@@ -381,12 +336,12 @@ def token_motion(frames: Tensor, patch_size: int, tubelet_size: int) -> Tensor:
 
 
 def motion_weighted(draws: Tensor, motion: Tensor, grid_thw: Grid, strength: float) -> Tensor:
-    """Turn draws so that tokens that move are masked earlier, without replacement, by their weight.
+    """Change draws so that moving tokens are masked earlier, in proportion to a weight.
 
-    The weight of a token is ``1 + strength * motion / mean motion of the clip``, that of a tube the mean over
-    its tokens. In ascending order of ``1 - (1 - draw)^(1 / weight)`` tokens come with probability in
-    proportion to their weight (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
-    Equal weights leave the order as it is.
+    The weight of a token is ``1 + strength * motion / mean motion of the clip``. The weight of a tube is the
+    mean over its tokens. In ascending order of ``1 - (1 - draw)^(1 / weight)`` each next token is
+    drawn with probability in proportion to its weight (Efraimidis and Spirakis, "Weighted random sampling
+    with a reservoir", 2006). Equal weights keep the order.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
@@ -414,23 +369,23 @@ def motion_weighted(draws: Tensor, motion: Tensor, grid_thw: Grid, strength: flo
 def object_tokens_from_boxes(
     boxes_xyxy: Tensor, grid_thw: Grid, patch_size: int, tubelet_size: int, *, oversize: bool = False
 ) -> Tensor:
-    """Find the tokens under boxes: SMILE's rule, which exact coverage of the objects can replace.
+    """Find the object tokens from boxes: SMILE's rule.
 
-    A token belongs to an object where it overlaps the smallest box around the object's boxes in the
-    frames of its tubelet. Boxes are cut at the frame; empty ones and those with NaN are left out.
+    A token is an object token where it overlaps the smallest box around an object's boxes in the frames of
+    its tubelet. Boxes are cropped to the frame. Empty boxes and boxes with NaN are ignored.
 
     Args:
         boxes_xyxy: float ``[B, K, T, 4]``, pixels, half-open.
         grid_thw: tokens along time, height and width.
         patch_size: side of a token in pixels.
         tubelet_size: frames a token spans.
-        oversize: as the published code, one token too far to the right and to the bottom.
+        oversize: add one token to the right and to the bottom, as the published code does.
 
     Returns:
         bool ``[B, N]``.
 
     Raises:
-        ValueError: boxes of another shape than the grid asks for.
+        ValueError: boxes have another shape.
     """
     t, h, w = grid_thw
     if boxes_xyxy.ndim != 4 or boxes_xyxy.shape[2:] != (t * tubelet_size, 4):
@@ -455,14 +410,14 @@ def object_tokens_from_boxes(
 def upright_boxes(
     object_to_frame: NDArray[np.float64], sizes_hw: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Return the boxes of objects as if they were not rotated: what the published masks are made from.
+    """Return the boxes of objects as if they were not rotated, from which the published masks are made.
 
     Args:
         object_to_frame: ``[K, T, 3, 3]`` poses of the objects' textures.
         sizes_hw: ``[K, 2]`` height and width of the textures.
 
     Returns:
-        ``[K, T, 4]`` xyxy in pixels: the middle of the texture, plus and minus half its scaled sides.
+        ``[K, T, 4]`` xyxy in pixels: the center of the texture, plus and minus half of its scaled sides.
     """
     height, width = np.asarray(sizes_hw, np.float64)[:, None].transpose(2, 0, 1)
     middle = np.stack([width / 2, height / 2, np.ones_like(width)], axis=-1)
@@ -473,7 +428,7 @@ def upright_boxes(
 
 
 def _check_draws(draws: Tensor, grid_thw: Grid, object_tokens: Tensor | None = None) -> None:
-    expected = (NUM_STREAMS, math.prod(grid_thw))
+    expected = (NUM_ROWS, math.prod(grid_thw))
     if draws.shape[1:] != expected:
         raise ValueError(f"draws must be [B, {expected[0]}, {expected[1]}], got {list(draws.shape)}")
     if object_tokens is not None and object_tokens.shape != draws[:, TOKEN].shape:
@@ -482,7 +437,7 @@ def _check_draws(draws: Tensor, grid_thw: Grid, object_tokens: Tensor | None = N
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """Return the place of each key in the ascending order of its row; ties keep the order of tokens."""
+    """Return the rank of each key in the ascending order of its row. Ties keep the order of tokens."""
     order = keys.argsort(dim=1, stable=True)
     places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

@@ -1,9 +1,9 @@
-"""Several processes under torchrun: who am I, one student on all of them, whole tensors for checkpoints."""
+"""Several processes under torchrun: ranks, the wrapped model, full tensors for checkpoints."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -19,11 +19,11 @@ from smile_synth.core.errors import UserError
 
 @dataclass(frozen=True)
 class World:
-    """This process among all.
+    """This process among all processes of a run.
 
     Attributes:
-        rank: 0 .. size - 1; process 0 writes.
-        size: processes.
+        rank: 0 .. size - 1. Rank 0 writes files and prints.
+        size: number of processes.
         device: of this process.
     """
 
@@ -32,50 +32,67 @@ class World:
     device: torch.device
 
     @property
-    def writes(self) -> bool:
-        """Whether this process writes files and tells progress."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over all processes."""
+        return self.sum(values) / self.size
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
         if self.size > 1:
+            values = values.clone()
             dist.all_reduce(values)
-            values /= self.size
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of every process, by rank. Values are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
         return values
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device of a run.
+def env_rank() -> int:
+    """Return the rank that torchrun gave to this process; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device auto, cpu or cuda.
 
     Raises:
-        UserError: no such device, or CUDA is wanted and there is none.
+        UserError: another name, or cuda without a GPU.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device '{wanted}': expected auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': there is none on this machine; use device=cpu or auto")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device '{name}': expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': this machine has no GPU; use device=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
-def join_world(wanted: str) -> Iterator[World]:
-    """Join the processes that torchrun started, or stand alone; leaves them at the end if it joined.
+def join_world(device_name: str) -> Iterator[World]:
+    """Join the processes that torchrun started, and leave them at the end. Without torchrun, be alone.
 
     Raises:
-        UserError: CUDA is wanted and there is none, or fewer GPUs than processes on this machine.
+        UserError: cuda without a GPU, or fewer GPUs than processes on this machine.
     """
-    device, size = choose_device(wanted), int(os.environ.get("WORLD_SIZE", "1"))
+    device, size = choose_device(device_name), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(0, 1, device)
         return
     if device.type == "cuda":
-        place = int(os.environ["LOCAL_RANK"])
-        if place >= torch.cuda.device_count():
+        number = int(os.environ["LOCAL_RANK"])
+        if number >= torch.cuda.device_count():
             raise UserError(
-                f"torchrun started process {place + 1} on this machine, which has "
+                f"torchrun started process {number + 1} on this machine, which has "
                 f"{torch.cuda.device_count()} GPUs; lower --nproc-per-node"
             )
-        device = torch.device("cuda", place)
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     joins = not dist.is_initialized()
     if joins:
@@ -87,83 +104,50 @@ def join_world(wanted: str) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def spread(student: nn.Module, parallel: Literal["ddp", "fsdp"], world: World) -> nn.Module:
-    """Return what to call in the student's place, so that gradients are means over all processes.
+def wrap_model(model: nn.Module, parallel: Literal["ddp", "fsdp"], world: World) -> nn.Module:
+    """Return the module to call instead of the model, so that gradients are means over all processes.
 
-    ddp wraps a copy per process; fsdp (FSDP2) changes the student itself, block by block.
+    ddp keeps a copy of the model in every process. fsdp (FSDP2) shards the parameters of the model itself,
+    block by block.
     """
     if world.size == 1:
-        return student
+        return model
     if parallel == "ddp":
-        return DistributedDataParallel(student, gradient_as_bucket_view=True)
-    from torch.distributed.fsdp import fully_shard  # takes seconds, and needed here alone
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    from torch.distributed.fsdp import fully_shard  # the import takes seconds
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for module in student.modules():
+    for module in model.modules():
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)
-    fully_shard(student, mesh=mesh)
-    return student
+    fully_shard(model, mesh=mesh)
+    return model
 
 
-def gradients_stay(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
-    """Return a context in which a backward pass keeps its gradients to this process, where ``stay``."""
-    if isinstance(model, DistributedDataParallel) and stay:
+def no_sync(model: nn.Module, active: bool) -> AbstractContextManager[None]:
+    """Return a context in which backward passes do not exchange gradients, where ``active``."""
+    if isinstance(model, DistributedDataParallel) and active:
         return model.no_sync()
-    if hasattr(model, "set_requires_gradient_sync"):  # an FSDPModule
-        cast(Any, model).set_requires_gradient_sync(not stay)
+    if hasattr(model, "set_requires_gradient_sync"):  # a module of FSDP2
+        cast(Any, model).set_requires_gradient_sync(not active)
     return nullcontext()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor in main memory, put together where it is spread over processes."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor in main memory, gathered where it is sharded over processes."""
     tensor = tensor.detach()
-    if _is_spread(tensor):
+    if hasattr(tensor, "full_tensor"):  # a DTensor, whose import takes seconds
         tensor = cast(Any, tensor).full_tensor()
     return tensor.to("cpu", copy=True)
 
 
-def spread_like(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as ``like`` lies: on its device, or spread over processes as it is."""
-    value = value.to(like.device, like.dtype)
-    if _is_spread(like):
+@torch.no_grad()
+def copy_full(source: Tensor, out: Tensor) -> None:
+    """Copy a full tensor into ``out``, which may be sharded over processes."""
+    source = source.to(out.device, out.dtype)
+    if hasattr(out, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(value, cast(Any, like).device_mesh, cast(Any, like).placements)
-    return value
-
-
-def _is_spread(tensor: Tensor) -> bool:
-    """Tell a DTensor without importing it, which takes seconds."""
-    return hasattr(tensor, "device_mesh")
-
-
-def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """Return an optimiser's state by the names of the parameters, whole, for any number of processes."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        names[parameter]: {key: whole(value) for key, value in state.items()}
-        for parameter, state in optimiser.state.items()
-    }
-
-
-def load_optimiser_tensors(
-    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, dict[str, Any]]
-) -> None:
-    """Load what `optimiser_tensors` returned, on any number of processes."""
-    parameters = dict(model.named_parameters())
-    for name, state in tensors.items():
-        parameter = parameters[name]
-        optimiser.state[parameter] = {
-            # The step count is no part of the parameter: it stays whole.
-            key: value.to(parameter.device, copy=True) if value.ndim == 0 else spread_like(value, parameter)
-            for key, value in state.items()
-        }
-
-
-def load_whole(named: Iterable[tuple[str, Tensor]], tensors: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into those of the same names, which may be spread over processes."""
-    with torch.no_grad():
-        for name, tensor in named:
-            tensor.copy_(spread_like(tensors[name], tensor))
+        source = distribute_tensor(source, cast(Any, out).device_mesh, cast(Any, out).placements)
+    out.copy_(source)

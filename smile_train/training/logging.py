@@ -1,4 +1,4 @@
-"""What a run writes about itself: its log, what it was started with, and that it is running."""
+"""The files in which a run describes itself: its log, its starts, and the lock of its folder."""
 
 from __future__ import annotations
 
@@ -17,23 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import exclusive_folder, remove_partial_files, write_bytes
-from smile_train.masking import Grid, seen_frames
 from smile_train.training.checkpoint import CHECKPOINTS
 
 LOG = "log.jsonl"
 RUN = "run.jsonl"
-SHOWN = 4  # clips of a batch that TensorBoard gets
 _PACKAGES = (
     "smile-video", "torch", "numpy", "numba", "opencv-python-headless", "av", "open_clip_torch", "timm",
 )  # fmt: skip
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; a last line that was cut by a kill is left out."""
+    """Return the lines of a run's log, without a last line that was not written completely."""
     path = folder / LOG
     lines: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -62,15 +59,15 @@ def load_wandb(project: str | None) -> Any:
     return wandb
 
 
-def begin_tracking(wandb: Any, project: str | None, folder: Path, config: dict[str, Any]) -> Any:
-    """Return a run of Weights & Biases, the same again for the same folder.
+def start_wandb(wandb: Any, project: str | None, folder: Path, config: dict[str, Any]) -> Any:
+    """Return a run of Weights & Biases, always the same one for the same folder.
 
     Raises:
-        UserError: it cannot be begun.
+        UserError: it cannot be started.
     """
     try:
         return wandb.init(project=project, dir=str(folder), name=folder.name, resume="auto", config=config)
-    except Exception as error:  # no login, no network, and the like: what it raises is not one family
+    except Exception as error:  # no login, no network and others: errors of many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"wandb '{project}': {reason}; 'wandb login', WANDB_MODE=offline, or leave wandb out"
@@ -78,27 +75,22 @@ def begin_tracking(wandb: Any, project: str | None, folder: Path, config: dict[s
 
 
 class RunLog:
-    """Appends lines, which outlive this process when `write` returns. The same goes to TensorBoard."""
+    """Appends lines to ``log.jsonl``, and the same values to TensorBoard and Weights & Biases."""
 
-    def __init__(
-        self, folder: Path, *, keep_steps: int, tensorboard: bool = False, tracker: Any = None
-    ) -> None:
-        """Drop what stands after step ``keep_steps``: it will be done again.
+    def __init__(self, folder: Path, *, keep_steps: int, wandb_run: Any = None) -> None:
+        """Open the log.
 
         Args:
             folder: of the run.
-            keep_steps: steps that are not done again.
-            tensorboard: write for TensorBoard, too.
-            tracker: a run of Weights & Biases that is told the same.
+            keep_steps: lines of later steps are removed, because these steps are repeated.
+            wandb_run: a run of Weights & Biases.
         """
-        self._path, self._tracker = folder / LOG, tracker
+        from torch.utils.tensorboard import SummaryWriter  # the import takes seconds
+
+        self._path, self._wandb_run = folder / LOG, wandb_run
         kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= keep_steps]
         write_bytes(self._path, "".join(kept).encode())
-        self._board: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds to load
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_steps + 1)
+        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_steps + 1)
 
     def __enter__(self) -> RunLog:
         """Return itself."""
@@ -107,68 +99,54 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Bring the tracker's run and TensorBoard's file to their end."""
-        if self._tracker is not None:  # first: a full disk lets TensorBoard fail
-            self._tracker.finish(exit_code=0 if kind is None else 1)
-        if self._board is not None:
-            self._board.close()
+        """Close the run of Weights & Biases and TensorBoard's file."""
+        if self._wandb_run is not None:  # first, because TensorBoard fails on a full disk
+            self._wandb_run.finish(exit_code=0 if kind is None else 1)
+        self._board.close()
 
-    def write(self, *, step: int, **values: Any) -> None:
-        """Append one line."""
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, which has a ``step``. It survives a kill of this process."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-        if self._tracker is not None:
-            self._tracker.log(values, step=step)
+            file.write(json.dumps(line) + "\n")
+        values = {name: value for name, value in line.items() if name != "step"}
+        for name, value in values.items():
+            self._board.add_scalar(name, value, line["step"])
+        if self._wandb_run is not None:
+            self._wandb_run.log(values, step=line["step"])
 
     def sync(self) -> None:
-        """Return when the lines so far are on the disk, whatever happens to the machine."""
+        """Wait until all lines are on the disk, so that they survive a power failure."""
         with self._path.open("a") as file:
             os.fsync(file.fileno())
 
-    def show(self, step: int, frames: Tensor, mask: Tensor, grid_thw: Grid) -> None:
-        """Give TensorBoard the first clips of a batch: as films, and an image of every tubelet of one.
-
-        Above the clip, below what is left of it when the hidden tokens are grey.
+    def show(self, step: int, name: str, clip: NDArray[np.uint8], num_images: int) -> None:
+        """Show a clip in TensorBoard: as an animation, and evenly spaced frames side by side.
 
         Args:
             step: steps done.
-            frames: ``[B, T, 3, H, W]`` uint8.
-            mask: bool ``[B, N]``, True = hidden.
-            grid_thw: tokens along time, height and width.
+            name: title.
+            clip: uint8 ``[T, H, W, 3]``.
+            num_images: frames side by side.
         """
-        if self._board is None:
-            return
-        clips = frames[:SHOWN].permute(0, 1, 3, 4, 2).cpu().numpy()
-        masks = mask[:SHOWN].cpu().numpy()
-        pairs = [
-            np.concatenate([clip, seen_frames(clip, hidden, grid_thw)], axis=1)
-            for clip, hidden in zip(clips, masks, strict=True)
-        ]
-        film = np.concatenate(pairs, axis=2)
-        self._board.add_image(
-            "clip and what is seen", np.concatenate(pairs[0][:: len(film) // grid_thw[0]], axis=1), step,
-            dataformats="HWC",
-        )  # fmt: skip
-        self._board.file_writer.add_summary(_moving("clips and what is seen", film), step)
+        frames = clip[:: max(len(clip) // num_images, 1)]
+        self._board.add_image(name, np.concatenate(frames, axis=1), step, dataformats="HWC")
+        self._board.file_writer.add_summary(_animation(f"{name}, animated", clip), step)
 
 
-def _moving(tag: str, film: NDArray[np.uint8]) -> Any:
-    """Return a film ``[T, H, W, 3]`` as the animated GIF that TensorBoard shows among its images."""
+def _animation(title: str, clip: NDArray[np.uint8]) -> Any:
+    """Return a clip ``[T, H, W, 3]`` as the animated GIF that TensorBoard shows among its images."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     data = io.BytesIO()
-    images = [Image.fromarray(frame) for frame in film]
+    images = [Image.fromarray(frame) for frame in clip]
     images[0].save(data, "GIF", save_all=True, append_images=images[1:], duration=125, loop=0)
-    _, height, width, _ = film.shape
+    _, height, width, _ = clip.shape
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data.getvalue())
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
+    return Summary(value=[Summary.Value(tag=title, image=image)])
 
 
 def describe_run(**more: Any) -> dict[str, Any]:
-    """Return versions, git state and machine, beside what the run adds."""
+    """Return versions, git state and machine, with further entries."""
 
     def installed(name: str) -> str | None:
         try:
@@ -184,14 +162,14 @@ def describe_run(**more: Any) -> dict[str, Any]:
     }
 
 
-def note_start(folder: Path, description: dict[str, Any]) -> None:
-    """Append a description to the run's list of starts: one line for the first, one for each continuation."""
+def append_start(folder: Path, description: dict[str, Any]) -> None:
+    """Append a description to ``run.jsonl``, which has one line per start of the run."""
     with (folder / RUN).open("a") as file:
         file.write(json.dumps(description) + "\n")
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Return commit and whether files differ from it, of the checkout that this code stands in."""
+    """Return the commit and the changed files of the checkout of this code, None outside of a checkout."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
@@ -208,13 +186,13 @@ def _git_state() -> dict[str, Any] | None:
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made where there is none; what a killed run left half is removed.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, which is created if missing, and remove incomplete files of a killed run.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: another process has the lock, or the folder is not writable.
     """
-    with exclusive_folder(folder, "another run is writing there; give another folder"):
+    with exclusive_folder(folder, "another run is writing there; use another folder"):
         remove_partial_files(folder)
         remove_partial_files(folder / CHECKPOINTS)
         yield

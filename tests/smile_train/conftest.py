@@ -18,19 +18,17 @@ objects: {count: 1, side: [12, 16]}
 motion: [{family: constant-velocity, speed: [1.0, 3.0]}]
 """
 CONFIG = """
-recipe: RECIPE
 bank: BANK
 seed: 0
-steps: 6
+stages:
+  - steps: 6
+    sources: [{recipe: RECIPE}]
+    mask: {kind: trajectory, ratio: 0.75}
+    optimiser: {base_lr: 0.064, warmup_steps: 2, clip_norm: 1.0}
 batch_size: 4
-workers: 0
-threads: 1
-device: cpu
-checkpoint_every: 2
 student: {size: tiny, patch_size: 8, tubelet_size: 2}
-target: {kind: pixels}
-mask: {kind: trajectory, ratio: 0.75}
-optimiser: {lr_per_256: 0.064, warmup_steps: 2, clip_norm: 1.0}
+targets: [{kind: pixels}]
+run: {workers: 0, threads: 1, device: cpu, checkpoint_every: 2}
 """
 
 

@@ -1,0 +1,68 @@
+"""Options of natural videos as training data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from smile_train.config._shared import Count, Options, Positive
+
+Range = tuple[Positive, Positive]
+
+
+class SamplingOptions(Options):
+    """Which frames of a video a clip has."""
+
+    sampling: Literal["window", "segments"] = "window"
+    """window: frames at a fixed distance from a random start. segments: one frame of each 1/num_frames of the
+    video, random in training and central in test, as for Something-Something v2."""
+    num_frames: Count = 16
+    """Frames of a clip."""
+    stride_frames: Count = 4
+    """Distance of the frames of a window."""
+    stride_seconds: Positive | None = None
+    """Distance of the frames of a window in seconds, instead of stride_frames."""
+    short: Literal["repeat", "loop", "stretch"] = "repeat"
+    """A video shorter than a window: repeat its last frame, loop it, or stretch it."""
+
+
+class CropOptions(Options):
+    """Which part of the frames a clip has."""
+
+    kind: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
+    """multi_scale: the published crop of pretraining. random_resized: of fine-tuning. center: no random."""
+    area: Range = (0.08, 1.0)
+    """Share of the frame's area that random_resized keeps."""
+    aspect: Range = (0.75, 4 / 3)
+    """Aspect of the part that random_resized cuts."""
+    short_side: Count | None = None
+    """Frames are first resized to this shorter side; by default 10/7 of the clip's side, 320 at 224."""
+
+
+class AugmentationOptions(Options):
+    """Random changes of a clip, the same for all its frames."""
+
+    crop: CropOptions = CropOptions()
+    """The crop."""
+    flip: bool = False
+    """Mirror half of the clips. Use false where left and right have a meaning."""
+    rand_augment: str = ""
+    """RandAugment in timm's notation, for example rand-m7-n4-mstd0.5-inc1; empty is none."""
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of random erasing: a box of all frames becomes noise."""
+
+
+class VideoOptions(Options):
+    """Natural videos."""
+
+    path: str | None = None
+    """A folder or a list of videos; by default the run's backgrounds. Labels are ignored in pretraining."""
+    root: str | None = None
+    """Folder that paths in the list are relative to; by default the list's own."""
+    side: Count = 224
+    """Side of a clip's square frames in pixels."""
+    sampling: SamplingOptions = SamplingOptions()
+    """Which frames."""
+    augmentation: AugmentationOptions = AugmentationOptions()
+    """Random changes."""

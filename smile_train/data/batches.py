@@ -1,0 +1,309 @@
+"""The data of a run: its sources, opened and checked, and the batches of its stages.
+
+A stage that renders a single recipe uses a `stream`, which renders on the GPU if there is one. Corpora,
+videos and mixtures use a DataLoader.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from smile_synth import BackgroundFolder, ObjectBank, Recipe, stream
+from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStream
+from smile_synth.parallel.workers import exit_with_parent
+from smile_synth.sources import Sources
+from smile_synth.stream import StepBatches, StreamOptions
+from smile_train.batch import Batch
+from smile_train.config import PretrainConfig, SourceOptions, Stage, VideoOptions
+from smile_train.data.sources import BOXES, Source, TrainingClip, collate, stack_boxes
+from smile_train.data.synthetic import CorpusSource, RenderedSource, object_boxes
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The sources of one stage.
+
+    Attributes:
+        options: of the stage.
+        first_step, end_step: its steps, counted over the whole run.
+        sources: of its clips.
+    """
+
+    options: Stage
+    first_step: int
+    end_step: int
+    sources: tuple[Source, ...]
+
+    def source_of(self, index: int, *, seed: int, batch_size: int) -> Source:
+        """Return the source of a clip, drawn with the weights of its step and keyed by its index."""
+        if len(self.sources) == 1:
+            return self.sources[0]
+        last = max(self.end_step - self.first_step - 1, 1)
+        progress = (index // batch_size - self.first_step) / last
+        ends = np.array([source.weight for source in self.options.sources])
+        weights = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * progress
+        edges = np.cumsum(weights) / weights.sum()
+        draw = RandomStream(seed, index, "source").random()
+        return self.sources[min(int(np.searchsorted(edges, draw, side="right")), len(edges) - 1)]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All sources of a run.
+
+    Attributes:
+        stages: in their order.
+        size_hw, num_frames: of every clip.
+        recipes: all recipes, by the name of their source.
+        unreadable: (file, reason) of files that are not used.
+    """
+
+    stages: tuple[StageData, ...]
+    size_hw: tuple[int, int]
+    num_frames: int
+    recipes: dict[str, Recipe]
+    unreadable: list[tuple[Path, str]]
+
+
+class _Opener:
+    """Opens each bank, folder, list and corpus of a run once."""
+
+    def __init__(self, config: PretrainConfig, index_folder: Path, progress: Progress | None) -> None:
+        self._seed, self._index_folder, self._progress = config.seed, index_folder, progress
+        self._token_size = config.student.tubelet_size, config.student.patch_size
+        self._banks: dict[str, ObjectBank] = {}
+        self._backgrounds: dict[str, BackgroundFolder] = {}
+        self.sources: dict[str, Source] = {}
+        self.recipes: dict[str, Recipe] = {}
+        self.unreadable: list[tuple[Path, str]] = []
+
+    def open(self, options: SourceOptions) -> Source:
+        key = options.model_dump_json(exclude={"weight"})
+        if key not in self.sources:
+            if options.corpus is not None:
+                corpus = CorpusSource(options.corpus, seed=self._seed, token_size=self._token_size)
+                self.unreadable += corpus.unreadable
+                self.sources[key] = corpus
+            elif options.video is not None:
+                self.sources[key] = self._open_videos(options.video)
+            else:
+                self.sources[key] = self._open_recipe(options)
+        return self.sources[key]
+
+    def _open_recipe(self, options: SourceOptions) -> RenderedSource:
+        assert options.recipe is not None and options.bank is not None
+        recipe = Recipe.load(options.recipe, options.overrides)
+        if options.bank not in self._banks:
+            self._banks[options.bank] = ObjectBank.open(options.bank)
+        if options.backgrounds is not None and options.backgrounds not in self._backgrounds:
+            folder = self._backgrounds[options.backgrounds] = BackgroundFolder(options.backgrounds)
+            self.unreadable += [*folder.unreadable, *folder.cut_short]
+        backgrounds = self._backgrounds[options.backgrounds] if options.backgrounds is not None else None
+        name = f"recipe-{len(self.recipes)}" if self.recipes else "recipe"
+        self.recipes[name] = recipe
+        sources = Sources(self._banks[options.bank], backgrounds)
+        return RenderedSource(recipe, sources, seed=self._seed, name=name, token_size=self._token_size)
+
+    def _open_videos(self, options: VideoOptions) -> Source:
+        from smile_train.data.video_index import index_videos
+        from smile_train.data.video_lists import list_videos
+        from smile_train.data.video_source import VideoSource
+
+        videos = list_videos(options.path, root=options.root)
+        index = index_videos(
+            videos, self._index_folder, rank=int(os.environ.get("RANK", "0")), progress=self._progress
+        )
+        return VideoSource(
+            index.videos, sampling=options.sampling, augmentation=options.augmentation, side=options.side,
+            seed=self._seed, files_digest=index.digest,
+        )  # fmt: skip
+
+
+def open_data(
+    config: PretrainConfig,
+    *,
+    index_folder: Path | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> TrainingData:
+    """Open everything that a run reads.
+
+    Call it before the processes of a run join: a first index of many videos takes longer than their timeout.
+
+    Args:
+        config: of the run.
+        index_folder: keeps the indices of lists of videos; by default a temporary folder.
+        strict: refuse sources with files that cannot be read.
+        progress: called with (videos indexed, videos in all).
+
+    Raises:
+        UserError: a source is missing, a recipe does not fit its sources, clips differ in size, or ``strict``
+            and a file cannot be read.
+    """
+    with ExitStack() as stack:
+        folder = index_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        opener = _Opener(config, folder, progress)
+        stages, step = [], 0
+        for options in config.resolved_stages:
+            sources = tuple(opener.open(source) for source in options.sources)
+            stages.append(StageData(options, step, step + options.steps, sources))
+            step += options.steps
+    first = stages[0].sources[0]
+    for source in opener.sources.values():
+        if (source.size_hw, source.num_frames) != (first.size_hw, first.num_frames):
+            raise UserError(
+                f"'{source.name}' has clips of {_shape(source)}, '{first.name}' of {_shape(first)}; all "
+                "sources of a run need clips of the same size"
+            )
+        source.clips([0])  # a source that cannot be rendered or read fails before anything is written
+    if strict and opener.unreadable:
+        file, reason = opener.unreadable[0]
+        raise UserError(f"{len(opener.unreadable)} files cannot be read, the first '{file}': {reason}")
+    return TrainingData(tuple(stages), first.size_hw, first.num_frames, opener.recipes, opener.unreadable)
+
+
+def _shape(source: Source) -> str:
+    return f"{source.num_frames}x{source.size_hw[0]}x{source.size_hw[1]}"
+
+
+def training_batches(
+    config: PretrainConfig,
+    stage: StageData,
+    *,
+    start_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str | torch.device = "cpu",
+) -> Generator[Batch, None, None]:
+    """Yield one process's batches of a stage from ``start_step`` on, made ahead by worker processes.
+
+    Args:
+        config: of the run.
+        stage: of the batches.
+        start_step: counted over the whole run.
+        rank, world_size: number of this process, and number of processes.
+        device: of the training.
+
+    Raises:
+        UserError: a clip cannot be rendered or read.
+    """
+    local, source = config.batch_size // world_size, stage.sources[0]
+    workers = config.run.workers
+    can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
+    if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
+        steps = StepBatches(
+            local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size
+        )
+        clips = _StageClips(stage, config.seed, config.batch_size)
+        yield from worker_batches(
+            clips, steps, workers=workers, pin_memory=torch.device(device).type == "cuda"
+        )
+        return
+    needs_boxes = stage.options.mask.kind == "trajectory" and stage.options.mask.object_tokens != "coverage"
+    batches = stream(
+        source.recipe, source.sources, batch_size=local, seed=source.seed,
+        device="cpu" if config.render == "cpu" else device, rank=rank, world_size=world_size,
+        start_step=start_step, workers=workers, labels=("coverage",),
+        token_size=(config.student.tubelet_size, config.student.patch_size),
+        options=StreamOptions(batches_ahead=4),
+    )  # fmt: skip
+    with batches:
+        for _, made in zip(range(start_step, stage.end_step), batches, strict=False):
+            labels = {"coverage": made.labels["coverage"]}
+            if needs_boxes:
+                boxes = [object_boxes(scene) for scene in made.scenes]
+                labels[BOXES] = torch.from_numpy(stack_boxes(boxes, source.num_frames))
+            yield Batch(torch.tensor(made.indices), made.frames, labels)
+
+
+class _StageClips:
+    """Returns the clips of a stage by index."""
+
+    def __init__(self, stage: StageData, seed: int, batch_size: int) -> None:
+        self._stage, self._seed, self._batch_size = stage, seed, batch_size
+
+    def __call__(self, indices: Sequence[int]) -> list[TrainingClip]:
+        by_source: dict[Source, list[int]] = {}
+        for index in indices:
+            source = self._stage.source_of(index, seed=self._seed, batch_size=self._batch_size)
+            by_source.setdefault(source, []).append(index)
+        clips: dict[int, TrainingClip] = {}
+        for source, own in by_source.items():
+            clips.update(zip(own, source.clips(own), strict=True))
+        return [clips[index] for index in indices]
+
+
+class _Batches(Dataset[Batch | UserError]):
+    """Batches by the indices of their clips."""
+
+    def __init__(self, clips: Callable[[Sequence[int]], list[TrainingClip]]) -> None:
+        self._clips = clips
+
+    def __getitem__(self, indices: Sequence[int]) -> Batch | UserError:
+        try:
+            return collate(indices, self._clips(indices))
+        except UserError as error:
+            return error  # raised in a worker it would have the worker's traceback in its message
+
+
+def worker_batches(
+    clips: Callable[[Sequence[int]], list[TrainingClip]],
+    steps: StepBatches,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> Generator[Batch, None, None]:
+    """Yield batches that worker processes make ahead.
+
+    Args:
+        clips: returns clips by index, such as `Source.clips`; it is sent to the workers.
+        steps: the clip indices of each batch.
+        workers: processes; 0 makes the batches in this process.
+        pin_memory: copy batches to page-locked memory.
+
+    Raises:
+        UserError: a clip cannot be rendered or read.
+    """
+    loader: DataLoader[Batch | UserError] = DataLoader(
+        _Batches(clips),
+        sampler=steps,
+        batch_size=None,  # an item is a batch, whose scenes a worker samples together
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        # fork would copy the parent's threads (torch, decoders) in an undefined state
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+    )
+    batches: Any = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        if workers:
+            # The traceback of an error would keep the loader alive, and torch would then raise for a dead
+            # worker of it when any other child process ends.
+            batches._shutdown_workers()
+
+
+def start_worker(_: int) -> None:
+    """Set up a worker: one thread, no reaction to Ctrl-C, and an end with its parent."""
+    exit_with_parent()  # torch does this too, but not while a worker starts
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
