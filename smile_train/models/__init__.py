@@ -1,36 +1,63 @@
-"""The networks: students that learn and what they learn from."""
+"""The networks: students, video classifiers and teachers, and their files."""
 
-from smile_train.models._student import (
-    STUDENT_SIZES,
-    Encoder,
-    Student,
-    StudentConfig,
-    Tokens,
-    VideoClassifier,
+from smile_train.models._classifier import VideoClassifier
+from smile_train.models._clip import LOCAL, TINY_CLIP, load_clip
+from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, StudentConfig
+from smile_train.models._encoder import Encoder
+from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
+from smile_train.models._teacher import Teacher, load_teacher
+from smile_train.models._transformers import to_transformers_config, to_transformers_names
+from smile_train.models._weights import (
+    CHECKPOINTS,
+    CLASSIFIER,
+    CLASSIFIER_AVERAGE,
+    CLASSIFIER_BEST,
+    STUDENT,
+    STUDENT_AVERAGE,
+    STUDENT_BEST,
+    build_classifier,
+    build_encoder,
+    load_model,
+    load_student,
     load_student_weights,
-    pick_tokens,
-    split_tokens,
+    read_tensors,
+    save_model,
+    steps_of,
+    why_unreadable,
 )
-from smile_train.models._teacher import LOCAL, TINY_CLIP, Teacher, load_clip, load_teacher
-from smile_train.models._token_cache import TokenCache
-from smile_train.models._weights import read_tensors, why_unreadable
 
 __all__ = [
+    "CHECKPOINTS",
+    "CLASSIFIER",
+    "CLASSIFIER_AVERAGE",
+    "CLASSIFIER_BEST",
     "LOCAL",
-    "TINY_CLIP",
+    "STUDENT",
+    "STUDENT_AVERAGE",
+    "STUDENT_BEST",
     "STUDENT_SIZES",
+    "TINY_CLIP",
+    "ClassifierConfig",
     "Encoder",
+    "EncoderConfig",
     "Student",
     "StudentConfig",
     "Teacher",
-    "TokenCache",
     "Tokens",
     "VideoClassifier",
+    "build_classifier",
+    "build_encoder",
     "load_clip",
+    "load_model",
+    "load_student",
     "load_student_weights",
     "load_teacher",
     "pick_tokens",
     "read_tensors",
+    "save_model",
     "split_tokens",
+    "steps_of",
+    "to_transformers_config",
+    "to_transformers_names",
     "why_unreadable",
 ]

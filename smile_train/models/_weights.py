@@ -1,28 +1,326 @@
-"""Files of weights: read without running code, told apart, and held against a model."""
+"""Files of weights: save and load our models, read published checkpoints."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from smile_synth.core.errors import UserError
+from smile_synth.io.atomic import write_bytes
+from smile_train.models._classifier import VideoClassifier
+from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, Size, StudentConfig
+from smile_train.models._encoder import Encoder
+from smile_train.models._student import Student
+from smile_train.models._transformers import from_transformers_config, from_transformers_names
 
-# Where files keep their weights beside other things.
+# Files in a run's folder.
+STUDENT = "student.safetensors"
+STUDENT_AVERAGE = "student_ema.safetensors"
+STUDENT_BEST = "student_best.safetensors"
+CLASSIFIER = "classifier.safetensors"
+CLASSIFIER_BEST = "classifier_best.safetensors"
+CLASSIFIER_AVERAGE = "classifier_ema.safetensors"
+CHECKPOINTS = "checkpoints"
+# Keys under which checkpoints keep their weights beside other values.
 CONTAINERS = ("model", "module", "state_dict", "teacher")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 SHOWN_MISFITS = 3
+
+Config = StudentConfig | ClassifierConfig
+
+
+# --- our own files ---
+
+
+def save_model(
+    path: str | Path, model: Student | VideoClassifier, tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model as safetensors, with its kind and configuration as JSON in the metadata.
+
+    Args:
+        path: the file. It appears whole or not at all.
+        model: a student or a classifier.
+        tensors: other weights of the model, e.g. averaged ones; by default its own.
+    """
+    tensors = model.state_dict() if tensors is None else tensors
+    kind = "student" if isinstance(model, Student) else "classifier"
+    metadata = {"kind": kind, "config": json.dumps(asdict(model.config))}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(Path(path), safetensors.torch.save(contiguous, metadata=metadata))
+
+
+def load_model(path: str | Path) -> Student | VideoClassifier:
+    """Load a model in evaluation mode.
+
+    Args:
+        path: a file of `save_model`; a run's folder (its student, else its best, else its last classifier);
+            or a checkpoint ``RUN/checkpoints/<steps>.pt``, with the configuration of the run's model.
+
+    Raises:
+        UserError: no such file, or a file that smile-train did not write.
+    """
+    file, tensors, config = _read(path)
+    if config is None:
+        raise UserError(
+            f"checkpoint '{file}': has no model configuration; expected a file that smile-train wrote"
+        )
+    generator = torch.Generator()  # its values are overwritten
+    model: Student | VideoClassifier = (
+        Student(config, generator=generator)
+        if isinstance(config, StudentConfig)
+        else VideoClassifier(config, generator=generator)
+    )
+    check_fit(file, tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def load_student(path: str | Path) -> Student:
+    """Load a student as `load_model`.
+
+    Raises:
+        UserError: as `load_model`, or the file holds a classifier.
+    """
+    model = load_model(path)
+    if not isinstance(model, Student):
+        raise UserError(f"checkpoint '{path}': holds a fine-tuned classifier, expected a pretrained student")
+    return model
+
+
+def steps_of(path: str | Path) -> int | None:
+    """Return the number of training steps of a run's folder, model file or checkpoint; None if unknown."""
+    given = Path(path)
+    if given.suffix == ".pt":
+        return int(given.stem) if given.stem.isdecimal() else None
+    folder = given if given.is_dir() else given.parent
+    steps = [int(file.stem) for file in (folder / CHECKPOINTS).glob("*.pt") if file.stem.isdecimal()]
+    return max(steps, default=None)
+
+
+def _read(path: str | Path) -> tuple[Path, dict[str, Tensor], Config | None]:
+    """Return a checkpoint's file and tensors, and the configuration of its model if it was written here."""
+    file = _file_in(Path(path))
+    in_run = file.suffix == ".pt" and file.parent.name == CHECKPOINTS
+    tensors = read_tensors(file)
+    return file, tensors, _config_of(_file_in(file.parent.parent) if in_run else file)
+
+
+def _file_in(path: Path) -> Path:
+    """Return the model file of a run's folder; paths of files unchanged."""
+    if path.is_file() or path.suffix in SUFFIXES:
+        return path
+    names = (STUDENT, CLASSIFIER_BEST, CLASSIFIER)
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        raise UserError(f"checkpoint '{path}': no {STUDENT} there")
+    return found[0]
+
+
+def _config_of(file: Path) -> Config | None:
+    """Return the configuration in the metadata of a file of `save_model`; None for other files."""
+    if file.suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if "kind" not in metadata:
+        return None
+    fields = json.loads(metadata["config"])
+    encoder = EncoderConfig(**{**fields["encoder"], "size_hw": tuple(fields["encoder"]["size_hw"])})
+    if metadata["kind"] == "student":
+        return StudentConfig(**{**fields, "encoder": encoder})
+    names = tuple(fields["class_names"])
+    return ClassifierConfig(**{**fields, "encoder": encoder, "class_names": names})
+
+
+# --- weights from any source ---
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of a checkpoint under the published names.
+
+    Attributes:
+        path: the file.
+        kind: "pretraining" (``encoder.*`` and a decoder), "fine-tuning" (``fc_norm``, ``head``), "encoder"
+            (``norm``), or the name of another model family.
+        tensors: by name.
+        config: of the encoder, if the file or its folder says it.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, Tensor]
+    config: EncoderConfig | None
+
+
+def read_weights(source: str | Path) -> Weights:
+    """Read the weights of a student, encoder or classifier.
+
+    Args:
+        source: a run's folder; a folder of a transformers VideoMAE; a ``.safetensors`` file; or a pickle of
+            plain tensors, with the weights at the top or under a key in `CONTAINERS`, as published.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    path = Path(source)
+    if (path / "config.json").is_file():
+        return _read_transformers(path)
+    file, tensors, config = _read(path)
+    return Weights(file, kind_of(tensors), tensors, config.encoder if config else None)
+
+
+def load_student_weights(model: Student | Encoder | VideoClassifier, source: str | Path) -> None:
+    """Load the weights of a source of `read_weights` into a model.
+
+    A `Student` needs a pretraining checkpoint. An `Encoder` takes every kind; from a fine-tuning checkpoint
+    its norm is ``fc_norm``. A `VideoClassifier` takes every kind; ``fc_norm`` and ``head`` keep their
+    initial values unless the checkpoint is a fine-tuning checkpoint.
+
+    Raises:
+        UserError: the source is missing, unreadable or of another kind, or its tensors do not fit the model.
+    """
+    weights = read_weights(source)
+    allowed = ("pretraining",) if isinstance(model, Student) else ("pretraining", "fine-tuning", "encoder")
+    if weights.kind not in allowed:
+        kinds = " or ".join(allowed[:2])
+        raise UserError(
+            f"{weights.path}: holds a {weights.kind} checkpoint; {type(model).__name__} needs a {kinds} one"
+        )
+    found, expected = weights.tensors, model.state_dict()
+    if not isinstance(model, Student):
+        found = _encoder_tensors(weights)
+    if isinstance(model, Encoder):
+        found = {n.replace("fc_norm.", "norm."): v for n, v in found.items() if not n.startswith("head.")}
+    elif isinstance(model, VideoClassifier) and weights.kind != "fine-tuning":
+        # The pretraining norm acts on each token. Fine-tuning replaces it by a norm of the mean token.
+        found = {n: v for n, v in found.items() if not n.startswith(("norm.", "head."))}
+        expected = {n: v for n, v in expected.items() if not n.startswith(("fc_norm.", "head."))}
+    check_fit(weights.path, found, expected)
+    model.load_state_dict(found, strict=False)
+
+
+def build_encoder(
+    source: str | Path, *, num_frames: int | None = None, size_hw: Size | None = None
+) -> Encoder:
+    """Build an encoder in evaluation mode from a source of `read_weights`.
+
+    Args:
+        source: the weights.
+        num_frames, size_hw: of the clips, if the source does not say them; 16 and (224, 224) by default.
+
+    Raises:
+        UserError: as `load_student_weights`, or no shape of an encoder can be read from the tensors.
+    """
+    config = _encoder_config(read_weights(source), num_frames or 16, size_hw or (224, 224))
+    encoder = Encoder(config, generator=torch.Generator())
+    load_student_weights(encoder, source)
+    return encoder.eval()
+
+
+def build_classifier(
+    source: str | Path,
+    *,
+    num_classes: int,
+    generator: torch.Generator,
+    class_names: tuple[str, ...] = (),
+    head_init_scale: float = 1e-3,
+    **encoder_fields: Any,
+) -> VideoClassifier:
+    """Build a classifier for fine-tuning, with the encoder of a source of `read_weights` and a new head.
+
+    Args:
+        source: the weights.
+        num_classes, class_names, head_init_scale: see `ClassifierConfig`.
+        generator: CPU generator of the head's initial weights.
+        encoder_fields: attributes of `EncoderConfig` to change, e.g. ``drop_path``.
+
+    Raises:
+        UserError: as `build_encoder`.
+        ValueError: as `ClassifierConfig`.
+    """
+    weights = read_weights(source)
+    given = {name: encoder_fields.get(name) for name in ("num_frames", "size_hw")}
+    config = _encoder_config(weights, given["num_frames"] or 16, given["size_hw"] or (224, 224))
+    model = VideoClassifier(
+        ClassifierConfig(
+            encoder=replace(config, **encoder_fields), num_classes=num_classes,
+            head_init_scale=head_init_scale, class_names=class_names,
+        ),
+        generator=generator,
+    )  # fmt: skip
+    names = ("patch_embed.", "blocks.")
+    found = {n: v for n, v in _encoder_tensors(weights).items() if n.startswith(names)}
+    check_fit(weights.path, found, {n: v for n, v in model.state_dict().items() if n.startswith(names)})
+    model.load_state_dict(found, strict=False)
+    return model
+
+
+def _encoder_tensors(weights: Weights) -> dict[str, Tensor]:
+    """Return the tensors without the prefix and the decoder of a pretraining checkpoint."""
+    if weights.kind != "pretraining":
+        return weights.tensors
+    prefix = "encoder."
+    return {n.removeprefix(prefix): v for n, v in weights.tensors.items() if n.startswith(prefix)}
+
+
+def _encoder_config(weights: Weights, num_frames: int, size_hw: Size) -> EncoderConfig:
+    """Return the encoder's configuration, from the file or from the shapes of its tensors."""
+    if weights.config is not None:
+        return weights.config
+    tensors = _encoder_tensors(weights)
+    kernel = list(tensors["patch_embed.proj.weight"].shape) if "patch_embed.proj.weight" in tensors else []
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    if len(kernel) != 5 or not depth:
+        raise UserError(
+            f"checkpoint '{weights.path}': holds no video encoder (no patch_embed.proj of five dimensions "
+            "and blocks)"
+        )
+    width, _, tubelet_size, patch_size, _ = kernel
+    # Heads leave no trace in the tensors: take those of a known width, else the published 64 channels each.
+    known = {size.width: size.heads for size in STUDENT_SIZES.values()}
+    try:
+        return EncoderConfig(
+            width=width, depth=depth, heads=known.get(width, max(width // 64, 1)), num_frames=num_frames,
+            size_hw=size_hw, patch_size=patch_size, tubelet_size=tubelet_size,
+            mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        )  # fmt: skip
+    except (ValueError, KeyError) as error:
+        raise UserError(f"checkpoint '{weights.path}': {error}") from None
+
+
+def _read_transformers(folder: Path) -> Weights:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}': cannot be read as JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("model_type") != "videomae":
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise UserError(f"'{folder}': is a '{kind}', expected a VideoMAE of transformers")
+    file = folder / "model.safetensors"
+    tensors = from_transformers_names(read_tensors(file))
+    if "norm.weight" not in tensors and "fc_norm.weight" not in tensors:
+        # VideoMAEForPreTraining drops the norm after the encoder if it uses mean pooling.
+        raise UserError(f"'{folder}': has no norm after the encoder")
+    return Weights(file, kind_of(tensors), tensors, from_transformers_config(path, config))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` file or of a pickle that holds nothing but plain values.
+    """Return the tensors of a ``.safetensors`` file, or of a pickle that holds plain values only.
 
     Raises:
-        UserError: the file is missing, damaged or needs code to be read, or holds no table of tensors at the
+        UserError: the file is missing or damaged, needs code to be read, or holds no table of tensors at the
             top or under one of `CONTAINERS`.
     """
     if not path.is_file():
@@ -31,10 +329,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: object = safetensors.torch.load_file(path)
         else:
-            # Published checkpoints carry their command line's Namespace, which holds plain values.
+            # Published checkpoints contain the Namespace of their command line, which holds plain values.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no pickle fails in any way
+    except Exception as error:  # unpickling raises errors of any type
         reason = why_unreadable(error)
         raise UserError(f"{path}: not a checkpoint of plain tensors: {reason}") from error
     if isinstance(content, dict):
@@ -47,43 +345,42 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return in one line why a file of weights could not be read."""
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text advises to run what is in it
-        return "damaged, or it holds more than plain values, and code in files is not run"
+    """Return the reason in one line why a file of weights could not be read."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text advises to run the code in the file
+        return "damaged, or it holds more than plain values; code in files is not run"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return what the names of a checkpoint say it is; "pretraining" and "fine-tuning" are VideoMAE's."""
-    has = tensors.__contains__
+    """Return the kind of a checkpoint by its names: one of `Weights`, or another model family."""
     if any(name.startswith("videomae.") for name in tensors):
         return "transformers VideoMAE"
     if any(name.startswith("visual.") for name in tensors):
         return "CLIP"
-    if has("encoder.patch_embed.proj.weight"):
+    if "encoder.patch_embed.proj.weight" in tensors:
         return "pretraining"
-    if has("cls_token") or has("pos_embed"):
+    if "cls_token" in tensors or "pos_embed" in tensors:
         return "plain ViT"
-    if has("patch_embed.proj.weight") and has("fc_norm.weight"):
-        return "fine-tuning"
+    if "patch_embed.proj.weight" in tensors and "blocks.0.attn.q_bias" in tensors:
+        return "fine-tuning" if "fc_norm.weight" in tensors else "encoder"
     return "non-VideoMAE"
 
 
-def check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Hold the tensors of a file against those of a model.
+def check_fit(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of a file's tensors with those of a model.
 
     Raises:
-        UserError: names or shapes differ; the first few are named.
+        UserError: they differ; the line names the first few.
     """
 
     def shape(tensors: Mapping[str, Tensor], name: str) -> str:
         return str(list(tensors[name].shape)) if name in tensors else "nothing"
 
-    names = [*wanted, *(name for name in found if name not in wanted)]
+    names = [*expected, *(name for name in found if name not in expected)]
     lines = [
-        f"{name} (file {shape(found, name)}, model {shape(wanted, name)})"
+        f"{name} (file {shape(found, name)}, model {shape(expected, name)})"
         for name in names
-        if shape(found, name) != shape(wanted, name)
+        if shape(found, name) != shape(expected, name)
     ]
     if lines:
         more = f" and {len(lines) - SHOWN_MISFITS} more" if len(lines) > SHOWN_MISFITS else ""

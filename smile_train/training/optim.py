@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def layer_of(name: str, depth: int) -> int:
-    """Return a parameter's layer: 0 the patch embedding, 1 .. depth the encoder's blocks, then the rest."""
-    if found := re.match(r"(?:encoder\.)?blocks\.(\d+)\.", name):
-        return int(found[1]) + 1
-    return 0 if re.match(r"(?:encoder\.)?patch_embed\.", name) else depth + 1
-
-
 def parameter_groups(
-    model: nn.Module, weight_decay: float, *, layer_decay: float = 1.0, depth: int = 0
+    model: nn.Module, weight_decay: float, *, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters: tensors of two or more dimensions decay, biases and norms do not.
+    """Group trainable parameters by weight decay and learning rate.
+
+    1-D tensors (biases, norms) and the tensors in ``model.no_weight_decay()`` have no weight decay.
 
     Args:
-        model: a student or classifier.
-        weight_decay: of the tensors that decay.
-        layer_decay: layer l learns at ``layer_decay^(depth + 1 - l)`` of the rate (BEiT, arXiv 2106.08254);
-            every group names its share ``lr_scale``.
-        depth: the encoder's blocks; needed where ``layer_decay`` is not 1.
+        model: a student or classifier, before it is wrapped for several processes.
+        weight_decay: of the other tensors.
+        layer_decay: factor of the learning rate from each layer of ``model.group_matcher()`` to the one
+            below (BEiT, arXiv 2106.08254). Each group holds its factor as ``lr_scale``.
     """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        layer = depth + 1 if layer_decay == 1 else layer_of(name, depth)
-        decays = parameter.ndim > 1
-        group = groups.setdefault(
-            (layer, not decays),
-            {
-                "params": [],
-                "weight_decay": weight_decay if decays else 0.0,
-                "lr_scale": layer_decay ** (depth + 1 - layer),
-            },
+    # Imported here: timm takes seconds to import, and `lr_at` needs none of it.
+    from timm.optim import (  # type: ignore[attr-defined]
+        param_groups_layer_decay,
+        param_groups_weight_decay,
+    )
+
+    names: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    groups: list[dict[str, Any]]
+    if layer_decay == 1:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=names)
+    else:
+        groups = param_groups_layer_decay(
+            model, weight_decay, no_weight_decay_list=names, layer_decay=layer_decay
         )
-        group["params"].append(parameter)
-    return [groups[key] for key in sorted(groups)]
+    return groups
 
 
 def make_adamw(
@@ -54,15 +46,14 @@ def make_adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     layer_decay: float = 1.0,
-    depth: int = 0,
 ) -> torch.optim.AdamW:
     """Return AdamW (arXiv 1711.05101) with `parameter_groups`; the defaults are VideoMAE's pretraining."""
-    groups = parameter_groups(model, weight_decay, layer_decay=layer_decay, depth=depth)
+    groups = parameter_groups(model, weight_decay, layer_decay=layer_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group, by its own share of it."""
+    """Set the learning rate of every group to ``lr`` times its ``lr_scale``."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
@@ -72,8 +63,8 @@ def lr_at(
 ) -> float:
     """Return the learning rate of a step, counted from 0.
 
-    Rises linearly from `warmup_lr` at step 0 to `base_lr` at step `warmup_steps`, then falls along half
-    a cosine (arXiv 1608.03983, without restarts) to `final_lr` at `total_steps`, and stays there.
+    Rises linearly from `warmup_lr` at step 0 to `base_lr` at step `warmup_steps`, falls along half a cosine
+    (arXiv 1608.03983, without restarts) to `final_lr` at `total_steps`, and is `final_lr` after that.
 
     Raises:
         ValueError: a negative step, or not 0 <= warmup_steps <= total_steps.
@@ -91,16 +82,20 @@ def lr_at(
 
 
 class WeightAverage:
-    """An exponential moving average of a model's parameters, each where the parameter lies."""
+    """Exponential moving average of a model's parameters, on the device of each parameter.
+
+    timm's ModelEmaV3 copies the module, which FSDP2 modules forbid; this keeps one tensor (or DTensor) per
+    parameter, and resumes from the tensors alone.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin with the parameters as they are."""
+        """Start from the current parameters."""
         self.decay = decay
         self.tensors = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move by ``1 - decay`` towards the parameters."""
+        """Move the average by ``1 - decay`` towards the parameters."""
         for name, parameter in model.named_parameters():
             average: Tensor = self.tensors[name]
             average.mul_(self.decay).add_(parameter.detach(), alpha=1 - self.decay)
