@@ -28,7 +28,7 @@ def parameter_groups(
         param_groups_weight_decay,
     )
 
-    names: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    names: set[str] = getattr(model, "no_weight_decay", set)()
     groups: list[dict[str, Any]]
     if layer_decay == 1:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=names)

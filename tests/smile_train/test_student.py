@@ -1,7 +1,10 @@
+"""The student, the classifier and their weights."""
+
 import argparse
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,26 @@ from torch import Tensor, nn
 from smile_synth.core.errors import UserError
 from smile_train.config import StudentOptions
 from smile_train.models import (
+    CHECKPOINTS,
+    CLASSIFIER,
+    CLASSIFIER_BEST,
+    STUDENT,
     STUDENT_SIZES,
+    ClassifierConfig,
     Encoder,
+    EncoderConfig,
     Student,
     StudentConfig,
     VideoClassifier,
+    build_classifier,
+    build_encoder,
+    load_model,
+    load_student,
     load_student_weights,
     pick_tokens,
+    save_model,
     split_tokens,
+    steps_of,
 )
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/smile_student.json"
@@ -40,10 +55,10 @@ SMALL = {
     "output_last8": [0.053018, 0.125243, -0.112659, -0.00605, 0.166172, -0.058302, -0.080125, 0.148014],
 }
 
-CONFIG = StudentConfig(
-    width=24, depth=3, heads=3, decoder_width=12, decoder_depth=2, decoder_heads=2, target_dim=5,
-    num_frames=6, size_hw=(8, 12), patch_size=4, tubelet_size=2,
-)  # fmt: skip
+ENCODER = EncoderConfig(
+    width=24, depth=3, heads=3, num_frames=6, size_hw=(8, 12), patch_size=4, tubelet_size=2
+)
+CONFIG = StudentConfig(encoder=ENCODER, decoder_width=12, decoder_depth=2, decoder_heads=2, target_dim=5)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -56,6 +71,18 @@ def tiny_clips(batch: int = 2) -> Tensor:
 
 def tiny_mask(batch: int = 2) -> Tensor:
     return torch.rand(batch, 18, generator=seeded(8)).argsort(1) < 11
+
+
+def config_with(**fields: Any) -> StudentConfig:
+    """CONFIG with other fields, of the encoder or of the student."""
+    own = {name: value for name, value in fields.items() if name in StudentConfig.__dataclass_fields__}
+    encoder = {name: value for name, value in fields.items() if name not in own}
+    return replace(CONFIG, encoder=replace(ENCODER, **encoder), **own)
+
+
+def classifier_of(num_classes: int = 4, seed: int = 0) -> VideoClassifier:
+    config = ClassifierConfig(encoder=ENCODER, num_classes=num_classes)
+    return VideoClassifier(config, generator=seeded(seed))
 
 
 def block(model: Encoder | VideoClassifier, index: int) -> Any:
@@ -100,10 +127,11 @@ def test_outputs_are_those_of_the_published_model(size: str) -> None:
 def test_parameters_have_the_published_names_shapes_and_order(form: str) -> None:
     kind, size = form.split("_")
     config = StudentConfig.of_size(size, target_dim=768)
+    classifier = ClassifierConfig(encoder=config.encoder, num_classes=400)
     model = (
         Student(config, generator=seeded())
         if kind == "pretrain"
-        else VideoClassifier(config, 400, generator=seeded())
+        else VideoClassifier(classifier, generator=seeded())
     )
     published = json.loads(REFERENCE.read_text())[form]
     assert [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()] == list(
@@ -112,7 +140,7 @@ def test_parameters_have_the_published_names_shapes_and_order(form: str) -> None
 
 
 def test_patches_are_embedded_as_by_conv3d() -> None:
-    encoder = Encoder(CONFIG, generator=seeded())
+    encoder = Encoder(ENCODER, generator=seeded())
     clips = tiny_clips()
     proj = encoder.patch_embed.proj
     everything = proj(clips.transpose(1, 2)).flatten(2).transpose(1, 2)
@@ -123,7 +151,7 @@ def test_patches_are_embedded_as_by_conv3d() -> None:
 
 
 def test_positions_are_sine_and_cosine_of_the_token_index() -> None:
-    position = Encoder(CONFIG, generator=seeded()).position
+    position = Encoder(ENCODER, generator=seeded()).position
     assert position.shape == (18, 24)
     for token, column in ((0, 0), (3, 0), (3, 1), (17, 10), (17, 23)):
         angle = token / 10000 ** (2 * (column // 2) / 24)
@@ -132,7 +160,7 @@ def test_positions_are_sine_and_cosine_of_the_token_index() -> None:
 
 
 def test_attention_is_softmax_of_scaled_products_with_biased_queries_and_values() -> None:
-    attention = block(Encoder(CONFIG, generator=seeded()), 0).attn
+    attention = block(Encoder(ENCODER, generator=seeded()), 0).attn
     with torch.no_grad():
         attention.q_bias.uniform_(-1, 1, generator=seeded(1))
         attention.v_bias.uniform_(-1, 1, generator=seeded(2))
@@ -147,14 +175,14 @@ def test_attention_is_softmax_of_scaled_products_with_biased_queries_and_values(
 
 
 def test_mlp_has_the_exact_gelu() -> None:
-    mlp = block(Encoder(CONFIG, generator=seeded()), 0).mlp
+    mlp = block(Encoder(ENCODER, generator=seeded()), 0).mlp
     x = torch.randn(2, 7, 24, generator=seeded(3)) * 3
     hidden = mlp.fc1(x)
     expected = mlp.fc2(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
     torch.testing.assert_close(mlp(x), expected, rtol=0, atol=1e-5)
 
 
-def test_masked_pixels_are_never_looked_at() -> None:
+def test_masked_pixels_have_no_influence() -> None:
     student = Student(CONFIG, generator=seeded()).eval()
     clips, mask = tiny_clips(), tiny_mask()
     pixels = mask.view(2, 3, 2, 3).repeat_interleave(2, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -212,8 +240,9 @@ def test_initial_weights_are_distributed_as_in_videomae() -> None:
             bound = fan_in**-0.5 if "patch_embed" in name else (6 / sum(tensor.shape)) ** 0.5
             assert 0.95 * bound < tensor.abs().max() <= bound, name
     assert {norm.eps for norm in student.modules() if isinstance(norm, nn.LayerNorm)} == {1e-6}
-    classifier = VideoClassifier(CONFIG, 400, generator=seeded())
-    assert 1e-5 < classifier.head.weight.std() < 2e-5
+    assert 1e-5 < classifier_of(400).head.weight.std() < 2e-5
+    larger = ClassifierConfig(encoder=ENCODER, num_classes=400, head_init_scale=0.1)
+    assert 1e-3 < VideoClassifier(larger, generator=seeded()).head.weight.std() < 2e-3
 
 
 def test_every_parameter_learns_also_under_bfloat16() -> None:
@@ -225,24 +254,23 @@ def test_every_parameter_learns_also_under_bfloat16() -> None:
     assert [name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_drop_path_rises_with_depth_and_keeps_the_mean() -> None:
-    config = StudentConfig.of_size("tiny", target_dim=3, drop_path=0.3)
-    encoder = Encoder(config, generator=seeded())
-    assert [block.drop_path for block in encoder.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
-    branch = torch.ones(2000, 2, 3)
+def test_drop_path_rises_with_depth_and_acts_in_training_only() -> None:
+    encoder = Encoder(replace(ENCODER, depth=4, drop_path=0.3), generator=seeded())
+    rates = [getattr(block(encoder, i).drop_path1, "drop_prob", 0) for i in range(4)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        dropped = block(encoder, 3)._drop(branch)
+        dropped = block(encoder, 3).drop_path2(torch.ones(2000, 2, 3))
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
-    assert {round(value, 4) for value in dropped.unique().tolist()} == {0, round(1 / 0.7, 4)}
-    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
-    assert block(encoder, 0)._drop(branch) is branch
-    assert block(encoder.eval(), 3)._drop(branch) is branch
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))  # per clip
+    clips = tiny_clips()
+    assert not torch.equal(encoder(clips), encoder(clips))
+    assert torch.equal(encoder.eval()(clips), Encoder(replace(ENCODER, depth=4), generator=seeded())(clips))
 
 
 def test_classifier_scores_the_normalised_mean_of_all_tokens() -> None:
-    classifier = VideoClassifier(CONFIG, 7, generator=seeded()).eval()
-    encoder = Encoder(CONFIG, generator=seeded(1)).eval()
+    classifier = classifier_of(7).eval()
+    encoder = Encoder(ENCODER, generator=seeded(1)).eval()
     encoder.load_state_dict(classifier.state_dict(), strict=False)
     encoder.norm = nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
@@ -255,8 +283,9 @@ def test_classifier_scores_the_normalised_mean_of_all_tokens() -> None:
 
 def test_named_sizes() -> None:
     config = StudentConfig.of_size("huge", target_dim=768, size_hw=(112, 224), num_frames=8, patch_size=14)
-    assert (config.width, config.depth, config.heads, config.decoder_width) == (1280, 32, 16, 640)
-    assert (config.decoder_depth, config.decoder_heads, config.mlp_ratio) == (4, 8, 4)
+    encoder = config.encoder
+    assert (encoder.width, encoder.depth, encoder.heads, encoder.mlp_ratio) == (1280, 32, 16, 4)
+    assert (config.decoder_width, config.decoder_depth, config.decoder_heads) == (640, 4, 8)
     assert config.grid_thw == (4, 8, 16) and config.num_tokens == 512
     assert list(STUDENT_SIZES) == ["tiny", "small", "base", "large", "huge"]
     with pytest.raises(UserError, match=r"unknown student size 'larg' .*did you mean 'large'"):
@@ -278,9 +307,15 @@ def test_named_sizes() -> None:
     ],
 )
 def test_config_refuses_what_does_not_divide(change: dict[str, object], message: str) -> None:
-    fields = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
     with pytest.raises(ValueError, match=message):
-        StudentConfig(**(fields | change))
+        config_with(**change)
+
+
+def test_config_of_a_classifier_is_checked() -> None:
+    with pytest.raises(ValueError, match="num_classes must be positive, got 0"):
+        ClassifierConfig(encoder=ENCODER, num_classes=0)
+    with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        ClassifierConfig(encoder=ENCODER, num_classes=3, class_names=("left", "right"))
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -291,10 +326,8 @@ def test_wrong_shapes_are_refused() -> None:
         student(tiny_clips(), tiny_mask()[:, 1:])
     uneven = tiny_mask()
     uneven[1] = False
-    with pytest.raises(ValueError, match=r"every row of a mask must hide equally many, got 0\.\.11"):
+    with pytest.raises(ValueError, match=r"every row of a mask must have the same count, got 0\.\.11"):
         student(tiny_clips(), uneven)
-    with pytest.raises(ValueError, match="num_classes must be positive"):
-        VideoClassifier(CONFIG, 0, generator=seeded())
 
 
 def save(path: Path, model: nn.Module, form: str) -> Path:
@@ -325,11 +358,11 @@ def test_pretraining_weights_load_into_every_model(tmp_path: Path, form: str) ->
     load_student_weights(student, path)
     assert torch.equal(student(tiny_clips(), tiny_mask()), source(tiny_clips(), tiny_mask()))
 
-    encoder = Encoder(CONFIG, generator=seeded())
+    encoder = Encoder(ENCODER, generator=seeded())
     load_student_weights(encoder, str(path))
     assert torch.equal(encoder(tiny_clips()), source.encode(tiny_clips()))
 
-    classifier = VideoClassifier(CONFIG, 4, generator=seeded())
+    classifier = classifier_of()
     head = classifier.head.weight.clone()
     load_student_weights(classifier, path)
     assert torch.equal(block(classifier, 2).mlp.fc2.weight, block(source.encoder, 2).mlp.fc2.weight)
@@ -338,34 +371,31 @@ def test_pretraining_weights_load_into_every_model(tmp_path: Path, form: str) ->
 
 
 def test_fine_tuned_weights_load_into_classifier_and_encoder(tmp_path: Path) -> None:
-    source = VideoClassifier(CONFIG, 4, generator=seeded(1))
+    source = classifier_of(seed=1)
     nn.init.uniform_(source.fc_norm.weight, generator=seeded(2))
     path = save(tmp_path, source, "module")
 
-    classifier = VideoClassifier(CONFIG, 4, generator=seeded())
+    classifier = classifier_of()
     load_student_weights(classifier, path)
     assert torch.equal(classifier(tiny_clips()), source(tiny_clips()))
 
-    encoder = Encoder(CONFIG, generator=seeded())
+    encoder = Encoder(ENCODER, generator=seeded())
     load_student_weights(encoder, path)
     assert torch.equal(encoder.norm.weight, source.fc_norm.weight)
     assert torch.equal(block(encoder, 0).attn.q_bias, block(source, 0).attn.q_bias)
     assert torch.equal(block(encoder, 2).mlp.fc2.weight, block(source, 2).mlp.fc2.weight)
 
-    with pytest.raises(
-        UserError, match="holds a fine-tuning checkpoint; Student needs a pretraining checkpoint"
-    ):
+    with pytest.raises(UserError, match="holds a fine-tuning checkpoint; Student needs a pretraining one"):
         load_student_weights(Student(CONFIG, generator=seeded()), path)
     with pytest.raises(
         UserError, match=r"2 tensors do not fit .*head\.weight \(file \[4, 24\], model \[9, 24\]\)"
     ):
-        load_student_weights(VideoClassifier(CONFIG, 9, generator=seeded()), path)
+        load_student_weights(classifier_of(9), path)
 
 
 def test_a_deeper_or_wider_file_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
-    fields = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
-    deeper = Student(StudentConfig(**(fields | {"depth": 4})), generator=seeded(1))
-    encoder = Encoder(CONFIG, generator=seeded())
+    deeper = Student(config_with(depth=4), generator=seeded(1))
+    encoder = Encoder(ENCODER, generator=seeded())
     before = block(encoder, 0).mlp.fc1.weight.clone()
     with pytest.raises(
         UserError, match=r"13 tensors .*: blocks\.3\.norm1\.weight \(file \[24\], model nothing\)"
@@ -373,13 +403,9 @@ def test_a_deeper_or_wider_file_is_refused_and_nothing_is_loaded(tmp_path: Path)
         load_student_weights(encoder, save(tmp_path, deeper, "model"))
     assert "\n" not in str(caught.value)
     assert torch.equal(block(encoder, 0).mlp.fc1.weight, before)
-    wider = Student(StudentConfig(**(fields | {"width": 48})), generator=seeded(1))
+    wider = Student(config_with(width=48), generator=seeded(1))
     with pytest.raises(UserError, match=r"patch_embed\.proj\.weight \(file \[48, 3, 2, 4, 4\], model \[24,"):
         load_student_weights(encoder, save(tmp_path, wider, "safetensors"))
-
-
-def form(**change: Any) -> StudentConfig:
-    return StudentConfig(**({name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | change))
 
 
 @pytest.mark.parametrize(
@@ -391,28 +417,27 @@ def form(**change: Any) -> StudentConfig:
         ({"features.0.weight": 5}, "non-VideoMAE"),
     ],
 )
-def test_the_wrong_kind_of_checkpoint_is_named(tmp_path: Path, tensors: dict[str, int], kind: str) -> None:
+def test_the_kind_of_a_foreign_checkpoint_is_named(
+    tmp_path: Path, tensors: dict[str, int], kind: str
+) -> None:
     path = tmp_path / "other.pth"
     torch.save({"state_dict": {name: torch.zeros(size) for name, size in tensors.items()}}, path)
     for model, needs in (
-        (Student(CONFIG, generator=seeded()), "Student needs a pretraining checkpoint"),
-        (
-            Encoder(CONFIG, generator=seeded()),
-            "Encoder needs a pretraining checkpoint or a fine-tuning checkpoint",
-        ),
+        (Student(CONFIG, generator=seeded()), "Student needs a pretraining one"),
+        (Encoder(ENCODER, generator=seeded()), "Encoder needs a pretraining or fine-tuning one"),
     ):
         with pytest.raises(UserError, match=f"holds a {kind} checkpoint; {needs}") as caught:
             load_student_weights(model, path)
         assert "\n" not in str(caught.value)
 
 
-def test_another_head_is_one_tensor_pair_and_a_wall_is_cut_short(tmp_path: Path) -> None:
-    path = save(tmp_path, Student(form(target_dim=7), generator=seeded()), "model")
+def test_a_misfit_names_three_tensors_at_most(tmp_path: Path) -> None:
+    path = save(tmp_path, Student(config_with(target_dim=7), generator=seeded()), "model")
     with pytest.raises(
         UserError, match=r"2 tensors do not fit .* decoder\.head\.weight \(file \[7, 12\], model \[5, 12\]\)"
     ):
         load_student_weights(Student(CONFIG, generator=seeded()), path)
-    path = save(tmp_path, Student(form(depth=5), generator=seeded()), "model")
+    path = save(tmp_path, Student(config_with(depth=5), generator=seeded()), "model")
     with pytest.raises(UserError, match=r"26 tensors do not fit .* and 23 more$"):
         load_student_weights(Student(CONFIG, generator=seeded()), path)
 
@@ -456,13 +481,13 @@ def step(config: StudentConfig) -> tuple[float, dict[str, Tensor], int]:
     "change", [{"checkpointing": True}, {"decoder_chunk": 2}, {"checkpointing": True, "decoder_chunk": 1}]
 )
 def test_less_memory_gives_the_same_loss_and_gradients(change: dict[str, Any]) -> None:
-    loss, gradients, kept = step(form(drop_path=0.5))
-    again, same, less = step(form(drop_path=0.5, **change))
+    loss, gradients, kept = step(config_with(drop_path=0.5))
+    again, same, less = step(config_with(drop_path=0.5, **change))
     assert again == pytest.approx(loss, rel=1e-6) and same.keys() == gradients.keys()
     for name in gradients:
         torch.testing.assert_close(same[name], gradients[name], rtol=1e-5, atol=1e-8)
     assert less < (0.4 if change.get("checkpointing") else 0.8) * kept
-    student = Student(form(**change), generator=seeded()).eval()
+    student = Student(config_with(**change), generator=seeded()).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             student(tiny_clips(3), tiny_mask(3)),
@@ -473,8 +498,8 @@ def test_less_memory_gives_the_same_loss_and_gradients(change: dict[str, Any]) -
 def test_options_of_a_run_describe_a_student() -> None:
     options = StudentOptions(size="small", patch_size=8, tubelet_size=1, checkpointing=True, decoder_chunk=3)
     config = StudentConfig.from_options(options, num_frames=5, size_hw=(24, 40), target_dim=11)
-    assert (config.width, config.grid_thw, config.target_dim) == (384, (5, 3, 5), 11)
-    assert config.checkpointing and config.decoder_chunk == 3
+    assert (config.encoder.width, config.grid_thw, config.target_dim) == (384, (5, 3, 5), 11)
+    assert config.encoder.checkpointing and config.decoder_chunk == 3 and config.depth == 12
     for wrong, message in (
         ({"tubelet_size": 2}, "student: num_frames 5 must be a multiple of tubelet_size 2"),
         ({"patch_size": 16}, "student: height 24 must be a multiple of patch_size 16"),
@@ -491,7 +516,7 @@ class Evil:
 
 
 def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    encoder = Encoder(CONFIG, generator=seeded())
+    encoder = Encoder(ENCODER, generator=seeded())
     with pytest.raises(UserError, match="no such checkpoint file"):
         load_student_weights(encoder, tmp_path / "none.pth")
     for name, content in {
@@ -527,3 +552,83 @@ def test_separable_positions_tell_time_row_and_column_apart() -> None:
         generator=torch.Generator(),
     )
     assert not torch.allclose(joint.encoder.position, table.reshape(30, 128))
+
+
+def test_models_are_saved_with_their_configuration(tmp_path: Path) -> None:
+    student = Student(config_with(positions="separable", decoder_chunk=2), generator=seeded(1))
+    config = ClassifierConfig(encoder=ENCODER, num_classes=2, class_names=("left", "right"))
+    classifier = VideoClassifier(config, generator=seeded(2))
+    for model, name in ((student, STUDENT), (classifier, CLASSIFIER)):
+        save_model(tmp_path / name, model)
+        loaded = load_model(tmp_path / name)
+        assert type(loaded) is type(model) and loaded.config == model.config and not loaded.training
+        for key, value in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value)
+    save_model(tmp_path / STUDENT, student, {n: t + 1 for n, t in student.state_dict().items()})
+    assert torch.equal(load_student(tmp_path).mask_token, student.mask_token + 1)
+    with pytest.raises(UserError, match="holds a fine-tuned classifier, expected a pretrained student"):
+        load_student(tmp_path / CLASSIFIER)
+    save_file(student.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match=r"bare.safetensors': has no model configuration"):
+        load_model(tmp_path / "bare.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty': no student.safetensors there"):
+        load_model(tmp_path / "empty")
+
+
+def test_a_run_has_a_model_and_steps(tmp_path: Path) -> None:
+    """A folder gives its student, else its best, else its last classifier; a checkpoint gives weights only."""
+    save_model(tmp_path / CLASSIFIER, classifier_of(seed=1))
+    save_model(tmp_path / CLASSIFIER_BEST, classifier_of(seed=2))
+    best = load_model(tmp_path)
+    assert isinstance(best, VideoClassifier) and torch.equal(
+        best.head.weight, classifier_of(seed=2).head.weight
+    )
+    save_model(tmp_path / STUDENT, Student(CONFIG, generator=seeded(3)))
+    assert isinstance(load_model(tmp_path), Student) and steps_of(tmp_path) is None
+    (tmp_path / CHECKPOINTS).mkdir()
+    earlier = Student(CONFIG, generator=seeded(4))
+    for name in ("00000005.pt", "00000012.pt", "best.pt"):
+        torch.save({"model": earlier.state_dict(), "step": 0}, tmp_path / CHECKPOINTS / name)
+    loaded = load_student(tmp_path / CHECKPOINTS / "00000005.pt")
+    assert torch.equal(loaded.mask_token, earlier.mask_token)
+    assert build_encoder(tmp_path / CHECKPOINTS / "00000005.pt").config == ENCODER
+    assert steps_of(tmp_path / CHECKPOINTS / "00000005.pt") == 5
+    assert steps_of(tmp_path) == steps_of(tmp_path / STUDENT) == 12
+    assert steps_of(tmp_path / CHECKPOINTS / "best.pt") is None
+
+
+def test_encoders_are_built_from_any_source(tmp_path: Path) -> None:
+    config = StudentConfig.of_size("tiny", target_dim=5, num_frames=4, size_hw=(32, 32), patch_size=8)
+    student = Student(config, generator=seeded(1))
+    save_model(tmp_path / STUDENT, student)
+    assert build_encoder(tmp_path, num_frames=16).config == config.encoder  # the file says the shape
+    published = save(tmp_path, student, "module")
+    encoder = build_encoder(published, num_frames=4, size_hw=(32, 32))
+    assert encoder.config == config.encoder and not encoder.training
+    clips = torch.randn(1, 4, 3, 32, 32, generator=seeded(5))
+    assert torch.equal(encoder(clips), student.encode(clips))
+    assert build_encoder(published).config.grid_thw == (8, 28, 28)
+    torch.save({"patch_embed.proj.weight": torch.zeros(8, 3, 2, 4, 4)}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="part.pth': holds no video encoder"):
+        build_encoder(tmp_path / "part.pth")
+
+
+@pytest.mark.parametrize("kind", ["run", "pretraining", "fine-tuning"])
+def test_classifiers_are_built_from_any_source(tmp_path: Path, kind: str) -> None:
+    source = Student(CONFIG, generator=seeded(1))
+    path = tmp_path
+    if kind == "run":
+        save_model(tmp_path / STUDENT, source)
+    else:
+        path = save(tmp_path, source if kind == "pretraining" else classifier_of(9, seed=1), "model")
+    changes = {} if kind == "run" else {"num_frames": 6, "size_hw": (8, 12)}
+    classifier = build_classifier(
+        path, num_classes=2, generator=seeded(), class_names=("left", "right"), head_init_scale=0.5,
+        drop_path=0.2, **changes,
+    )  # fmt: skip
+    assert classifier.config.encoder.drop_path == 0.2 and classifier.config.class_names[1] == "right"
+    assert torch.equal(block(classifier, 2).mlp.fc2.weight, block(source.encoder, 2).mlp.fc2.weight)
+    assert torch.equal(classifier.fc_norm.weight, torch.ones(24))
+    longer = build_classifier(path, num_classes=2, generator=seeded(), num_frames=8, size_hw=(8, 12))
+    assert longer(torch.randn(1, 8, 3, 8, 12)).shape == (1, 2)
