@@ -1,4 +1,8 @@
+"""Token masks: counts, rules, and the same mask for the same clip."""
+
+import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +14,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from smile_synth.core import rng
 from smile_synth.core.errors import UserError
+from smile_synth.core.rng import RandomStreams
+from smile_train.batch import Batch
 from smile_train.config import MaskOptions
 from smile_train.masking import (
+    MASK_DRAWS,
     NUM_BLOCKS,
     Masker,
     block_mask,
@@ -25,13 +31,12 @@ from smile_train.masking import (
     trajectory_mask,
     tube_mask,
     tubelet_mask,
-    uniform_draws,
     upright_boxes,
 )
 
 GRID = (3, 5, 7)
 FULL = (8, 14, 14)
-# Every kind and rule, by the options that ask for it.
+# Options of every kind and rule.
 KINDS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
     "tube": {"kind": "tube"},
@@ -43,7 +48,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def draws_of(grid: tuple[int, int, int], batch: int = 4, seed: int = 0) -> Tensor:
-    return uniform_draws(seed, torch.arange(batch), 2 * math.prod(grid), "mask").view(batch, 2, -1)
+    numbers = RandomStreams(seed, range(batch), "mask").random_float32(2, math.prod(grid))
+    return torch.from_numpy(numbers)
 
 
 def masker_of(grid: tuple[int, int, int] = GRID, seed: int = 0, **options: Any) -> Masker:
@@ -59,56 +65,76 @@ def noise(batch: int = 4) -> Tensor:
     return torch.randint(256, still(batch).shape, generator=torch.Generator().manual_seed(2)).byte()
 
 
-@pytest.mark.parametrize(
-    ("seed", "index", "purpose", "count"),
-    [
-        (0, 0, "mask", 13),
-        (2**63 - 1, 2**62 + 12345, "mask 3", 301),
-        (5, 7, "x", 8),
-        (10**17 + 1, 2**63 - 1, "y", 1),
-    ],
-)
-def test_draws_are_those_of_the_generator_of_each_clip(
-    seed: int, index: int, purpose: str, count: int
-) -> None:
-    draws = uniform_draws(seed, torch.tensor([3, index]), count, purpose)
-    for row, at in zip(draws, (3, index), strict=True):
-        key = np.array([seed, at], np.uint64)
-        counter = np.array([0, 0, 0, rng.counter_block(purpose)], np.uint64)
-        numpys = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        assert np.array_equal(row.numpy(), numpys.random(count, dtype=np.float32))
-    with pytest.raises(ValueError, match="seed must be in"):
-        uniform_draws(-1, torch.tensor([0]), 1, "x")
+def masks_of(
+    masker: Masker,
+    indices: Sequence[int] | range,
+    frames: Tensor | None = None,
+    number: int = 0,
+    **labels: Tensor,
+) -> Tensor:
+    draws = masker.draw(np.asarray(indices), number + 1)
+    frames = still(len(indices), masker.grid_thw) if frames is None else frames
+    return masker(Batch(torch.tensor(indices), frames, {**labels, MASK_DRAWS: draws}), number)
+
+
+GOLDEN = {
+    "random": "1529905cb73d76ad",
+    "tube": "3408cd6259f70fb6",
+    "block": "1b8142f9d5305902",
+    "share": "23f665571480c237",
+    "tubelet-visible": "dac1ff0124721f31",
+    "tubelet-tube": "62e6796a7b3645d0",
+    "motion": "938029fc42b4188e",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_masks_of_every_kind_are_the_golden_ones(name: str) -> None:
+    """A mask is part of what a seed and a clip index give, also in later versions."""
+    options = {**KINDS, "motion": {"kind": "random", "motion_weight": 3.0}}[name]
+    numbers = torch.arange(still(3).numel()) * 2654435761 >> 7
+    frames = (numbers % 256).byte().view(still(3).shape)
+    objects = (torch.arange(3 * 105) * 7919 % 10 < 3).float().view(3, 105)
+    masker = masker_of(seed=5, **options)
+    masks = [masks_of(masker, [3, 9, 2**40], frames, number, coverage=objects) for number in (0, 1)]
+    assert hashlib.sha256(torch.stack(masks).numpy().tobytes()).hexdigest()[:16] == GOLDEN[name]
+
+
+def test_draws_have_one_row_per_mask_and_a_few_kilobytes() -> None:
+    draws = masker_of(FULL).draw(np.array([7, 2**62]), 2)
+    assert (draws.dtype, draws.shape) == (torch.float32, (2, 2, 2 * 1568 + 1))
+    assert torch.equal(draws[1, :1], masker_of(FULL).draw(np.array([2**62]))[0])
+    assert draws.min() >= 0 and draws.max() < 1 and len(draws.unique()) > 12000
+    assert masker_of(kind="block").draw(np.array([7])).shape == (1, 1, 2 * 105 + 1 + 3 * NUM_BLOCKS)
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("motion_weight", [0.0, 3.0])
-def test_masks_belong_to_the_clip_and_not_to_its_batch(name: str, motion_weight: float) -> None:
+def test_the_mask_of_a_clip_does_not_depend_on_its_batch(name: str, motion_weight: float) -> None:
     if name == "block" and motion_weight:
         return
     options = {**KINDS[name], "motion_weight": motion_weight}
     objects = (torch.rand(3, 105, generator=torch.Generator().manual_seed(0)) < 0.3).float()
-    indices, frames = torch.tensor([3, 9, 2**40]), noise(3)
+    indices, frames = [3, 9, 2**40], noise(3)
     masker = masker_of(**options)
-    together = masker(indices, frames, coverage=objects)
+    together = masks_of(masker, indices, frames, coverage=objects)
     assert together.dtype == torch.bool and together.sum(1).tolist() == [masker.num_masked] * 3
-    alone = masker(indices[1:2], frames[1:2], coverage=objects[1:2])
+    alone = masks_of(masker, indices[1:2], frames[1:2], coverage=objects[1:2])
     assert torch.equal(together[1], alone[0])
-    again = masker(indices[1:2], frames[1:2], coverage=objects[1:2], sample=1)
+    again = masks_of(masker, indices[1:2], frames[1:2], number=1, coverage=objects[1:2])
     assert not torch.equal(again, alone) and again.sum() == masker.num_masked
-    other = masker_of(seed=1, **options)(indices, frames, coverage=objects)
+    other = masks_of(masker_of(seed=1, **options), indices, frames, coverage=objects)
     assert not torch.equal(other, together)
 
 
-def test_the_published_mix_gives_further_views_masks_of_other_clips() -> None:
+def test_cross_clip_uses_masks_of_other_clips_for_further_masks() -> None:
     objects = torch.eye(4, 105)
-    own, mixed = masker_of(), masker_of(cross_clip=True)
-    call = {"indices": torch.arange(4), "frames": still(), "coverage": objects}
-    assert torch.equal(own(**call), mixed(**call))
-    for sample in (1, 2):
-        assert torch.equal(
-            mixed(**call, sample=sample), own(**call, sample=sample)[[(i - sample) % 4 for i in range(4)]]
+    for number in (0, 1, 2):
+        own, mixed = (
+            masks_of(masker_of(cross_clip=cross_clip), range(4), number=number, coverage=objects)
+            for cross_clip in (False, True)
         )
+        assert torch.equal(mixed, own[[(i - number) % 4 for i in range(4)]])
 
 
 def test_published_counts() -> None:
@@ -116,7 +142,7 @@ def test_published_counts() -> None:
     assert count_masked(FULL, 0.9) == 8 * 176
     for options in KINDS.values():
         masker = masker_of(FULL, **options)
-        mask = masker(torch.arange(4), still(grid=FULL), coverage=torch.zeros(4, 1568))
+        mask = masks_of(masker, range(4), coverage=torch.zeros(4, 1568))
         assert masker.num_masked == 1248 and mask.sum(1).tolist() == [1248] * 4
 
 
@@ -128,13 +154,13 @@ def test_published_counts() -> None:
     share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_counts_are_exact_whatever_the_objects_cover(
+def test_counts_are_exact_for_any_share_of_object_tokens(
     grid: tuple[int, int, int], ratio: float, cover: float, share: float, seed: int
 ) -> None:
     objects = torch.rand(4, math.prod(grid), generator=torch.Generator().manual_seed(seed)) < cover
     for options in KINDS.values():
         masker = masker_of(grid, seed, ratio=ratio, object_visible_share=share, **options)
-        mask = masker(torch.arange(4), still(grid=grid), coverage=objects.float())
+        mask = masks_of(masker, range(4), coverage=objects.float())
         assert mask.shape == objects.shape
         assert mask.sum(1).tolist() == [count_masked(grid, ratio)] * 4
 
@@ -149,11 +175,11 @@ def test_tubes_are_constant_in_time_and_random_masks_are_not() -> None:
 
 @pytest.mark.parametrize("kind", ["random", "tube"])
 def test_every_token_is_masked_equally_often(kind: str) -> None:
-    often = masker_of(kind=kind)(torch.arange(3000), still(3000)).double().mean(0)
+    often = masks_of(masker_of(kind=kind), range(3000)).double().mean(0)
     assert (often - 0.8).abs().max() < 5 * (0.16 / 3000) ** 0.5
 
 
-def test_blocks_are_laid_one_after_the_other() -> None:
+def test_blocks_are_added_until_the_count_is_reached() -> None:
     # 8 x 10 places: a block of aspect 1 has sides sqrt(.15 * 80) ~ 3; draws of 0 lie top left, of 1 - e bottom right.
     square = math.log(1 / 0.75) / math.log(1.5 / 0.75)
     blocks = torch.tensor([[[square, 0.0, 0.0], [square, 0.999, 0.999], [square, 0.0, 0.999]]])
@@ -164,8 +190,8 @@ def test_blocks_are_laid_one_after_the_other() -> None:
 
 
 def test_blocks_hide_neighbours_together() -> None:
-    mask = masker_of(FULL, kind="block")(torch.arange(50), still(50, FULL)).view(50, *FULL)
-    tubes = masker_of(FULL, kind="tube")(torch.arange(50), still(50, FULL)).view(50, *FULL)
+    mask = masks_of(masker_of(FULL, kind="block"), range(50)).view(50, *FULL)
+    tubes = masks_of(masker_of(FULL, kind="tube"), range(50)).view(50, *FULL)
 
     def edges(m: Tensor) -> float:
         return float((m[:, 0, 1:] != m[:, 0, :-1]).double().mean())
@@ -177,7 +203,7 @@ def test_blocks_hide_neighbours_together() -> None:
 def test_motion_weights_draw_without_replacement_by_weight() -> None:
     # One of four tokens is masked at a time; it moves three times as much as its clip's mean.
     motion = torch.tensor([[0.0, 0.0, 3.0, 1.0]]).expand(6000, 4)
-    draws = uniform_draws(0, torch.arange(6000), 8, "mask").view(-1, 2, 4)
+    draws = draws_of((1, 1, 4), batch=6000)
     weighted = motion_weighted(draws, motion, (1, 1, 4), 2.0)
     weights = torch.tensor([1, 1, 1 + 2 * 3, 1 + 2 * 1], dtype=torch.float64)
     for stream in (0, 1):
@@ -201,14 +227,9 @@ def test_token_motion_is_the_mean_change_of_a_token() -> None:
     assert motion[1, 1, 1, 2] == 30 and motion[1, 2, 1, 2] == 30
     assert motion[1, 0, 4, 6] == pytest.approx(80 / 16)
     assert not token_motion(frames[:, :1], 4, 1).any()
-    often = (
-        masker_of(ratio=0.3, motion_weight=20.0, kind="random")(
-            torch.arange(400), frames[1:].expand(400, -1, -1, -1, -1)
-        )
-        .view(400, *GRID)
-        .double()
-        .mean(0)
-    )
+    masker = masker_of(ratio=0.3, motion_weight=20.0, kind="random")
+    masks = masks_of(masker, range(400), frames[1:].expand(400, -1, -1, -1, -1))
+    often = masks.view(400, *GRID).double().mean(0)
     assert often[1, 1, 2] > 0.95 and often[0, 0, 0] < 0.35
 
 
@@ -364,14 +385,12 @@ def test_faithful_masks_agree_in_distribution_with_the_published_rule(rule: str)
         tubelet_size=2,
         seed=0,
     )
-    frames = torch.zeros(1, dtype=torch.uint8)  # only its device is asked for
     ours, theirs, shifted, counts = [], [], [], []
     random = np.random.default_rng(1)
     for scene in range(scenes):
-        indices = torch.arange(scene * per_scene, (scene + 1) * per_scene)
-        mask = masker(
-            indices, frames, boxes_xyxy=boxes[scene : scene + 1].expand(per_scene, -1, -1, -1)
-        ).numpy()
+        indices = range(scene * per_scene, (scene + 1) * per_scene)
+        same = boxes[scene : scene + 1].expand(per_scene, -1, -1, -1)
+        mask = masks_of(masker, indices, torch.zeros(per_scene), boxes_xyxy=same).numpy()
         objects = published_objects(boxes[scene].double().numpy())
         reference = np.stack([published_mask(rule, objects, random) for _ in range(per_scene)])
         assert (mask.sum(1) == 1248).all() and (reference.sum(1) == 1248).all()
@@ -395,7 +414,7 @@ def test_the_spared_tubelets_can_be_fixed() -> None:
     objects = torch.zeros(4, *GRID)
     objects[:, :, 1:3, 1:3] = 1
     masker = masker_of(object_rule="tubelet-visible", visible_tubelets=[0, 2], ratio=0.6)
-    mask = masker(torch.arange(4), still(), coverage=objects.flatten(1)).view(4, *GRID)
+    mask = masks_of(masker, range(4), coverage=objects.flatten(1)).view(4, *GRID)
     assert not mask[:, [0, 2], 1:3, 1:3].any() and mask[:, 1, 1:3, 1:3].all()
 
 
@@ -457,15 +476,15 @@ def test_the_boxes_of_a_clip_are_joined_and_those_of_others_are_not() -> None:
 
 def test_mistakes_are_refused() -> None:
     draws, objects = draws_of(GRID), torch.zeros(4, 105, dtype=torch.bool)
-    with pytest.raises(ValueError, match="a trajectory mask from coverage needs coverage"):
-        masker_of()(torch.arange(4), still())
-    with pytest.raises(ValueError, match="a trajectory mask from boxes-oversize needs boxes_xyxy"):
-        masker_of(object_tokens="boxes-oversize")(torch.arange(4), still())
+    with pytest.raises(ValueError, match="a trajectory mask from coverage needs the label coverage"):
+        masks_of(masker_of(), range(4))
+    with pytest.raises(ValueError, match="a trajectory mask from boxes-oversize needs the label boxes_xyxy"):
+        masks_of(masker_of(object_tokens="boxes-oversize"), range(4))
     with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):
         masker_of(ratio=0.02)
     with pytest.raises(UserError, match=r"mask.visible_tubelets: 3 given, but a clip has tubelets 0\.\.2"):
         masker_of(object_rule="tubelet-visible", visible_tubelets=[0, 3])
-    with pytest.raises(ValidationError, match="motion_weight: block masks have none"):
+    with pytest.raises(ValidationError, match="motion_weight: has no effect on block masks"):
         MaskOptions(kind="block", motion_weight=1.0)
     with pytest.raises(ValidationError, match="visible_tubelets: only with object_rule"):
         MaskOptions(visible_tubelets=[0])
