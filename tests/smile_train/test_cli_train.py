@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smile_train.cli import main
+from smile_train.cli import describe_step, main
 
 Run = Callable[..., Any]
 
@@ -22,7 +22,7 @@ def run(command_line: Run) -> Run:
 
 
 def test_pretrain(run: Run, config_file: Path, tmp_path: Path) -> None:
-    arguments = ("pretrain", config_file, "steps=2", "--out", tmp_path / "run")
+    arguments = ("pretrain", config_file, "stages.0.steps=2", "--out", tmp_path / "run")
     assert "2 steps in" in run(*arguments).stdout
     assert (tmp_path / "run" / "student.safetensors").is_file()
     assert "all 2 steps are done, there is nothing to continue" in " ".join(run(*arguments).stdout.split())
@@ -38,10 +38,10 @@ def test_help() -> None:
     ("arguments", "message"),
     [
         (["pretrain", "demmo", "--out", "x"], "did you mean 'demo'?"),
-        (["pretrain", "CONFIG", "stesp=3", "--out", "x"], "did you mean 'steps'?"),
+        (["pretrain", "CONFIG", "stages.0.stesp=3", "--out", "x"], "did you mean 'steps'?"),
         (
-            ["pretrain", "CONFIG", "mask.ratio=1.5", "--out", "x"],
-            "mask.ratio: should be less than 1, got 1.5",
+            ["pretrain", "CONFIG", "stages.0.mask.ratio=1.5", "--out", "x"],
+            "stages.0.mask.ratio: should be less than 1, got 1.5",
         ),
         (["pretrain", "CONFIG"], "--out is missing"),
         (["embed", "nowhere", "--checkpoint", "nowhere", "--out", "f.npz"], "nowhere"),
@@ -64,12 +64,44 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert not list(work.iterdir())
 
 
-def test_dry_run(run: Run, config_file: Path, tmp_path: Path) -> None:
-    asked = ["--dry-run", "--clips-per-second", "2", "masks_per_clip=2", "steps=3000"]
-    told = run("pretrain", config_file, *asked).stdout
-    assert "clips 4x32x32: 32 tokens, 8 visible, 24 masked" in told
-    assert "stage 1: 3,000 steps of 4 clips, trajectory mask, 2 masks a clip" in told
-    assert "in all 3,000 steps, 12,000 clips" in told and "time: 1.67 hours at 2 clips/s" in told
-    assert "GiB in one process, with 4 clips a pass" in " ".join(told.split())
-    assert "encoder.blocks" in told and "GFLOP per clip" in told
+def test_dry_run_of_two_stages_on_two_processes(run: Run, config_file: Path, tmp_path: Path) -> None:
+    stages = (
+        "stages=[{steps: 3000, sources: [{recipe: RECIPE}], masks_per_clip: 2, mask: {kind: tube, ratio: 0.75}},"
+        " {steps: 1500, masks_per_clip: 1}]"
+    ).replace("RECIPE", str(tmp_path / "recipe.yaml"))
+    shown = run(
+        "pretrain", config_file, "--dry-run", "--clips-per-second", "2", "--processes", "2", stages,
+        "run.accumulate=2",
+    ).stdout  # fmt: skip
+    assert "clip 4x32x32; clips per step: 4; processes: 2; clips per pass of a process: 1" in shown
+    rows = [line.split("│") for line in shown.splitlines() if line.count("│") > 8]
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in rows}
+    assert cells["stage 1"][:3] == ["3,000", "12,000", "8 of 32"]
+    assert cells["stage 2"][:2] == ["1,500", "6,000"]
+    assert float(cells["stage 1"][3]) > 1.5 * float(cells["stage 2"][3])
+    assert [cells[name][-1] for name in ("stage 1", "stage 2")] == ["1.67", "0.83"]
+    assert "stage 1: recipe" in shown and "2 masks per clip, tube, ratio 0.75" in shown
+    assert "in all 4,500 steps, 18,000 clips; time: 2.50 hours at 2 clips/s" in shown
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "recipe.yaml"}
+
+
+def test_dry_run_refuses_a_batch_that_cannot_be_divided(run: Run, config_file: Path) -> None:
+    message = run("pretrain", config_file, "--dry-run", "--processes", "3", expect=2).stderr
+    assert "batch_size 4: must be a multiple of 3 processes x accumulate 1" in message
+
+
+def test_only_rank_0_prints(run: Run, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    shown = run("pretrain", config_file, "--dry-run")
+    assert (shown.stdout, shown.stderr) == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert "in all 6 steps" in run("pretrain", config_file, "--dry-run").stdout
+
+
+def test_progress_shows_losses_scores_and_rates() -> None:
+    line = {
+        "step": 3, "loss": 0.51234, "baseline_loss": 1.0, "loss/pixels": 0.2, "lr": 1e-3, "grad_norm": 0.5,
+        "accuracy": 0.75, "clips_per_second": 12.34, "data_wait": 0.107, "mfu": 0.4321,
+    }  # fmt: skip
+    expected = "loss 0.512, accuracy 0.750, 12.3 clips/s, MFU 43.2 %, 11 % waiting for data"
+    assert describe_step(line) == expected

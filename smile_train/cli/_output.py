@@ -1,0 +1,109 @@
+"""What several commands print. Under torchrun only rank 0 prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from smile_synth.cli import console, errors, print_labelled, progress_bar
+from smile_synth.core.errors import UserError
+
+if TYPE_CHECKING:
+    from smile_train.evaluate import MotionProbeResult
+    from smile_train.training.trainer import TrainResult
+
+LogLine = Mapping[str, Any]
+SHOWN_FILES = 10
+# Values of a log line that are not losses or scores, or that have their own place in the progress line.
+_NOT_SHOWN = ("step", "loss", "baseline_loss", "lr", "grad_norm", "clips_per_second", "data_wait", "mfu")
+
+
+def quiet_unless_rank_0() -> None:
+    """Print nothing in the processes of torchrun other than rank 0."""
+    console.quiet = errors.quiet = int(os.environ.get("RANK", "0")) > 0
+
+
+@contextmanager
+def training_progress(what: str, total_steps: int) -> Iterator[Callable[[LogLine], None]]:
+    """Show a training; yields a function for `train`'s ``on_log``.
+
+    An error of a process other than rank 0 is printed with the number of the process: it may be the only
+    process with this error.
+
+    Raises:
+        UserError: as raised inside.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        with progress_bar(what, "steps") as progress:
+            yield lambda line: progress(line["step"], total_steps, remark=describe_step(line))
+    except UserError as error:
+        if rank == 0:
+            raise
+        errors.quiet = False
+        raise UserError(f"process {rank}: {error}") from None
+
+
+def describe_step(line: LogLine) -> str:
+    """Return losses, scores and rates of a line of the log."""
+    shown = [f"loss {line['loss']:.3f}"]
+    shown += [
+        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in line.items()
+        if name not in _NOT_SHOWN and "loss/" not in name
+    ]
+    shown.append(f"{line['clips_per_second']:.1f} clips/s")
+    if "mfu" in line:
+        shown.append(f"MFU {100 * line['mfu']:.1f} %")
+    shown.append(f"{100 * line['data_wait']:.0f} % waiting for data")
+    return ", ".join(shown)
+
+
+def print_training_end(result: TrainResult, remark: str) -> None:
+    """Print steps, rate and ``remark``, or that the run was complete before."""
+    if result.clips_per_second == 0:
+        console.print(f"{result.folder}: all {result.steps} steps are done, there is nothing to continue")
+        return
+    console.print(f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, {remark}")
+
+
+def print_unreadable(unreadable: Sequence[tuple[Path | str, str]]) -> None:
+    """Print how many files of the data cannot be used, and the first of them with the reasons."""
+    if unreadable:
+        errors.print(f"{len(unreadable)} files cannot be read, or not to their end", style="yellow")
+    for file, reason in unreadable[:SHOWN_FILES]:
+        errors.print(f"  {file}: {reason}")
+
+
+def print_skipped(broken: Sequence[tuple[str, str]]) -> None:
+    """Print every video that was skipped, with the reason."""
+    for name, reason in broken:
+        print_labelled("skipped", f"{name}: {reason}")
+
+
+def print_motion_probes(result: MotionProbeResult) -> None:
+    """Print scores of motion probes with their controls."""
+    from smile_train.evaluate import format_interval
+
+    table = Table(
+        "task", "features", "accuracy %", "95 % interval", "above random encoders",
+        title=f"linear probes, {result.num_test} test clips with held-out objects and backgrounds",
+    )  # fmt: skip
+    for task in result.num_classes:
+        for row in (r for r in result.rows if r.task == task):
+            own = row.features == "encoder"
+            table.add_row(
+                f"{task} ({result.num_classes[task]})" if own else "",
+                Text("this encoder", "bold") if own else row.features,
+                f"{100 * row.accuracy:.1f}",
+                format_interval(row.low, row.high),
+                format_interval(*row.margin, signed=True) if row.margin else "",
+            )
+        table.add_section()
+    console.print(table)

@@ -1,0 +1,121 @@
+"""smile-train pretrain, finetune, train-probe and teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rich.table import Table
+from typer import Argument, Option
+
+from smile_synth.cli import console, progress_bar
+from smile_synth.core.errors import UserError
+from smile_train.cli import _options as options
+from smile_train.cli._output import (
+    print_training_end,
+    print_unreadable,
+    training_progress,
+)
+from smile_train.cli._plan import PlannedStage, last_rate, print_plan
+
+if TYPE_CHECKING:
+    from smile_train.config import SourceOptions, Stage
+
+
+def pretrain_command(
+    config: options.Config,
+    overrides: options.Overrides = None,
+    *,
+    out: options.OptionalRun = None,
+    strict: options.Strict = False,
+    dry_run: options.DryRun = False,
+    clips_per_second: options.ClipsPerSecond = None,
+    processes: options.Processes = 1,
+) -> None:
+    """Pretrain a student; under torchrun on several processes. If stopped, run it again to resume."""
+    from smile_train.config import PretrainConfig
+    from smile_train.training.pretrain import plan, pretrain
+
+    loaded = PretrainConfig.load(config, overrides or [])
+    if dry_run:
+        planned = plan(loaded, strict=strict)
+        print_unreadable(planned.data.unreadable)
+        height, width = planned.data.size_hw
+        print_plan(
+            [
+                PlannedStage(f"stage {number}", stage.steps, _describe(stage), cost)
+                for number, (stage, cost) in enumerate(
+                    zip(loaded.resolved_stages, planned.costs, strict=True), 1
+                )
+            ],
+            clip=f"{planned.data.num_frames}x{height}x{width}",
+            batch_size=loaded.batch_size,
+            run=loaded.run,
+            processes=processes,
+            clips_per_second=clips_per_second or last_rate(out),
+        )
+        return
+    folder = _required(out)
+    with training_progress("pretraining", loaded.total_steps) as on_log:
+        result = pretrain(loaded, folder, strict=strict, on_log=on_log)
+    print_unreadable(result.unreadable)
+    print_training_end(
+        result, f"loss {result.loss:.4f} (of predicting the clip's mean: {result.baseline_loss:.4f})"
+    )
+
+
+def _required(out: Path | None) -> Path:
+    if out is None:
+        raise UserError("--out is missing: the folder of the run")
+    return out
+
+
+def _describe(stage: Stage) -> str:
+    """Return the sources and masks of a stage in a few words."""
+    names = [_name(source) for source in stage.sources]
+    masks = f"{stage.masks_per_clip} masks" if stage.masks_per_clip > 1 else "1 mask"
+    return f"{', '.join(names)}; {masks} per clip, {stage.mask.kind}, ratio {stage.mask.ratio:g}"
+
+
+def _name(source: SourceOptions) -> str:
+    if source.video is not None:
+        return f"videos {source.video.path}"
+    return f"corpus {source.corpus}" if source.corpus else f"recipe {source.recipe}"
+
+
+def teacher_command(
+    config: Annotated[
+        str, Argument(metavar="[CONFIG]", help="Name of a preset or path of a YAML file.")
+    ] = "tiny-clip",
+    overrides: options.Overrides = None,
+    *,
+    out: options.Run,
+    materials: Annotated[
+        Path | None, Option("--materials", help="Folder of objects and backgrounds; created if missing.")
+    ] = None,
+) -> None:
+    """Train a small CLIP on rendered images with captions, in open_clip's format."""
+    from smile_train.config import TeacherTrainingConfig
+    from smile_train.materials import build_materials
+    from smile_train.training.teacher import train_teacher
+
+    loaded = TeacherTrainingConfig.load(config, overrides or [])
+    with progress_bar("objects", "") as progress:
+        built = build_materials(materials or out / "materials", progress=progress)
+    with training_progress("training", loaded.steps) as on_log:
+        result = train_teacher(loaded, built, out, on_log=on_log)
+    table = Table(
+        "zero-shot", "accuracy %", "most frequent %", "values", title="held-out objects and backgrounds"
+    )
+    for key, row in result["zero_shot"].items():
+        table.add_row(
+            key, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}", str(row["num_values"])
+        )
+    console.print(table)
+    near = result["patch_neighbours"]
+    console.print(
+        "nearest patch token in another image: a token on an object finds an object in "
+        f"{100 * near['object_finds_object']:.1f} % (chance {100 * near['share_of_object_tokens']:.1f} %), "
+        f"an object of its class in {100 * near['object_finds_same_class']:.1f} % "
+        f"(chance {100 * near['same_class_by_chance']:.1f} %)"
+    )
