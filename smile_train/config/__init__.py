@@ -1,5 +1,14 @@
 """Typed run configurations: the strict form of the YAML files in configs/train/."""
 
+from smile_train.config._finetune import (
+    EncoderOptions,
+    FinetuneConfig,
+    HeadGridOptions,
+    LabelledVideosOptions,
+    MixingOptions,
+    ProbeConfig,
+    ViewCountOptions,
+)
 from smile_train.config._presets import load_config
 from smile_train.config._pretrain import PretrainConfig, SourceOptions, Stage, StageOptions, check_schedule
 from smile_train.config._shared import (
@@ -21,21 +30,34 @@ from smile_train.config._shared import (
     fixed_values,
 )
 from smile_train.config._teacher import TeacherTrainingConfig
-from smile_train.config._video import AugmentationOptions, CropOptions, SamplingOptions, VideoOptions
+from smile_train.config._video import (
+    AugmentationOptions,
+    CropOptions,
+    FrameOptions,
+    SamplingOptions,
+    VideoOptions,
+)
 
 __all__ = [
     "CHANGEABLE",
     "AugmentationOptions",
     "Count",
     "CropOptions",
+    "EncoderOptions",
+    "FinetuneConfig",
+    "FrameOptions",
     "Fraction",
+    "HeadGridOptions",
+    "LabelledVideosOptions",
     "MaskOptions",
+    "MixingOptions",
     "NonNegative",
     "OptimiserOptions",
     "Options",
     "PixelTarget",
     "Positive",
     "PretrainConfig",
+    "ProbeConfig",
     "RunOptions",
     "SamplingOptions",
     "SourceOptions",
@@ -47,6 +69,7 @@ __all__ = [
     "TeacherTarget",
     "TeacherTrainingConfig",
     "VideoOptions",
+    "ViewCountOptions",
     "Whole",
     "check_schedule",
     "fixed_values",

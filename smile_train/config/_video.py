@@ -9,22 +9,28 @@ from pydantic import Field
 from smile_train.config._shared import Count, Options, Positive
 
 Range = tuple[Positive, Positive]
+_RAND_AUGMENT = r"^(rand(-(m|n|p|mstd|mmax|inc)[0-9.]+)*)?$"
 
 
-class SamplingOptions(Options):
-    """Which frames of a video a clip has."""
+class FrameOptions(Options):
+    """Which frames of a video make a clip."""
 
     sampling: Literal["window", "segments"] = "window"
-    """window: frames at a fixed distance from a random start. segments: one frame of each 1/num_frames of the
-    video, random in training and central in test, as for Something-Something v2."""
+    """window: frames at a fixed distance from a random start. segments: one frame in each of num_frames equal
+    parts of the video, random in training and central in a test, as for Something-Something v2."""
+    stride_frames: Count = 4
+    """Distance between the frames of a window."""
+    stride_seconds: Positive | None = None
+    """Distance in seconds, instead of stride_frames. A time selects the frame that is on screen then."""
+    short: Literal["repeat", "loop", "stretch"] = "repeat"
+    """If a video is shorter than a window: repeat its last frame, loop it, or spread num_frames over it."""
+
+
+class SamplingOptions(FrameOptions):
+    """Which frames of a video make a clip, and their number."""
+
     num_frames: Count = 16
     """Frames of a clip."""
-    stride_frames: Count = 4
-    """Distance of the frames of a window."""
-    stride_seconds: Positive | None = None
-    """Distance of the frames of a window in seconds, instead of stride_frames."""
-    short: Literal["repeat", "loop", "stretch"] = "repeat"
-    """A video shorter than a window: repeat its last frame, loop it, or stretch it."""
 
 
 class CropOptions(Options):
@@ -37,7 +43,7 @@ class CropOptions(Options):
     aspect: Range = (0.75, 4 / 3)
     """Aspect of the part that random_resized cuts."""
     short_side: Count | None = None
-    """Frames are first resized to this shorter side; by default 10/7 of the clip's side, 320 at 224."""
+    """Larger frames are first reduced to this short side; by default 10/7 of the clip's side, 320 at 224."""
 
 
 class AugmentationOptions(Options):
@@ -47,7 +53,7 @@ class AugmentationOptions(Options):
     """The crop."""
     flip: bool = False
     """Mirror half of the clips. Use false where left and right have a meaning."""
-    rand_augment: str = ""
+    rand_augment: Annotated[str, Field(pattern=_RAND_AUGMENT)] = ""
     """RandAugment in timm's notation, for example rand-m7-n4-mstd0.5-inc1; empty is none."""
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of random erasing: a box of all frames becomes noise."""

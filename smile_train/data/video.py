@@ -1,76 +1,60 @@
-"""Read clips of real videos: frames by number or time, fitted to a square, in windows.
-
-PyAV decodes, or torchcodec where it is installed with the FFmpeg that it needs: the same pixels, and a few
-clips of a long video sooner, since it decodes from the nearest key frame on.
-"""
+"""Read clips of videos: choose frames, and fit them to the size of a clip."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.pixel_format import PixelFormat
-from smile_synth.io.strict_yaml import StrictModel
-from smile_train.config import Count, Positive, Whole
+from smile_synth.core.rng import RandomStream
+from smile_train.config import Count, FrameOptions, SamplingOptions
+from smile_train.data.decoding import FileFacts as FileFacts
+from smile_train.data.decoding import FrameIndex, decode, frame_index
+from smile_train.data.decoding import file_facts as file_facts
 
 UInt8 = NDArray[np.uint8]
-_DEFAULT_FPS = 25.0
+Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 
-class ViewOptions(StrictModel):
-    """How a video becomes clips; by default nothing of its length, size or aspect is left in them.
+class ViewOptions(FrameOptions):
+    """The clips and crops of a video in an evaluation.
 
-    What a video shorter than a clip is filled up with tells its length, and the bars of pad and height tell
-    its aspect.
-
-    Attributes:
-        stride_frames: every how many frames one is taken.
-        stride_seconds: instead, the time between two frames, each the one shown at its time.
-        fit: crop, the shorter side becomes ``side`` and the middle is kept; pad, the longer side does and the
-            rest takes the border's colour; height, the height does, wide frames are cropped, narrow ones
-            padded.
-        short: of a video shorter than a clip, repeat its last frame, loop it, or stretch it (frames at even
-            distances, repeated).
-        clips: evenly spread over the video; 0 takes window after window without overlap, an unfinished last
-            one left out.
-        crops: 1 takes the middle, 3 also both ends of the longer side (fit crop only).
+    With the defaults a clip shows neither the length nor the size nor the aspect of its video, except the
+    length of a short one. ``fit`` pad and height show the aspect.
     """
 
     stride_frames: Count = 2
-    stride_seconds: Positive | None = None
+    """Distance between the frames of a window, in frames."""
     fit: Literal["crop", "pad", "height"] = "crop"
-    short: Literal["repeat", "loop", "stretch"] = "repeat"
-    clips: Whole = 0
-    crops: Literal[1, 3] = 1
+    """How a frame becomes a square. crop: resize the short side, crop the long side. pad: resize the long
+    side, fill the rest with the colour of the border. height: resize the height, crop or pad the width."""
+    clips: Annotated[int, Field(ge=0)] = 0
+    """Clips of a video, spread evenly. 0: all windows without overlap; with segments, one clip."""
+    crops: Count = 1
+    """Crops of a clip, spread evenly along the longer side; 1 is the middle. More than 1 needs fit crop."""
 
     @model_validator(mode="after")
     def _check(self) -> ViewOptions:
         if self.crops > 1 and self.fit != "crop":
-            raise ValueError(f"crops: {self.crops} are those of fit=crop, got fit={self.fit}")
+            raise ValueError(f"crops: {self.crops} crops need fit=crop, got fit={self.fit}")
         return self
 
 
-class ReadOptions(ViewOptions):
-    """View options, and the clips that an encoder reads.
-
-    Attributes:
-        num_frames: of a clip.
-        side: of its square frames in pixels.
-    """
+class ReadOptions(ViewOptions, SamplingOptions):
+    """View options, with the length and size of the clips."""
 
     num_frames: Count
+    """Frames of a clip."""
     side: Count
+    """Height and width of a clip, in pixels."""
 
     @classmethod
     def of(cls, view: ViewOptions, *, num_frames: int, side: int) -> ReadOptions:
@@ -78,259 +62,209 @@ class ReadOptions(ViewOptions):
         return cls(**view.model_dump(), num_frames=num_frames, side=side)
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What can be told of a video without looking at an image.
-
-    Attributes:
-        height, width: of its upright frames.
-        num_frames: that are stored.
-        fps: frames per second, on average.
-        duration_seconds: from the first frame to the end of the last.
-    """
-
-    height: int
-    width: int
-    num_frames: int
-    fps: float
-    duration_seconds: float
+# --- clips
 
 
-def read_clip_at(path: Path, options: ReadOptions, place: float) -> UInt8:
-    """Return the one clip that starts at ``place`` (0 the first, 1 the last possible start) of a video.
+def read_random_clip(path: Path, options: SamplingOptions, short_side: int, rng: RandomStream) -> UInt8:
+    """Return a clip ``[T, H, W, 3]`` uint8 of random frames: a window at a random time, or random segments.
+
+    Args:
+        path: of the video.
+        options: frames of the clip.
+        short_side: frames with a longer short side are reduced to it; others keep their size.
+        rng: draws the frames.
 
     Raises:
-        UserError: as `read_windows`.
+        UserError: see `read_windows`.
     """
-    return next(_windows(path, options, place))
+    index = frame_index(path)
+    frames = _random_frames(index, options, rng)
+    return next(_clips(path, index, [frames], partial(_reduce, short_side=short_side)))
 
 
 def read_windows(path: Path, options: ReadOptions) -> Iterator[UInt8]:
-    """Yield clips ``[T, side, side, 3]`` uint8: window by window, of each window crop by crop.
+    """Yield clips ``[T, side, side, 3]`` uint8: clip by clip, and of each clip crop by crop.
 
-    One window and what overlaps it is in memory at a time.
-
-    Raises:
-        UserError: the file cannot be decoded, is cut short or holds no image.
-    """
-    for window in _windows(path, options):
-        if options.fit == "crop" and options.crops > 1:
-            yield from _ends(window, options.side)
-        else:
-            yield window
-
-
-def _windows(path: Path, options: ReadOptions, place: float | None = None) -> Iterator[UInt8]:
-    times = _times(path)
-    plans = _plan(times, options, place)
-    kept: dict[int, UInt8] = {}
-    last: UInt8 | None = None
-    done = 0
-    for number, frame in _frames(path, sorted({n for plan in plans for n in plan}), len(times)):
-        last = kept[number] = fit_square(frame, options.side, options.fit, options.crops > 1)
-        while done < len(plans) and max(plans[done]) <= number:
-            yield np.stack([kept[n] for n in plans[done]])
-            done += 1
-            alive = {n for plan in plans[done:] for n in plan}
-            kept = {n: image for n, image in kept.items() if n in alive}
-    if last is None:
-        raise UserError("holds no frames")
-    # Fewer frames come out than are stored: the first window is completed, others are left out.
-    if done == 0:
-        yield np.stack([kept.get(n, last) for n in plans[0]])
-
-
-def _frames(path: Path, numbers: list[int], available: int) -> Iterator[tuple[int, UInt8]]:
-    """Yield frames ``[H, W, 3]``, upright, and their numbers, which are given in order."""
-    with _opened(path) as container:
-        decoder = _seeking_decoder(path, container.streams.video[0].index, available)
-        if decoder is not None:
-            for number in numbers:
-                yield number, decoder.get_frame_at(number).data.numpy()
-            return
-        wanted = iter(numbers)
-        following, convert = next(wanted), PixelFormat()
-        for number, frame in enumerate(_decoded(container)):
-            if number == following:
-                yield number, convert.to_rgb(frame)
-                following = next(wanted, -1)
-                if following < 0:
-                    return
-
-
-def _seeking_decoder(path: Path, stream: int, available: int) -> Any:
-    """Return torchcodec's decoder of a file, or None where there is none that counts the same frames."""
-    decoder_class = _torchcodec()
-    if decoder_class is None:
-        return None
-    try:
-        decoder = decoder_class(os.path.abspath(path), stream_index=stream, dimension_order="NHWC")
-    except (RuntimeError, ValueError):  # PyAV reads it, or says why not
-        return None
-    # its releases that do not turn videos upright do not tell that they are turned
-    same = len(decoder) == available and hasattr(decoder.metadata, "rotation")
-    return decoder if same else None
-
-
-@cache
-def _torchcodec() -> Any:
-    try:
-        from torchcodec.decoders import VideoDecoder
-
-        VideoDecoder(b"no video")
-    except (ImportError, OSError):
-        return None
-    except (RuntimeError, ValueError) as error:  # FFmpeg is not there, or it is and says what it was given
-        return None if "libtorchcodec" in str(error) else VideoDecoder
-    return VideoDecoder
-
-
-def file_facts(path: Path) -> FileFacts:
-    """Read what a video's packets and header say.
+    One clip, and what overlaps it, is in memory at a time.
 
     Raises:
-        UserError: the file cannot be opened or holds no image.
+        UserError: the file cannot be decoded, is cut short or holds no image. The text lacks the file's name.
     """
-    times = _times(path)
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / _DEFAULT_FPS
-        duration = float(times[-1] - times[0] + step)
-        frame = next(iter(_decoded(container)), None)
-        if frame is None:
-            raise UserError("holds no frames")
-        height, width = (stream.height, stream.width)
-        if frame.rotation % 180:
-            height, width = width, height
-        return FileFacts(height, width, len(times), len(times) / duration, duration)
+    index = frame_index(path)
+    fit = partial(_fit, side=options.side, fit=options.fit)
+    for clip in _clips(path, index, _test_frames(index, options), fit):
+        yield from _crops(clip, options.side, options.crops)
+
+
+def test_views(path: Path, sampling: SamplingOptions, side: int, clips: int = 1, crops: int = 1) -> UInt8:
+    """Return the clips of a video for a test, ``[clips * crops, T, side, side, 3]`` uint8, crops innermost.
+
+    Args:
+        path: of the video.
+        sampling: frames of a clip. Windows are spread evenly over the video; 1 is in the middle. Of
+            segments, 1 clip shows the centre of each, 2 clips its beginning and its centre (as published for
+            Something-Something v2), n clips n evenly spread places with the centre among them.
+        side: the short side of a frame is resized to it.
+        clips: of a video.
+        crops: of a clip, evenly spread along the longer side; 1 is the middle.
+
+    Raises:
+        UserError: see `read_windows`.
+    """
+    views = ReadOptions(**sampling.model_dump(), side=side, clips=clips, crops=crops)
+    return np.stack(list(read_windows(path, views)))
+
+
+def read_clip_at(path: Path, options: ReadOptions, place: float) -> UInt8:
+    """Return the clip that starts at a place, 0..1, of a video; see `read_windows`. Goes with finetune.py."""
+    index = frame_index(path)
+    numbers = _lengthened(_strided(index, options, start=0), options, len(index))
+    start = round(place * (len(numbers) - options.num_frames))
+    clip = numbers[start : start + options.num_frames]
+    fit = partial(_fit, side=options.side, fit=options.fit)
+    return next(_crops(next(_clips(path, index, [clip], fit)), options.side, 1))
 
 
 def is_short(facts: FileFacts, options: ReadOptions) -> bool:
-    """Return whether a video is shorter than one clip."""
+    """Return whether a video is shorter than one window."""
     steps = options.num_frames - 1
     if options.stride_seconds is None:
         return facts.num_frames <= steps * options.stride_frames
     return facts.duration_seconds <= steps * options.stride_seconds
 
 
-class _opened:
-    """A file opened for decoding on the calling thread; its faults become one line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._container: Any = None
-
-    def __enter__(self) -> Any:
-        try:
-            if self._path.stat().st_size == 0:
-                raise UserError("is empty")
-            # An absolute path is never taken for an address.
-            self._container = av.open(os.path.abspath(self._path), metadata_errors="replace")
-        except (OSError, ValueError, av.error.FFmpegError) as error:
-            raise UserError(f"cannot be decoded: {_reason(error)}") from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise UserError("holds no image, only sound or data")
-        stream = self._container.streams.video[0]
-        stream.thread_type = "NONE"  # frame threads hang forked readers
-        return self._container
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._container.close()
-        if isinstance(error, (OSError, ValueError, RuntimeError, IndexError, av.error.FFmpegError)):
-            raise UserError(f"cannot be decoded: {_reason(error)}") from None
+def _clips(
+    path: Path, index: FrameIndex, clips: Sequence[Int], fit: Callable[[UInt8], UInt8]
+) -> Iterator[UInt8]:
+    """Yield clips ``[T, H, W, 3]`` of fitted frames by their frame numbers; the clips are in order."""
+    kept: dict[int, UInt8] = {}
+    image: UInt8 | None = None
+    done = 0
+    for number, frame in decode(path, index, np.unique(np.concatenate(clips)).tolist()):
+        previous, image = image, fit(frame)
+        if previous is not None and previous.shape != image.shape:
+            raise UserError(f"changes its size at frame {number}")
+        kept[number] = image
+        while done < len(clips) and clips[done].max() <= number:
+            yield np.stack([kept[n] for n in clips[done].tolist()])
+            done += 1
+            needed = set(np.concatenate(clips[done:]).tolist()) if done < len(clips) else set()
+            kept = {n: image for n, image in kept.items() if n in needed}
+    if image is None:
+        raise UserError("holds no frames")
+    # Fewer frames are decoded than stored: complete the first clip, leave out the others.
+    if done == 0:
+        yield np.stack([kept.get(n, image) for n in clips[0].tolist()])
 
 
-def _reason(error: Exception) -> str:
-    told = getattr(error, "strerror", None) or str(error)
-    return (told.splitlines() or [type(error).__name__])[0]
+# --- which frames
 
 
-def _times(path: Path) -> NDArray[np.float64]:
-    """Return when each stored frame is shown, in seconds; nothing is decoded."""
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        stamps = {float(p.pts * p.time_base) for p in packets if p.pts is not None}
-        if len(packets) < stream.frames:
-            raise UserError(f"is cut short: {len(packets)} of {stream.frames} frames are there")
-        if not packets:
-            raise UserError("holds no frames")
-        if len(stamps) != len(packets):
-            return np.arange(len(packets)) / float(stream.average_rate or _DEFAULT_FPS)
-        return np.sort(np.array(list(stamps)))
-
-
-def _decoded(container: Any) -> Iterator[Any]:
-    yield from container.decode(container.streams.video[0])
-
-
-def _plan(times: NDArray[np.float64], options: ReadOptions, place: float | None) -> list[list[int]]:
-    """Return the frame numbers of every window."""
-    available = len(times)
+def _random_frames(index: FrameIndex, options: SamplingOptions, rng: RandomStream) -> Int:
+    """Return the frame numbers ``[T]`` of a training clip."""
+    available, t = len(index), options.num_frames
+    if options.sampling == "segments":
+        return _segments(available, t, rng.randoms(t))
     if options.stride_seconds is None:
-        numbers = np.arange(0, available, options.stride_frames)
+        room: float = available - (t - 1) * options.stride_frames  # number of possible first frames
     else:
-        step = float(np.median(np.diff(times))) if available > 1 else 1 / _DEFAULT_FPS
-        grid = np.arange(0.0, times[-1] - times[0] + step - 1e-9, options.stride_seconds)
-        # the frame shown at a time is the last one that began by then
-        numbers = np.searchsorted(times - times[0], grid + 1e-6, side="right") - 1
-    t = options.num_frames
-    if len(numbers) < t:
-        if options.short == "loop":
-            numbers = numbers[np.arange(t) % len(numbers)]
-        elif options.short == "stretch":
-            numbers = np.linspace(0, available - 1, t).round().astype(np.int64)
-        else:
-            numbers = np.concatenate([numbers, np.repeat(numbers[-1:], t - len(numbers))])
+        room = index.duration_seconds - (t - 1) * options.stride_seconds
+    numbers = _strided(index, options, start=max(room, 0) * rng.random())
+    return _lengthened(numbers, options, available)[:t]
+
+
+def _test_frames(index: FrameIndex, options: ReadOptions) -> list[Int]:
+    """Return the frame numbers ``[T]`` of every clip of an evaluation."""
+    available, t = len(index), options.num_frames
+    if options.sampling == "segments":
+        count = max(options.clips, 1)
+        places = np.sort((np.arange(count) / count + 0.5) % 1)
+        return [_segments(available, t, place) for place in places]
+    numbers = _lengthened(_strided(index, options, start=0), options, available)
     room = len(numbers) - t
-    if place is not None:
-        starts = np.array([round(place * room)])
-    elif options.clips == 0:
+    if options.clips == 0:
         starts = np.arange(0, room + 1, t)
     elif options.clips == 1:
         starts = np.array([room // 2])
     else:
         starts = np.linspace(0, room, options.clips).round().astype(np.int64)
-    return [[int(n) for n in numbers[start : start + t]] for start in starts]
+    return [numbers[start : start + t] for start in starts]
 
 
-def fit_square(frame: UInt8, side: int, fit: str = "crop", keep_ends: bool = False) -> UInt8:
-    """Resize a frame ``[H, W, 3]`` by area averaging, then crop or pad it to ``[side, side, 3]``.
+def _segments(available: int, num_frames: int, places: Float) -> Int:
+    """Return the frame at a place, 0 <= place < 1, of each of ``num_frames`` equal parts of a video."""
+    numbers = (np.arange(num_frames) + places) * available / num_frames
+    return np.minimum(numbers.astype(np.int64), available - 1)
 
-    Args:
-        frame: upright.
-        side: in pixels.
-        fit: see `ReadOptions`.
-        keep_ends: with crop, leave the longer side uncropped.
-    """
+
+def _strided(index: FrameIndex, options: FrameOptions, start: float) -> Int:
+    """Return all frames at the stride of a window from ``start`` on, in frames or in seconds."""
+    if options.stride_seconds is None:
+        return np.arange(int(start), len(index), options.stride_frames)
+    # The tolerances are for the rounding of times: a frame at the end of the video, or exactly at its time.
+    grid = np.arange(start, max(index.duration_seconds - 1e-9, start + 1e-9), options.stride_seconds)
+    return np.searchsorted(index.times - index.times[0], grid + 1e-6, side="right") - 1
+
+
+def _lengthened(numbers: Int, options: SamplingOptions, available: int) -> Int:
+    """Return at least ``num_frames`` frames."""
+    t = options.num_frames
+    if len(numbers) >= t:
+        return numbers
+    if options.short == "loop":
+        return numbers[np.arange(t) % len(numbers)]
+    if options.short == "stretch":
+        return np.linspace(0, available - 1, t).round().astype(np.int64)
+    return np.pad(numbers, (0, t - len(numbers)), mode="edge")
+
+
+# --- sizes
+
+
+def resize(frame: UInt8, height: int, width: int) -> UInt8:
+    """Resize a frame ``[H, W, 3]`` uint8: by area averaging to a smaller size, else bilinearly."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    smaller = height <= frame.shape[0] and width <= frame.shape[1]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=method), np.uint8)
+
+
+def _scaled(frame: UInt8, side: int, of: int) -> UInt8:
+    """Resize a frame so that ``of`` pixels become ``side`` pixels."""
+    height, width = (max(round(length * side / of), 1) for length in frame.shape[:2])
+    return resize(frame, height, width)
+
+
+def _reduce(frame: UInt8, short_side: int) -> UInt8:
+    shortest = min(frame.shape[:2])
+    return frame if shortest <= short_side else _scaled(frame, short_side, shortest)
+
+
+def _fit(frame: UInt8, side: int, fit: str) -> UInt8:
+    """Resize a frame for `_crops`: its short side becomes ``side``, or all of it a square (pad, height)."""
     height, width = frame.shape[:2]
-    fixed = {"crop": min(height, width), "pad": max(height, width), "height": height}[fit]
-    scale = side / fixed
-    new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
     if fit == "crop":
-        new_h, new_w = max(new_h, side), max(new_w, side)
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(frame, (new_w, new_h), interpolation=interpolation))
-    if keep_ends and fit == "crop":
-        return resized.astype(np.uint8)
-    y, x = max((new_h - side) // 2, 0), max((new_w - side) // 2, 0)
-    inner: UInt8 = resized[y : y + side, x : x + side].astype(np.uint8)
-    if inner.shape[:2] == (side, side):
-        return inner
-    # the mean of the two borders that touch the padding: no line where the image ends
-    axis = 0 if inner.shape[0] < side else 1
-    border = np.concatenate([inner.take(0, axis), inner.take(-1, axis)])
+        return _scaled(frame, side, min(height, width))
+    frame = _scaled(frame, side, max(height, width) if fit == "pad" else height)
+    height, width = frame.shape[:2]
+    if width > side:
+        return frame[:, (width - side) // 2 :][:, :side]
+    if (height, width) == (side, side):
+        return frame
+    # The mean of the two borders that touch the padding avoids an edge there.
+    axis = 0 if height < side else 1
     square = np.empty((side, side, 3), np.uint8)
-    square[:] = border.mean(0).round().astype(np.uint8)
-    top, left = (side - inner.shape[0]) // 2, (side - inner.shape[1]) // 2
-    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    square[:] = np.concatenate([frame.take(0, axis), frame.take(-1, axis)]).mean(0).round()
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = frame
     return square
 
 
-def _ends(window: UInt8, side: int) -> list[UInt8]:
-    """Return the middle and both ends of the longer side."""
-    height, width = window.shape[1:3]
-    y, x = height - side, width - side
-    places = [(y // 2, x // 2), (0, 0), (y, x)]
-    return [np.ascontiguousarray(window[:, top : top + side, left : left + side]) for top, left in places]
+def _crops(clip: UInt8, side: int, count: int) -> Iterator[UInt8]:
+    """Yield ``[T, side, side, 3]``, evenly spread along the longer side."""
+    height, width = clip.shape[1:3]
+    room = max(height, width) - side
+    for start in [room // 2] if count == 1 else np.linspace(0, room, count).round().astype(int).tolist():
+        part = clip[:, start : start + side] if height > width else clip[:, :, start : start + side]
+        yield np.ascontiguousarray(part)

@@ -1,4 +1,4 @@
-"""Lists of labelled videos as they are published, splits, and how frames are read."""
+"""Lists of labelled videos in the formats of their publishers, and splits."""
 
 from __future__ import annotations
 
@@ -9,26 +9,17 @@ import numpy as np
 import pytest
 
 from smile_synth import UserError
-from smile_synth.io.videos import write_mp4
-from smile_train.evaluate import (
-    LabelledVideo,
-    ReadOptions,
+from smile_train.data.decoding import file_facts
+from smile_train.data.video_lists import LabelledVideo, list_videos, read_videos, select_classes
+from smile_train.data.video_splits import (
     Split,
-    _reading,  # which decoder reads is nobody's choice: no public way to change it
     check_split,
-    extract,
-    file_facts,
     k_fold,
     leave_one_group_out,
     low_shot,
     read_hmdb,
     read_official,
-    read_videos,
-    read_windows,
-    select_classes,
 )
-
-DATA = Path(__file__).parents[2] / "../shared/data/videos"
 
 
 def touch(root: Path, *names: str) -> None:
@@ -107,6 +98,21 @@ def test_faults_of_lists_are_named(tmp_path: Path) -> None:
         read_videos(tmp_path / "nowhere")
 
 
+def test_hidden_files_are_skipped_and_linked_folders_are_read(tmp_path: Path) -> None:
+    touch(tmp_path, "set/run/a.mp4", "set/run/._a.mp4", "set/.trash/b.mp4", "elsewhere/c.mp4")
+    (tmp_path / "set" / "sit").symlink_to(tmp_path / "elsewhere")
+    assert [(v.name, v.label) for v in list_videos(tmp_path / "set")] == [
+        ("run/a.mp4", "run"),
+        ("sit/c.mp4", "sit"),
+    ]
+
+
+def test_a_list_is_read_without_its_files(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("x/gone.mp4 3\n")
+    (video,) = list_videos(tmp_path / "list.txt", root=tmp_path)
+    assert (video.path, video.label, video.group) == (tmp_path / "x/gone.mp4", "3", "x/gone.mp4")
+
+
 def test_something_and_kinetics(tmp_path: Path) -> None:
     touch(tmp_path, "12.webm", "k/jogging/abc_000003_000013.mp4", "k/xyz.mkv")
     (tmp_path / "train.json").write_text(json.dumps([{"id": "12", "template": "Holding [something] up"}]))
@@ -160,10 +166,8 @@ def test_missing_files_can_be_left_to_the_reader(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 1\ngone.mp4 1\n")
     videos = read_videos(tmp_path / "list.txt", allow_missing=True)
     assert [v.name for v in videos] == ["a.mp4", "b.mp4", "gone.mp4"]
-    found = extract(
-        [v.path for v in videos], [], ReadOptions(num_frames=2, side=16), names=[v.name for v in videos]
-    )
-    assert found.broken[-1] == ("gone.mp4", "cannot be decoded: No such file or directory")
+    with pytest.raises(UserError, match="cannot be decoded: No such file or directory"):
+        file_facts(videos[2].path)
     (tmp_path / "list.txt").write_text("gone.mp4 1\n")
     with pytest.raises(UserError, match="1 of 1 files are missing"):
         read_videos(tmp_path / "list.txt", allow_missing=True)
@@ -223,142 +227,3 @@ def test_low_shot_is_the_seeds_alone() -> None:
     assert any(low_shot(videos, split, 2, seed=s).train.tolist() != once for s in range(4, 9))
     with pytest.raises(UserError, match="6 shots: class 'a' has 5"):
         low_shot(videos, split, 6)
-
-
-def numbered(path: Path, frames: int, size_hw: tuple[int, int] = (32, 48), fps: float = 10) -> Path:
-    """Write a video whose grey value is 10 x the frame's number."""
-    levels = (10 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
-    write_mp4(path, np.broadcast_to(levels, (frames, *size_hw, 3)).copy(), fps)
-    return path
-
-
-def read(path: Path, **options: object) -> list[list[int]]:
-    found = read_windows(path, ReadOptions(side=16, **options))  # type: ignore[arg-type]
-    return [[round(float(frame.mean()) / 10) for frame in window] for window in found]
-
-
-def test_frames_are_taken_by_number_and_by_time(tmp_path: Path) -> None:
-    video = numbered(tmp_path / "a.mp4", 20)
-    assert read(video, num_frames=3, stride_frames=3) == [[0, 3, 6], [9, 12, 15]]
-    assert read(video, num_frames=3, stride_frames=1, clips=1) == [[8, 9, 10]]
-    assert read(video, num_frames=3, stride_frames=2, clips=3) == [[0, 2, 4], [8, 10, 12], [14, 16, 18]]
-    assert read(video, num_frames=4, stride_seconds=0.25) == [[0, 2, 5, 7], [10, 12, 15, 17]]
-    assert read(video, num_frames=4, stride_seconds=0.05, clips=1) == [[9, 9, 10, 10]]
-    facts = file_facts(video)
-    assert (facts.height, facts.width, facts.num_frames) == (32, 48, 20)
-    assert facts.fps == pytest.approx(10) and facts.duration_seconds == pytest.approx(2.0)
-
-
-def test_short_videos_follow_the_stated_rule(tmp_path: Path) -> None:
-    video = numbered(tmp_path / "a.mp4", 5)
-    assert read(video, num_frames=6, stride_frames=2) == [[0, 2, 4, 4, 4, 4]]
-    assert read(video, num_frames=6, stride_frames=2, short="loop") == [[0, 2, 4, 0, 2, 4]]
-    assert read(video, num_frames=6, stride_frames=2, short="stretch") == [[0, 1, 2, 2, 3, 4]]
-
-
-def test_fits_to_a_square(tmp_path: Path) -> None:
-    frames = np.zeros((2, 32, 96, 3), np.uint8)
-    frames[:, :, :32] = (250, 0, 0)
-    frames[:, :, 64:] = (0, 0, 250)
-    write_mp4(tmp_path / "a.mp4", frames, 10)
-
-    def colours(**options: object) -> list[list[int]]:
-        found = read_windows(
-            tmp_path / "a.mp4", ReadOptions(num_frames=2, side=16, stride_frames=1, **options)
-        )  # type: ignore[arg-type]
-        return [(window[0].mean((0, 1)) / 250).round(1).tolist() for window in found]
-
-    assert colours() == [[0, 0, 0]]
-    assert colours(crops=3) == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
-    assert colours(fit="height") == [[0, 0, 0]]
-    (padded,) = read_windows(
-        tmp_path / "a.mp4", ReadOptions(num_frames=2, side=18, stride_frames=1, fit="pad")
-    )
-    assert padded.shape == (2, 18, 18, 3)
-    assert padded[0, 8, 2, 0] > 200 and padded[0, 8, 15, 2] > 200  # the whole width is there
-    assert np.ptp(padded[0, :5].reshape(-1, 3), axis=0).max() == 0  # one colour, the border's
-    assert 60 < padded[0, 0, 0, 0] < 100 and padded[0, 0, 0, 1] < 15
-    tall = np.zeros((2, 96, 32, 3), np.uint8)
-    tall[..., 1] = 200
-    write_mp4(tmp_path / "b.mp4", tall, 10)
-    (narrow,) = read_windows(
-        tmp_path / "b.mp4", ReadOptions(num_frames=2, side=18, stride_frames=1, fit="height")
-    )
-    assert abs(int(narrow[..., 1].min()) - 200) < 8 and narrow[..., 0].max() < 8
-
-
-def test_size_and_length_and_aspect_stay_outside(tmp_path: Path) -> None:
-    """The same image from a larger, a longer and a wider file gives the same clip."""
-    rng = np.random.default_rng(0)
-    small = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    wide = np.zeros((32, 64, 3), np.uint8)
-    wide[:, 16:48] = small
-    files = {
-        "plain": (small, 8),
-        "large": (small.repeat(3, 0).repeat(3, 1), 8),
-        "long": (small, 40),
-        "wide": (wide, 8),
-    }
-    for name, (image, length) in files.items():
-        write_mp4(tmp_path / f"{name}.mp4", np.broadcast_to(image, (length, *image.shape)).copy(), 10)
-    for options in ({}, {"stride_seconds": 0.2}, {"clips": 2}):
-        clips = {
-            name: np.stack(
-                list(read_windows(tmp_path / f"{name}.mp4", ReadOptions(num_frames=3, side=32, **options)))
-            ).mean(0)
-            for name in files
-        }  # type: ignore[arg-type]
-        for name in files:
-            assert np.abs(clips[name] - clips["plain"]).mean() < 4, (name, options)
-
-
-def test_three_crops_need_a_crop() -> None:
-    with pytest.raises(ValueError, match="crops: 3 are those of fit=crop, got fit=pad"):
-        ReadOptions(num_frames=2, side=16, crops=3, fit="pad")
-
-
-class _Other:
-    """A decoder that counts other frames than PyAV, or fails, or cannot be had."""
-
-    metadata = None
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 4
-
-
-def _failing(*_: object, **__: object) -> object:
-    raise RuntimeError("no such codec")
-
-
-@pytest.mark.parametrize("decoder", [_Other, _failing, None])
-def test_pyav_reads_what_another_decoder_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: object
-) -> None:
-    monkeypatch.setattr(_reading, "_torchcodec", lambda: decoder)
-    video = numbered(tmp_path / "a.mp4", 12)
-    assert read(video, num_frames=2, stride_frames=3, clips=1) == [[3, 6]]
-
-
-@pytest.mark.skipif(_reading._torchcodec() is None, reason="torchcodec, or the FFmpeg it needs, is not there")
-def test_torchcodec_gives_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    write_mp4(tmp_path / "a.mp4", rng.integers(0, 255, (30, 48, 64, 3), np.uint8), 10)
-    files = [tmp_path / "a.mp4", *(DATA.iterdir() if DATA.is_dir() else ())]
-    for path in files:
-        options = ReadOptions(num_frames=4, side=32, clips=2)
-        own = [list(read_windows(path, options))]
-        with monkeypatch.context() as patch:
-            patch.setattr(_reading, "_torchcodec", lambda: None)
-            own.append(list(read_windows(path, options)))
-        np.testing.assert_array_equal(*own)
-
-
-def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
-    video = numbered(tmp_path / "a.mp4", 20, (64, 64))
-    data = video.read_bytes()
-    video.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="cannot be decoded|cut short"):
-        list(read_windows(video, ReadOptions(num_frames=3, side=16)))
