@@ -418,7 +418,7 @@ def differences(studio: Any, backend: str, strategy: st.SearchStrategy[Scene], e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "examples"), [("cpu", 60), ("torch", 40), ("triton", 12)])
+@pytest.mark.parametrize(("backend", "examples"), [("cpu", 60), ("torch", 40), ("triton", 8)])
 def test_drawn_scenes_with_effects_are_those_of_the_oracle(studio: Any, backend: str, examples: int) -> None:
     assert (differences(studio, backend, scenes_with_effects(studio), examples) > 1).mean() <= 0.001
 
@@ -426,7 +426,7 @@ def test_drawn_scenes_with_effects_are_those_of_the_oracle(studio: Any, backend:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "examples", "common"),
-    [("cpu", 200, False), ("cpu", 200, True), ("torch", 60, False), ("triton", 25, False)],
+    [("cpu", 200, False), ("cpu", 200, True), ("torch", 60, False), ("triton", 15, False)],
 )
 def test_drawn_scenes_are_those_of_the_oracle(studio: Any, backend: str, examples: int, common: bool) -> None:
     """At most 3/255 on any pixel, at most 1/255 on all but a thousandth."""
@@ -470,9 +470,9 @@ def test_only_plain_affine_objects_take_the_fast_path(studio: Any) -> None:
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
 @pytest.mark.parametrize("degrees", [0.0, 33.0, 90.0])
 def test_a_row_of_many_segments_is_that_of_the_oracle(studio: Any, backend: str, degrees: float) -> None:
-    card = studio.sheet(studio.object("card"), studio.placed("card", [290, 9], [12.0, 3.0], degrees))
+    card = studio.sheet(studio.object("card"), studio.placed("card", [290, 3], [12.0, 3.0], degrees))
     ground = studio.sheet(studio.image(2), geometry.scaling([6.0, 0.3]), border="reflect")
-    scene = studio.scene(ground, card, size_hw=(17, 601), frames=1)
+    scene = studio.scene(ground, card, size_hw=(5, 601), frames=1)
     difference = draw(studio, scene, backend).astype(int) - draw(studio, scene, "oracle")
     assert np.abs(difference).max() <= 1
 
@@ -630,32 +630,25 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from smile_synth.compositing._triton import Batch, _kernel
 
-effects = {effects}
 kinds = dict(first="*i64", subframes="*i64", ints="*i64", reals="*fp64", bank="*i32", extra="*i32")
 kinds |= dict(effect_ints="*i64", effect_reals="*fp64", table="*fp32")
-missing = [] if effects else ["effect_ints", "effect_reals", "table"]
-batch = Batch(**{{**kinds, **dict.fromkeys(missing, "constexpr")}})
-types = dict(frames="*bf16", owners="*i16", counts="*i32", batch=batch, size_hw=("i32",) * 2)
+types = dict(frames="*bf16", owners="*i16", counts="*i32", size_hw=("i32",) * 2)
 types |= dict(scale=("fp32",) * 3, shift=("fp32",) * 3, num_frames="i32", tokens=("i32",) * 2)
 place = _kernel.arg_names.index("batch")
-constants = {{(place, Batch._fields.index(name)): None for name in missing}}
-source = ASTSource(_kernel, types, constants)
-compile(source, target=GPUTarget("cuda", 90, 32), options={{"enable_fp_fusion": True}})
+for missing in ([], ["effect_ints", "effect_reals", "table"]):
+    types["batch"] = Batch(**{**kinds, **dict.fromkeys(missing, "constexpr")})
+    constants = {(place, Batch._fields.index(name)): None for name in missing}
+    source = ASTSource(_kernel, types, constants)
+    compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("effects", [False, True])
-def test_the_triton_kernel_compiles_without_a_gpu(effects: bool) -> None:
+def test_the_triton_kernel_compiles_without_a_gpu() -> None:
     """The interpreter ignores types; only the compiler finds what a GPU would refuse."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.format(effects=effects)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
 

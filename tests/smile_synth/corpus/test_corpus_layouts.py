@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import webdataset
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, annotate, composite, generate
@@ -107,6 +105,8 @@ def shards(bank: ObjectBank, recipe_text: str, tmp_path_factory: pytest.TempPath
 # It closes its files when they are collected.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_shards(shards: Path) -> None:
+    import webdataset  # takes long to load
+
     corpus = Corpus(shards)
     urls = sorted(str(path) for path in shards.glob("shards/*.tar"))
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8"))
@@ -122,6 +122,8 @@ def test_webdataset_reads_shards(shards: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_hugging_face_datasets_reads_shards(shards: Path, tmp_path: Path) -> None:
+    import datasets  # takes long to load
+
     files = sorted(str(path) for path in shards.glob("shards/*.tar"))
     loaded = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path))
     corpus = Corpus(shards)
@@ -135,6 +137,8 @@ def test_hugging_face_datasets_reads_shards(shards: Path, tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_hugging_face_datasets_reads_the_manifest(shards: Path, tmp_path: Path) -> None:
+    import datasets
+
     manifest = str(shards / "manifest.parquet")
     loaded = datasets.load_dataset("parquet", data_files=manifest, split="train", cache_dir=str(tmp_path))
     assert loaded["index"][:] == list(range(10))

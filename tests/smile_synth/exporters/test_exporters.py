@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import motmetrics
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torchvision.datasets import KittiFlow, Sintel
 
 from smile_synth import Annotation, ObjectBank, Recipe, UserError, annotate, build_bank, generate
 from smile_synth.corpus import Corpus, verify
@@ -172,6 +170,8 @@ def test_davis(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Operation with tuple")  # of the reader
 def test_mot(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
+    import motmetrics  # takes long to load
+
     export(corpus.path, "mot", tmp_path / "out")
     for index, annotation in enumerate(exact):
         folder, labels = tmp_path / "out" / "train" / f"{index:06d}", annotation.labels
@@ -241,6 +241,8 @@ def test_tapvid_kubric(corpus: Corpus, exact: list[Annotation], bank: ObjectBank
 
 @pytest.mark.parametrize("step", [1, -2])
 def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path, step: int) -> None:
+    from torchvision.datasets import Sintel  # takes long to load
+
     export(corpus.path, "flo", tmp_path / "Sintel", sources=Sources(bank), step=step)
     root = tmp_path / "Sintel" / "training"
     for index, annotation in enumerate(exact):
@@ -270,6 +272,8 @@ def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path
 
 
 def test_kitti_flow(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
+    from torchvision.datasets import KittiFlow
+
     export(corpus.path, "kitti-flow", tmp_path / "KittiFlow", sources=Sources(bank))
     root = tmp_path / "KittiFlow" / "training"
     read_by_torchvision = KittiFlow(str(tmp_path), split="train")
