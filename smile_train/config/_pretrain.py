@@ -123,9 +123,12 @@ class PretrainConfig(Options):
             raise ValueError("stages.0: sources is missing")
         for number, stage in enumerate(self.resolved_stages):
             for place, source in enumerate(stage.sources):
+                where = f"stages.{number}.sources.{place}"
                 if source.recipe is not None and source.bank is None:
+                    raise ValueError(f"{where}: bank is missing: give it here or as bank of the run")
+                if source.video is not None and source.video.path is None:
                     raise ValueError(
-                        f"stages.{number}.sources.{place}: bank is missing: give it here or as bank"
+                        f"{where}: video.path is missing: give it here or as backgrounds of the run"
                     )
             if any(sum(source.weight[end] for source in stage.sources) == 0 for end in (0, 1)):
                 raise ValueError(f"stages.{number}: every weight of sources is 0 at one end of the stage")
