@@ -44,7 +44,7 @@ class Target(Protocol):
     width: int
 
     def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the target, float32 ``[B, N, width]``, and its valid tokens, bool ``[B, N]`` or None for all."""
+        """Return the target, float32 ``[B, N, width]``, and its valid tokens (None for all)."""
         ...
 
     def loss(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:

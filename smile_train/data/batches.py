@@ -123,6 +123,7 @@ class _Opener:
         from smile_train.data.video_lists import list_videos
         from smile_train.data.video_source import VideoSource
 
+        assert options.path is not None
         videos = list_videos(options.path, root=options.root)
         index = index_videos(
             videos, self._index_folder, rank=int(os.environ.get("RANK", "0")), progress=self._progress
