@@ -73,7 +73,7 @@ def _crop_box(frames: UInt8, options: CropOptions, rng: RandomStream) -> Box:
         return top, left, crop_h, crop_w
     from torchvision.transforms import RandomResizedCrop  # its import takes seconds
 
-    with _seeded(rng.integer(2**32)):
+    with seeded(rng.integer(2**32)):
         size = torch.empty(3, height, width, device="meta")
         box: Box = RandomResizedCrop.get_params(size, [*options.area], [*options.aspect])
     return box
@@ -88,7 +88,7 @@ def _rand_augment(frames: UInt8, name: str, side: int, seed: int) -> UInt8:
     )
     changed = []
     for frame in frames:
-        with _seeded(seed):  # the same operations for every frame
+        with seeded(seed):  # the same operations for every frame
             changed.append(np.asarray(transform(Image.fromarray(frame))))
     return np.stack(changed)
 
@@ -99,7 +99,7 @@ def _erase(clip: UInt8, seed: int) -> None:
 
     t, side = clip.shape[:2]
     noise = torch.full((t * 3, side, side), torch.nan)
-    with _seeded(seed):
+    with seeded(seed):
         RandomErasing(1.0, mode="pixel", device="cpu")(noise)  # type: ignore[no-untyped-call]  # timm
     rows, columns = np.nonzero(~noise[0].isnan().numpy())
     if not len(rows):
@@ -111,7 +111,7 @@ def _erase(clip: UInt8, seed: int) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the global CPU generators that timm and torchvision use, and restore their states at the end."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

@@ -42,7 +42,7 @@ class CheckpointWriter:
         """Wait for the last file."""
         self._thread.shutdown()
         if kind is None:
-            self._wait()
+            self.wait()
 
     def save(
         self, step: int, state: dict[str, Any], weights: Mapping[str, tuple[nn.Module, dict[str, Tensor]]]
@@ -57,10 +57,11 @@ class CheckpointWriter:
         Raises:
             UserError: the disk is full or not writable.
         """
-        self._wait()
+        self.wait()
         self._pending = self._thread.submit(self._write, step, state, weights)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written; raises as `save`."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

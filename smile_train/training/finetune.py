@@ -1,221 +1,340 @@
-"""Fine-tuning of the whole encoder on labelled videos, as VideoMAE does it (arXiv 2203.12602, appendix)."""
+"""Fine-tuning of an encoder on labelled videos, as published for VideoMAE (arXiv 2203.12602)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.strict_yaml import StrictModel
-from smile_train.config import Count, NonNegative, Positive, Whole
-from smile_train.data.synthetic import normalise
-from smile_train.data.video import ReadOptions, read_clip_at, read_windows
-from smile_train.evaluate._encoders import VideoEncoder
-from smile_train.models import VideoClassifier
-from smile_train.training.optim import lr_at
+from smile_synth.core.rng import RandomStream, RandomStreams
+from smile_synth.io.atomic import write_bytes
+from smile_train.batch import Batch, normalise
+from smile_train.config import FinetuneConfig, MixingOptions, OptimiserOptions, ViewCountOptions
+from smile_train.data.augmentation import seeded
+from smile_train.data.labelled_sets import read_labelled_sets
+from smile_train.models import (
+    CLASSIFIER,
+    CLASSIFIER_AVERAGE,
+    CLASSIFIER_BEST,
+    ClassifierConfig,
+    VideoClassifier,
+    build_classifier,
+    load_model,
+)
+from smile_train.training.cost import Cost, cost_of
+from smile_train.training.distributed import World, choose_device
+from smile_train.training.labelled_videos import (
+    TEST,
+    Epochs,
+    LabelledVideoTask,
+    Progress,
+    check_size,
+    encoder_fields,
+    random_encoder_config,
+    with_absolute_paths,
+)
+from smile_train.training.multi_view import accuracies, class_numbers, describe_test
+from smile_train.training.trainer import LogLine, Phase, TrainResult, WeightFiles, choose_precision, train
 
-Strings = NDArray[np.str_]
-Progress = Callable[[int, int], None]
+DROP_DRAWS = "drop_path_draws"
+WEIGHTS = {"last": CLASSIFIER, "best": CLASSIFIER_BEST, "average": CLASSIFIER_AVERAGE}
 
 
-class FinetuneOptions(StrictModel):
-    """Fine-tuning; the defaults are VideoMAE's for Kinetics-400 where not said otherwise.
+@dataclass(frozen=True)
+class FinetuneResult(TrainResult):
+    """The end of a fine-tuning.
 
     Attributes:
-        epochs, warmup_epochs: the published ones are 100 (ViT-B, K400) and 5.
-        batch_size: videos a step; its learning rate is ``lr_per_256 * batch_size / 256``.
-        lr_per_256: at the last layer.
-        layer_decay: each layer below learns slower by this factor.
-        weight_decay: not on 1-D tensors.
-        drop_path: stochastic depth, rising to this at the last block.
-        label_smoothing: as in arXiv 1512.00567.
-        mixup, cutmix: of their Beta distributions (arXiv 1710.09412, 1905.04899); 0 is without. With both,
-            one is chosen for every batch.
-        crop_share: smallest share of a frame's area that a training crop keeps.
-        flip: mirror half of the clips; off where left and right mean something.
+        test: content of ``test.json``; None without test videos.
     """
 
-    epochs: Count = 30
-    warmup_epochs: Whole = 5
-    batch_size: Count = 16
-    lr_per_256: Positive = 1e-3
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
-    weight_decay: NonNegative = 0.05
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    mixup: NonNegative = 0.8
-    cutmix: NonNegative = 1.0
-    crop_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    flip: bool = False
+    test: dict[str, Any] | None
+
+
+class FinetunePlan(NamedTuple):
+    """The size and cost of a fine-tuning.
+
+    Attributes:
+        classifier: its config.
+        num_videos: for training.
+        steps: in all.
+        steps_per_epoch: not rounded.
+        cost: of a clip.
+        clips_per_pass: clips of a forward pass in a process.
+        memory_bytes: of a process.
+    """
+
+    classifier: ClassifierConfig
+    num_videos: int
+    steps: int
+    steps_per_epoch: float
+    cost: Cost
+    clips_per_pass: int
+    memory_bytes: int
 
 
 def finetune(
-    encoder: VideoEncoder,
-    train_paths: Sequence[Path],
-    train_y: Strings,
-    test_paths: Sequence[Path],
-    read: ReadOptions,
-    options: FinetuneOptions,
+    config: FinetuneConfig,
+    out: str | Path,
     *,
-    seed: int = 0,
+    on_log: Callable[[LogLine], None] | None = None,
     progress: Progress | None = None,
-) -> Strings:
-    """Train all weights on the training videos and return the classes of the test videos.
+) -> FinetuneResult:
+    """Fine-tune a classifier and test it, or continue the run in ``out``.
 
-    A training video is seen once an epoch, from a random place on; a test video by all clips and crops of
-    ``read``, their probabilities averaged.
+    Besides the files of `train`, it writes ``config.yaml``, ``classifier.safetensors``, with validation videos
+    ``classifier_best.safetensors``, and with test videos ``test.json``. Under torchrun every process calls it.
 
     Args:
-        encoder: a student's; it is left as it is.
-        train_paths, train_y: videos and their classes.
-        test_paths: videos to classify.
-        read: how test videos are read; its stride, fit and rule for short videos also hold in training.
-        options: of the training.
-        seed: of everything that is drawn.
-        progress: called with (epochs done, epochs in all).
+        config: the run.
+        out: its folder.
+        on_log: called with every line of the log.
+        progress: called with (videos done, videos in all) while videos are indexed and tested.
 
     Raises:
-        UserError: a video cannot be read.
+        UserError: videos or weights are missing or do not fit, and as `train`.
     """
-    classes, numbers = np.unique(train_y, return_inverse=True)
-    device = next(encoder.encoder.parameters()).device
-    model = _classifier(encoder, len(classes), options, seed).to(device)
-    steps = -(-len(train_paths) // options.batch_size)
-    total, warmup = steps * options.epochs, steps * min(options.warmup_epochs, options.epochs - 1)
-    scale = options.batch_size / 256
-    optimiser = torch.optim.AdamW(_layered_groups(model, options), betas=(0.9, 0.999))
-    step = 0
-    for epoch in range(options.epochs):
-        rng = np.random.default_rng([seed, epoch])
-        model.train()
-        for rows in np.array_split(rng.permutation(len(train_paths)), steps):
-            lr = scale * lr_at(
-                step, base_lr=options.lr_per_256, warmup_lr=0.0, final_lr=1e-6, warmup_steps=warmup,
-                total_steps=total,
-            )  # fmt: skip
-            for group in optimiser.param_groups:
-                group["lr"] = lr * group["scale"]
-            torch.manual_seed((seed * 1_000_003 + step) % 2**63)  # drop path
-            clips = _training_clips([train_paths[int(i)] for i in rows], read, options, rng)
-            targets = F.one_hot(torch.from_numpy(numbers[rows]), len(classes)).float()
-            targets = targets * (1 - options.label_smoothing) + options.label_smoothing / len(classes)
-            clips, targets = _mixed(clips, targets, options, rng)
-            scores = model(normalise(clips.to(device)))
-            loss = F.cross_entropy(scores, targets.to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            step += 1
-        if progress:
-            progress(epoch + 1, options.epochs)
-    model.eval()
-    return np.array([classes[_classify(model, path, read, device)] for path in test_paths])
+    task = FinetuneTask(config, Path(out), progress)
+    result = train(task, out, on_log=on_log)
+    return FinetuneResult(result.folder, result.steps, result.last, result.clips_per_second, task.test)
 
 
-def _classifier(
-    encoder: VideoEncoder, num_classes: int, options: FinetuneOptions, seed: int
+def plan(
+    config: FinetuneConfig,
+    *,
+    processes: int = 1,
+    num_videos: int | None = None,
+    num_classes: int | None = None,
+) -> FinetunePlan:
+    """Compute the size and cost of a fine-tuning. No video is opened, and nothing is written.
+
+    Args:
+        config: of the run.
+        processes: of the run.
+        num_videos, num_classes: of the training; if both are given, the lists of videos are not read.
+
+    Raises:
+        UserError: lists or weights are missing or do not fit.
+    """
+    if num_videos is None or num_classes is None:
+        sets = read_labelled_sets(with_absolute_paths(config).videos, seed=config.seed)
+        num_videos, num_classes = len(sets.train), len(sets.classes)
+    run = config.run
+    if config.batch_size % (processes * run.accumulate):
+        raise UserError(
+            f"batch_size {config.batch_size}: must be a multiple of {processes} processes x accumulate "
+            f"{run.accumulate}"
+        )
+    classifier = build_model(config, num_classes).config
+    epochs = Epochs(num_videos * config.repeats, config.batch_size)
+    cost = _cost(config, classifier)
+    clips = config.batch_size // (processes * run.accumulate)
+    return FinetunePlan(
+        classifier, num_videos, max(epochs.steps(config.epochs), 1), epochs.num_clips / config.batch_size, cost,
+        clips, cost.memory_bytes(clips, shards=processes if run.parallel == "fsdp" else 1),
+    )  # fmt: skip
+
+
+class FinetuneTask(LabelledVideoTask):
+    """The fine-tuning of a classifier; see `Task`.
+
+    Attributes:
+        model: is trained.
+        test: content of ``test.json`` after the test.
+    """
+
+    name = "fine-tuning"
+    files = WeightFiles(CLASSIFIER, CLASSIFIER_AVERAGE, CLASSIFIER_BEST)
+    config: FinetuneConfig
+    model: VideoClassifier
+    test: dict[str, Any] | None = None
+
+    def __init__(self, config: FinetuneConfig, out: Path, progress: Progress | None = None) -> None:
+        """Open the videos and build the classifier; ``out`` keeps indices of videos."""
+        super().__init__(config, out, progress)
+        classes = self.sets.classes
+        self.model = build_model(self.config, len(classes), classes)
+        self._drop_paths = use_clip_drop_paths(self.model)
+        given = config.optimiser
+        options = OptimiserOptions(
+            **given.model_dump(exclude={"warmup_epochs"}), warmup_steps=self.epochs.steps(given.warmup_epochs)
+        )
+        self._set_data(self.model.config.encoder, options)
+        if self.sets.validation:
+            self.validate_every = max(self.epochs.steps(config.validate_every_epochs), 1)
+
+    def settings_of(self, world: World) -> dict[str, Any]:
+        """See `Task.settings_of`. There are none; the size of a batch is checked before files are written."""
+        clips = self.batch_size // (world.size * self.run.accumulate)
+        if clips % 2 and _mixes(self.config.mixing):
+            raise UserError(
+                f"batch_size {self.batch_size}: gives {clips} clips per pass on {world.size} processes with "
+                f"accumulate {self.run.accumulate}; Mixup and CutMix need an even number"
+            )
+        return {}
+
+    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+        """See `Task.batches`. The random numbers of drop path come with the batch."""
+        for batch in super().batches(phase, start_step, world):
+            streams = RandomStreams(self.seed, batch.indices.numpy(), "drop path")
+            draws = torch.from_numpy(streams.random_float32(len(self._drop_paths)))
+            labels = {**batch.labels, DROP_DRAWS: draws}
+            yield Batch(batch.indices, batch.frames, labels, batch.unreadable)
+
+    def losses(self, model: nn.Module, batch: Batch, phase: Phase) -> Iterator[dict[str, Tensor]]:
+        """See `Task.losses`."""
+        inputs, targets = mix_pairs(
+            normalise(batch.frames), batch.labels["class"], batch.indices, self.config.mixing,
+            num_classes=len(self.sets.classes), seed=self.seed,
+        )  # fmt: skip
+        for number, drop_path in enumerate(self._drop_paths):
+            drop_path.draws = batch.labels[DROP_DRAWS][:, number]
+        yield {"loss": F.cross_entropy(model(inputs).float(), targets)}
+
+    def validate(self, world: World) -> dict[str, float]:
+        """See `Task.validate`: one centre view per video."""
+        videos = self.sets.validation
+        self.model.eval()
+        predictions = self.predict(self.model, videos, ViewCountOptions(), world)
+        scores = accuracies(predictions, class_numbers(videos, self.sets.classes))
+        return {f"validation/{name}": value for name, value in scores.items()} | {"score": scores["top1"]}
+
+    def finish(self, out: Path, world: World) -> None:
+        """See `Task.finish`: test, unless ``test.json`` has the result of this test."""
+        videos, options = self.sets.test, self.config.test
+        if not videos:
+            return
+        header = {"test": options.model_dump(), "settings": self.settings, "steps": self.phases[-1].end_step}
+        if (out / TEST).is_file():
+            found = json.loads((out / TEST).read_bytes())
+            if all(found.get(name) == value for name, value in header.items()):
+                self.test = found
+                return
+        model = load_model(out / WEIGHTS[options.weights]).to(world.device)
+        predictions = self.predict(model, videos, options, world, progress=self.progress)
+        self.test = {**header, **describe_test(predictions, videos, self.sets.classes)}
+        if world.is_main:
+            write_bytes(out / TEST, (json.dumps(self.test) + "\n").encode())
+
+    def step_gflops(self, phase: Phase) -> float:
+        """See `Task.step_gflops`."""
+        return _cost(self.config, self.model.config).step_gflops
+
+
+def build_model(
+    config: FinetuneConfig, num_classes: int, class_names: tuple[str, ...] = ()
 ) -> VideoClassifier:
-    form = replace(encoder.encoder.config, drop_path=options.drop_path)
-    model = VideoClassifier(form, num_classes, generator=torch.Generator().manual_seed(seed))
-    # The pretraining norm acts per token; fine-tuning replaces it by one of the mean token.
-    weights = {n: t for n, t in encoder.encoder.state_dict().items() if not n.startswith("norm.")}
-    model.load_state_dict(weights, strict=False)
+    """Return the classifier with its initial weights.
+
+    Raises:
+        UserError: the weights are missing, or do not fit.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.start_from is None:
+        shape = ClassifierConfig(
+            encoder=random_encoder_config(config), num_classes=num_classes,
+            head_init_scale=config.head_init_scale, class_names=class_names,
+        )  # fmt: skip
+        return VideoClassifier(shape, generator=generator)
+    try:
+        model = build_classifier(
+            config.start_from, num_classes=num_classes, generator=generator, class_names=class_names,
+            head_init_scale=config.head_init_scale, **encoder_fields(config),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"encoder: {error}") from None
+    check_size(config, model.config.encoder)
     return model
 
 
-def _layered_groups(model: VideoClassifier, options: FinetuneOptions) -> list[dict[str, object]]:
-    """Group parameters by layer (lr scale, arXiv 2003.10555) and by whether they decay."""
-    depth = model.config.depth
-    groups: dict[tuple[int, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if name.startswith("patch_embed"):
-            layer = 0
-        elif name.startswith("blocks."):
-            layer = int(name.split(".")[1]) + 1
-        else:
-            layer = depth + 1
-        groups.setdefault((layer, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "scale": options.layer_decay ** (depth + 1 - layer),
-            "weight_decay": options.weight_decay if decays else 0.0,
-        }
-        for (layer, decays), parameters in groups.items()
-    ]
+class ClipDropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382) with random numbers of each clip.
+
+    timm's DropPath draws from the global generator, so its results depend on the number of processes.
+
+    Attributes:
+        draws: float32 ``[B]``, uniform in 0..1. It is set before each forward pass in training.
+    """
+
+    draws: Tensor
+
+    def __init__(self, probability: float) -> None:
+        """Store the probability that a clip's branch is dropped."""
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[B, N, C]`` with the branches of some clips set to 0, and the others scaled."""
+        if not self.training:
+            return x
+        kept = (self.draws >= self.probability).to(x.dtype) / (1 - self.probability)
+        return x * kept[:, None, None]
 
 
-def _training_clips(
-    paths: Sequence[Path], read: ReadOptions, options: FinetuneOptions, rng: np.random.Generator
-) -> Tensor:
-    """Return clips ``[B, T, 3, side, side]`` uint8, each from a place and of a crop of its own."""
-    larger = read.model_copy(update={"side": math.ceil(read.side * 1.25), "crops": 1})
-    draws = rng.random((len(paths), 5))
-    decoded = (_read_one(p, larger, float(d)) for p, d in zip(paths, draws[:, 0], strict=True))
-    return torch.stack(
-        [_crop(clip, own, read.side, options) for clip, own in zip(decoded, draws[:, 1:], strict=True)]
-    )
+def use_clip_drop_paths(model: VideoClassifier) -> list[ClipDropPath]:
+    """Replace timm's DropPath modules by `ClipDropPath`, and return these."""
+    from timm.layers import DropPath  # the import takes seconds
+
+    found = []
+    for block in model.blocks:
+        for name, module in list(block.named_children()):
+            if isinstance(module, DropPath):
+                found.append(ClipDropPath(module.drop_prob))
+                setattr(block, name, found[-1])
+    return found
 
 
-def _read_one(path: Path, read: ReadOptions, place: float) -> NDArray[np.uint8]:
-    try:
-        return read_clip_at(path, read, place)
-    except UserError as error:
-        raise UserError(f"video '{path}': {error}") from None
-
-
-def _crop(clip: NDArray[np.uint8], draws: NDArray[np.float64], side: int, options: FinetuneOptions) -> Tensor:
-    """Cut a square of a random share of the area at a random place, and mirror it or not."""
-    frames = torch.from_numpy(clip).permute(0, 3, 1, 2)
-    full = frames.shape[-1]
-    share = options.crop_share + (1 - options.crop_share) * draws[0]
-    cut = min(max(round(full * math.sqrt(share)), 1), full)
-    top, left = (int(d * (full - cut + 1)) for d in draws[1:3])
-    part = frames[:, :, top : top + cut, left : left + cut].float()
-    resized = F.interpolate(part, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    out = resized.round().clamp(0, 255).to(torch.uint8)
-    return out.flip(-1) if options.flip and draws[3] < 0.5 else out
-
-
-def _mixed(
-    clips: Tensor, targets: Tensor, options: FinetuneOptions, rng: np.random.Generator
+def mix_pairs(
+    inputs: Tensor, numbers: Tensor, indices: Tensor, options: MixingOptions, *, num_classes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Mix a batch with its reverse: Mixup, or CutMix of one box over all frames."""
-    kinds = [k for k, strength in (("mixup", options.mixup), ("cutmix", options.cutmix)) if strength]
-    if not kinds or len(clips) < 2:
-        return clips, targets
-    kind = kinds[int(rng.integers(len(kinds)))]
-    strength = options.mixup if kind == "mixup" else options.cutmix
-    share = float(rng.beta(strength, strength))
-    other = clips.flip(0)
-    if kind == "mixup":
-        clips = (share * clips.float() + (1 - share) * other.float()).round().to(torch.uint8)
-    else:
-        side = clips.shape[-1]
-        cut = round(side * math.sqrt(1 - share))
-        top, left = (int(v) for v in rng.integers(0, side - cut + 1, 2))
-        clips = clips.clone()
-        clips[..., top : top + cut, left : left + cut] = other[..., top : top + cut, left : left + cut]
-        share = 1 - cut**2 / side**2
-    return clips, share * targets + (1 - share) * targets.flip(0)
+    """Mix pairs of clips and their targets by Mixup or CutMix.
+
+    The pairs are clips 2k and 2k + 1, and all draws are keyed by (seed, k): the result does not depend on the
+    number of processes. timm's `Mixup` mixes a pair at a time, since for a whole batch it takes one draw and the
+    mirrored order of the batch.
+
+    Args:
+        inputs: float ``[B, T, 3, H, W]``; may be overwritten. B is even where clips are mixed.
+        numbers: int64 ``[B]`` class numbers.
+        indices: int64 ``[B]`` clip indices, from an even one on.
+        options: of the mixing.
+        num_classes: K.
+        seed: of the run.
+
+    Returns:
+        Inputs and targets ``[B, K]``.
+    """
+    from timm.data.mixup import Mixup, mixup_target  # the import takes seconds
+
+    if not _mixes(options):
+        return inputs, mixup_target(numbers, num_classes, 1.0, options.label_smoothing)
+    mixup = Mixup(
+        options.mixup, options.cutmix, prob=options.probability, switch_prob=options.switch_probability,
+        label_smoothing=options.label_smoothing, num_classes=num_classes,
+    )  # fmt: skip
+    targets, inputs = [], inputs.contiguous()
+    for first in range(0, len(inputs), 2):
+        pair = RandomStream(seed, int(indices[first]) // 2, "mixup")
+        with seeded(pair.integer(2**32)):
+            # timm mixes images: the frames of a clip are its channels. The view shares the memory of inputs.
+            _, target = mixup(inputs[first : first + 2].flatten(1, 2), numbers[first : first + 2])
+        targets.append(target)
+    return inputs, torch.cat(targets)
 
 
-@torch.no_grad()
-def _classify(model: VideoClassifier, path: Path, read: ReadOptions, device: torch.device) -> int:
-    try:
-        clips = [torch.from_numpy(window) for window in read_windows(path, read)]
-    except UserError as error:
-        raise UserError(f"video '{path}': {error}") from None
-    batch = torch.stack(clips).permute(0, 1, 4, 2, 3)
-    scores = [model(normalise(part.to(device))).softmax(1) for part in batch.split(16)]
-    return int(torch.cat(scores).mean(0).argmax())
+def _mixes(options: MixingOptions) -> bool:
+    return options.probability > 0 and (options.mixup > 0 or options.cutmix > 0)
+
+
+def _cost(config: FinetuneConfig, classifier: ClassifierConfig) -> Cost:
+    # A run on GPUs may be planned on a machine without one.
+    on_gpu = config.run.device == "cuda" or choose_device(config.run.device).type == "cuda"
+    precision = choose_precision(config.run.precision, torch.device("cuda" if on_gpu else "cpu"))
+    return cost_of(classifier, precision=precision, average=config.run.ema_decay > 0)

@@ -100,7 +100,7 @@ class Task(ABC):
         batch_size: clips per step over all processes.
         phases: in their order; each starts with a new optimiser.
         model: what is trained. `save_model` writes its ``config``. The trainer moves it to the device.
-        files: names of its weights' files.
+        files: names of its weights' files; None writes none besides checkpoints.
         settings: plain values by name. A run is continued only with equal ones.
         validate_every: steps between calls of `validate`; None never calls it.
     """
@@ -111,7 +111,7 @@ class Task(ABC):
     batch_size: int
     phases: Sequence[Phase]
     model: nn.Module
-    files: WeightFiles
+    files: WeightFiles | None = None
     settings: dict[str, Any]
     validate_every: int | None = None
 
@@ -123,8 +123,8 @@ class Task(ABC):
     def losses(self, model: nn.Module, batch: Batch, phase: Phase) -> Iterator[dict[str, Tensor]]:
         """Yield ``phase.num_passes`` times the losses of a part of a batch.
 
-        Each is a dict of scalars. ``loss`` is differentiated, and all of them are logged. The trainer runs the
-        backward pass before it takes the next one.
+        Each is a dict of scalars. ``loss`` is differentiated, and all of them are logged. The trainer runs
+        the backward pass before it takes the next one.
 
         Args:
             model: to call instead of `model`; it may be wrapped.
@@ -157,6 +157,12 @@ class Task(ABC):
         All processes call it, and the result must be the same in all of them.
         """
         return {}
+
+    def finish(self, out: Path, world: World) -> None:  # noqa: B027 - most tasks end with the last step
+        """Do what follows the last step, such as a test. All files of the run are written before.
+
+        All processes call it, also if all steps were done in an earlier call of `train`.
+        """
 
     def step_gflops(self, phase: Phase) -> float:
         """Return the GFLOP of one clip in a step, 0 where they are unknown."""
@@ -273,6 +279,10 @@ class _Trainer:
             if self.start < phase.end_step:
                 self._train_phase(phase)
         seconds = time.perf_counter() - began
+        if self.writer is not None:
+            self.writer.wait()
+        self.world.gather(None)  # the other processes wait for the files of process 0
+        self.task.finish(self.out, self.world)
         tail = self.lines[-max(len(self.lines) // 20, 1) :]
         names = [name for name, value in (tail[-1] if tail else {}).items() if isinstance(value, float)]
         last = {name: sum(line[name] for line in tail if name in line) for name in names}
@@ -397,9 +407,10 @@ class _Trainer:
             return
         self.log.sync()  # a checkpoint never exists without the lines of the log before it
         files, weights = self.task.files, {}
-        for name, tensors in {files.last: model, files.average: average, files.best: model}.items():
-            if tensors and (name != files.best or is_best):
-                weights[name] = (self.task.model, tensors)
+        if files is not None:
+            for name, tensors in {files.last: model, files.average: average, files.best: model}.items():
+                if tensors and (name != files.best or is_best):
+                    weights[name] = (self.task.model, tensors)
         state = {
             "model": model, "optimiser": optimiser, "average": average, "scaler": self.scaler.state_dict(),
             "settings": self.settings, "best_score": self.best,
