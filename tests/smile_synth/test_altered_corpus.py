@@ -33,7 +33,7 @@ motion: [{family: constant-velocity, speed: [1.0, 2.0]}]
 def sound(bank: ObjectBank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "corpus"
     recipe = parse(Recipe, RECIPE, name="recipe")
-    generate(recipe, Sources(bank), out=folder, num_clips=3, seed=0, labels=["tracks", "flow"])
+    generate(recipe, Sources(bank), out=folder, num_clips=4, seed=0, labels=["tracks", "flow"])
     return folder
 
 
@@ -114,37 +114,29 @@ def test_without_a_manifest_the_decoder_finds_the_damage(sound: Path, tmp_path: 
     assert f"'{path}': cannot be decoded: " in fault.text and "(clip 1); repair the corpus" in fault.text
 
 
-@pytest.mark.parametrize("name", ["scene", "json", "tracks.npz", "mp4"])
 def test_commands_on_an_altered_corpus(
-    sound: Path, bank: ObjectBank, tmp_path: Path, command_line: Any, name: str
+    sound: Path, bank: ObjectBank, tmp_path: Path, command_line: Any
 ) -> None:
     folder = Path(shutil.copytree(sound, tmp_path / "corpus"))
-    alter(folder, 1, name)
+    names = ["scene", "json", "tracks.npz", "mp4"]
+    kinds = ["scene", "labels", "tracks", "media"]
+    for index, name in enumerate(names):
+        alter(folder, index, name)
     page, one = tmp_path / "page.html", ["--workers", "1"]
-    kind = {"json": "labels", "mp4": "media"}.get(name, name.removesuffix(".npz"))
     for arguments in ([], ["--bank", bank.path]):
         told = command_line(main, "report", folder, "--out", page, *one, *arguments)
-        assert f"{kind} unreadable" in told.stdout + told.stderr
+        assert all(f"{kind} unreadable" in told.stdout + told.stderr for kind in kinds)
     command_line(main, "compare", folder, sound, "--out", page, *one)
-    view = ["view", folder, "--index", "1", "--out", tmp_path / "v.png"]
-    overlay = ["--overlay", "modal"] if name == "json" else []
-    told = command_line(main, *view, *overlay, expect=2 if name in ("json", "mp4") else 0)
-    assert f"{kind} unreadable" in told.stdout + told.stderr
-    uses = {"scene": "flo", "json": "mot", "mp4": "frames"}
-    if name in uses:
-        export = [
-            "export",
-            folder,
-            "--format",
-            uses[name],
-            "--out",
-            tmp_path / "out",
-            "--bank",
-            bank.path,
-            *one,
-        ]
-        told = command_line(main, *export, expect=2)
-        assert "of clip 1 is altered" in " ".join(told.stderr.split()) and "Traceback" not in told.stderr
+    for index, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        view = ["view", folder, "--index", index, "--out", tmp_path / "v.png"]
+        overlay = ["--overlay", "modal"] if name == "json" else []
+        told = command_line(main, *view, *overlay, expect=2 if name in ("json", "mp4") else 0)
+        assert f"{kind} unreadable" in told.stdout + told.stderr
+    for index, form in ((0, "flo"), (1, "mot"), (3, "frames")):
+        out = ["--out", tmp_path / "out", "--bank", bank.path]
+        told = command_line(main, "export", folder, "--format", form, *out, *one, expect=2)
+        assert f"of clip {index} is altered" in " ".join(told.stderr.split())
+        assert "Traceback" not in told.stderr and not (tmp_path / "out").exists()
 
 
 def test_a_clip_without_any_readable_file_is_reported(bank: ObjectBank, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_preview_draws_one_row_per_clip(run: Run, bank: Path, tmp_path: Path) ->
     run("preview", "smile-linear-noise", "size=[32,32]", "objects.side=[12]", "--bank", bank, "--num-clips", "3",
         "--out", tmp_path / "p.png")  # fmt: skip
     with Image.open(tmp_path / "p.png") as image:
-        assert image.size == (8 * 36 + 4, 3 * 40)
+        assert image.size == (8 * 228 + 4, 3 * 232)  # enlarged sevenfold
         assert np.asarray(image).std() > 10
 
 
@@ -163,6 +163,8 @@ def test_all_mistakes_of_a_recipe_at_once(run: Run, bank: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_continue_and_leaves_no_partial_files(bank: Path, tmp_path: Path) -> None:
     command = [
+        # A background job ignores SIGINT, and so would the processes that it starts.
+        "env", "--default-signal=INT",
         sys.executable, "-m", "smile_synth.cli", "generate", "smile-gaussian", *SMALL, "--bank", str(bank),
         "--out", str(tmp_path / "c"), "--num-clips", "50000", "--seed", "0", "--workers", "2",
     ]  # fmt: skip

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -104,26 +102,23 @@ def test_continues_and_raises_num_clips(
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folder", "shards"])
 def test_killed_run_ends_byte_identical(
-    bank: ObjectBank, recipe: Recipe, tmp_path: Path, recipe_text: str, digests: Any, layout: str
+    bank: ObjectBank, recipe: Recipe, tmp_path: Path, digests: Any, layout: str
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(recipe_text)
     out, num_clips = tmp_path / "killed", 120
-    command = [
-        sys.executable, "-m", "smile_synth.cli", "generate", str(tmp_path / "recipe.yaml"), "--bank", str(bank.path),
-        "--out", str(out), "--num-clips", str(num_clips), "--seed", "0", "--layout", layout, "--clips-per-shard", "7",
-        "--workers", "1",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
+    process = multiprocessing.get_context("forkserver").Process(
+        target=generate, args=(recipe, Sources(bank)), kwargs={"out": out, **settings}
+    )
+    process.start()
     deadline = time.monotonic() + 90
     pattern = "clips/*.mp4" if layout == "folder" else "shards/*.tar"
     while len(list(out.glob(pattern))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (out / "manifest.parquet").exists()
     with pytest.raises(UserError, match=f"is not finished: its manifest has 0 of {num_clips} clips"):
         Corpus(out)
-    settings: dict[str, Any] = {"num_clips": num_clips, "seed": 0, "layout": layout, "clips_per_shard": 7}
     standing = 2 if layout == "folder" else 14
     assert generate(recipe, Sources(bank), out=out, **settings).written <= num_clips - standing + 1
     generate(recipe, Sources(bank), out=tmp_path / "undisturbed", **settings)
@@ -212,19 +207,7 @@ def test_refuses_foreign_folder_odd_size_and_second_writer(
         generate(recipe, Sources(bank), out=tmp_path / "aspect", num_clips=1, seed=0, size_hw=(32, 32))
     assert not (tmp_path / "odd").exists() and not (tmp_path / "aspect").exists()
     generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=1, seed=0)
-    holder = subprocess.Popen(
-        [
-            sys.executable, "-c",
-            f"import fcntl,time;f=open({os.fspath(tmp_path / 'c' / '.lock')!r},'w');fcntl.flock(f,fcntl.LOCK_EX);"
-            "print('held',flush=True);time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with (tmp_path / "c" / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as another process does
         with pytest.raises(UserError, match="another process or thread is writing"):
             generate(recipe, Sources(bank), out=tmp_path / "c", num_clips=2, seed=0)
-    finally:
-        holder.kill()
-        holder.communicate()

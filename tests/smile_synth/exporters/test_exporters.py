@@ -41,7 +41,7 @@ CLIPS, FRAMES, SIZE = 3, 4, (48, 64)
 def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
     """Discs and rectangles of three classes."""
     folder = tmp_path_factory.mktemp("exported")
-    build_bank(["builtin:shapes"], folder / "bank")
+    build_bank(["drawn:24"], folder / "bank", val_fraction=0.0, test_fraction=0.0)
     return ObjectBank.open(folder / "bank")
 
 
