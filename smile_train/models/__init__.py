@@ -5,7 +5,7 @@ from smile_train.models._clip import LOCAL, TINY_CLIP, load_clip
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, StudentConfig
 from smile_train.models._encoder import Encoder
 from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
-from smile_train.models._teacher import Teacher, load_teacher
+from smile_train.models._teacher import Teacher, load_teacher, make_teacher
 from smile_train.models._transformers import to_transformers_config, to_transformers_names
 from smile_train.models._weights import (
     CHECKPOINTS,
@@ -52,6 +52,7 @@ __all__ = [
     "load_student",
     "load_student_weights",
     "load_teacher",
+    "make_teacher",
     "pick_tokens",
     "read_tensors",
     "save_model",

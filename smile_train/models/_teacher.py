@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from smile_synth.core.errors import UserError
 from smile_train.config import TeacherOptions
 from smile_train.models._config import Size
-from smile_train.models._towers import ImageTower, load_tower
+from smile_train.models._towers import ImageTower, load_tower, wrap_tower
 
 
 class Teacher(nn.Module):
@@ -150,3 +151,19 @@ def load_teacher(options: TeacherOptions, *, size_hw: Size, patch_size: int, tub
             f"teacher.input_size={fitting} or teacher.grid=interpolate"
         )
     return Teacher(tower, options, frame_stride=tubelet_size, grid_hw=grid)
+
+
+def make_teacher(visual: Any, options: TeacherOptions, *, size_hw: Size, frame_stride: int) -> Teacher:
+    """Freeze a loaded image model as a teacher with its own token grid.
+
+    Args:
+        visual: ``model.visual`` of an open_clip model, or a timm model.
+        options: of the teacher; its model and weights are not loaded.
+        size_hw: height and width of the images in pixels.
+        frame_stride: step between the encoded frames.
+
+    Raises:
+        UserError: as `load_teacher`.
+    """
+    tower = wrap_tower(visual, options, size_hw)
+    return Teacher(tower, options, frame_stride=frame_stride, grid_hw=tower.grids_hw[0])

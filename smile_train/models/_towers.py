@@ -70,7 +70,7 @@ class ImageTower(nn.Module):
 class OpenClipViT(ImageTower):
     """A vision transformer of open_clip."""
 
-    def __init__(self, visual: Any, options: TeacherOptions, size_hw: Size) -> None:
+    def __init__(self, visual: Any, options: TeacherOptions) -> None:
         blocks = visual.transformer.resblocks
         super().__init__(visual, visual, options, len(blocks))
         if options.final_norm and getattr(visual, "attn_pool", None) is not None:
@@ -198,11 +198,8 @@ def load_tower(options: TeacherOptions, size_hw: Size) -> ImageTower:
     """Load the image model of a teacher for images of the given size.
 
     Raises:
-        UserError: unknown model, weights that cannot be loaded or do not fit, or a model without tokens.
+        UserError: unknown model, weights that cannot be loaded or do not fit, or as `wrap_tower`.
     """
-    from open_clip.modified_resnet import ModifiedResNet
-    from open_clip.transformer import VisionTransformer
-
     if options.model.startswith(TIMM):
         visual = _load_timm(options.model, options.pretrained)
     else:
@@ -210,9 +207,21 @@ def load_tower(options: TeacherOptions, size_hw: Size) -> ImageTower:
             options.model, pretrained=options.pretrained, force_quick_gelu=options.force_quick_gelu,
             size_hw=size_hw,
         ).visual  # fmt: skip
+    return wrap_tower(visual, options, size_hw)
+
+
+def wrap_tower(visual: Any, options: TeacherOptions, size_hw: Size) -> ImageTower:
+    """Return the tower of ``model.visual`` of an open_clip model, or of a timm model.
+
+    Raises:
+        UserError: the model has no tokens, or lacks a layer, norm or projection of the options.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
     trunk = getattr(visual, "trunk", visual)
     if isinstance(trunk, VisionTransformer):
-        return OpenClipViT(visual, options, size_hw)
+        return OpenClipViT(visual, options)
     if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
         return TimmViT(visual, options, size_hw)
     if isinstance(trunk, ModifiedResNet) or hasattr(trunk, "feature_info"):

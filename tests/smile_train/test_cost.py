@@ -12,8 +12,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smile_train.config import TeacherOptions
-from smile_train.models import ClassifierConfig, Student, StudentConfig, Teacher, Tokens, VideoClassifier
-from smile_train.models._towers import OpenClipViT
+from smile_train.models import (
+    ClassifierConfig,
+    Student,
+    StudentConfig,
+    Teacher,
+    Tokens,
+    VideoClassifier,
+    make_teacher,
+)
 from smile_train.training.cost import Cost, cost_of, peak_tflops
 
 BASE = StudentConfig.of_size("base", target_dim=768)
@@ -27,8 +34,7 @@ def clip_b16() -> Teacher:
             512, open_clip.CLIPVisionCfg(layers=12, width=768, patch_size=16, image_size=224)
         )
     visual.image_mean, visual.image_std = (0.5,) * 3, (0.5,) * 3
-    tower = OpenClipViT(visual, TeacherOptions(), (224, 224))
-    return Teacher(tower, TeacherOptions(normalisation="clip"), frame_stride=2, grid_hw=(14, 14))
+    return make_teacher(visual, TeacherOptions(), size_hw=(224, 224), frame_stride=2)
 
 
 def student(config: StudentConfig) -> Student:
