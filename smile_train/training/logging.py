@@ -20,7 +20,6 @@ from PIL import Image
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import exclusive_folder, remove_partial_files, write_bytes
-from smile_train.training.checkpoint import CHECKPOINTS
 
 LOG = "log.jsonl"
 RUN = "run.jsonl"
@@ -194,5 +193,4 @@ def lock_run(folder: Path) -> Iterator[None]:
     """
     with exclusive_folder(folder, "another run is writing there; use another folder"):
         remove_partial_files(folder)
-        remove_partial_files(folder / CHECKPOINTS)
         yield

@@ -329,8 +329,11 @@ class _Trainer:
         self.scaler.unscale_(self.optimiser)
         limit = phase.optimiser.clip_norm or math.inf
         norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(task.model.parameters(), limit)))
+        sums["unreadable"] = sums["loss"].new_tensor(len(batch.unreadable) * num_passes)
         means = (self.world.mean(torch.stack([*sums.values()]).float()) / num_passes).tolist()
         line = {"step": step + 1, **dict(zip(sums, means, strict=True)), "lr": lr, "grad_norm": norm}
+        if not line["unreadable"]:
+            del line["unreadable"]
         self._check_finite(line)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -360,7 +363,9 @@ class _Trainer:
         is_end = done == phase.end_step
         validates = every is not None and (is_end or (done - phase.first_step) % every == 0)
         saves = is_end or validates or done % self.task.run.checkpoint_every == 0
-        line.update(self._rates(batch))
+        line.update(self._rates())
+        if "unreadable" in line:
+            line["unreadable"] = self._list_unreadable(batch)
         self.since_checkpoint.append(line["loss"])
         if validates:
             line.update(self.task.validate(self.world))
@@ -379,8 +384,8 @@ class _Trainer:
             self._save(done, score, comparable=validates or every is None)
             self.since_checkpoint = []
 
-    def _rates(self, batch: Batch) -> LogLine:
-        """Return speed, waiting time, memory and unreadable videos for the log."""
+    def _rates(self) -> LogLine:
+        """Return speed, waiting time and memory for the log."""
         seconds = sum(total for total, _ in self.durations)
         rate = len(self.durations) * self.task.batch_size / seconds
         rates = {
@@ -391,11 +396,18 @@ class _Trainer:
             rates["mfu"] = round(rate / self.world.size * self.gflops / (1000 * self.peak), 4)
         if self.device.type == "cuda":
             rates["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
-        if batch.unreadable:
-            with (self.out / UNREADABLE).open("a") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in batch.unreadable)
-            rates["unreadable"] = len(batch.unreadable)
         return rates
+
+    def _list_unreadable(self, batch: Batch) -> int:
+        """Add unreadable videos of all processes to their list, and return their number in this step."""
+        found = [entry for entries in self.world.gather(batch.unreadable) for entry in entries]
+        if self.world.is_main:
+            path = self.out / UNREADABLE
+            listed = path.read_text().splitlines() if path.exists() else []
+            lines = [line for line in map(json.dumps, dict(found).items()) if line not in listed]
+            with path.open("a") as file:
+                file.writelines(line + "\n" for line in lines)
+        return len(found)
 
     def _save(self, done: int, score: float, *, comparable: bool) -> None:
         """Start to write a checkpoint, and the best weights if the score is higher than before."""
