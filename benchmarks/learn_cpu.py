@@ -22,14 +22,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from smile_train.training.checkpoint import load_student
 from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
 from smile_train.data.synthetic import normalise, open_data, training_batches
 from smile_train.materials import build_materials
-from smile_train.models import Student
-from smile_train.training.pretrain import build_student, build_teacher, make_masker, make_targets, pretrain
+from smile_train.models import Student, load_student
 from smile_train.training.logging import read_log
+from smile_train.training.pretrain import build_student, build_teacher, make_masker, make_targets, pretrain
 
 # The loss must fall below this share of predicting the mean, and features must keep this share of their rank.
 LOSS_SHARE, RANK_SHARE = 0.9, 0.5

@@ -1,10 +1,10 @@
-"""What pretraining keeps in memory, by size and by what saves some: counted on the meta device, not measured.
+"""Memory of pretraining by size and by option: estimated from formulas.
 
     uv run python benchmarks/memory_plan.py --out benchmarks/results/memory_plan.json
 
 For one student pass of eight clips of 16x224x224 with 80 % of the tokens masked, in bf16 and with fused
-attention: what is kept for the backward pass; and weights, their copies in bf16, gradients and AdamW's
-subframes. A backward pass needs some more on its way, and the teacher its weights.
+attention: frames, targets and activations that the backward pass needs; and weights, their copies in bf16,
+gradients and AdamW's moments. The teacher's weights and temporary buffers come on top.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import record
 import torch
 from rich.console import Console
 
-from smile_train.config import PretrainConfig
+from smile_train.models import StudentConfig
 from smile_train.training.cost import cost_of
-from smile_train.models import Student, StudentConfig
 
 SIZES = ("small", "base", "large", "huge")
 WAYS: dict[str, dict[str, Any]] = {
@@ -35,16 +34,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    config = PretrainConfig.load("smile-vitb-stage1")
     sizes: dict[str, dict[str, Any]] = {}
     for size in SIZES:
         kept = {}
         for way, options in WAYS.items():
-            with torch.device("meta"):
-                form = StudentConfig.of_size(size, target_dim=TARGET_DIM, **options)
-                student = Student(form, generator=torch.Generator())
-            cost = cost_of(config, student, None, num_masked=MASKED, bf16=True)
-            kept[way] = CLIPS * cost.saved_bytes
+            config = StudentConfig.of_size(size, target_dim=TARGET_DIM, **options)
+            cost = cost_of(config, num_masked=MASKED, precision=torch.bfloat16)
+            kept[way] = cost.memory_bytes(CLIPS) - cost.state_bytes
         sizes[size] = {"kept_bytes": kept, "state_bytes": cost.state_bytes}
     Console().print(sizes)
     record.write(arguments.out, {"clips": CLIPS, "sizes": sizes})

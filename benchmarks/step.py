@@ -34,12 +34,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smile_train.config import MaskOptions, PretrainConfig, TargetOptions, TeacherOptions
-from smile_train.training.cost import cost_of, peak_tflops
 from smile_train.data.synthetic import normalise
 from smile_train.masking import Masker
-from smile_train.models import Student, StudentConfig, Teacher
-from smile_train.training.optim import make_adamw, parameter_groups
+from smile_train.models import Student, StudentConfig, make_teacher
 from smile_train.targets import Targets
+from smile_train.training.cost import cost_of, peak_tflops
+from smile_train.training.optim import make_adamw, parameter_groups
 
 TUBELET, PATCH = 2, 16
 
@@ -77,10 +77,11 @@ class Steps:
         logging.getLogger().setLevel(logging.ERROR)  # the weights are meant to be random
         self.device, self.masks = device, masks
         clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
-        exact = Teacher(clip.visual, TeacherOptions(), frame_stride=TUBELET).to(device)
+        shape = {"size_hw": (side, side), "frame_stride": TUBELET}
+        exact = make_teacher(clip.visual, TeacherOptions(), **shape).to(device)
         # Kept in bf16: under autocast frozen weights are cast anew in every pass.
         bf16 = TeacherOptions(precision="bf16")
-        self.teacher = Teacher(copy.deepcopy(clip.visual), bf16, frame_stride=TUBELET).to(device)
+        self.teacher = make_teacher(copy.deepcopy(clip.visual), bf16, **shape).to(device)
         self._targets, self._quick_targets = (
             Targets(TargetOptions(), patch_size=PATCH, tubelet_size=TUBELET, teacher=one)
             for one in (exact, self.teacher)
@@ -95,9 +96,10 @@ class Steps:
         self.masker = Masker(
             MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
         )
-        config = PretrainConfig.load("smile-vitb-stage1", [f"masks_per_clip={masks}"])
-        self.cost = cost_of(config, self.student, exact, num_masked=self.masker.num_masked, bf16=True)
-        self.peak_tflops = peak_tflops(config, device)
+        self.cost = cost_of(
+            form, exact, num_masked=self.masker.num_masked, masks_per_clip=masks, precision=torch.bfloat16
+        )
+        self.peak_tflops = peak_tflops(device, torch.bfloat16)
 
     def compile(self) -> None:
         """Have our step compiled."""

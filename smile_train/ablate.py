@@ -39,7 +39,7 @@ from smile_train.config import Count, PretrainConfig, Whole
 from smile_train.data.synthetic import open_data
 from smile_train.evaluate import FACTORS, FrozenEncoder, MotionExam, VideoEncoder
 from smile_train.materials import Materials, build_materials
-from smile_train.training.checkpoint import load_student
+from smile_train.models import load_student
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import choose_device, pretrain
 

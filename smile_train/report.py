@@ -21,8 +21,7 @@ from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
 from smile_train.data.synthetic import normalise, open_data, training_batches
 from smile_train.masking import seen_frames
-from smile_train.models import Student, pick_tokens
-from smile_train.training.checkpoint import load_student
+from smile_train.models import Student, load_student, pick_tokens
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import build_teacher, make_masker, make_targets
 
@@ -92,8 +91,8 @@ def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
     stage = replace(data.stages[-1], first_step=start, end_step=start + -(-num_clips // _BATCH))
     untrained = Student(form, generator=torch.Generator().manual_seed(config.seed)).eval()
     batches = training_batches(
-        stage, seed=config.seed, batch_size=_BATCH, start_step=start, patch_size=form.patch_size,
-        tubelet_size=form.tubelet_size, workers=0,
+        stage, seed=config.seed, batch_size=_BATCH, start_step=start, patch_size=form.encoder.patch_size,
+        tubelet_size=form.encoder.tubelet_size, workers=0,
     )  # fmt: skip
     names = ("indices", "frames", "coverage", "mask", "errors", "tokens", "fresh", "teacher")
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
@@ -112,7 +111,7 @@ def look_inside(run: Path, *, num_clips: int = 32) -> Inside:
                 "tokens": student.encode(inputs), "fresh": untrained.encode(inputs),
             }  # fmt: skip
             if teacher is not None:
-                found["teacher"] = teacher.look(batch.frames)
+                found["teacher"] = teacher.encode(batch.frames)
             for name, value in found.items():
                 parts[name].append(value)
     whole = {name: torch.cat(values)[:num_clips] for name, values in parts.items() if values}
@@ -149,8 +148,8 @@ def last_attention(student: Student, inputs: torch.Tensor) -> Float:
     student.encode(inputs)
     hook.remove()
     x, attention = caught[0][0], block.attn
-    query, key, _ = (x @ attention.qkv.weight.T).view(len(x), 3, attention.heads, -1).unbind(1)
-    query = query + attention.q_bias.view(attention.heads, -1)
+    query, key, _ = (x @ attention.qkv.weight.T).view(len(x), 3, attention.num_heads, -1).unbind(1)
+    query = query + attention.q_bias.view(attention.num_heads, -1)
     scores = torch.einsum("qhc,khc->hqk", query, key) / math.sqrt(query.shape[-1])
     return np.asarray(scores.softmax(-1).mean(0).double().numpy())
 

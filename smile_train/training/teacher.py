@@ -23,10 +23,10 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.stream import StepBatches
-from smile_train.config import TeacherTrainingConfig
+from smile_train.config import TeacherOptions, TeacherTrainingConfig
 from smile_train.data.synthetic import start_worker, token_coverage
 from smile_train.materials import Materials
-from smile_train.models import Teacher, load_clip
+from smile_train.models import load_clip, make_teacher
 from smile_train.training.checkpoint import check_same_run, flat, load_checkpoint, save_checkpoint
 from smile_train.training.logging import RunLog
 from smile_train.training.optim import lr_at, make_adamw
@@ -233,7 +233,9 @@ def examine_teacher(
         prompts.setdefault(describe(bank, object_id), _facts(bank, object_id))
     tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
     texts = model.encode_text(tokenizer(list(prompts)), normalize=True)
-    teacher = Teacher(model.visual, frame_stride=1)
+    teacher = make_teacher(
+        model.visual, TeacherOptions(), size_hw=tuple(model.visual.image_size), frame_stride=1
+    )
     result: dict[str, Any] = {"num_images": num_images, "num_prompts": len(prompts), "zero_shot": {}}
     for split, name in (("train", "training objects, new renders"), ("test", "held-out objects")):
         pictures, truth, coverage = _single_objects(
@@ -252,7 +254,7 @@ def examine_teacher(
             [{"caption": describe(bank, i), **_facts(bank, i)} for i in truth],
         )
         if split == "test":
-            tokens = torch.cat([teacher(part[:, None].float() / 255) for part in parts])
+            tokens = torch.cat([teacher.encode(part[:, None]) for part in parts])
             classes = [_facts(bank, i)["class"] for i in truth]
             result["patch_neighbours"] = _patch_neighbours(tokens, coverage, classes)
     return result

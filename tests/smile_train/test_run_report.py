@@ -25,7 +25,7 @@ from smile_train.report import (
     pca_colors,
     report_run,
 )
-from smile_train.training.checkpoint import load_student, save_student, steps_of
+from smile_train.models import load_student, save_model, steps_of
 from smile_train.training.pretrain import pretrain
 
 RNG = np.random.default_rng
@@ -124,9 +124,9 @@ def test_attention_is_that_of_the_last_block(run: Path) -> None:
         attention, width = block.attn, x.shape[-1]
         bias = torch.cat([attention.q_bias, torch.zeros(width), attention.v_bias])
         q, k, v = (x[0] @ attention.qkv.weight.T + bias).split(width, dim=1)
-        size = width // attention.heads
+        size = width // attention.num_heads
         heads, mixed = [], []
-        for h in range(attention.heads):
+        for h in range(attention.num_heads):
             part = slice(h * size, (h + 1) * size)
             heads.append((q[:, part] @ k[:, part].T / size**0.5).softmax(-1))
             mixed.append(heads[-1] @ v[:, part])
@@ -182,5 +182,5 @@ def test_a_collapsed_student_is_told(run: Path, tmp_path: Path) -> None:
     student = load_student(collapsed)
     with torch.no_grad():
         student.encoder.norm.weight.zero_()
-    save_student(collapsed / "student.safetensors", student)
+    save_model(collapsed / "student.safetensors", student)
     assert "features collapse" in {f.kind for f in report_run(collapsed, num_clips=8)[1]}
