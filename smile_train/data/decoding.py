@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from smile_synth.io.pixel_format import PixelFormat
 UInt8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
+Frames = Iterator[tuple[int, UInt8]]  # frame numbers and upright frames [H, W, 3]
 _DEFAULT_FPS = 25.0
 _MIN_SEEK = 8  # a seek over fewer frames saves no time
 # Formats that store when a frame is shown. Others, such as avi with B frames, do not seek exactly.
@@ -69,12 +70,14 @@ class FrameIndex:
     Attributes:
         times: in seconds ``[N]``.
         stamps: the same in units of the stream ``[N]``.
-        entries: frames where decoding can start; only the first one in a file that does not seek exactly.
+        entries: frames where decoding can start.
+        seeks: whether the file format seeks exactly.
     """
 
     times: Float
     stamps: Int
     entries: Int
+    seeks: bool
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -103,17 +106,16 @@ def frame_index(path: Path) -> FrameIndex:
         if len({pts for pts, _ in packets if pts is not None}) < len(packets):
             numbers = np.arange(len(packets))
             times = numbers / float(stream.average_rate or _DEFAULT_FPS)
-            return FrameIndex(times, numbers, np.zeros(1, np.int64))
+            return FrameIndex(times, numbers, np.zeros(1, np.int64), seeks=False)
         unit = stream.time_base
         stamps = np.sort(np.array([pts for pts, _ in packets], np.int64))
-        entries = np.zeros(1, np.int64)
-        if container.format.name.startswith(_SEEKABLE):
-            keys = np.array([pts for pts, is_key in packets if is_key], np.int64)
-            entries = np.union1d(entries, np.searchsorted(stamps, keys))
-        return FrameIndex(stamps * unit.numerator / unit.denominator, stamps, entries)
+        keys = np.array([pts for pts, is_key in packets if is_key], np.int64)
+        entries = np.union1d([0], np.searchsorted(stamps, keys))
+        seeks = container.format.name.startswith(_SEEKABLE)
+        return FrameIndex(stamps * unit.numerator / unit.denominator, stamps, entries, seeks)
 
 
-def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, UInt8]]:
+def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
     """Yield (number, upright frame ``[H, W, 3]`` uint8) for increasing frame numbers.
 
     Ends early if the file holds fewer frames than its packets say.
@@ -122,33 +124,52 @@ def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tu
         UserError: the file cannot be decoded.
     """
     left = list(numbers)
-    # The second attempt is for a container that does not seek exactly.
-    for seek in (True, False) if len(index.entries) > 1 else (False,):
+    readers = [_decode_from_beginning]
+    if index.seeks:
+        readers = [_decode_seeking, *readers]
+        if _torchcodec() is not None:
+            readers = [_decode_torchcodec, *readers]
+    for reader in readers:
         try:
-            with _opened(path) as container:
-                decoder = _seeking_decoder(path, container.streams.video[0].index, len(index))
-                if decoder is not None:
-                    yield from ((number, decoder.get_frame_at(number).data.numpy()) for number in numbers)
-                    return
-                convert = PixelFormat()
-                for number, frame in _frames_at(container, index, tuple(left), seek=seek):
-                    yield number, convert.to_rgb(frame)
-                    left.remove(number)
+            for number, frame in reader(path, index, tuple(left)):
+                yield number, frame
+                left.remove(number)
         except UserError:
-            if not seek:
+            if reader is readers[-1]:
                 raise
         if not left:
             return
 
 
-def _frames_at(
-    container: Any, index: FrameIndex, numbers: Sequence[int], *, seek: bool
-) -> Iterator[tuple[int, Any]]:
+def _decode_torchcodec(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
+    """Yield frames by torchcodec; none if it counts other frames than PyAV."""
+    with _opened(path) as container:
+        stream = container.streams.video[0].index
+        decoder = _torchcodec()(os.path.abspath(path), stream_index=stream, dimension_order="NHWC")
+        # Releases without this field do not turn frames upright.
+        if len(decoder) == len(index) and hasattr(decoder.metadata, "rotation"):
+            for number in numbers:
+                yield number, decoder.get_frame_at(number).data.numpy()
+
+
+def _decode_from_beginning(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
+    yield from _decode_seeking(path, replace(index, entries=index.entries[:1]), numbers)
+
+
+def _decode_seeking(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
+    """Yield frames by PyAV."""
+    convert = PixelFormat()
+    with _opened(path) as container:
+        for number, frame in _frames_at(container, index, numbers):
+            yield number, convert.to_rgb(frame)
+
+
+def _frames_at(container: Any, index: FrameIndex, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Yield frames by increasing number, seeking where that saves time; ends if a frame is not found."""
     frames, following = _numbered(container, index, 0), 0
     for number in numbers:
         entry = int(index.entries[np.searchsorted(index.entries, number, side="right") - 1])
-        if seek and entry >= following + _MIN_SEEK:
+        if entry >= following + _MIN_SEEK:
             frames = _numbered(container, index, entry)
         found = next((frame for n, frame in frames if n == number), None)
         if found is None:
@@ -188,20 +209,6 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, ValueError, RuntimeError, IndexError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"cannot be decoded: {reason.splitlines()[0]}") from None
-
-
-def _seeking_decoder(path: Path, stream: int, available: int) -> Any:
-    """Return torchcodec's decoder of a file, or None if it is not installed or counts other frames."""
-    decoder_class = _torchcodec()
-    if decoder_class is None:
-        return None
-    try:
-        decoder = decoder_class(os.path.abspath(path), stream_index=stream, dimension_order="NHWC")
-    except (RuntimeError, ValueError):  # PyAV reads the file, or reports why it cannot
-        return None
-    # Releases without this field do not turn frames upright.
-    same = len(decoder) == available and hasattr(decoder.metadata, "rotation")
-    return decoder if same else None
 
 
 @cache
