@@ -22,9 +22,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
 from smile_train.data.synthetic import normalise, open_data, training_batches
+from smile_train.evaluate import effective_rank
 from smile_train.materials import build_materials
 from smile_train.models import Student, load_student
 from smile_train.training.logging import read_log

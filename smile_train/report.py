@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
-from smile_train.collapse import effective_rank
 from smile_train.config import PretrainConfig
 from smile_train.data.synthetic import normalise, open_data, training_batches
+from smile_train.evaluate import effective_rank
 from smile_train.masking import seen_frames
 from smile_train.models import Student, load_student, pick_tokens
 from smile_train.training.logging import read_log

@@ -1,110 +1,77 @@
-"""Evaluation: frozen features of real videos and of synthetic motion, read off beside their controls."""
+"""Evaluation of frozen encoders on labelled real videos and on synthetic motion, with controls."""
 
-from smile_train.data.video import FileFacts, ReadOptions, ViewOptions, file_facts, read_windows
-from smile_train.data.video_lists import (
-    LabelledVideo,
-    Split,
-    check_split,
-    find_videos,
-    k_fold,
-    leave_one_group_out,
-    low_shot,
-    read_hmdb,
-    read_official,
-    read_videos,
-    select_classes,
-)
-from smile_train.evaluate._controls import flow_histograms, size_and_length
-from smile_train.evaluate._encoders import FrozenEncoder, LibraryEncoder, VideoEncoder, load_encoder
-from smile_train.evaluate._evaluate import (
-    EvaluateOptions,
-    ScoreRow,
-    VideoEvaluation,
-    compare_evaluations,
-    evaluate_videos,
-)
-from smile_train.evaluate._extract import EncoderFeature, Extracted, Feature, extract
+from smile_train.evaluate._attentive import attentive
+from smile_train.evaluate._embed import EmbedReport, embed_videos, read_embeddings
+from smile_train.evaluate._encoders import FrozenEncoder, LibraryEncoder, VideoEncoder
+from smile_train.evaluate._evaluate import EvaluateOptions, evaluate_videos
+from smile_train.evaluate._extract import Extracted, Extractor
 from smile_train.evaluate._features import (
+    CONTROLS,
+    EncoderFeature,
+    Feature,
     color_statistics,
-    encode_tokens,
+    flow_histograms,
     frame_means,
+    metadata,
     tokens_in_place,
 )
+from smile_train.evaluate._load import load_encoder
 from smile_train.evaluate._motion import (
-    FACTORS,
-    TASKS,
-    MotionExam,
-    MotionExamination,
+    MotionProbe,
+    MotionProbeOptions,
+    MotionProbeResult,
     ProbeRow,
-    Task,
-    all_controls,
-    examine_motion,
     format_interval,
+    motion_controls,
+    probe_motion,
 )
-from smile_train.evaluate._probe import ProbeScore, difference_interval, linear_probe
-from smile_train.evaluate._protocols import attentive, knn, linear, retrieval
-from smile_train.evaluate._scores import Difference, group_interval, paired_difference
-from smile_train.evaluate._videos import EmbedReport, embed_videos, read_embeddings
-from smile_train.training.finetune import FinetuneOptions, finetune
+from smile_train.evaluate._motion_tasks import DEMO_TASKS, MOTION_TASKS, MotionTask
+from smile_train.evaluate._readouts import knn, linear, retrieval
+from smile_train.evaluate._results import ScoreRow, VideoEvaluation, compare_evaluations
+from smile_train.evaluate._statistics import Difference, bootstrap_interval, effective_rank, paired_difference
+from smile_train.evaluate._temporal import TEMPORAL, VariantsFeature
 
 __all__ = [
-    "FACTORS",
-    "TASKS",
+    "CONTROLS",
+    "DEMO_TASKS",
+    "MOTION_TASKS",
+    "TEMPORAL",
     "Difference",
     "EmbedReport",
     "EncoderFeature",
     "EvaluateOptions",
     "Extracted",
+    "Extractor",
     "Feature",
-    "FileFacts",
-    "FinetuneOptions",
     "FrozenEncoder",
-    "LabelledVideo",
     "LibraryEncoder",
-    "MotionExam",
-    "MotionExamination",
+    "MotionProbe",
+    "MotionProbeOptions",
+    "MotionProbeResult",
+    "MotionTask",
     "ProbeRow",
-    "ProbeScore",
-    "ReadOptions",
     "ScoreRow",
-    "Split",
-    "Task",
+    "VariantsFeature",
     "VideoEncoder",
     "VideoEvaluation",
-    "ViewOptions",
-    "all_controls",
     "attentive",
-    "check_split",
+    "bootstrap_interval",
     "color_statistics",
     "compare_evaluations",
-    "difference_interval",
+    "effective_rank",
     "embed_videos",
-    "encode_tokens",
     "evaluate_videos",
-    "examine_motion",
-    "extract",
-    "file_facts",
-    "find_videos",
-    "finetune",
     "flow_histograms",
     "format_interval",
     "frame_means",
-    "group_interval",
-    "k_fold",
     "knn",
-    "leave_one_group_out",
     "linear",
-    "linear_probe",
     "load_encoder",
-    "low_shot",
+    "metadata",
+    "motion_controls",
     "paired_difference",
+    "probe_motion",
     "read_embeddings",
-    "read_hmdb",
-    "read_official",
-    "read_videos",
-    "read_windows",
     "retrieval",
-    "select_classes",
-    "size_and_length",
     "tokens_in_place",
 ]

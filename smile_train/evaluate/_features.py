@@ -1,54 +1,217 @@
-"""Features of clips: an encoder's, and those that need none."""
+"""Features of clips: those of encoders, and the controls, which use no learned video encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_train.evaluate._encoders import FrozenEncoder
+from smile_train.data.video import FileFacts
+from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder
 
 Float = NDArray[np.float64]
-
-
-# Channels kept of every token that is read in its place.
+Float32 = NDArray[np.float32]
+Pooling = Literal["mean", "frames", "tokens"]
+BATCH = 32
+# Channels that are kept of every token where tokens keep their position.
 NUM_COMPONENTS = 8
+FLOW_DIRECTIONS, FLOW_CELLS = 8, 2
+# Upper limits of the speed bins, in frame heights per sampled frame.
+FLOW_SPEEDS = (0.002, 0.01, 0.03, 0.08)
 
 
-def encode_tokens(encoder: FrozenEncoder, frames: Tensor, *, batch_size: int = 64) -> NDArray[np.float32]:
-    """Return all tokens ``[N, tokens, width]`` of clips ``[N, T, 3, H, W]`` uint8."""
-    parts = [encoder.tokens(part).flatten(1, 2).cpu() for part in frames.split(batch_size)]
+class Feature(Protocol):
+    """A function of clips; its values are averaged over the clips of a video."""
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Identifies the function; cached values are found by it."""
+        ...
+
+    @property
+    def in_workers(self) -> bool:
+        """Whether it needs no encoder, so that the processes that decode videos compute it."""
+        ...
+
+    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        """Return values ``[V, ...]`` of clips ``[V, T, 3, S, S]`` uint8; ``facts`` describe their files."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderFeature:
+    """Tokens of an encoder.
+
+    Attributes:
+        encoder: frozen.
+        layer: see `FrozenEncoder.encode`.
+        pooling: ``mean`` over all tokens, ``[C]``; ``frames``, the mean over the tokens of each time,
+            ``[T' * C]``; ``tokens``, all tokens, ``[T' * N, C]``.
+        name: see `Feature`.
+    """
+
+    encoder: FrozenEncoder
+    layer: int = -1
+    pooling: Pooling = "mean"
+    name: str = "encoder"
+    in_workers = False
+
+    @property
+    def key(self) -> str:
+        """See `Feature`."""
+        return f"{self.encoder.digest} {self.layer} {self.pooling}"
+
+    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        """See `Feature`."""
+        parts = []
+        for part in clips.split(BATCH):
+            tokens = self.encoder.encode(part, self.layer)
+            if self.pooling == "mean":
+                pooled = tokens.flatten(1, 2).mean(1)
+            elif self.pooling == "frames":
+                pooled = tokens.mean(2).flatten(1)
+            else:
+                pooled = tokens.flatten(1, 2)
+            parts.append(pooled.cpu().numpy())
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class ClassifierFeature:
+    """Class probabilities ``[num_classes]`` of a fine-tuned encoder."""
+
+    encoder: VideoEncoder
+    name: str = "classifier"
+    in_workers = False
+
+    @property
+    def key(self) -> str:
+        """See `Feature`."""
+        return f"{self.encoder.digest} classifier"
+
+    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        """See `Feature`."""
+        return np.concatenate([self.encoder.classify(part).cpu().numpy() for part in clips.split(BATCH)])
+
+
+@dataclass(frozen=True)
+class ControlFeature:
+    """A control that is computed from pixels or from the file's header.
+
+    Attributes:
+        name, key: see `Feature`; the key ends in a version number, which changes with the function.
+        function: of clips and facts.
+    """
+
+    name: str
+    key: str
+    function: Callable[[Tensor, Sequence[FileFacts]], Float]
+    in_workers = True
+
+    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        """See `Feature`."""
+        return self.function(clips, facts).astype(np.float32)
+
+
+def metadata(clips: Tensor, facts: Sequence[FileFacts]) -> Float:
+    """Return values of the file's header, ``[V, 10]``: size, frames, duration, their logs, aspect, rate."""
+    rows = []
+    for file in facts:
+        plain = np.array([file.height, file.width, file.num_frames, file.duration_seconds], np.float64)
+        rows.append(np.concatenate([plain, np.log(plain), [file.width / file.height, file.fps]]))
+    return np.stack(rows)
+
+
+def color_statistics(clips: Tensor) -> Float:
+    """Return mean and standard deviation per channel of the time-averaged frame, ``[V, 6]``."""
+    average = clips.float().mean(1)
+    return np.asarray(torch.cat([average.mean((2, 3)), average.std((2, 3))], 1).double().numpy())
+
+
+def frame_means(clips: Tensor, *, cells: int = 4) -> Float:
+    """Return the mean colour of cells x cells fields of every frame, ``[V, T * 3 * cells^2]``.
+
+    On synthetic motion this is a strong reference: it contains positions frame by frame, without pooling.
+    """
+    n, t = clips.shape[:2]
+    pooled = torch.nn.functional.adaptive_avg_pool2d(clips.flatten(0, 1).float(), cells)
+    return np.asarray(pooled.reshape(n, t * 3 * cells * cells).double().numpy())
+
+
+def flow_histograms(clips: Tensor) -> Float:
+    """Return histograms of optical flow ``[V, 4 * (8 + 5)]`` of clips ``[V, T, 3, H, W]`` uint8.
+
+    Flow between successive frames by DIS (Kroeger et al., arXiv 1603.03590, OpenCV's fast preset). In each of
+    2 x 2 cells: flow length summed by direction, and the share of pixels by speed, averaged over time. These
+    are the histograms of HOF (Laptev et al., CVPR 2008).
+    """
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    return np.stack([_clip_histogram(method, clip) for clip in clips.permute(0, 1, 3, 4, 2).numpy()])
+
+
+def _clip_histogram(method: cv2.DISOpticalFlow, clip: NDArray[np.uint8]) -> Float:
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in clip]
+    height, width = grey[0].shape
+    rows = np.arange(height)[:, None] * FLOW_CELLS // height
+    columns = np.arange(width)[None] * FLOW_CELLS // width
+    bins = FLOW_DIRECTIONS + len(FLOW_SPEEDS) + 1
+    first_bin = (rows * FLOW_CELLS + columns) * bins  # of each pixel's cell
+    field = np.zeros((height, width, 2), np.float32)
+    total = np.zeros(FLOW_CELLS**2 * bins)
+    for first, second in zip(grey[:-1], grey[1:], strict=True):
+        flow = np.asarray(method.calc(first, second, field), np.float64) / height
+        speed, angle = np.hypot(flow[..., 0], flow[..., 1]), np.arctan2(flow[..., 1], flow[..., 0])
+        direction = np.round(angle / (2 * np.pi / FLOW_DIRECTIONS)).astype(np.int64) % FLOW_DIRECTIONS
+        speed_bin = FLOW_DIRECTIONS + np.digitize(speed, FLOW_SPEEDS)
+        total += np.bincount((first_bin + direction).ravel(), speed.ravel() * height, len(total))
+        total += np.bincount((first_bin + speed_bin).ravel(), minlength=len(total))
+    return np.asarray(total * FLOW_CELLS**2 / first_bin.size / max(len(grey) - 1, 1))
+
+
+def _of_pixels(function: Callable[[Tensor], Float], clips: Tensor, facts: Sequence[FileFacts]) -> Float:
+    return function(clips)
+
+
+CONTROLS = {
+    "metadata": ControlFeature("size and length", "size and length 1", metadata),
+    "color": ControlFeature("colour over time", "colour over time 1", partial(_of_pixels, color_statistics)),
+    "pixels": ControlFeature("pixels per frame", "pixels per frame 1", partial(_of_pixels, frame_means)),
+    "flow": ControlFeature("flow histograms", "flow histograms 1", partial(_of_pixels, flow_histograms)),
+}
+
+
+def encode_tokens(encoder: FrozenEncoder, clips: Tensor, *, batch_size: int = 64) -> Float32:
+    """Return all tokens ``[V, tokens, width]`` of clips ``[V, T, 3, H, W]`` uint8."""
+    parts = [encoder.encode(part).flatten(1, 2).cpu() for part in clips.split(batch_size)]
     return np.asarray(torch.cat(parts).numpy())
 
 
-def tokens_in_place(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[Float, Float]:
-    """Reduce tokens ``[N, tokens, width]`` to their first principal components, each left in its place.
+def tokens_in_place(train: Float32, test: Float32) -> tuple[Float32, Float32]:
+    """Reduce tokens ``[V, tokens, width]`` to ``[V, tokens * NUM_COMPONENTS]``, in the order of the tokens.
 
-    Averaging over tokens forgets where things were and when; this keeps it, at ``NUM_COMPONENTS`` values a
-    token. The components are those of the training clips. Returns two ``[N, tokens * NUM_COMPONENTS]``.
+    Unlike the mean over tokens, this keeps positions and times. The channels are replaced by their first
+    principal components over the training tokens.
     """
-    from sklearn.decomposition import PCA  # takes seconds, and needed here alone
+    from sklearn.decomposition import PCA  # its import takes seconds
 
     width = train.shape[-1]
     components = PCA(NUM_COMPONENTS, svd_solver="covariance_eigh").fit(
         train.reshape(-1, width).astype(np.float64)
     )
-    reduced = [components.transform(part.reshape(-1, width)).reshape(len(part), -1) for part in (train, test)]
-    return reduced[0], reduced[1]
-
-
-def color_statistics(frames: Tensor) -> Float:
-    """Return mean and spread per channel of the time-averaged frame, ``[N, 6]``: no motion in it."""
-    average = frames.float().mean(1)
-    return np.asarray(torch.cat([average.mean((2, 3)), average.std((2, 3))], 1).double().numpy())
-
-
-def frame_means(frames: Tensor, *, cells: int = 4) -> Float:
-    """Return the mean colour of cells x cells fields of EVERY frame, ``[N, T * 3 * cells^2]``.
-
-    An upper reference on synthetic motion: where things are, frame by frame, before any pooling.
-    """
-    n, t = frames.shape[:2]
-    pooled = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1).float(), cells)
-    return np.asarray(pooled.reshape(n, t * 3 * cells * cells).double().numpy())
+    first, second = (
+        components.transform(part.reshape(-1, width)).reshape(len(part), -1).astype(np.float32)
+        for part in (train, test)
+    )
+    return first, second

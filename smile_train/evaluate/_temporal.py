@@ -1,9 +1,9 @@
-"""Probes of time on real videos: the order of frames, and the speed they are shown at."""
+"""Probes of time on real videos: classify the order of a clip's frames, or its speed."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,56 +12,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_train.data.video import FileFacts, ReadOptions
-from smile_train.evaluate._extract import Feature
+from smile_train.evaluate._features import Feature
 
 Float32 = NDArray[np.float32]
 SPEEDS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """A feature of a clip and of the same clip with its frames shuffled, ``[V, 2, ...]``.
+class TemporalTask:
+    """A classification of variants of one clip.
 
-    The order is drawn from the clip's content and is never the one it had.
+    Attributes:
+        name: of the protocol.
+        classes: one per variant.
+        variants: returns the variants ``[V, T, 3, S, S]`` of clips ``[V, T * length_factor, 3, S, S]``.
+        length_factor: frames that are read per frame of a variant.
     """
 
-    of: Feature
+    name: str
+    classes: tuple[str, ...]
+    variants: Callable[[Tensor], list[Tensor]]
+    length_factor: int = 1
 
-    answers = ("in order", "shuffled")
-
-    @property
-    def name(self) -> str:
-        """See `Feature`."""
-        return self.of.name
-
-    @property
-    def key(self) -> str:
-        """See `Feature`."""
-        return f"order 1 {self.of.key}"
-
-    @property
-    def plain(self) -> bool:
-        """See `Feature`."""
-        return self.of.plain
-
-    @staticmethod
-    def read(read: ReadOptions) -> ReadOptions:
-        """Return how clips are read for it."""
-        return read
-
-    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """See `Feature`."""
-        shuffled = torch.stack([clip[_another_order(clip)] for clip in clips])
-        return np.stack([self.of(clips, facts), self.of(shuffled, facts)], axis=1)
+    def read(self, options: ReadOptions) -> ReadOptions:
+        """Return how clips are read: longer by ``length_factor``, and a fixed number per video."""
+        length = options.num_frames * self.length_factor
+        return options.model_copy(update={"num_frames": length, "clips": options.clips or 1})
 
 
 @dataclass(frozen=True)
-class Paced:
-    """A feature of clips that take every frame, every second and every fourth, ``[V, 3, ...]``."""
+class VariantsFeature:
+    """A feature of every variant of a clip, ``[V, classes, ...]``."""
 
     of: Feature
-
-    answers = tuple(f"{speed}x" for speed in SPEEDS)
+    task: TemporalTask
 
     @property
     def name(self) -> str:
@@ -71,32 +55,36 @@ class Paced:
     @property
     def key(self) -> str:
         """See `Feature`."""
-        return f"speed 1 {self.of.key}"
+        return f"{self.task.name} 1 {self.of.key}"
 
     @property
-    def plain(self) -> bool:
+    def in_workers(self) -> bool:
         """See `Feature`."""
-        return self.of.plain
-
-    @staticmethod
-    def read(read: ReadOptions) -> ReadOptions:
-        """Return how clips are read for it: as long as the slowest and the fastest need."""
-        return read.model_copy(update={"num_frames": read.num_frames * SPEEDS[-1]})
+        return self.of.in_workers
 
     def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
         """See `Feature`."""
-        length = clips.shape[1] // SPEEDS[-1]
-        paced = [clips[:, ::speed][:, :length] for speed in SPEEDS]
-        return np.stack([self.of(part, facts) for part in paced], axis=1)
+        return np.stack([self.of(variant, facts) for variant in self.task.variants(clips)], axis=1)
 
 
-TEMPORAL: dict[str, type[Ordered] | type[Paced]] = {"order": Ordered, "speed": Paced}
+def _in_order_and_shuffled(clips: Tensor) -> list[Tensor]:
+    return [clips, torch.stack([clip[_permutation(clip)] for clip in clips])]
 
 
-def _another_order(clip: Tensor) -> Tensor:
-    length = len(clip)
+def _permutation(clip: Tensor) -> Tensor:
+    """Return an order of the frames other than the original one, drawn from a checksum of the clip."""
     rng = np.random.default_rng(zlib.crc32(clip.numpy().tobytes()))
-    order = rng.permutation(length)
-    while length > 1 and (np.diff(order) == 1).all():
-        order = rng.permutation(length)
+    order = rng.permutation(len(clip))
+    while len(clip) > 1 and (np.diff(order) == 1).all():
+        order = rng.permutation(len(clip))
     return torch.from_numpy(order)
+
+
+def _at_speeds(clips: Tensor) -> list[Tensor]:
+    return [clips[:, ::speed][:, : clips.shape[1] // SPEEDS[-1]] for speed in SPEEDS]
+
+
+TEMPORAL = {
+    "order": TemporalTask("order", ("in order", "shuffled"), _in_order_and_shuffled),
+    "speed": TemporalTask("speed", tuple(f"{speed}x" for speed in SPEEDS), _at_speeds, SPEEDS[-1]),
+}
