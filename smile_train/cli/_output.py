@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from smile_synth.cli import console, errors, print_labelled, progress_bar
+from smile_synth.cli import Update, console, errors, print_labelled, progress_bar
 from smile_synth.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,9 +29,31 @@ def quiet_unless_rank_0() -> None:
     console.quiet = errors.quiet = int(os.environ.get("RANK", "0")) > 0
 
 
+class TrainingProgress:
+    """The progress of a training command.
+
+    Attributes:
+        total_steps: of the run, set when it is known.
+    """
+
+    total_steps = 0
+
+    def __init__(self, what: str, progress: Update) -> None:
+        """Show the progress of ``what`` on a progress bar."""
+        self._what, self._progress = what, progress
+
+    def on_log(self, line: LogLine) -> None:
+        """Show a line of the log; for ``on_log`` of `train`."""
+        self._progress(line["step"], self.total_steps, what=self._what, remark=describe_step(line))
+
+    def videos(self, done: int, total: int) -> None:
+        """Show how many videos are indexed or tested."""
+        self._progress(done, total, what="videos")
+
+
 @contextmanager
-def training_progress(what: str, total_steps: int) -> Iterator[Callable[[LogLine], None]]:
-    """Show a training; yields a function for `train`'s ``on_log``.
+def training_progress(what: str) -> Iterator[TrainingProgress]:
+    """Show the progress of a training.
 
     An error of a process other than rank 0 is printed with the number of the process: it may be the only
     process with this error.
@@ -41,8 +63,8 @@ def training_progress(what: str, total_steps: int) -> Iterator[Callable[[LogLine
     """
     rank = int(os.environ.get("RANK", "0"))
     try:
-        with progress_bar(what, "steps") as progress:
-            yield lambda line: progress(line["step"], total_steps, remark=describe_step(line))
+        with progress_bar(what, "") as progress:
+            yield TrainingProgress(what, progress)
     except UserError as error:
         if rank == 0:
             raise
@@ -71,6 +93,14 @@ def print_training_end(result: TrainResult, remark: str) -> None:
         console.print(f"{result.folder}: all {result.steps} steps are done, there is nothing to continue")
         return
     console.print(f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, {remark}")
+
+
+def print_test(test: Mapping[str, Any], file: Path) -> None:
+    """Print the scores of the test of a fine-tuning; ``file`` has those of each class and video."""
+    print_skipped([*test["unreadable"].items()])
+    scores = {"top-1": "top1", "top-5": "top5", "mean of classes": "mean_class_accuracy"}
+    shown = ", ".join(f"{name} {100 * test[key]:.1f} %" for name, key in scores.items())
+    console.print(f"test of {test['num_videos']} videos: {shown}; {file}")
 
 
 def print_unreadable(unreadable: Sequence[tuple[Path | str, str]]) -> None:

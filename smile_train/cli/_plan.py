@@ -79,19 +79,22 @@ def print_plan(
         f"{clips_of_pass}",
         highlight=False,
     )
-    table = Table("stage", "steps", "clips", "visible tokens", "GFLOP/clip", "EFLOP", "GiB/process", "hours")
+    columns = []
     for stage in stages:
         clips, cost = stage.steps * batch_size, stage.cost
-        table.add_row(
-            stage.name,
-            f"{stage.steps:,}",
-            f"{clips:,}",
-            f"{cost.num_visible:,} of {cost.num_tokens:,}",
-            f"{cost.step_gflops:,.4g}",
-            f"{clips * cost.step_gflops / 1e9:,.3g}",
-            f"{cost.memory_bytes(clips_of_pass, shards=shards) / GIB:,.3g}",
-            f"{clips / clips_per_second / 3600:,.2f}" if clips_per_second else "",
-        )
+        memory = cost.memory_bytes(clips_of_pass, shards=shards) / GIB
+        columns.append({
+            "steps": f"{stage.steps:,}",
+            "clips": f"{clips:,}",
+            "visible tokens": f"{cost.num_visible:,} of {cost.num_tokens:,}",
+            "GFLOP per clip": f"{cost.step_gflops:,.4g}",
+            "EFLOP in all": f"{clips * cost.step_gflops / 1e9:,.3g}",
+            "GiB per process": f"{memory:,.3g}",
+            "hours": f"{clips / clips_per_second / 3600:,.2f}" if clips_per_second else "",
+        })  # fmt: skip
+    table = Table("", *(stage.name for stage in stages))
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     console.print(table)
     for stage in stages:
         console.print(f"{stage.name}: {stage.what}", highlight=False)
@@ -99,7 +102,7 @@ def print_plan(
 
 
 def _print_parts(cost: Cost) -> None:
-    table = Table("part", "parameters", "GFLOP/clip, forward")
+    table = Table("part", "parameters", "GFLOP per clip, forward")
     for part in {**cost.parameters, **cost.forward_gflops}:
         gflops = cost.forward_gflops.get(part)
         table.add_row(part, f"{cost.parameters.get(part, 0):,}", "" if gflops is None else f"{gflops:,.3f}")
@@ -110,8 +113,8 @@ def _print_total(stages: Sequence[PlannedStage], batch_size: int, clips_per_seco
     steps = sum(stage.steps for stage in stages)
     clips = steps * batch_size
     console.print(
-        "GFLOP/clip: forward and backward passes of a step, and the teacher's pass. GiB/process: weights, "
-        "gradients, AdamW and one pass; the allocator needs some more"
+        "GFLOP: forward and backward passes of a step, and the teacher's pass. GiB: weights, gradients, "
+        "AdamW and one pass; the allocator needs some more"
     )
     if clips_per_second is None:
         time = "time: give --clips-per-second, or --out of a run that has logged its rate"

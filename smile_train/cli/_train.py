@@ -12,6 +12,7 @@ from smile_synth.cli import console, progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
 from smile_train.cli._output import (
+    print_test,
     print_training_end,
     print_unreadable,
     training_progress,
@@ -56,12 +57,63 @@ def pretrain_command(
         )
         return
     folder = _required(out)
-    with training_progress("pretraining", loaded.total_steps) as on_log:
-        result = pretrain(loaded, folder, strict=strict, on_log=on_log)
+    with training_progress("pretraining") as shown:
+        shown.total_steps = loaded.total_steps
+        result = pretrain(loaded, folder, strict=strict, on_log=shown.on_log, progress=shown.videos)
     print_unreadable(result.unreadable)
     print_training_end(
         result, f"loss {result.loss:.4f} (of predicting the clip's mean: {result.baseline_loss:.4f})"
     )
+
+
+def finetune_command(
+    config: options.Config,
+    overrides: options.Overrides = None,
+    *,
+    out: options.OptionalRun = None,
+    dry_run: options.DryRun = False,
+    clips_per_second: options.ClipsPerSecond = None,
+    processes: options.Processes = 1,
+    num_videos: Annotated[
+        int | None, Option("--num-videos", min=1, help="For --dry-run without lists: training videos.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, Option("--num-classes", min=1, help="For --dry-run without lists: classes.")
+    ] = None,
+) -> None:
+    """Fine-tune an encoder on labelled videos and test it. If stopped, run it again to resume."""
+    from smile_train.config import FinetuneConfig
+    from smile_train.training.finetune import FinetuneTask, plan
+    from smile_train.training.trainer import train
+
+    loaded = FinetuneConfig.load(config, overrides or [])
+    if dry_run:
+        planned = plan(loaded, processes=processes, num_videos=num_videos, num_classes=num_classes)
+        encoder = planned.classifier.encoder
+        print_plan(
+            [
+                PlannedStage(
+                    "fine-tuning", planned.steps,
+                    f"{planned.num_videos:,} videos of {planned.classifier.num_classes} classes, "
+                    f"{loaded.epochs:g} epochs of {planned.steps_per_epoch:,.1f} steps",
+                    planned.cost,
+                )
+            ],
+            clip=f"{encoder.num_frames}x{encoder.size_hw[0]}x{encoder.size_hw[1]}",
+            batch_size=loaded.batch_size,
+            run=loaded.run,
+            processes=processes,
+            clips_per_second=clips_per_second or last_rate(out),
+        )  # fmt: skip
+        return
+    folder = _required(out)
+    with training_progress("fine-tuning") as shown:
+        task = FinetuneTask(loaded, folder, shown.videos)
+        shown.total_steps = task.phases[-1].end_step
+        result = train(task, folder, on_log=shown.on_log)
+    print_training_end(result, f"loss {result.loss:.4f}")
+    if task.test is not None:
+        print_test(task.test, folder / "test.json")
 
 
 def _required(out: Path | None) -> Path:
@@ -102,8 +154,9 @@ def teacher_command(
     loaded = TeacherTrainingConfig.load(config, overrides or [])
     with progress_bar("objects", "") as progress:
         built = build_materials(materials or out / "materials", progress=progress)
-    with training_progress("training", loaded.steps) as on_log:
-        result = train_teacher(loaded, built, out, on_log=on_log)
+    with training_progress("training") as shown:
+        shown.total_steps = loaded.steps
+        result = train_teacher(loaded, built, out, on_log=shown.on_log)
     table = Table(
         "zero-shot", "accuracy %", "most frequent %", "values", title="held-out objects and backgrounds"
     )

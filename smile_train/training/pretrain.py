@@ -17,7 +17,7 @@ from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import dump
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixed_values
-from smile_train.data.batches import StageData, TrainingData, open_data, training_batches
+from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
 from smile_train.masking import MASK_DRAWS, Masker, seen_frames
 from smile_train.models import (
     LOCAL,
@@ -85,6 +85,7 @@ def pretrain(
     *,
     strict: bool = False,
     on_log: Callable[[LogLine], None] | None = None,
+    progress: Progress | None = None,
 ) -> PretrainResult:
     """Pretrain a student, or continue the run in ``out`` at the exact step of its last checkpoint.
 
@@ -96,11 +97,12 @@ def pretrain(
         out: its folder.
         strict: refuse sources with files that cannot be read.
         on_log: called with every line of the log.
+        progress: called with (videos done, videos in all) while natural videos are indexed.
 
     Raises:
         UserError: sources, teacher or sizes do not fit, and as `train`.
     """
-    task = PretrainTask(config, Path(out), strict=strict)
+    task = PretrainTask(config, Path(out), strict=strict, progress=progress)
     result = train(task, out, on_log=on_log)
     return PretrainResult(
         result.folder, result.steps, result.last, result.clips_per_second, task.data.unreadable
@@ -132,11 +134,18 @@ class PretrainTask(Task):
     name = "pretraining"
     files = WeightFiles(STUDENT, STUDENT_AVERAGE, STUDENT_BEST)
 
-    def __init__(self, config: PretrainConfig, out: Path | None, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        out: Path | None,
+        *,
+        strict: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         """Open the data and build the models; ``out`` keeps indices of videos."""
         self.config = config = _with_absolute_paths(config)
         self.run, self.seed, self.batch_size = config.run, config.seed, config.batch_size
-        self.data = open_data(config, index_folder=out, strict=strict)
+        self.data = open_data(config, index_folder=out, strict=strict, progress=progress)
         self.teacher = build_teacher(config, self.data.size_hw, self.data.num_frames)
         self.targets = build_targets(config, self.teacher)
         self.student = build_student(config, self.data.size_hw, self.data.num_frames, self.targets.width)
