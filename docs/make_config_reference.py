@@ -1,0 +1,192 @@
+"""Write docs/config.md, the reference of all options of smile-train, from the option groups themselves.
+
+uv run python docs/make_config_reference.py          # writes the page
+uv run python docs/make_config_reference.py --check  # fails if the page is not current
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from smile_train.config import CHANGEABLE, FinetuneConfig, PretrainConfig, ProbeConfig, TeacherTrainingConfig
+from smile_train.evaluate import EvaluateOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "config.md"
+CONFIGS = ROOT / "configs" / "train"
+# Title, command, type of the config, whether its runs can be continued.
+SECTIONS: tuple[tuple[str, str, type[BaseModel], bool], ...] = (
+    ("Pretraining", "pretrain", PretrainConfig, True),
+    ("Fine-tuning", "finetune", FinetuneConfig, True),
+    ("Probes that are trained on videos", "train-probe", ProbeConfig, True),
+    ("Training of a small CLIP", "teacher", TeacherTrainingConfig, True),
+    ("Evaluation", "evaluate", EvaluateOptions, False),  # its `read` has the options of embed
+)
+INTRO = """# Configuration
+
+All options of `smile-train`, generated from the code by `docs/make_config_reference.py`. Guides:
+[pretraining](pretraining.md), [evaluation](evaluate.md), [Kinetics on eight GPUs](kinetics.md).
+
+A config is a preset's name or a YAML file. Three rules hold for all of them:
+
+- **Overrides.** `key.path=value` arguments of a command change single values: `batch_size=64`,
+  `run.device=cpu`, `stages.0.mask.ratio=0.9` (entries of lists have numbers from 0),
+  `stages.0.sources.0.recipe=smile-linear`. The value is YAML: `targets=[{kind: pixels}]`.
+- **Extending.** A file with `extends: NAME` starts from another preset or file. Its other keys are applied
+  on top: mappings are merged, lists and single values replace, and a dotted key (`stages.0.steps: 1000`)
+  changes one value inside a list.
+- **Strictness.** An unknown key, a wrong type or a value out of range is an error, with file, line, key and
+  the allowed values. All errors of a file are reported at once.
+
+A run can be continued with other values of the options with "yes" in the column "may change". A change of any
+other option is an error.
+"""
+NUMBERS = {int: "integer", float: "number"}
+BOUNDS = (
+    (annotated_types.Ge, "ge", "≥"),
+    (annotated_types.Gt, "gt", ">"),
+    (annotated_types.Le, "le", "≤"),
+    (annotated_types.Lt, "lt", "<"),
+)
+
+
+def page() -> str:
+    """Return the text of docs/config.md."""
+    parts, done = [INTRO], set[type[BaseModel]]()
+    for title, command, config, continued in SECTIONS:
+        parts.append(f"## {title}: `smile-train {command}`\n{_presets(command)}")
+        for group in _groups(config):
+            if group not in done:
+                done.add(group)
+                parts.append(_table(group, continued=continued))
+    return "\n".join(parts)
+
+
+def _command_of(file: Path) -> str:
+    prefix = file.stem.split("-")[0]
+    names = {"finetune": "finetune", "probe": "train-probe"}
+    return "teacher" if file.stem == "tiny-clip" else names.get(prefix, "pretrain")
+
+
+def _groups(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield an option group, then the groups in its fields."""
+    yield model
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            yield from _groups(inner)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _presets(command: str) -> str:
+    """Return a table of a command's presets with the comments at the top of their files."""
+    rows = []
+    for file in sorted(CONFIGS.glob("*.yaml")):
+        if _command_of(file) == command:
+            lines = file.read_text().splitlines()
+            comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+            rows.append(f"| [`{file.stem}`](../configs/train/{file.name}) | {' '.join(comment)} |")
+    return "\n".join(["", "| preset | |", "|---|---|", *rows, ""]) if rows else ""
+
+
+def _table(group: type[BaseModel], *, continued: bool) -> str:
+    """Return the section of an option group."""
+    text = " ".join(inspect.cleandoc(group.__doc__ or "").replace("``", "`").split())
+    columns = ["key", "type", "default", *(["may change"] if continued else []), "description"]
+    lines = [f"### {group.__name__}", "", text, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, field in group.model_fields.items():
+        if not field.description:
+            raise SystemExit(f"{group.__name__}.{name}: has no description; write a docstring below it")
+        cells = [f"`{name}`", _type(field.annotation, field.metadata), _default(field)]
+        cells += ["yes" if CHANGEABLE in field.metadata else ""] if continued else []
+        cells.append(" ".join(field.description.split()).replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _type(annotation: Any, constraints: Sequence[Any] = ()) -> str:
+    """Return the values that a type allows, in words."""
+    metadata = list(constraints)
+    while typing.get_origin(annotation) is Annotated:
+        annotation, *more = typing.get_args(annotation)
+        for item in more:
+            metadata += item.metadata if isinstance(item, FieldInfo) else [item]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        text = ", or ".join(_type(argument) for argument in arguments if argument is not type(None))
+        return text + (", or null" if type(None) in arguments else "")
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        filled = any(isinstance(item, annotated_types.MinLen) for item in metadata)
+        return f"{'non-empty ' if filled else ''}list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"mapping of names to {_type(arguments[1])}"
+    if origin is tuple:
+        single = any(isinstance(item, BeforeValidator) for item in metadata)  # `as_pair`
+        pair = f"[{', '.join(_type(argument) for argument in arguments)}]"
+        return f"{pair}, or one number" if single else pair
+    if annotation in NUMBERS:
+        bounds = [
+            f"{sign} {getattr(item, attribute):g}"
+            for kind, attribute, sign in BOUNDS
+            for item in metadata
+            if isinstance(item, kind)
+        ]
+        return " ".join([NUMBERS[annotation], " and ".join(bounds)]).strip()
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    return {bool: "true or false", str: "text"}.get(annotation, "any")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_defaults=True)
+        return f"`{_flow(value)}`" if value else "its defaults"
+    return f"`{_flow(value)}`" if value != "" else "empty"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, BaseModel):  # in a list, where its kind says which model it is
+        value = {"kind": getattr(value, "kind", ""), **value.model_dump(mode="json", exclude_defaults=True)}
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_flow(item) for item in value)}]"
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000)
+    return text.removesuffix("\n...\n").strip()
+
+
+def main() -> None:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    text = page()
+    if not parser.parse_args().check:
+        PAGE.write_text(text)
+    elif PAGE.read_text() != text:
+        sys.exit("docs/config.md is not current; run docs/make_config_reference.py")
+
+
+if __name__ == "__main__":
+    main()
