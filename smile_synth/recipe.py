@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -461,19 +461,23 @@ class Recipe(StrictModel):
         return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
 
 
+def flattened(values: object, key: str = "") -> dict[str, Any]:
+    """Return nested data by dotted keys, for example ``motion.0.speed``; lists without dicts stay whole."""
+    if isinstance(values, dict):
+        items: Iterable[tuple[object, object]] = values.items()
+    elif isinstance(values, list | tuple) and any(isinstance(value, dict) for value in values):
+        items = enumerate(values)
+    else:
+        return {key: list(values) if isinstance(values, tuple) else values}
+    return {k: v for name, value in items for k, v in flattened(value, f"{key}.{name}".lstrip(".")).items()}
+
+
 def differences(first: Recipe, second: Recipe) -> list[tuple[str, str, str]]:
     """Return (key, first value, second value) for every key that differs; ``-`` marks an absent key."""
-
-    def flatten(value: object, key: str = "") -> dict[str, str]:
-        if isinstance(value, dict):
-            items = [(f"{key}.{name}".lstrip("."), item) for name, item in value.items()]
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            items = [(f"{key}.{number}", item) for number, item in enumerate(value)]
-        else:
-            return {key: json.dumps(value)}
-        return {k: v for name, item in items for k, v in flatten(item, name).items()}
-
-    a, b = flatten(first.values()), flatten(second.values())
+    a, b = (
+        {key: json.dumps(value) for key, value in flattened(recipe.values()).items()}
+        for recipe in (first, second)
+    )
     return [(key, a.get(key, "-"), b.get(key, "-")) for key in a | b if a.get(key) != b.get(key)]
 
 

@@ -78,10 +78,10 @@ def print_missed_targets(scenes: Sequence[Any]) -> None:
         print_labelled("occlusion", f"{missed} of {len(reached)} clips missed their target")
 
 
-def bar(value: int, largest: int, width: int = 24) -> str:
+def bar(value: int, largest: int) -> str:
     """Return a bar of a table's row."""
     block = "#" if console.options.ascii_only else "█"
-    return block * max(1, round(width * value / largest)) if value else ""
+    return block * max(1, round(24 * value / largest)) if value else ""
 
 
 def check_suffix(path: Path, *suffixes: str, option: str = "out") -> None:

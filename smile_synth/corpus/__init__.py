@@ -3,10 +3,10 @@
 from smile_synth.corpus._corpus import Corpus
 from smile_synth.corpus._generate import CorpusOptions, CorpusSummary, Progress, generate
 from smile_synth.corpus._header import LAYOUTS, CorpusHeader
-from smile_synth.corpus._labels import KINDS, labels_to_json
+from smile_synth.corpus._labels import KINDS, labels_bytes
 from smile_synth.corpus._manifest import MANIFEST
 from smile_synth.corpus._media import MEDIA, image_bytes, npz_bytes
-from smile_synth.corpus._merge import convert, merge
+from smile_synth.corpus._merge import merge, to_folder_layout
 from smile_synth.corpus._repair import RepairReport, repair
 from smile_synth.corpus._verify import Fault, verify
 
@@ -22,12 +22,12 @@ __all__ = [
     "Fault",
     "Progress",
     "RepairReport",
-    "convert",
     "generate",
     "image_bytes",
-    "labels_to_json",
+    "labels_bytes",
     "merge",
     "npz_bytes",
     "repair",
+    "to_folder_layout",
     "verify",
 ]

@@ -15,7 +15,7 @@ import pydantic
 
 from smile_synth.core.errors import UserError, counted
 from smile_synth.io.atomic import write_bytes
-from smile_synth.recipe import Recipe
+from smile_synth.recipe import Recipe, flattened
 from smile_synth.sources import Sources
 
 FORMAT = "smile-corpus-3"
@@ -139,7 +139,7 @@ class CorpusHeader:
 
     def differences(self, other: CorpusHeader) -> list[tuple[str, str, str]]:
         """Return (key, own value, other value) of all values that differ; nested keys as paths."""
-        own_values, other_values = _flat(asdict(self)), _flat(asdict(other))
+        own_values, other_values = flattened(asdict(self)), flattened(asdict(other))
         return [
             (key, _short(own_values.get(key)), _short(other_values.get(key)))
             for key in sorted(own_values.keys() | other_values.keys())
@@ -196,16 +196,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 8:
         return f"[{', '.join(map(repr, value[:3]))}, ... {len(value)} in all]"
     return repr(value)
-
-
-def _flat(values: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
-        items: Any = values.items()
-    elif isinstance(values, list | tuple) and any(isinstance(value, dict) for value in values):
-        items = enumerate(values)
-    else:
-        return {path: list(values) if isinstance(values, tuple) else values}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat |= _flat(value, f"{path}.{key}" if path else str(key))
-    return flat

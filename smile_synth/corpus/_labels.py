@@ -60,12 +60,6 @@ def labels_bytes(annotation: Annotation) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def labels_to_json(annotation: Annotation) -> dict[str, Any]:
-    """Return the content of a clip's label file as Python values, see `Corpus.labels`."""
-    labels: dict[str, Any] = orjson.loads(labels_bytes(annotation))
-    return labels
-
-
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.round(values, _DECIMALS))
 

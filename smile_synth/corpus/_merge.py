@@ -1,18 +1,17 @@
-"""Merge the parts of a corpus, and convert a corpus to another layout."""
+"""Merge the parts of a corpus, and copy a corpus into the folder layout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 from smile_synth.core.errors import UserError
 from smile_synth.corpus import _store
 from smile_synth.corpus._corpus import Corpus
-from smile_synth.corpus._generate import CorpusSummary, finish_shard
+from smile_synth.corpus._generate import CorpusSummary
 from smile_synth.corpus._header import HEADER, CorpusHeader, listed
-from smile_synth.corpus._manifest import REPAIR, Row, make_row, new_manifest
+from smile_synth.corpus._manifest import REPAIR, make_row, new_manifest
 from smile_synth.corpus._verify import ClipProgress, wrong_sizes
 from smile_synth.io.atomic import link_or_copy
 
@@ -73,45 +72,27 @@ def _check_parts(corpora: Sequence[Corpus]) -> CorpusHeader:
     return header
 
 
-def convert(
-    path: str | Path,
-    out: str | Path,
-    *,
-    layout: str,
-    clips_per_shard: int = 1000,
-    progress: ClipProgress | None = None,
-) -> CorpusSummary:
-    """Copy a corpus into another layout; the files of the clips keep their bytes.
+def to_folder_layout(path: str | Path, out: str | Path, *, progress: ClipProgress | None = None) -> None:
+    """Copy a corpus into the layout ``folder``; the files of the clips keep their bytes.
 
     Raises:
         UserError: not a finished corpus, or ``out`` has other content.
     """
     corpus, out = Corpus(path), Path(out)
-    header = replace(corpus.header, layout=layout, clips_per_shard=clips_per_shard)
+    header = replace(corpus.header, layout="folder")
     if corpus.header.part is not None:
         raise UserError(f"corpus '{corpus.path}': is a part of a corpus; merge the parts first")
     _check_empty(out, header)
-    num_bytes = 0
     with _store.only_writer(out), new_manifest(out) as append:
         header.write(out)
-        for _, indices in groupby(corpus, key=lambda index: index // clips_per_shard):
-            rows: list[Row] = []
-            positions: dict[int, _store.TarPosition] = {}
-            for index in indices:
-                members = {name: corpus.read(index, name) for name in _store.member_names(header)}
-                places = _store.places_of(header, index, members)
-                rows.append(make_row(index, members, places, _store.media_names(header)))
-                num_bytes += rows[-1]["bytes"]
-                if layout == "folder":
-                    _store.write_files(out, index, members)
-                else:
-                    positions |= _store.write_piece(out, header, {index: members})
-                if progress:
-                    progress(index + 1, len(corpus))
-            for row in rows if layout == "folder" else finish_shard(out, header, rows, positions):
-                append(row)
+        for index in corpus:
+            members = {name: corpus.read(index, name) for name in _store.member_names(header)}
+            _store.write_files(out, index, members)
+            places = _store.places_of(header, index, members)
+            append(make_row(index, members, places, _store.media_names(header)))
+            if progress:
+                progress(index + 1, len(corpus))
         _store.sync_all_folders(out)
-    return CorpusSummary(len(corpus), len(corpus), num_bytes)
 
 
 def _check_empty(out: Path, header: CorpusHeader) -> None:

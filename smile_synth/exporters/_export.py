@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smile_synth.core.errors import UserError, nearest
-from smile_synth.corpus import Corpus, convert
+from smile_synth.corpus import Corpus, to_folder_layout
 from smile_synth.exporters._base import Exporter, ExportSource, Progress
 from smile_synth.exporters._coco import COCO
 from smile_synth.exporters._davis import DAVIS
@@ -79,7 +79,7 @@ def export(
     if out.exists():
         raise UserError(f"out '{out}': exists; choose another folder")
     if format == "native":
-        convert(corpus, out, layout="folder", progress=progress)
+        to_folder_layout(corpus, out, progress=progress)
         return
     exporter = EXPORTERS[format]
     if exporter.needs_sources and sources is None:

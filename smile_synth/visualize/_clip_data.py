@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from smile_synth.core.clip import Annotator, Flow, Labels
+from smile_synth.io.videos import encode_small_h264
 from smile_synth.visualize._measure import ClipMeasure
-from smile_synth.visualize._media import base64_text, fitted, mp4_bytes, resized
+from smile_synth.visualize._media import base64_text, fitted, resized
 from smile_synth.visualize._overlay import clip_flows, owners_of, track_queries
 from smile_synth.visualize._source import Sample
 from smile_synth.visualize._stored import StoredLabels
@@ -67,7 +68,7 @@ def clip_data(
     video = ""
     if sample.frames is not None:
         frames = resized(sample.frames, encoding.mask_hw(measured.size_hw))
-        video = base64_text(mp4_bytes(frames, sample.fps, crf=encoding.crf))
+        video = base64_text(encode_small_h264(frames, sample.fps, encoding.crf))
     visible = [v for item in measured.objects for v in item.visibility[np.isfinite(item.visibility)]]
     height, width = measured.size_hw
     row = {

@@ -123,10 +123,10 @@ def _videos(source: Source) -> list[dict[str, Any]]:
     return videos
 
 
-def _shares(counts: Sequence[Counter[Any]], most: int = 16) -> list[dict[str, Any]]:
+def _shares(counts: Sequence[Counter[Any]]) -> list[dict[str, Any]]:
     """Return the shares of both sides in percent and their bar lengths, the most frequent names first."""
     totals = [max(each.total(), 1) for each in counts]
-    names = [name for name, _ in (counts[0] + counts[1]).most_common(most)]
+    names = [name for name, _ in (counts[0] + counts[1]).most_common(16)]
     rows = [
         {
             "name": name,

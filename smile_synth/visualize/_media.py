@@ -5,18 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.pixel_format import PixelFormat
-from smile_synth.io.videos import write_mp4
+from smile_synth.io.videos import encode_small_h264, write_mp4
 
 UInt8 = NDArray[np.uint8]
 # Okabe and Ito's palette: colour-blind people can distinguish these colours.
@@ -27,9 +24,9 @@ COLORS: tuple[tuple[int, int, int], ...] = (
 _SHEET_GRAY = 245
 
 
-def frame_strip(frames: UInt8, *, columns: int = 8) -> UInt8:
-    """Put evenly spaced frames of ``[T, H, W, 3]`` side by side; ``[H, columns * (W + gap), 3]`` uint8."""
-    chosen = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+def frame_strip(frames: UInt8) -> UInt8:
+    """Put up to eight evenly spaced frames of ``[T, H, W, 3]`` side by side; return ``[., ., 3]`` uint8."""
+    chosen = np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int)
     return contact_sheet([frames[t] for t in chosen], columns=len(chosen))
 
 
@@ -44,26 +41,6 @@ def contact_sheet(images: Sequence[UInt8], *, columns: int, gap: int = 4) -> UIn
         y, x = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
         sheet[y : y + height, x : x + width] = image
     return sheet
-
-
-def mp4_bytes(frames: UInt8, fps: float, *, crf: int = 23) -> bytes:
-    """Encode frames ``[T, H, W, 3]`` uint8 with even sides as H.264 that browsers play.
-
-    The result is smaller than that of `smile_synth.io.videos.encode_h264`, which is for fast decoding.
-    """
-    data = io.BytesIO()
-    with av.open(data, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.codec_context.thread_count = 1
-        # With macroblock trees x264 reads memory that it never wrote, and its bytes vary.
-        quality = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
-        stream.options = {**quality, "flags": "+bitexact", "threads": "1"}
-        convert = PixelFormat()
-        for frame in frames:
-            container.mux(stream.encode(convert.from_rgb(frame, "yuv420p")))
-        container.mux(stream.encode(None))
-    return data.getvalue()
 
 
 def fitted(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -129,5 +106,5 @@ def png_uri(image: UInt8) -> str:
 
 
 def mp4_uri(frames: UInt8, fps: float, *, crf: int = 23) -> str:
-    """Return frames as a data URI, see `mp4_bytes`."""
-    return "data:video/mp4;base64," + base64_text(mp4_bytes(frames, fps, crf=crf))
+    """Return frames ``[T, H, W, 3]`` uint8 with even sides as a data URI of a video."""
+    return "data:video/mp4;base64," + base64_text(encode_small_h264(frames, fps, crf))

@@ -275,8 +275,8 @@ def _tables(statistics: Statistics, source: Source) -> list[tuple[str, dict[str,
     ]
 
 
-def _table(counts: Counter[Any], why_empty: str, most: int = 16) -> dict[str, Any]:
-    top = counts.most_common(most)
+def _table(counts: Counter[Any], why_empty: str) -> dict[str, Any]:
+    top = counts.most_common(16)
     largest, rest = (top[0][1] if top else 1), counts.total() - sum(count for _, count in top)
     rows = [{"name": name, "count": count, "percent": 100 * count / largest} for name, count in top]
     return {"rows": rows, "more": len(counts) - len(top), "rest": rest, "why": why_empty}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from smile_synth import Annotation, Clip, UserError, annotate, composite
-from smile_synth.corpus import KINDS, labels_to_json
+from smile_synth.corpus import KINDS, labels_bytes
 from smile_synth.scene import Scene, Solid
 from smile_synth.visualize import (
     COLORS,
@@ -41,7 +41,7 @@ def scene(studio: Any) -> Scene:
 
 
 def label_file(annotation: Annotation) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(labels_to_json(annotation))))
+    return dict(json.loads(labels_bytes(annotation)))
 
 
 def test_stored_labels_equal_those_of_the_scene(scene: Scene, studio: Any) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from smile_synth import ObjectBank, Recipe, annotate, sample_scene
-from smile_synth.corpus import _tar, labels_to_json, npz_bytes
-from smile_synth.corpus._labels import labels_bytes
+from smile_synth.corpus import _tar, labels_bytes, npz_bytes
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -48,7 +47,6 @@ def test_the_label_file_holds_the_labels(bank: ObjectBank, recipe: Recipe) -> No
     for index in range(8):
         annotation = annotate(sample_scene(recipe, Sources(bank), seed=0, index=index), Sources(bank))
         content = json.loads(labels_bytes(annotation))
-        assert content == labels_to_json(annotation)
         assert content["index"] == index and content["scene_digest"] == annotation.scene.digest
         exact = annotation.geometry
         for i, item in enumerate(content["objects"]):
@@ -76,5 +74,5 @@ def test_numbers_that_do_not_exist_are_null(bank: ObjectBank, recipe_text: str) 
     annotation = annotate(scene, Sources(bank))
     absent = np.isnan(annotation.geometry.visibility)
     assert absent.any() and not absent.all()
-    for item, row in zip(labels_to_json(annotation)["objects"], absent, strict=True):
+    for item, row in zip(json.loads(labels_bytes(annotation))["objects"], absent, strict=True):
         assert [value is None for value in item["visibility"]] == row.tolist()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from smile_synth import ObjectBank, Recipe, UserError, annotate, composite, generate
-from smile_synth.corpus import KINDS, MEDIA, Corpus, convert, merge, repair, verify
+from smile_synth.corpus import KINDS, MEDIA, Corpus, merge, repair, to_folder_layout, verify
 from smile_synth.io.strict_yaml import parse
 from smile_synth.sources import Sources
 
@@ -215,7 +215,7 @@ def test_file_names_are_on_disk_before_the_manifest(
     writers: dict[str, Callable[[], object]] = {
         "new/part": lambda: generate(recipe, Sources(bank), out=out, **settings),
         "merged": lambda: merge([tmp_path / "new" / "part"], out),
-        "converted": lambda: convert(tmp_path / "merged", out, layout="folder"),
+        "converted": lambda: to_folder_layout(tmp_path / "merged", out),
     }
     for name, write in writers.items():
         synced.clear()
