@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from smile_synth.io.config_types import PositiveRange, ShareRange
 from smile_train.config._shared import Count, Options, Positive
 
-Range = tuple[Positive, Positive]
 _RAND_AUGMENT = r"^(rand(-(m|n|p|mstd|mmax|inc)[0-9.]+)*)?$"
 
 
@@ -38,9 +38,9 @@ class CropOptions(Options):
 
     kind: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
     """multi_scale: the published crop of pretraining. random_resized: of fine-tuning. center: no random."""
-    area: Range = (0.08, 1.0)
+    area: ShareRange = (0.08, 1.0)
     """Share of the frame's area that random_resized keeps."""
-    aspect: Range = (0.75, 4 / 3)
+    aspect: PositiveRange = (0.75, 4 / 3)
     """Aspect of the part that random_resized cuts."""
     short_side: Count | None = None
     """Larger frames are first reduced to this short side; by default 10/7 of the clip's side, 320 at 224."""

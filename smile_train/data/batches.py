@@ -124,7 +124,7 @@ class _Opener:
         from smile_train.data.video_source import VideoSource
 
         assert options.path is not None
-        videos = list_videos(options.path, root=options.root)
+        videos = list_videos(options.path, root=options.root, labelled=False)
         index = index_videos(
             videos, self._index_folder, rank=int(os.environ.get("RANK", "0")), progress=self._progress
         )

@@ -115,16 +115,6 @@ def test_views(path: Path, sampling: SamplingOptions, side: int, clips: int = 1,
     return np.stack(list(read_windows(path, views)))
 
 
-def read_clip_at(path: Path, options: ReadOptions, place: float) -> UInt8:
-    """Return the clip that starts at a place, 0..1, of a video; see `read_windows`. Goes with finetune.py."""
-    index = frame_index(path)
-    numbers = _lengthened(_strided(index, options, start=0), options, len(index))
-    start = round(place * (len(numbers) - options.num_frames))
-    clip = numbers[start : start + options.num_frames]
-    fit = partial(_fit, side=options.side, fit=options.fit)
-    return next(_crops(next(_clips(path, index, [clip], fit)), options.side, 1))
-
-
 def is_short(facts: FileFacts, options: ReadOptions) -> bool:
     """Return whether a video is shorter than one window."""
     steps = options.num_frames - 1

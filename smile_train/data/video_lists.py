@@ -54,8 +54,10 @@ def find_videos(source: str | Path) -> list[Path]:
     return found
 
 
-def list_videos(source: str | Path, *, root: str | Path | None = None) -> list[LabelledVideo]:
-    """Read the labelled videos of a folder or a list without a look at the video files themselves.
+def list_videos(
+    source: str | Path, *, root: str | Path | None = None, labelled: bool = True
+) -> list[LabelledVideo]:
+    """Return the labelled videos of a folder or a list. No video file is opened, and files may be missing.
 
     The format is detected automatically:
 
@@ -71,6 +73,7 @@ def list_videos(source: str | Path, *, root: str | Path | None = None) -> list[L
     Args:
         source: a folder or a list.
         root: folder of the paths in a list; by default the folder of the list.
+        labelled: False also accepts videos outside of class folders. Their label is empty.
 
     Raises:
         UserError: nothing there, an unknown format, labels that are no numbers, a file named twice.
@@ -79,7 +82,7 @@ def list_videos(source: str | Path, *, root: str | Path | None = None) -> list[L
     if root is not None and not Path(root).is_dir():
         raise UserError(f"root '{root}': no such folder")
     if path.is_dir():
-        videos = _read_folder(path)
+        videos = _read_folder(path, labelled)
     elif path.is_file():
         videos = _read_list(path, Path(root) if root else path.parent)
     else:
@@ -215,12 +218,12 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _read_folder(root: Path) -> list[LabelledVideo]:
-    relative = [path.relative_to(root) for path in find_videos(root)]
-    outside = [path.as_posix() for path in relative if len(path.parts) == 1]
-    if outside:
+def _read_folder(root: Path, labelled: bool) -> list[LabelledVideo]:
+    names = [path.relative_to(root).as_posix() for path in find_videos(root)]
+    outside = [name for name in names if "/" not in name]
+    if outside and labelled:
         raise UserError(f"videos '{root}': expected a folder per class, outside of one: {some(outside)}")
-    return [LabelledVideo(root / path, path.as_posix(), path.parts[0], "") for path in relative]
+    return [LabelledVideo(root / name, name, name.rpartition("/")[0].partition("/")[0], "") for name in names]
 
 
 def _read_list(path: Path, root: Path) -> list[LabelledVideo]:

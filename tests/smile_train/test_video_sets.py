@@ -49,6 +49,7 @@ def test_folder_per_class_and_groups_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finds nothing in 'run/v_g01_c1.mp4', 'run/v_g01_c2.avi'"):
         read_videos(tmp_path, group="g02")
     touch(tmp_path, "loose.mp4")
+    assert [v.label for v in list_videos(tmp_path, labelled=False)] == ["", "run", "run", "sit"]
     with pytest.raises(UserError, match="outside of one: 'loose.mp4'"):
         read_videos(tmp_path)
 
