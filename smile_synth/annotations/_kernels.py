@@ -120,30 +120,39 @@ def _add_row(extent, row, begin, y, amodal):  # pragma: no cover - compiled
 @kernel
 def count_visible(owner, layers, numbers, extents, amodal, occluded_by):  # pragma: no cover - compiled
     """Fill areas and modal boxes of ``extents``, and ``occluded_by [N, N, T]``, of objects ``layers [N]``."""
+    columns = np.empty(owner.shape[2], np.uint8)  # 1 where the object is visible in the column
     for n in range(len(layers)):
+        layer = np.int16(layers[n])
         for t in range(extents.shape[1]):
             extent = extents[n, t]
-            at, (x0, y0, x1, y1) = extent.first, extent.crop
+            x0, y0, x1, y1 = extent.crop
+            columns[x0:x1] = 0
+            # Unsigned indices and small integers, so that the compiler uses SIMD.
+            left, right, first = np.uint64(x0), np.uint64(x1), np.uint64(extent.first)
             for y in range(y0, y1):
-                row, owners = amodal[at : at + x1 - x0], owner[t, y, x0:x1]
-                at += x1 - x0
-                area, visible = 0, 0
-                for i in range(len(row)):
-                    area += row[i]
-                    visible += row[i] & (owners[i] == layers[n])
-                extent.amodal_area += area
+                area, visible = np.uint32(0), np.uint32(0)
+                for x in range(left, right):
+                    pixel = amodal[first + x - left]
+                    own = pixel & np.uint8(owner[t, y, x] == layer)
+                    area, visible = np.uint32(area + pixel), np.uint32(visible + own)
+                    columns[x] |= own
                 if visible:
-                    low, high = 0, len(row)
-                    while not (row[low] and owners[low] == layers[n]):
-                        low += 1
-                    while not (row[high - 1] and owners[high - 1] == layers[n]):
-                        high -= 1
-                    _include(extent.modal_box, extent.modal_area, x0 + low, x0 + high, y)
-                    extent.modal_area += visible
-                for i in range(len(row) if visible < area else 0):
-                    other = numbers[owners[i]]
-                    if row[i] and other >= 0 and other != n:
-                        occluded_by[n, other, t] += 1
+                    extent.modal_box[1] = extent.modal_box[1] if extent.modal_area else y
+                    extent.modal_box[3] = y + 1
+                extent.amodal_area += area
+                extent.modal_area += visible
+                if visible < area:
+                    for x in range(left, right):
+                        other = numbers[owner[t, y, x]]
+                        if amodal[first + x - left] and other >= 0 and other != n:
+                            occluded_by[n, other, t] += 1
+                first += right - left
+            if extent.modal_area:
+                while columns[x0] == 0:
+                    x0 += 1
+                while columns[x1 - 1] == 0:
+                    x1 -= 1
+                extent.modal_box[0], extent.modal_box[2] = x0, x1
 
 
 @kernel

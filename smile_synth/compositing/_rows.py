@@ -64,7 +64,7 @@ def reached(level, low, high, y):  # type: ignore[no-untyped-def]  # pragma: no 
     return low + begin, low + end
 
 
-@kernel(error_model="numpy")
+@inlined
 def gather_inside(pairs, texels, level, u, v, begin, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather the texels of pixels ``begin`` to ``end``, of which all four are inside the texture."""
     start, width, u_step, v_step = level.first_texel, level.width, level.u_x, level.v_x
@@ -80,7 +80,7 @@ def gather_inside(pairs, texels, level, u, v, begin, end):  # type: ignore[no-un
         v += v_step
 
 
-@kernel(error_model="numpy")
+@inlined
 def gather_edges(words, texels, level, u, v, begin, end, n):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Gather the texels of pixels 0 to ``begin`` and ``end`` to ``n``; texels outside are transparent."""
     start, h, w, u_step, v_step = level.first_texel, level.height, level.width, level.u_x, level.v_x

@@ -62,8 +62,8 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     area = np.abs(geometry.determinant(m)) / np.abs(w) ** 3
     # The last level has one texel: ceil(log2(longer side)), which frexp computes exactly.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
-    # Adding zero turns -0, which np.clip may return, into 0.
-    return np.asarray(np.clip(-0.5 * np.log2(area), 0.0, last) + 0.0, np.float64)
+    # 0 - 0, unlike -0.5 x 0, is never -0.
+    return np.minimum(np.maximum(0.0 - 0.5 * np.log2(area), 0.0), last)
 
 
 def layer_views(
@@ -113,6 +113,14 @@ def map_point(transform, x, y):  # type: ignore[no-untyped-def]  # pragma: no co
     if depth != 1.0:  # a division is slow
         u /= depth
         v /= depth
+    return u, v
+
+
+@inlined
+def _map_affine(transform, x, y):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Map a point by an affine transform; the result has the bits of `map_point`."""
+    u = transform[0, 0] * x + transform[0, 1] * y + transform[0, 2]
+    v = transform[1, 0] * x + transform[1, 1] * y + transform[1, 2]
     return u, v
 
 
@@ -276,7 +284,13 @@ def _fill_side_map(texels, first, cells):  # type: ignore[no-untyped-def]  # pra
             row[x] = BELOW * (row[x] == 0) + ABOVE * (row[x] == 4)
 
 
-@kernel(error_model="numpy")
+@inlined
+def _cell(i, j, width, shift):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Return the place of a cell in a map; numba computes in 64 bits, which halves the speed of vectors."""
+    return np.int32(np.int32(j >> shift) * width) + np.int32(i >> shift)
+
+
+@inlined
 def _compare_sides(sides, view, opacity, y, columns, places, row):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill ``row`` as `cover_row` does, by the side maps alone.
 
@@ -297,8 +311,8 @@ def _compare_sides(sides, view, opacity, y, columns, places, row):  # type: igno
         # Outside the map, use the nearest border cell: alpha is below one half there.
         i = min(max(np.int32(u + np.int32(k) * du), zero), last_i)
         j = min(max(np.int32(v + np.int32(k) * dv), zero), last_j)
-        fine[k] = np.int32((j >> 1) * fine_cells) + (i >> 1)
-        coarse[k] = np.int32(((j + 3) >> 2) * coarse_cells) + ((i + 3) >> 2)
+        fine[k] = _cell(i, j, fine_cells, 1)
+        coarse[k] = _cell(np.int32(i + 3), np.int32(j + 3), coarse_cells, 2)
     if view.weight[1] == 0.0:
         coarse, second = fine, first
     undecided, also_undecided = 0, ABOVE if opacity < 1.0 else MIXED
@@ -334,10 +348,14 @@ def cover_row(texels, sides, view, opacity, y, columns, places, row):  # type: i
         undecided = len(row)
         for i in range(len(row)):
             places[0, i] = i
-    levels = mip_levels(view)  # once a row: every write to the row would read the view again
+    levels, affine = mip_levels(view), view.affine  # once a row: every write would read the view again
     for i in range(undecided):
         place = places[0, i]
-        u, v = map_point(view.frame_to_texture, begin + place * step + 0.5, y + 0.5)
+        x = begin + place * step + 0.5
+        if affine:
+            u, v = _map_affine(view.frame_to_texture, x, y + 0.5)
+        else:
+            u, v = map_point(view.frame_to_texture, x, y + 0.5)
         row[place] = alpha_at(texels, levels, u, v) * opacity >= THRESHOLD
 
 

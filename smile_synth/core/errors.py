@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -27,3 +27,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_name(what: str, name: str, allowed: Collection[str]) -> None:
+    """Check that a name is allowed.
+
+    Raises:
+        UserError: it is not, for example ``"layout 'shard': allowed are folder, shards; did you mean ..."``.
+    """
+    if name not in allowed:
+        raise UserError(f"{what} '{name}': allowed are {', '.join(allowed)}{nearest(name, allowed)}")

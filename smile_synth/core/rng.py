@@ -62,8 +62,9 @@ class RandomStreams:
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
         self._num_rows = len(index)
-        if self._num_rows and index.min() < 0:
-            raise ValueError(f"index must be in 0..2^63-1, got {index.min()}")
+        lowest = min(index.tolist(), default=0)
+        if lowest < 0:
+            raise ValueError(f"index must be in 0..2^63-1, got {lowest}")
         names = [purposes] * self._num_rows if isinstance(purposes, str) else purposes
         blocks = np.array([counter_block(name) for name in names], np.uint64)
         self._address = np.uint64(seed), index.view(np.uint64), blocks

@@ -19,7 +19,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple, TypedDict, Unpack
 
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import UserError, check_name
 from smile_synth.core.rng import MAX_SEED
 from smile_synth.corpus import _store
 from smile_synth.corpus._clip_files import CorpusJob, encode, label_files, render, sample_job_scenes
@@ -170,8 +170,7 @@ def _new_header(
     for name, (value, minimum) in minima.items():
         if value < minimum:
             raise UserError(f"{name} must be at least {minimum}, got {value}")
-    if layout not in LAYOUTS:
-        raise UserError(f"layout '{layout}': allowed are {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
+    check_name("layout", layout, LAYOUTS)
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"part={part}: expected (i, n) with 0 <= i < n")
     check_medium(media, quality, size_hw)

@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from smile_synth.annotations import Annotation, query_points
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import check_name
 from smile_synth.core.rng import RandomStream
 from smile_synth.corpus._media import npz_bytes
 from smile_synth.scene import Factor
@@ -123,6 +123,5 @@ def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
         UserError: an unknown kind.
     """
     for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f"labels '{kind}': allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
+        check_name("labels", kind, KINDS)
     return tuple(kind for kind in KINDS if kind in kinds)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import UserError, check_name
 from smile_synth.io.images import Reject
 from smile_synth.io.videos import decode_video, encode_ffv1, encode_h264
 
@@ -134,11 +134,7 @@ MEDIA: dict[str, Medium] = {
     "ffv1": _single_file("mkv", lambda frames, fps, quality: encode_ffv1(frames, fps), decode_video),
     "png": _images(".png"),
     "webp": _images(".webp"),
-    "npz": _single_file(
-        "npz",
-        lambda frames, fps, quality: npz_bytes(frames=frames),
-        _npz_frames,
-    ),
+    "npz": _single_file("npz", lambda frames, fps, quality: npz_bytes(frames=frames), _npz_frames),
 }
 
 
@@ -148,8 +144,7 @@ def check_medium(name: str, quality: int, size_hw: tuple[int, int]) -> None:
     Raises:
         UserError: an unknown medium, a quality outside 0..51, or an odd side where even ones are needed.
     """
-    if name not in MEDIA:
-        raise UserError(f"media '{name}': allowed are {', '.join(MEDIA)}{nearest(name, MEDIA)}")
+    check_name("media", name, MEDIA)
     if not 0 <= quality <= 51:
         raise UserError(f"quality {quality}: H.264 has 0 (best) to 51")
     if MEDIA[name].even_sides and (size_hw[0] % 2 or size_hw[1] % 2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import UserError, check_name
 from smile_synth.corpus import Corpus, to_folder_layout
 from smile_synth.exporters._base import Exporter, ExportSource, Progress
 from smile_synth.exporters._coco import COCO
@@ -101,6 +101,4 @@ def check_format(format: str) -> None:
     Raises:
         UserError: unknown.
     """
-    if format not in EXPORT_FORMATS:
-        allowed = ", ".join(EXPORT_FORMATS)
-        raise UserError(f"format '{format}': allowed are {allowed}{nearest(format, EXPORT_FORMATS)}")
+    check_name("format", format, EXPORT_FORMATS)

@@ -24,7 +24,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import UserError, check_name, nearest
 from smile_synth.core.texture import Texture, UInt8, level_sizes_hw
 
 Balance = Literal["uniform", "class-balanced", "square-root"]
@@ -271,8 +271,7 @@ class ObjectBank:
     ) -> NDArray[np.int64]:
         selected = np.ones(len(self), bool)
         if split is not None:
-            if split not in SPLITS:
-                raise UserError(f"unknown split '{split}', expected {' | '.join(SPLITS)}")
+            check_name("split", split, SPLITS)
             selected &= self._split_ids == SPLITS.index(split)
         if classes is not None:
             selected &= np.isin(self.class_ids, [self._class_id(name) for name in classes])

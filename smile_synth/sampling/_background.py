@@ -57,7 +57,7 @@ def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
     poses[:] = _IDENTITY
     brightness = np.empty(len(batch))
     for number, parameters in enumerate(recipe.backgrounds):
-        clips = np.flatnonzero(entry == number)
+        clips = (entry == number).nonzero()[0]
         if not len(clips):
             continue
         rng = batch.streams("background", clips)

@@ -104,7 +104,8 @@ class Instances:
 
     def mean_area(self) -> Float:
         """Return the mean area of each box over time, ``[N]`` square pixels."""
-        return np.asarray((self.box_wh[..., 0] * self.box_wh[..., 1]).mean(axis=1))
+        area: Float = self.box_wh[..., 0] * self.box_wh[..., 1]
+        return area.sum(axis=1) / area.shape[1]
 
     def set_curve(self, name: str, rows: Int, values: Float) -> None:
         """Set a curve ``[R, T, D]`` of some rows."""

@@ -66,7 +66,7 @@ def _choose_objects(batch: Batch, instances: Instances) -> None:
         (False, other.split or objects.split, other.classes or objects.classes, other.side or objects.side),
     )
     for labelled, split, classes, side in kinds:
-        rows = np.flatnonzero(instances.labelled == labelled)
+        rows = (instances.labelled == labelled).nonzero()[0]
         if not len(rows) and not labelled:
             continue
         rng = instances.streams(batch, "object", rows)
@@ -137,6 +137,6 @@ def _add_measured_factors(instances: Instances) -> None:
         "log_scale_per_frame": (log_scale[:, 0] + log_scale[:, 1]) / 2 / last,
     }
     add_factors(instances.factors, range(len(instances)), measured)
-    moving = np.flatnonzero(distance >= 1.0)  # a shorter distance has no meaningful direction
+    moving = (distance >= 1.0).nonzero()[0]  # a shorter distance has no meaningful direction
     direction = np.rad2deg(np.arctan2(dy, dx)) % 360
     add_factors(instances.factors, moving, {"net_direction_degrees": direction[moving]})

@@ -136,7 +136,8 @@ def _stack_layers(
     first = np.zeros(len(batch) + 1, np.int64)
     counts.cumsum(out=first[1:])
     behind, total, frames = first[:-1], int(first[-1]), batch.recipe.num_frames
-    front = np.arange(len(order)) + instances.clip[order] + 1  # layers of the objects
+    front = np.empty(len(order), np.int64)  # the layer of each object
+    front[order] = np.arange(1, len(order) + 1) + instances.clip[order]
     # The depth of a layer is the number of layers in front of it, plus one.
     rank = first[1:].repeat(counts) - np.arange(total)
     arrays = {
@@ -146,15 +147,15 @@ def _stack_layers(
         "gain": np.ones((total, frames, 3)),
         "bias": np.zeros((total, frames, 3)),
     }
-    arrays["object_to_frame"][front] = instances.poses(batch.recipe.size)[order]
-    arrays["opacity"][front] = instances.opacity[order]
-    arrays["depth"][front] += instances.depth[order]
-    arrays["gain"][front] = instances.gain[order]
+    arrays["object_to_frame"][front] = instances.poses(batch.recipe.size)
+    arrays["opacity"][front] = instances.opacity
+    arrays["depth"][front] += instances.depth
+    arrays["gain"][front] = instances.gain
     if instances.bias is not None:
-        arrays["bias"][front] = instances.bias[order]
+        arrays["bias"][front] = instances.bias
     if instances.gamma is not None:
         arrays["gamma"] = np.ones((total, frames))
-        arrays["gamma"][front] = instances.gamma[order, :, 0]
+        arrays["gamma"][front] = instances.gamma[..., 0]
     backgrounds, arrays["object_to_frame"][behind], brightness = sample_backgrounds(batch)
     arrays["gain"][behind] = brightness[:, None, None]
     if cameras is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from smile_synth.core.clip import Annotator, Clip, Flow
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import check_name
 from smile_synth.visualize._media import COLORS, resized
 from smile_synth.visualize._stored import StoredLabels
 
@@ -58,12 +58,10 @@ def check_overlays(overlays: Sequence[str]) -> None:
         UserError: one of them.
     """
     for name in overlays:
-        if name not in OVERLAYS:
-            allowed = ", ".join(OVERLAYS)
-            raise UserError(f"overlay '{name}': expected some of {allowed}{nearest(name, OVERLAYS)}")
+        check_name("overlay", name, OVERLAYS)
 
 
-def track_queries(annotation: Annotator, per_object: int = POINTS_PER_OBJECT) -> Float:
+def track_queries(annotation: Annotator) -> Float:
     """Choose points (frame, x, y) on every object, ``[P, 3]``, for `Annotator.tracks`.
 
     They are evenly spread over the pixels of the first frame in which the object is visible. Where a corpus
@@ -72,21 +70,19 @@ def track_queries(annotation: Annotator, per_object: int = POINTS_PER_OBJECT) ->
     stored = annotation.stored_queries() if isinstance(annotation, StoredLabels) else None
     if stored is not None:
         owners = owners_of(annotation, stored)
-        places = [
-            _evenly(np.flatnonzero(owners == owner), per_object) for owner in np.unique(owners[owners >= 0])
-        ]
+        places = [_evenly(np.flatnonzero(owners == owner)) for owner in np.unique(owners[owners >= 0])]
         return np.asarray(stored[np.concatenate([np.zeros(0, np.int64), *places])])
     queries = []
     for masks in annotation.labels.modal_masks:
         visible = np.flatnonzero(masks.any(axis=(1, 2)))
         if len(visible):
             y, x = np.nonzero(masks[visible[0]])
-            queries += [(visible[0], x[p] + 0.5, y[p] + 0.5) for p in _evenly(np.arange(len(x)), per_object)]
+            queries += [(visible[0], x[p] + 0.5, y[p] + 0.5) for p in _evenly(np.arange(len(x)))]
     return np.array(queries, np.float64).reshape(-1, 3)
 
 
-def _evenly(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    inner = np.linspace(0, len(places) - 1, count + 2).round().astype(int)[1:-1]
+def _evenly(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    inner = np.linspace(0, len(places) - 1, POINTS_PER_OBJECT + 2).round().astype(int)[1:-1]
     return np.asarray(places[np.unique(inner)])
 
 

@@ -63,8 +63,8 @@ def test_with_the_sources_flow_and_tracks_are_those_of_annotate(scene: Scene, st
     for name in ("flow_xy", "valid", "occluded", "leaves"):
         assert np.array_equal(getattr(stored.flow(0, 2), name), getattr(exact.flow(0, 2), name)), name
     assert stored.flow(0, 2).valid[3:9, 42:48].all()
-    queries = track_queries(stored, 4)
-    assert queries.shape == (8, 3)
+    queries = track_queries(stored)
+    assert queries.shape == (12, 3)
     assert np.array_equal(stored.tracks(queries).visible, exact.tracks(queries).visible)
     frames = composite(scene, studio.sources)
     drawn, expected = (overlay(Clip(frames, 8.0, labels), ["flow", "tracks"]) for labels in (stored, exact))
@@ -83,8 +83,8 @@ def test_without_the_sources_stored_flow_and_tracks_are_shown(scene: Scene, stud
     assert np.array_equal(stored.flow(1, 2).flow_xy, exact.flow(1, 2).flow_xy)
     with pytest.raises(ValueError, match="frames 0 and 2: no flow is stored"):
         stored.flow(0, 2)
-    queries = track_queries(stored, 4)
-    assert 0 < len(queries) <= 8
+    queries = track_queries(stored)
+    assert 0 < len(queries) <= 12
     assert np.allclose(stored.tracks(queries).points_xy, exact.tracks(queries).points_xy, atol=1e-4)
     with pytest.raises(ValueError, match="is not a stored query point"):
         stored.tracks([[0, 0.123, 0.456]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from smile_synth.core.errors import UserError, nearest
+from smile_synth.core.errors import UserError, check_name, nearest
 from smile_synth.objects._item import Format, Item, Reader, ReadOptions
 from smile_synth.objects.readers._coco import COCO
 from smile_synth.objects.readers._davis import DAVIS
@@ -61,8 +61,7 @@ def list_items(source: str, format_name: str | None, options: ReadOptions) -> tu
     if name in GENERATORS and not path.exists():
         return name, GENERATORS[name](source, options)
     if source.startswith("builtin:"):
-        hint = nearest(source, GENERATORS)
-        raise UserError(f"unknown object source '{source}', expected {' | '.join(GENERATORS)}{hint}")
+        check_name("object source", source, GENERATORS)
     if not path.exists():
         raise UserError(f"object source '{source}': no such file or folder{nearest(source, GENERATORS)}")
     if format_name is None:
@@ -71,7 +70,6 @@ def list_items(source: str, format_name: str | None, options: ReadOptions) -> tu
             raise UserError(
                 f"object source '{source}': unknown format; expected a folder or an annotation .json file"
             )
-    elif format_name not in FORMATS:
-        hint = nearest(format_name, FORMATS)
-        raise UserError(f"unknown format '{format_name}', expected {' | '.join(FORMATS)}{hint}")
+    else:
+        check_name("format", format_name, FORMATS)
     return format_name, FORMATS[format_name].read(source, options)

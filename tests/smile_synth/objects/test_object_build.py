@@ -159,7 +159,7 @@ def test_bad_sources_and_options(tmp_path: Path) -> None:
     refused("1.png': unknown format; expected a folder or an annotation", good / "a" / "1.png")
     refused("empty': the folder is empty", good, tmp_path / "empty")
     refused("useless': none of 1 items is usable, first a/1.png: transparent", good, tmp_path / "useless")
-    refused("unknown object source 'builtin:shape'.*did you mean 'builtin:shapes'", "builtin:shape")
+    refused("^object source 'builtin:shape': allowed are .*did you mean 'builtin:shapes'", "builtin:shape")
     refused("1 <= min_side <= max_side, got 8 and 4", good, cut=replace(SMALL, max_side=4))
     refused("seed must be in", good, seed=-1)
     refused("together at most 1, got 0.6 and 0.5", good, val_fraction=0.6, test_fraction=0.5)
