@@ -210,12 +210,12 @@ def test_the_best_weights_are_those_of_the_last_phase(tmp_path: Path) -> None:
 
 
 def test_the_score_of_a_checkpoint_is_its_mean_loss_since_the_one_before(tmp_path: Path) -> None:
-    # Means of pairs: 3, 2.5, 4. Single losses would give the first or last checkpoint.
-    task = Scripted([5.0, 1.0, 3.0, 2.0, 7.9, 0.1], checkpoint_every=2)
+    # Means of pairs: 1, 3, 0.9, 2. Neither single losses nor means since the start have the third as the best.
+    losses = [1.5, 0.5, 3.0, 3.0, 0.1, 1.7, 2.0, 2.0]
     with pytest.raises(Stop):
-        train(task, tmp_path / "run", on_log=stop_after(5))
-    train(Scripted(task.given, checkpoint_every=2), tmp_path / "run")  # the best score is in the checkpoint
-    assert equal(read_tensors(tmp_path / "run" / "best.safetensors"), weights_of(tmp_path / "run")[4])
+        train(Scripted(losses), tmp_path / "run", on_log=stop_after(7))
+    train(Scripted(losses), tmp_path / "run")  # the best score is in the checkpoint
+    assert equal(read_tensors(tmp_path / "run" / "best.safetensors"), weights_of(tmp_path / "run")[6])
 
 
 def test_the_average_of_the_weights_continues_over_phases_and_resumes(tmp_path: Path) -> None:
