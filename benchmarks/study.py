@@ -45,7 +45,7 @@ def main() -> None:
             last = what
             console.print(f"{(time.perf_counter() - began) / 60:6.1f} min  {what}")
 
-    run.run(stage=stage)
+    run.run(progress=stage)
     run.report()
     summary = json.loads((arguments.work / SUMMARY).read_text())
     result = {

@@ -31,7 +31,7 @@ def demo_command(
         def stage(what: str, done: int, total: int, remark: str) -> None:
             progress(done, total, what=what, remark=remark)
 
-        result = run_demo(out, overrides or [], stage=stage, num_train=num_train, num_test=num_test)
+        result = run_demo(out, overrides or [], progress=stage, num_train=num_train, num_test=num_test)
     print_motion_probes(result.probe)
     run = result.pretrained
     console.print(
@@ -79,7 +79,7 @@ def ablate_command(
         run.run(
             shard=(shard_index, num_shards),
             ray=ray,
-            stage=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
+            progress=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
         )
     if num_shards > 1 and not all(cell.done for cell in run.cells):
         console.print(f"the runs of this process are done; the last process writes {out / PAGE}")

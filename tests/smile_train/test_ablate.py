@@ -19,8 +19,7 @@ from smile_synth.backgrounds import write_images
 from smile_synth.corpus import Corpus
 from smile_synth.io.resources import shipped
 from smile_synth.sources import Sources
-from smile_train import ablate
-from smile_train.ablate import Study, StudyRun, _Trial, summarise, t_interval
+from smile_train.ablate import Study, StudyRun, _report, _run, summarise, t_interval
 from smile_train.config import PretrainConfig
 from smile_train.materials import Materials, build_materials
 from smile_train.training.logging import read_log
@@ -37,9 +36,9 @@ def study(config_file: Path, train_bank: Path, tmp_path: Path) -> Study:
     text = f"""
 about: Does anything move?
 base: {config_file}
-overrides: [steps=2, optimiser.warmup_steps=1]
+overrides: [stages.0.steps=2, stages.0.optimiser.warmup_steps=1]
 arms:
-  still: {{recipe_overrides: ["motion=[{{family: still}}]"]}}
+  still: {{stages.0.sources.0.overrides: ["motion=[{{family: still}}]"]}}
   as it is: {{}}
 seeds: [0, 3]
 tasks: [direction]
@@ -53,7 +52,7 @@ test_backgrounds: {tmp_path / "test"}
     return Study.load(tmp_path / "study.yaml")
 
 
-def test_a_study_is_done_once_and_told_whole(study: Study, tmp_path: Path) -> None:
+def test_a_study_is_done_once_and_reported(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = StudyRun(study, out)
     assert [(c.arm, c.seed) for c in run.cells] == [
@@ -73,7 +72,7 @@ def test_a_study_is_done_once_and_told_whole(study: Study, tmp_path: Path) -> No
     before = [(c.folder / "scores.json").stat().st_mtime_ns for c in run.cells]
     again = StudyRun(study, out)
     assert again.estimate().cells == 0
-    again.run(stage=lambda *_: pytest.fail("did something again"))
+    again.run(progress=lambda *_: pytest.fail("did something again"))
     assert [(c.folder / "scores.json").stat().st_mtime_ns for c in run.cells] == before
 
     summary = again.report()
@@ -99,7 +98,7 @@ def test_summary_pairs_arms_by_seed() -> None:
 
     rows = [row("a", 0, 0.2), row("a", 1, 0.6), row("b", 0, 0.3), row("b", 1, 0.8)]
     rows += [row(arm, seed, 0.1 + 0.1 * seed, "random encoders (3)") for arm in "ab" for seed in (0, 1)]
-    a, b = summarise(rows, ["a", "b"], [0, 1], None)
+    a, b = summarise(rows, ["a", "b"], [0, 1], "a")
     assert math.isnan(a.difference) and a.random == pytest.approx(0.15)
     assert b.difference == pytest.approx(0.15)
     # t(.975, 1) = 12.706, standard deviation of (.1, .2) = .0707, over sqrt 2
@@ -123,16 +122,18 @@ def test_every_arm_of_a_shipped_study_can_be_drawn(name: str, materials: Materia
     assert len(arms) >= 2
     seen = set()
     for config in arms.values():
-        recipe = Recipe.load(str(config.recipe), config.recipe_overrides)
+        stage = config.resolved_stages[0]
+        (source,) = stage.sources
+        recipe = Recipe.load(str(source.recipe), source.overrides)
         clips = SyntheticClips(
             recipe, Sources(materials.bank, materials.train_backgrounds), seed=0, num_clips=1
         )
         shown = hashlib.sha256(clips[0].frames.tobytes()).hexdigest()
-        seen.add((shown, config.target.model_dump_json(), config.mask.model_dump_json()))
+        seen.add((shown, str(config.targets), stage.mask.model_dump_json()))
     assert len(seen) == len(arms)
 
 
-def test_studies_have_the_arms_that_are_promised() -> None:
+def test_shipped_studies_have_their_arms() -> None:
     arms = {name: set(Study.load(name).all_arms) for name in STUDIES}
     assert set(STUDIES) == {
         "motion-pattern", "objects", "occlusion", "background", "mask", "target", "ladder", "diversity",
@@ -140,29 +141,33 @@ def test_studies_have_the_arms_that_are_promised() -> None:
     assert arms["motion-pattern"] >= {"still", "translation", "rotation", "scale", "all", "smooth"}
     assert arms["background"] == {"black", "noise", "image", "moving image"}
     assert arms["target"] == {"pixels", "CLIP", "both"}
-    heads = Study.load("target").all_arms["both"]["target"]
-    assert [heads["kind"], *(h["kind"] for h in heads["also"])] == ["pixels", "teacher"]
+    targets = Study.load("target").all_arms["both"]["targets"]
+    assert [target["kind"] for target in targets] == ["pixels", "teacher"]
 
 
-def test_every_kind_of_training_is_timed_once(
+def test_every_kind_of_training_is_measured_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arms = {**study.arms, "slow": {"masks_per_clip": 2}, "turning": {"recipe_overrides": ["objects.count=2"]}}
-    run = StudyRun(study.model_copy(update={"arms": arms}), tmp_path / "out")
-    asked: list[int] = []
+    more = {
+        "slow": {"stages.0.masks_per_clip": 2},
+        "two objects": {"stages.0.sources.0.overrides": ["objects.count=2"]},
+    }
+    run = StudyRun(study.model_copy(update={"arms": {**study.arms, **more}}), tmp_path / "out")
+    measured: list[int] = []
 
-    def tried(config: PretrainConfig, seed: int) -> _Trial:
-        asked.append(config.masks_per_clip)
-        return _Trial(around=1.0, step=10.0 * config.masks_per_clip, exam=0.1, examination=0.01)
+    def measure(config: PretrainConfig, seed: int) -> _run._Cost:
+        masks = config.resolved_stages[0].masks_per_clip
+        measured.append(masks)
+        return _run._Cost(fixed=1.0, step=10.0 * masks, shared_probe=0.1, probe=0.01)
 
-    monkeypatch.setattr(run, "_try", tried)
+    monkeypatch.setattr(run, "_measure", measure)
     estimate = run.estimate()
-    assert asked == [1, 2] and estimate.cells == 8
-    # of four arms one costs twice; two steps each; 110 clips, a quarter of the exam for each arm
+    assert measured == [1, 2] and estimate.cells == 8
+    # of four arms one costs twice; two steps each; 110 clips, each arm has a quarter of the shared probe
     assert estimate.seconds_each == pytest.approx(1 + 2 * (3 * 10 + 20) / 4 + 110 * (0.1 / 4 + 0.01))
 
 
-def test_a_process_takes_a_gpu_of_its_own(
+def test_every_process_uses_another_gpu(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = StudyRun(study, tmp_path / "out")
@@ -175,23 +180,23 @@ def test_a_process_takes_a_gpu_of_its_own(
     assert chosen == [0, 1, 0, 1]
     run.run()
     assert len(chosen) == 4
-    monkeypatch.setattr(run, "_try", lambda config, seed: chosen.append(-1) or _Trial(1, 1, 1, 1))
+    monkeypatch.setattr(run, "_measure", lambda config, seed: chosen.append(-1) or _run._Cost(1, 1, 1, 1))
     run.estimate(shard=(3, 4))
     assert chosen[4:6] == [1, -1]  # before anything is measured
 
 
-def test_a_killed_run_is_told_like_any_other(study: Study, tmp_path: Path) -> None:
+def test_a_resumed_cell_has_the_scores_of_a_whole_one(study: Study, tmp_path: Path) -> None:
     whole, cut = (
         StudyRun(study.model_copy(update={"seeds": [0]}), tmp_path / name) for name in ("whole", "cut")
     )
-    whole.run_cell(whole.cells[0], lambda *_: None)
+    whole.run_cell(whole.cells[0])
     config = cut.config(cut.cells[0])
     pretrain(config, cut.cells[0].folder / "run")  # all of its steps; the kill came before its probes
     spent = sum(
         config.batch_size / line["clips_per_second"] for line in read_log(cut.cells[0].folder / "run")
     )
     began = time.perf_counter()
-    cut.run_cell(cut.cells[0], lambda *_: None)
+    cut.run_cell(cut.cells[0])
     took = time.perf_counter() - began
     scores = [json.loads((run.cells[0].folder / "scores.json").read_text()) for run in (whole, cut)]
     assert scores[0]["loss"] == scores[1]["loss"] and math.isfinite(scores[1]["loss"])
@@ -203,14 +208,12 @@ def test_an_arm_shows_the_clips_that_it_trains_on(
 ) -> None:
     recipe, bank = Recipe.load(tmp_path / "recipe.yaml"), ObjectBank.open(train_bank)
     generate(recipe, Sources(bank), out=tmp_path / "corpus", num_clips=4, seed=5, media="npz")
-    own = {"corpus": str(tmp_path / "corpus"), "recipe": None, "bank": None, "backgrounds": None}
-    arms = {"corpus": own, "other": {**own, "mask.ratio": 0.5}}
+    own = {"stages.0.sources": [{"corpus": str(tmp_path / "corpus")}]}
+    arms = {"corpus": own, "other": {**own, "stages.0.mask.ratio": 0.5}}
     run = StudyRun(study.model_copy(update={"arms": arms, "seeds": [0]}), tmp_path / "out")
     run.run()
     shown: list[np.ndarray] = []
-    monkeypatch.setattr(
-        ablate, "write_mp4", lambda path, frames, fps: (shown.append(frames), path.write_bytes(b""))
-    )
+    monkeypatch.setattr(_report, "mp4_uri", lambda frames, fps: shown.append(frames) or "")
     run.report()
     corpus = Corpus(tmp_path / "corpus")
     stored = {corpus.frames(k).tobytes() for k in range(4)}
@@ -221,40 +224,48 @@ def test_an_arm_shows_the_clips_that_it_trains_on(
 @pytest.mark.slow
 def test_arms_run_on_a_cluster(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="Ray is an extra")
-    few = study.model_copy(update={"seeds": [0]})
+    arms = {**study.arms, "no GPU here": {"run.device": "cuda"}}
+    study = study.model_copy(update={"seeds": [0], "arms": arms})
     monkeypatch.chdir(tmp_path)
+    alone, run = StudyRun(study, tmp_path / "here"), StudyRun(study, "there")  # a relative folder, as typed
+    alone.run_cell(alone.cells[1])
+    (run.cells[0].folder).mkdir(parents=True)
+    (run.cells[0].folder / "scores.json").write_text("{}")  # done before
+    shown: list[str] = []
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        told: list[str] = []
-        run = StudyRun(few, "there")  # a relative folder, as typed
-        run.run(ray="auto", stage=lambda what, done, total, remark: told.append(f"{done}/{total} {remark}"))
-        assert told == ["1/2 still, seed 0", "2/2 as it is, seed 0"]
-        with pytest.raises(UserError, match="device 'cuda': there is none"):
-            broken = few.model_copy(update={"overrides": [*few.overrides, "device=cuda"]})
-            StudyRun(broken, "broken").run(ray="auto")
+        with pytest.raises(UserError, match="device 'cuda': this machine has no GPU"):
+            run.run(
+                ray="auto",
+                progress=lambda what, done, total, remark: shown.append(f"{done}/{total} {remark}"),
+            )
     finally:
         ray.shutdown()
-    alone = StudyRun(few, tmp_path / "here")
-    alone.run(shard=(1, 2))
+    assert shown == ["1/2 as it is, seed 0"]
     scores = [json.loads((cells[1].folder / "scores.json").read_text()) for cells in (run.cells, alone.cells)]
     assert scores[0]["rows"] == scores[1]["rows"] and scores[0]["loss"] == scores[1]["loss"]
 
 
-def test_grids_are_arms_and_mistakes_are_told(study: Study, tmp_path: Path) -> None:
+def test_grids_are_arms_and_mistakes_are_one_line(study: Study, tmp_path: Path) -> None:
     assert list(Study.load("mask").all_arms) == ["kind random", "kind tube", "kind trajectory"]
     for override, message in {
         "tasks=[directoin]": "unknown probe 'directoin'.*did you mean 'direction'",
-        "reference=stil": "reference 'stil' is no arm; did you mean 'still'",
+        "reference=stil": "reference 'stil' is not an arm; did you mean 'still'",
         "arms={one: {}}": "needs at least two arms",
-        "num_test=10": "at least 50 clips",
-        "arms={one: {}, two: {steps: 9}}": "arm 'two': all arms have the same steps; see seeds and overrides",
+        "num_test=10": "num_test: .*50",
+        "arms={one: {}, two: {seed: 9}}": "arm 'two': all arms have the same seeds; use the key seeds",
         "sedes=[1]": "did you mean 'seeds'",
-        "overrides=[backgrounds=there]": "overrides: backgrounds is the study's own: see train_backgrounds",
+        "overrides=[backgrounds=there]": "overrides: backgrounds is set by the key train_backgrounds",
     }.items():
         with pytest.raises(UserError, match=message):
             Study.load(tmp_path / "study.yaml", [override])
     with pytest.raises(UserError, match="study 'maks': no such file.*did you mean 'mask'"):
         Study.load("maks")
-    wrong = study.model_copy(update={"arms": {**study.arms, "odd": {"mask.knd": "tube"}}})
+    wrong = study.model_copy(update={"arms": {**study.arms, "odd": {"stages.0.mask.knd": "tube"}}})
     with pytest.raises(UserError, match="arm 'odd': .*did you mean 'kind'"):
         StudyRun(wrong, tmp_path / "out")
+    longer = study.model_copy(update={"arms": {**study.arms, "longer": {"stages.0.steps": 3}}})
+    with pytest.raises(
+        UserError, match="same number of steps, they have: 'still' 2, 'as it is' 2, 'longer' 3"
+    ):
+        StudyRun(longer, tmp_path / "longer")

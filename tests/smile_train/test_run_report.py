@@ -15,23 +15,23 @@ from PIL import Image
 
 from smile_synth import UserError
 from smile_train.config import PretrainConfig
+from smile_train.models import load_student, save_model, steps_of
 from smile_train.report import (
+    analyse_clips,
     find_collapse,
     find_run_problems,
     last_attention,
-    look_inside,
-    losses_by_kind,
+    losses_by_coverage,
     neighbours,
     pca_colors,
     report_run,
 )
-from smile_train.models import load_student, save_model, steps_of
 from smile_train.training.pretrain import pretrain
 
 RNG = np.random.default_rng
 
 
-def test_features_that_lose_rank_are_told() -> None:
+def test_features_that_lose_rank_are_a_finding() -> None:
     fresh = RNG(1).normal(size=(20, 3, 16))
     assert not find_collapse(RNG(2).normal(size=(20, 3, 16)), fresh)
     one = RNG(3).normal(size=(20, 3, 1)) * RNG(4).normal(size=16)
@@ -40,10 +40,10 @@ def test_features_that_lose_rank_are_told() -> None:
 
 
 def lines(losses: list[float], mean: float = 1.0) -> list[dict[str, Any]]:
-    return [{"step": k + 1, "loss": loss, "loss_of_mean": mean} for k, loss in enumerate(losses)]
+    return [{"step": k + 1, "loss": loss, "baseline_loss": mean} for k, loss in enumerate(losses)]
 
 
-def test_what_is_wrong_with_curves_is_told() -> None:
+def test_problems_of_curves_are_findings() -> None:
     falling = np.linspace(1.0, 0.4, 60).tolist()
     assert not find_run_problems(lines(falling), 60)
     kinds = {
@@ -51,7 +51,7 @@ def test_what_is_wrong_with_curves_is_told() -> None:
         "not finished": falling[:50],
         "loss not finite": [*falling[:-1], float("nan")],
         "loss does not fall": falling[::-1],
-        "no better than the mean": np.linspace(3.0, 1.2, 60).tolist(),
+        "not below the baseline": np.linspace(3.0, 1.2, 60).tolist(),
     }
     for kind, losses in kinds.items():
         assert kind in {finding.kind for finding in find_run_problems(lines(losses), 60)}, kind
@@ -80,31 +80,31 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_tensorboard_gets_images_and_films(trained: Path) -> None:
+def test_tensorboard_gets_images_and_animations(trained: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
     board.Reload()
-    strips, films = (board.Images(name) for name in ("clip and what is seen", "clips and what is seen"))
-    assert [image.step for image in strips] == [image.step for image in films] == [1, 2, 4, 6]
-    with Image.open(io.BytesIO(films[-1].encoded_image_string)) as film:
-        assert (film.format, film.size, film.n_frames) == ("GIF", (4 * 32, 2 * 32), 4)
-    with Image.open(io.BytesIO(strips[-1].encoded_image_string)) as strip:
-        assert strip.size == (2 * 32, 2 * 32)
-        lower = np.asarray(strip)[32:].reshape(4, 8, 8, 8, 3)  # rows and columns of tokens, two tubelets
-        hidden = (lower == 128).all(axis=(1, 3, 4))
-    assert hidden.sum() == 2 * int(0.75 * 16)
+    title = "clips, and their visible tokens"
+    images, animations = board.Images(title), board.Images(f"{title}, animated")
+    assert [image.step for image in images] == [image.step for image in animations] == [1, 2, 4, 6]
+    with Image.open(io.BytesIO(animations[-1].encoded_image_string)) as animation:
+        assert (animation.format, animation.size, animation.n_frames) == ("GIF", (4 * 32, 2 * 32), 4)
+    with Image.open(io.BytesIO(images[-1].encoded_image_string)) as image:
+        assert image.size == (2 * 4 * 32, 2 * 32)  # four clips side by side, at two tubelets
+        tokens = np.asarray(image)[32:].reshape(4, 8, 2 * 4 * 4, 8, 3)
+        hidden = (tokens == 128).all(axis=(1, 3, 4))
+    assert hidden.sum() == 4 * 2 * int(0.75 * 16)
 
 
 def test_a_checkpoint_is_a_student_too(trained: Path) -> None:
     file = trained / "checkpoints" / "00000006.pt"
     assert steps_of(file) == steps_of(trained) == steps_of(trained / "student.safetensors") == 6
-    assert steps_of(trained / "checkpoints" / "best.pt") is None
-    given, wanted = load_student(file).state_dict(), load_student(trained).state_dict()
-    assert given.keys() == wanted.keys() and all(torch.equal(given[name], wanted[name]) for name in wanted)
+    given, expected = load_student(file).state_dict(), load_student(trained).state_dict()
+    assert given.keys() == expected.keys() and all(torch.equal(given[n], expected[n]) for n in expected)
     file_copy = trained / "checkpoints" / "00000007.pt"
     file_copy.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"00000007\.pt': damaged"):
+    with pytest.raises(UserError, match=r"00000007\.pt: not a checkpoint of plain tensors"):
         load_student(file_copy)
     file_copy.unlink()
 
@@ -135,10 +135,10 @@ def test_attention_is_that_of_the_last_block(run: Path) -> None:
 
 
 def test_the_page_of_a_run(run: Path, browser: Any) -> None:
-    inside = look_inside(run, num_clips=6)
-    known = np.isfinite(inside.errors)
-    assert np.array_equal(known, inside.mask) and inside.teacher is None
-    assert sum(count for _, count in losses_by_kind(inside).values()) == inside.mask.sum()
+    analysis = analyse_clips(run, num_clips=6)
+    known = np.isfinite(analysis.errors)
+    assert np.array_equal(known, analysis.mask) and analysis.teacher is None
+    assert sum(count for _, count in losses_by_coverage(analysis).values()) == analysis.mask.sum()
     page, findings = report_run(run, num_clips=6)
     assert not {finding.severity for finding in findings} & {"error"}
     (run / "report.html").write_text(page)
@@ -155,7 +155,7 @@ def test_the_page_of_a_run(run: Path, browser: Any) -> None:
     opened.run("canvas.focus()")
     opened.key("ArrowRight", 39)
     assert opened.run(seen) != before and "column" in opened.run(
-        "document.getElementById('asked').textContent"
+        "document.getElementById('query').textContent"
     )
     assert opened.run("document.documentElement.scrollWidth") <= 390
     assert not opened.complaints
@@ -170,14 +170,14 @@ def test_a_broken_run_still_has_a_page(run: Path, tmp_path: Path) -> None:
     page, findings = report_run(run)
     assert "50.0" in page and "probe-3.json cannot be read" in page and "motion over steps" in page
     assert page.index("after 2 steps") < page.index("after 10 steps")
-    assert [f.kind for f in findings if f.severity == "error"] == ["no look inside"]
+    assert [f.kind for f in findings if f.severity == "error"] == ["no analysis of clips"]
     (run / "log.jsonl").unlink()
-    assert {f.kind for f in report_run(run)[1]} >= {"no log", "no look inside"}
+    assert {f.kind for f in report_run(run)[1]} >= {"no log", "no analysis of clips"}
     with pytest.raises(UserError, match=r"neither config\.yaml nor log\.jsonl"):
         report_run(tmp_path / "nothing")
 
 
-def test_a_collapsed_student_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_collapsed_student_is_a_finding(run: Path, tmp_path: Path) -> None:
     collapsed = Path(shutil.copytree(run, tmp_path / "collapsed"))
     student = load_student(collapsed)
     with torch.no_grad():

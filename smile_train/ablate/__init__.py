@@ -1,0 +1,19 @@
+"""Studies: the same training with different options, the same probes of each, one table and one page."""
+
+from smile_train.ablate._report import PAGE, PLOT, SUMMARY, TABLE, Summary, summarise, t_interval
+from smile_train.ablate._run import Cell, Estimate, StudyRun
+from smile_train.ablate._study import Study
+
+__all__ = [
+    "PAGE",
+    "PLOT",
+    "SUMMARY",
+    "TABLE",
+    "Cell",
+    "Estimate",
+    "Study",
+    "StudyRun",
+    "Summary",
+    "summarise",
+    "t_interval",
+]
