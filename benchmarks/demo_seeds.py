@@ -19,7 +19,7 @@ from rich.table import Table
 
 from smile_synth.io.strict_yaml import dump
 from smile_train.demo import demo_config
-from smile_train.evaluate import examine_motion, format_interval, load_encoder
+from smile_train.evaluate import MotionProbeOptions, format_interval, load_encoder, probe_motion
 from smile_train.materials import build_materials
 from smile_train.training.pretrain import pretrain
 
@@ -38,17 +38,16 @@ def main() -> None:
         began = time.perf_counter()
         result = pretrain(config, arguments.work / f"seed-{seed}")
         middle = time.perf_counter()
-        examination = examine_motion(
-            load_encoder(result.folder), materials.sources,
-            materials.heldout_backgrounds, seed=seed,
-        )  # fmt: skip
+        probe = probe_motion(
+            load_encoder(result.folder), materials.train, materials.heldout, MotionProbeOptions(seed=seed)
+        )
         runs.append(
             {
                 "seed": seed,
                 "loss": round(result.loss, 4),
                 "pretrain_seconds": round(middle - began, 1),
                 "probe_seconds": round(time.perf_counter() - middle, 1),
-                **asdict(examination),
+                **asdict(probe),
             }
         )
         console.print(f"seed {seed}: loss {result.loss:.3f} in {middle - began:.0f} s")

@@ -17,8 +17,9 @@ import torch
 from rich.console import Console
 
 from smile_synth.io.videos import write_mp4
-from smile_train.evaluate import EncoderFeature, ReadOptions, VideoEncoder, extract, knn, linear, read_windows
-from smile_train.models import Student, StudentConfig
+from smile_train.data.video import ReadOptions, read_windows
+from smile_train.evaluate import EncoderFeature, Extractor, VideoEncoder, knn, linear
+from smile_train.models import Encoder, EncoderConfig
 
 VIDEOS, REPEATS = 40, 3
 
@@ -40,13 +41,13 @@ def main() -> None:
     rng = np.random.default_rng(0)
     y = np.arange(10_000) % 400
     x = (rng.normal(size=(10_000, 768)) + 0.35 * rng.normal(size=(400, 768))[y]).astype(np.float32)
-    labels, groups = np.char.mod("class %03d", y), np.arange(10_000).astype(str)
+    labels, train, test = np.char.mod("class %03d", y), np.arange(10_000), np.arange(2_000)
     results = {
-        "linear probe, 10,000 x 768, 400 classes": timed(lambda: linear(x, labels, groups, x[:2000], 0)),
-        "kNN of 2,000 among 10,000 x 768": timed(lambda: knn(x, labels, groups, x[:2000], 0)),
+        "linear probe, 10,000 x 768, 400 classes": timed(lambda: linear(x, labels, train, test)),
+        "kNN of 2,000 among 10,000 x 768": timed(lambda: knn(x, labels, train, test)),
     }
-    form = StudentConfig.of_size("tiny", target_dim=4, num_frames=8, size_hw=(64, 64))
-    encoder = VideoEncoder("tiny", Student(form, generator=torch.Generator().manual_seed(0)).encoder)
+    config = EncoderConfig.of_size("tiny", num_frames=8, size_hw=(64, 64))
+    encoder = VideoEncoder("tiny", Encoder(config, generator=torch.Generator().manual_seed(0)))
     read = ReadOptions(num_frames=8, side=64, clips=1)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{k}.mp4" for k in range(VIDEOS)]
@@ -57,9 +58,9 @@ def main() -> None:
         features = [EncoderFeature(encoder)]
         what = f"{VIDEOS} videos of 32 x 240 x 320"
         results[f"{what}: decoded alone"] = timed(lambda: [list(read_windows(p, read)) for p in paths])
-        results[f"{what}: features of a tiny encoder"] = timed(lambda: extract(paths, features, read))
-        extract(paths, features, read, cache=cache)
-        results[f"{what}: the same, kept"] = timed(lambda: extract(paths, features, read, cache=cache))
+        results[f"{what}: features of a tiny encoder"] = timed(lambda: Extractor()(paths, features, read))
+        Extractor(cache)(paths, features, read)
+        results[f"{what}: the same, kept"] = timed(lambda: Extractor(cache)(paths, features, read))
     console = Console()
     for name, seconds in results.items():
         console.print(f"{name}: {np.median(seconds):.2f} s ({min(seconds)} .. {max(seconds)})")
