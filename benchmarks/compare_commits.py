@@ -1,56 +1,117 @@
-"""Run benchmarks of two checkouts in turn, and compare their speeds.
+"""Compare the speeds of two checkouts: one process of each, and both run the same case in turn.
 
     git worktree add /tmp/old COMMIT && (cd /tmp/old && uv sync)
-    uv run python benchmarks/compare_commits.py /tmp/old --out benchmarks/results/compare_commits.json
+    uv run python benchmarks/compare_commits.py /tmp/old [--out FILE.json]
 
-Each checkout runs its own scripts with its own environment: old, new, old, new. Each speed is the median
-over the runs. The ratio is that of the medians; its range is that of the ratios run by run.
+Every checkout uses its own environment and one thread. A number is the lowest processor time of all turns in
+milliseconds per clip, or per scene, so that other programs on the machine change it little.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import os
-import statistics
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import record
-from rich.console import Console
-from rich.table import Table
 
-HERE = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "sampling": ["--repeats", "3", "--seconds", "1"],
-    "render_cpu": ["--clips", "20", "--repeats", "3"],
-    "stream_cpu": ["--seconds", "2", "--repeats", "1"],
-    "corpus_speed": ["--clips", "40", "--repeats", "1"],
-}
+HERE = Path(__file__).resolve()
+CLIPS = 40
+NORMALISED = {"out_dtype": "float32", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CASES = (
+    "render, black", "render, noise", "render, float32", "labels", "geometry", "segmentation",
+    "sample one scene", "sample a batch", "clips[i].frames",
+)  # fmt: skip
 
 
-def speeds(result: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every speed of a benchmark's result with its place in it."""
-    if isinstance(result, dict):
-        if "clips_per_second" in result:
-            yield name, float(result["clips_per_second"])
-        for key, value in result.items():
-            yield from speeds(value, f"{name} / {key}" if name else key)
+def functions(bank_folder: Path) -> tuple[str, dict[str, Callable[[int], object]]]:
+    """Return a digest of the scenes, and the function of every case, which makes clip ``i``."""
+    from smile_synth import (
+        ObjectBank,
+        Recipe,
+        SyntheticClips,
+        annotate,
+        build_bank,
+        composite,
+        render,
+        sample_scene,
+        sample_scenes,
+    )
+    from smile_synth.objects import CutOutOptions
+    from smile_synth.sources import Sources
+
+    build_bank(["builtin:shapes"], bank_folder, cut=CutOutOptions(max_side=256))
+    sources = Sources(ObjectBank.open(bank_folder))
+    recipe = Recipe.load("smile-gaussian")
+    black = sample_scenes(recipe, sources, seed=0, indices=range(CLIPS))
+    noise = sample_scenes(Recipe.load("smile-gaussian-noise"), sources, seed=0, indices=range(CLIPS))
+    clips = SyntheticClips(recipe, sources, seed=0, num_clips=CLIPS)
+    digest = hashlib.sha256("".join(scene.digest for scene in black + noise).encode()).hexdigest()
+    kinds: tuple[Callable[[int], object], ...] = (
+        lambda i: composite(black[i], sources),
+        lambda i: composite(noise[i], sources),
+        lambda i: render([black[i]], sources, **NORMALISED),  # type: ignore[arg-type]
+        lambda i: annotate(black[i], sources).labels,
+        lambda i: annotate(black[i], sources).geometry,
+        lambda i: annotate(black[i], sources).segmentation,
+        lambda i: sample_scene(recipe, sources, seed=0, index=i),
+        # All scenes at once, for the first clip; the others cost nothing.
+        lambda i: i or sample_scenes(recipe, sources, seed=0, indices=range(CLIPS)),
+        lambda i: clips[i].frames,
+    )
+    return digest, dict(zip(CASES, kinds, strict=True))
 
 
-def run(checkout: Path, script: str, arguments: list[str]) -> dict[str, float]:
-    """Run one benchmark of a checkout and return its speeds in clips per second."""
+def work() -> None:
+    """Print a digest of the scenes; then, for every case read from stdin, its milliseconds per clip."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        python = checkout / ".venv" / "bin" / "python"
-        subprocess.run(
-            [python, f"benchmarks/{script}.py", *arguments, "--out", out], cwd=checkout, check=True,
-            stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        digest, cases = functions(Path(folder) / "bank")
+        for case in cases.values():
+            case(0)
+        print(digest, flush=True)
+        for line in sys.stdin:
+            case = cases[line.strip()]
+            began = time.process_time()
+            for i in range(CLIPS):
+                case(i)
+            print(1000 * (time.process_time() - began) / CLIPS, flush=True)
+
+
+class Checkout:
+    """A process that runs the cases in a checkout."""
+
+    def __init__(self, root: Path) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        environment = {**os.environ, **threads, "PYTHONPATH": str(root)}
+        self._process = subprocess.Popen(
+            [root / ".venv" / "bin" / "python", HERE, "--worker"], cwd=root, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
-        return dict(speeds(json.loads(out.read_text())))
+
+    def read(self) -> str:
+        """Return the next line that the process prints."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise SystemExit("a checkout's process ended, see its error above")
+        return line
+
+    def milliseconds(self, case: str) -> float:
+        """Run a case once."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(case + "\n")
+        self._process.stdin.flush()
+        return float(self.read())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
 def main() -> None:
@@ -58,36 +119,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("old", type=Path, help="checkout of the old commit, with its environment")
-    parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS))
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    old = options.old.resolve()
-    rows: dict[str, dict[str, Any]] = {}
-    for script in options.only:
-        pairs = [
-            [run(checkout, script, COMMANDS[script]) for checkout in (old, HERE)] for _ in range(options.runs)
-        ]
-        for name in (key for key in pairs[0][0] if key in pairs[0][1]):
-            before, after = ([pair[side][name] for pair in pairs] for side in (0, 1))
-            ratios = [new / was for was, new in zip(before, after, strict=True)]
-            rows[f"{script}: {name}"] = {
-                "old": statistics.median(before),
-                "new": statistics.median(after),
-                "ratio": statistics.median(after) / statistics.median(before),
-                "lowest": min(ratios),
-                "highest": max(ratios),
-            }
-    commit = subprocess.run(
-        ["git", "-C", old, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    record.write(options.out, {"runs": options.runs, "old_commit": commit, "rows": rows})
-    table = Table("clips per second", "old", "new", "new / old", "run by run")
-    for name, row in rows.items():
-        spread = f"{row['lowest']:.2f} .. {row['highest']:.2f}"
-        table.add_row(name, f"{row['old']:.1f}", f"{row['new']:.1f}", f"{row['ratio']:.2f}", spread)
-    Console(width=140).print(table)
+    checkouts = [Checkout(options.old.resolve()), Checkout(HERE.parents[1])]
+    digests = [checkout.read() for checkout in checkouts]
+    if digests[0] != digests[1]:
+        print("note: the two commits sample different scenes")
+    rows = {}
+    for case in options.only:
+        turns = [[checkout.milliseconds(case) for checkout in checkouts] for _ in range(options.turns)]
+        old, new = (min(times) for times in zip(*turns, strict=True))
+        rows[case] = {"old": round(old, 4), "new": round(new, 4), "ratio": round(new / old, 3)}
+        print(f"{case:20s} old {old:.3f} ms, new {new:.3f} ms, new / old {new / old:.3f}", flush=True)
+    for checkout in checkouts:
+        checkout.close()
+    if options.out:
+        commit = subprocess.run(
+            ["git", "-C", options.old, "rev-parse", "--short=12", "HEAD"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        record.write(options.out, {"turns": options.turns, "old_commit": commit, "rows": rows})
 
 
 if __name__ == "__main__":
-    main()
+    work() if sys.argv[1:] == ["--worker"] else main()

@@ -10,7 +10,8 @@ Beside our own numbers stand, from the same scenes and in the same run:
 - torch's `grid_sample` over whole frames, from one mip level, blended in floats;
 - writing the output and nothing else.
 
-The cases take turns, so that a busy machine slows all of them alike.
+``clips[i].frames`` is a clip of `SyntheticClips`: one scene is sampled alone and rendered. The cases take
+turns, and processor time is counted, so that a busy machine slows all of them alike, and little.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ import record
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from smile_synth import (
     ObjectBank,
     Recipe,
     Scene,
+    SyntheticClips,
     annotate,
     build_bank,
     composite,
@@ -152,25 +155,29 @@ def normalised(frames: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
-def rates(cases: dict[str, Callable[[int], object]], clips: int, repeats: int) -> dict[str, list[float]]:
+def rates(
+    cases: dict[str, Callable[[int], object]], clips: int, repeats: int, progress: Progress
+) -> dict[str, list[float]]:
     """Return clips/s of each case and repeat; the cases take turns, each warmed by a clip."""
     out: dict[str, list[float]] = {name: [] for name in cases}
+    task = progress.add_task("cases", total=repeats * len(cases))
     for repeat in range(repeats):
         for name, function in cases.items():
             function(repeat * clips)
-            began = time.perf_counter()
+            began = time.process_time()
             for index in range(repeat * clips, (repeat + 1) * clips):
                 function(index)
-            out[name].append(clips / (time.perf_counter() - began))
+            out[name].append(clips / (time.process_time() - began))
+            progress.advance(task)
     return out
 
 
-def scaling(bank: ObjectBank, clips: int) -> list[dict[str, Any]]:
+def scaling(bank: ObjectBank, clips: int, progress: Progress) -> list[dict[str, Any]]:
     """Return the cost of clips of other sizes, lengths and numbers of objects: the median of ``clips``."""
     rows = []
-    wanted = [(count, 16, 224) for count in (1, 4, 16, 64)]
-    wanted += [(2, frames, 224) for frames in (8, 64, 256)] + [(2, 16, side) for side in (64, 512, 1024)]
-    for objects, frames, side in wanted:
+    kinds = [(count, 16, 224) for count in (1, 4, 16, 64)]
+    kinds += [(2, frames, 224) for frames in (8, 64, 256)] + [(2, 16, side) for side in (64, 512, 1024)]
+    for objects, frames, side in progress.track(kinds, description="sizes"):
         recipe = Recipe.load("smile-gaussian", [f"objects.count={objects}", f"num_frames={frames}"])
         spent, covered = [], 0
         for index in range(clips):
@@ -179,9 +186,9 @@ def scaling(bank: ObjectBank, clips: int) -> list[dict[str, Any]]:
             sizes = [layer.surface.height * layer.surface.width for layer in scene.layers[1:]]  # type: ignore[union-attr]
             covered += int((area * np.array(sizes)[:, None]).sum())
             composite(scene, Sources(bank))
-            began = time.perf_counter()
+            began = time.process_time()
             composite(scene, Sources(bank))
-            spent.append(time.perf_counter() - began)
+            spent.append(time.process_time() - began)
         rows.append(
             {
                 "objects": objects,
@@ -198,20 +205,25 @@ def scaling(bank: ObjectBank, clips: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=40, help="per repeat")
+    parser.add_argument("--clips", type=int, default=15, help="per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
+        progress.console.print("building the bank of drawn shapes ...")
         build_bank(["builtin:shapes"], Path(folder) / "bank", cut=CutOutOptions(max_side=256))
         bank = ObjectBank.open(Path(folder) / "bank")
         files = straight_files(bank, Path(folder))
 
-        def scenes(name: str, count: int) -> list[Scene]:
-            return [sample_scene(Recipe.load(name), Sources(bank), seed=0, index=i) for i in range(count)]
+        total = arguments.clips * arguments.repeats
+
+        def scenes(name: str) -> list[Scene]:
+            return sample_scenes(Recipe.load(name), Sources(bank), seed=0, indices=range(total))
 
         recipe = Recipe.load("smile-gaussian")
+        clips = SyntheticClips(recipe, Sources(bank), seed=0, num_clips=total)
         ahead: dict[int, Scene] = {}
 
         def batched(i: int) -> object:
@@ -223,8 +235,7 @@ def main() -> None:
                 )
             return composite(ahead[i], Sources(bank))
 
-        total = arguments.clips * arguments.repeats
-        black, noise = scenes("smile-gaussian", total), scenes("smile-gaussian-noise", total)
+        black, noise = scenes("smile-gaussian"), scenes("smile-gaussian-noise")
         # More than the last cache holds: what is written must reach the memory.
         outputs = [np.full((16, 224, 224, 3), 1, np.uint8) for _ in range(64)]
         cases: dict[str, Callable[[int], object]] = {
@@ -237,9 +248,7 @@ def main() -> None:
                 [black[i]], Sources(bank), out_dtype="bfloat16", mean=MEAN, std=STD
             ),
             "sample a scene": lambda i: sample_scene(recipe, Sources(bank), seed=0, index=i),
-            "sample one by one and render, black": lambda i: composite(
-                sample_scene(recipe, Sources(bank), seed=0, index=i), Sources(bank)
-            ),
+            "clips[i].frames, black": lambda i: clips[i].frames,
             "sample in batches and render, black": batched,
             "labels (masks, boxes, visibility)": lambda i: annotate(black[i], Sources(bank)).labels,
             "plain pipeline, black": lambda i: plain_pipeline(black[i], files),
@@ -252,15 +261,15 @@ def main() -> None:
         }
         result = {}
         table = Table("16x224x224, two objects", "clips/s (median)", "lowest", "highest")
-        for name, measured in rates(cases, arguments.clips, arguments.repeats).items():
+        for name, measured in rates(cases, arguments.clips, arguments.repeats, progress).items():
             result[name] = {
                 "clips_per_second": round(statistics.median(measured), 1),
                 "lowest": round(min(measured), 1),
                 "highest": round(max(measured), 1),
             }
             table.add_row(name, *(f"{value:.1f}" for value in result[name].values()))
-        sizes = scaling(bank, 5)
-    Console().print(table)
+        sizes = scaling(bank, 5, progress)
+    console.print(table)
     record.write(
         arguments.out,
         {"clips": arguments.clips, "repeats": arguments.repeats, "results": result, "scaling": sizes},
