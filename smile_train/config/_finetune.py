@@ -46,7 +46,7 @@ class EncoderOptions(Options):
 
 
 class LabelledVideosOptions(Options):
-    """Labelled videos for training, validation and test. A source is a list or a folder with one folder per class."""
+    """Labelled videos. A source of them is a list, or a folder with one folder per class."""
 
     train: str | None = None
     """Source of the training videos."""
@@ -61,8 +61,8 @@ class LabelledVideosOptions(Options):
     split_number: Annotated[int, Field(ge=1, le=3)] = 1
     """N of these files."""
     group: str | None = None
-    """Regular expression for file names. Videos with the same match (its first group, or all of it) are of one
-    group, for example one person. By default every video is a group."""
+    """Regular expression for file names. Videos with the same match (its first group, or all of it) are one
+    group, for example of one person. By default every video is a group."""
     test_groups: list[str] = []
     """Groups of the training videos that are the test videos, instead of test."""
     validation_share: Share = 0.0
@@ -141,11 +141,11 @@ class _VideoTraining(Options):
     seed: Whole = 0
     """Of the data, all random changes and the initial weights."""
     start_from: str | None = None
-    """Weights of the encoder: a run's folder, a weights file, published ones too, or a folder of transformers'
-    VideoMAE. null is random weights."""
+    """Weights of the encoder: a run's folder, a weights file (also a published one), or a folder of a
+    VideoMAE of transformers. null is random weights."""
     encoder: EncoderOptions = EncoderOptions()
     """The encoder."""
-    videos: LabelledVideosOptions
+    videos: LabelledVideosOptions = LabelledVideosOptions()
     """The labelled videos."""
     frames: FrameOptions = FrameOptions()
     """Which frames of a video make a clip."""
@@ -187,8 +187,8 @@ class FinetuneConfig(_VideoTraining):
             raise ValueError(f"optimiser.warmup_epochs: {self.optimiser.warmup_epochs} is above epochs")
         if self.batch_size % (2 * self.run.accumulate) and (self.mixing.mixup or self.mixing.cutmix):
             raise ValueError(
-                f"batch_size: {self.batch_size} must be a multiple of 2 x run.accumulate {self.run.accumulate}, "
-                "because pairs of clips are mixed"
+                f"batch_size: {self.batch_size} must be a multiple of 2 x run.accumulate "
+                f"{self.run.accumulate}, because pairs of clips are mixed"
             )
         has_validation = self.videos.validation is not None or self.videos.validation_share > 0
         if self.test.weights == "best" and not has_validation:
@@ -208,8 +208,8 @@ class HeadGridOptions(Options):
 
     kind: Literal["linear", "linear_plain", "attentive"] = "linear"
     """linear: mean token, batch normalisation without parameters, linear layer (as published for linear
-    probes). linear_plain: without the normalisation. attentive: a block in which a learned query attends to all
-    tokens, with MLP and norms, and a linear layer (as V-JEPA 2, arXiv 2506.09985)."""
+    probes). linear_plain: without the normalisation. attentive: a block in which a learned query attends to
+    all tokens, with MLP and norms, and a linear layer (as V-JEPA 2, arXiv 2506.09985)."""
     layers: Annotated[list[Annotated[int, Field(ge=-1)]], Field(min_length=1)] = [-1]
     """Blocks whose tokens are read, from 0; -1 is after the last norm."""
     learning_rates: Annotated[list[Positive], Field(min_length=1)] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]

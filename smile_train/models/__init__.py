@@ -4,6 +4,7 @@ from smile_train.models._classifier import VideoClassifier
 from smile_train.models._clip import LOCAL, TINY_CLIP, load_clip
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, StudentConfig
 from smile_train.models._encoder import Encoder
+from smile_train.models._heads import AttentiveHead
 from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
 from smile_train.models._teacher import Teacher, load_teacher, make_teacher
 from smile_train.models._transformers import to_transformers_config, to_transformers_names
@@ -37,6 +38,7 @@ __all__ = [
     "STUDENT_BEST",
     "STUDENT_SIZES",
     "TINY_CLIP",
+    "AttentiveHead",
     "ClassifierConfig",
     "Encoder",
     "EncoderConfig",

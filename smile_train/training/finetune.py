@@ -89,8 +89,8 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a classifier and test it, or continue the run in ``out``.
 
-    Besides the files of `train`, it writes ``config.yaml``, ``classifier.safetensors``, with validation videos
-    ``classifier_best.safetensors``, and with test videos ``test.json``. Under torchrun every process calls it.
+    Besides the files of `train`, it writes ``config.yaml``, ``classifier.safetensors``, with validation
+    videos ``classifier_best.safetensors``, and with test videos ``test.json``.
 
     Args:
         config: the run.
@@ -132,13 +132,18 @@ def plan(
             f"batch_size {config.batch_size}: must be a multiple of {processes} processes x accumulate "
             f"{run.accumulate}"
         )
-    classifier = build_model(config, num_classes).config
+    classifier = (
+        random_classifier_config(config, num_classes)
+        if config.start_from is None
+        else build_model(config, num_classes).config
+    )
     epochs = Epochs(num_videos * config.repeats, config.batch_size)
     cost = _cost(config, classifier)
     clips = config.batch_size // (processes * run.accumulate)
+    shards = processes if run.parallel == "fsdp" else 1
     return FinetunePlan(
-        classifier, num_videos, max(epochs.steps(config.epochs), 1), epochs.num_clips / config.batch_size, cost,
-        clips, cost.memory_bytes(clips, shards=processes if run.parallel == "fsdp" else 1),
+        classifier, num_videos, max(epochs.steps(config.epochs), 1), epochs.num_clips / config.batch_size,
+        cost, clips, cost.memory_bytes(clips, shards=shards),
     )  # fmt: skip
 
 
@@ -209,17 +214,12 @@ class FinetuneTask(LabelledVideoTask):
     def finish(self, out: Path, world: World) -> None:
         """See `Task.finish`: test, unless ``test.json`` has the result of this test."""
         videos, options = self.sets.test, self.config.test
-        if not videos:
+        self.test = self.earlier_test(out)
+        if self.test is not None or not videos:
             return
-        header = {"test": options.model_dump(), "settings": self.settings, "steps": self.phases[-1].end_step}
-        if (out / TEST).is_file():
-            found = json.loads((out / TEST).read_bytes())
-            if all(found.get(name) == value for name, value in header.items()):
-                self.test = found
-                return
         model = load_model(out / WEIGHTS[options.weights]).to(world.device)
         predictions = self.predict(model, videos, options, world, progress=self.progress)
-        self.test = {**header, **describe_test(predictions, videos, self.sets.classes)}
+        self.test = {**self.test_header(), **describe_test(predictions, videos, self.sets.classes)}
         if world.is_main:
             write_bytes(out / TEST, (json.dumps(self.test) + "\n").encode())
 
@@ -238,10 +238,7 @@ def build_model(
     """
     generator = torch.Generator().manual_seed(config.seed)
     if config.start_from is None:
-        shape = ClassifierConfig(
-            encoder=random_encoder_config(config), num_classes=num_classes,
-            head_init_scale=config.head_init_scale, class_names=class_names,
-        )  # fmt: skip
+        shape = random_classifier_config(config, num_classes, class_names)
         return VideoClassifier(shape, generator=generator)
     try:
         model = build_classifier(
@@ -252,6 +249,16 @@ def build_model(
         raise UserError(f"encoder: {error}") from None
     check_size(config, model.config.encoder)
     return model
+
+
+def random_classifier_config(
+    config: FinetuneConfig, num_classes: int, class_names: tuple[str, ...] = ()
+) -> ClassifierConfig:
+    """Return the configuration of a classifier with random weights; raises as `random_encoder_config`."""
+    return ClassifierConfig(
+        encoder=random_encoder_config(config), num_classes=num_classes,
+        head_init_scale=config.head_init_scale, class_names=class_names,
+    )  # fmt: skip
 
 
 class ClipDropPath(nn.Module):
@@ -280,7 +287,7 @@ class ClipDropPath(nn.Module):
 
 def use_clip_drop_paths(model: VideoClassifier) -> list[ClipDropPath]:
     """Replace timm's DropPath modules by `ClipDropPath`, and return these."""
-    from timm.layers import DropPath  # the import takes seconds
+    from timm.layers.drop import DropPath  # the import takes seconds
 
     found = []
     for block in model.blocks:
@@ -296,9 +303,9 @@ def mix_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Mix pairs of clips and their targets by Mixup or CutMix.
 
-    The pairs are clips 2k and 2k + 1, and all draws are keyed by (seed, k): the result does not depend on the
-    number of processes. timm's `Mixup` mixes a pair at a time, since for a whole batch it takes one draw and the
-    mirrored order of the batch.
+    The pairs are clips 2k and 2k + 1, and all draws are keyed by (seed, k), so the result does not depend on
+    the number of processes. timm's `Mixup` gets one pair at a time: it would mix the first clip of a batch
+    with the last one.
 
     Args:
         inputs: float ``[B, T, 3, H, W]``; may be overwritten. B is even where clips are mixed.
@@ -314,8 +321,9 @@ def mix_pairs(
     from timm.data.mixup import Mixup, mixup_target  # the import takes seconds
 
     if not _mixes(options):
-        return inputs, mixup_target(numbers, num_classes, 1.0, options.label_smoothing)
-    mixup = Mixup(
+        target = mixup_target(numbers, num_classes, 1.0, options.label_smoothing)  # type: ignore[no-untyped-call]
+        return inputs, target
+    mixup = Mixup(  # type: ignore[no-untyped-call]
         options.mixup, options.cutmix, prob=options.probability, switch_prob=options.switch_probability,
         label_smoothing=options.label_smoothing, num_classes=num_classes,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,19 @@ class LabelledVideoTask(Task):
             pass_clips=max(self.batch_size // (world.size * self.config.run.accumulate), 1),
             progress=progress,
         )  # fmt: skip
+
+    def test_header(self) -> dict[str, Any]:
+        """Return what a test depends on; ``test.json`` begins with it."""
+        test, steps = self.config.test.model_dump(), self.phases[-1].end_step
+        return {"test": test, "steps": steps, "settings": self.settings}
+
+    def earlier_test(self, out: Path) -> dict[str, Any] | None:
+        """Return the content of the run's ``test.json``, None where this test has no result yet."""
+        if not (out / TEST).is_file():
+            return None
+        found: dict[str, Any] = json.loads((out / TEST).read_bytes())
+        same = all(found.get(name) == value for name, value in self.test_header().items())
+        return found if same else None
 
     def describe(self, out: Path) -> dict[str, Any]:
         """See `Task.describe`."""

@@ -64,7 +64,7 @@ class _Views:
     def _read(self, path: Path) -> TrainingClip:
         clips, crops, side = self._views.clips, self._views.crops, self._side
         frames = np.zeros((clips * crops, self._sampling.num_frames, side, side, 3), np.uint8)
-        unreadable = ()
+        unreadable: tuple[tuple[str, str], ...] = ()
         try:
             views = test_views(path, self._sampling, side, clips, crops)
             frames = views[np.arange(len(frames)) % len(views)]  # a truncated video has fewer

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from smile_synth import build_bank
+from smile_synth.io.videos import write_mp4
 
+MOVES = {"down": (2, 0), "left": (0, -2), "right": (0, 2), "up": (-2, 0)}
+NUM_FRAMES, SIZE_HW, SQUARE = 8, (32, 40), 8
 RECIPE = """
 size: [32, 32]
 num_frames: 4
@@ -61,3 +64,30 @@ def config_file(train_bank: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def shared_config_file(train_bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("config"), train_bank)
+
+
+def write_moving_squares(folder: Path, *, count: int, seed: int) -> None:
+    """Write ``count`` videos of every class, of 5 groups p<seed><n>, into ``folder/class``."""
+    rng = np.random.default_rng(seed)
+    for name, (dy, dx) in MOVES.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            frames = np.full((NUM_FRAMES, *SIZE_HW, 3), rng.integers(20, 80), np.uint8)
+            colour = rng.integers(140, 256, 3)
+            travel = NUM_FRAMES - 1
+            y, x = (
+                rng.integers(max(0, -d * travel), side - SQUARE - max(0, d * travel) + 1)
+                for d, side in zip((dy, dx), SIZE_HW, strict=True)
+            )
+            for t, frame in enumerate(frames):
+                frame[y + dy * t :, x + dx * t :][:SQUARE, :SQUARE] = colour
+            write_mp4(folder / name / f"p{seed}{number % 5}_{number}.mp4", frames, fps=8)
+
+
+@pytest.fixture(scope="session")
+def moving_squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train/class/*.mp4 and test/class/*.mp4, 10 and 5 videos for each of 4 directions."""
+    folder = tmp_path_factory.mktemp("moving_squares")
+    for name, count, seed in (("train", 10, 0), ("test", 5, 1)):
+        write_moving_squares(folder / name, count=count, seed=seed)
+    return folder

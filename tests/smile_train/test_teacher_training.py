@@ -12,7 +12,8 @@ from smile_synth.backgrounds import BackgroundFolder, write_images
 from smile_train.config import TeacherTrainingConfig
 from smile_train.materials import Materials
 from smile_train.models import load_clip
-from smile_train.training.teacher import contrastive_loss, describe, train_teacher
+from smile_train.training.captions import caption_of
+from smile_train.training.teacher import contrastive_loss, train_teacher
 
 
 def test_pairs_with_the_same_caption_are_positives() -> None:
@@ -31,14 +32,14 @@ def test_trains_resumes_and_writes_what_open_clip_loads(train_bank: Path, tmp_pa
     materials = Materials(ObjectBank.open(train_bank), pictures, pictures)
     config = TeacherTrainingConfig.load(
         "tiny-clip",
-        ["steps=3", "batch_size=4", "warmup_steps=1", "workers=0", "checkpoint_every=1", "vision_layers=1",
-         "text_layers=1", "text_width=8", "text_heads=2"],
+        ["steps=3", "batch_size=4", "optimiser.warmup_steps=1", "run.workers=0", "run.checkpoint_every=1",
+         "vision_layers=1", "text_layers=1", "text_width=8", "text_heads=2"],
     )  # fmt: skip
     result = train_teacher(config, materials, tmp_path / "clip", num_images=20)
     assert result["zero_shot"]["held-out objects"]["class"]["num_values"] == 2
     again = train_teacher(config, materials, tmp_path / "clip", num_images=20)  # nothing left to do
     assert again == result
     assert load_clip(f"local-dir:{tmp_path / 'clip'}").visual.image_size == (64, 64)
-    with pytest.raises(UserError, match="another config"):
+    with pytest.raises(UserError, match="a run with other settings or sources: seed is 0 there and 1 now"):
         train_teacher(config.model_copy(update={"seed": 1}), materials, tmp_path / "clip", num_images=20)
-    assert describe(materials.bank, 0) in ("a class0", "a class1")
+    assert caption_of(materials.bank, 0) in ("a class0", "a class1")
