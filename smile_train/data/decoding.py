@@ -65,7 +65,7 @@ def file_facts(path: Path) -> FileFacts:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames of a file in the order of their times.
+    """The frames that a file shows, in the order of their times.
 
     Attributes:
         times: in seconds ``[N]``.
@@ -98,9 +98,11 @@ def frame_index(path: Path) -> FrameIndex:
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
-        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
-        if len(packets) < stream.frames:
-            raise UserError(f"is cut short: {len(packets)} of {stream.frames} frames are there")
+        stored = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
+        if len(stored) < stream.frames:
+            raise UserError(f"is cut short: {len(stored)} of {stream.frames} frames are there")
+        # A video cut without encoding holds frames before its beginning, which are not shown.
+        packets = [(pts, is_key) for pts, is_key, is_discarded in stored if not is_discarded]
         if not packets:
             raise UserError("holds no frames")
         if len({pts for pts, _ in packets if pts is not None}) < len(packets):

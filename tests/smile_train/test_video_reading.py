@@ -118,6 +118,22 @@ def test_decoding_starts_at_a_key_frame(tmp_path: Path, suffix: str, monkeypatch
     assert entries == ([0, 36, 0, 36, 0] if suffix in ("mp4", "mkv") else [0, 0, 0])
 
 
+def test_frames_before_the_beginning_of_a_cut_video_are_not_counted(tmp_path: Path) -> None:
+    whole = key_framed(tmp_path / "whole.mp4", 48, 12)
+    cut = tmp_path / "cut.mp4"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(whole)) as source, av.open(str(cut), "w", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                shift = round(0.5 / float(packet.time_base))  # five frames
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    index = frame_index(cut)
+    assert len(index) == 43 and index.times[:2] == pytest.approx([0, 0.1])
+    assert [round(float(frame.mean()) / 5) for _, frame in decode(cut, index, [0, 3, 40])] == [5, 8, 45]
+
+
 def test_a_file_that_seeks_wrongly_is_decoded_from_its_beginning(tmp_path: Path) -> None:
     video = key_framed(tmp_path / "a.mp4", 48, 12)
     index = frame_index(video)
