@@ -21,7 +21,7 @@ from smile_synth.core.errors import UserError, nearest
 from smile_synth.corpus import CorpusHeader
 from smile_synth.io.atomic import write_bytes
 from smile_train.batch import IMAGENET_MEAN, IMAGENET_STD
-from smile_train.config import PretrainConfig
+from smile_train.config import FinetuneConfig, PretrainConfig
 from smile_train.models import (
     Encoder,
     Student,
@@ -32,6 +32,8 @@ from smile_train.models import (
     to_transformers_names,
 )
 
+CONFIG = "config.yaml"
+NO_CONFIG = "The run's config is not beside the weights."
 ONNX_TOLERANCE = 1e-3
 OPSET = 18
 
@@ -200,7 +202,8 @@ FORMATS: dict[str, Callable[[Encoder | VideoClassifier, Path], str]] = {
 def model_card(run: Path, model: Student | VideoClassifier, to: str) -> str:
     """Return a model card: architecture, training with licences, and scores.
 
-    Scores come from ``*.json`` files of ``smile-train evaluate`` or ``probe`` in the run's folder.
+    Scores come from ``*.json`` files of ``smile-train evaluate``, ``probe`` and ``finetune`` in the run's
+    folder.
     """
     encoder = model.config.encoder
     folder = run if run.is_dir() else run.parent
@@ -225,7 +228,7 @@ def model_card(run: Path, model: Student | VideoClassifier, to: str) -> str:
         "",
         "## Training",
         "",
-        *_training_lines(folder),
+        *(_finetuning_lines if isinstance(model, VideoClassifier) else _pretraining_lines)(folder),
         "",
         "## Scores",
         "",
@@ -234,16 +237,24 @@ def model_card(run: Path, model: Student | VideoClassifier, to: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training_lines(folder: Path) -> Iterator[str]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        yield "The run's config is not beside the weights."
+def _finetuning_lines(folder: Path) -> Iterator[str]:
+    if not (folder / CONFIG).is_file():
+        yield NO_CONFIG
         return
-    try:
-        config = PretrainConfig.load(path)
-    except UserError:  # of another kind of run
-        yield "The run's config is not that of a pretraining run."
+    config = FinetuneConfig.load(folder / CONFIG)
+    videos = config.videos
+    yield (
+        f"- fine-tuning: {config.epochs:g} epochs in steps of {config.batch_size} clips on "
+        f"{videos.train or videos.hmdb_splits}; seed {config.seed}; licences of the videos are not recorded"
+    )
+    yield f"- initial weights: {config.start_from or 'random'}"
+
+
+def _pretraining_lines(folder: Path) -> Iterator[str]:
+    if not (folder / CONFIG).is_file():
+        yield NO_CONFIG
         return
+    config = PretrainConfig.load(folder / CONFIG)
     stages = config.resolved_stages
     for number, stage in enumerate(stages, 1):
         names = ", ".join(_source_name(source) for source in stage.sources)
@@ -299,7 +310,10 @@ def _score_lines(folder: Path) -> list[str]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"'{path}': cannot be read as JSON: {error}") from None
-        rows = content.get("rows") if isinstance(content, dict) else None
+        content = content if isinstance(content, dict) else {}
+        if isinstance(content.get("top1"), float):  # test.json of a fine-tuning
+            lines.append(f"| {path.stem} | fine-tuning | classifier | {100 * content['top1']:.1f} | |")
+        rows = content.get("rows")
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, dict) and {"features", "accuracy", "low", "high"} <= set(row):
                 what = " ".join(str(row[key]) for key in ("task", "protocol") if row.get(key))

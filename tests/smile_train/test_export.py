@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from smile_synth import UserError
+from smile_synth.io.strict_yaml import dump
 from smile_train.batch import normalise
-from smile_train.export import FORMATS, export_run
+from smile_train.config import FinetuneConfig
+from smile_train.export import FORMATS, export_run, model_card
 from smile_train.models import (
     CLASSIFIER,
     STUDENT,
@@ -166,12 +168,20 @@ def test_card_tells_training_licences_and_scores(tmp_path: Path, train_bank: Pat
     assert "backgrounds: photos; licences are not recorded" in card
     assert "corpus written: is missing, so the licences" in card
     assert "2 blocks, width 48" in card and "The decoder is not included" in card
-    (folder / STUDENT).unlink()
-    (folder / "config.yaml").write_text("lr: 3\n")
-    save_model(folder / CLASSIFIER, classifier())
-    export_run(folder, tmp_path / "c", to="transformers")
-    card = (tmp_path / "c" / "README.md").read_text()
-    assert "scores for 3 classes" in card and "is not that of a pretraining run" in card
+
+
+def test_card_of_a_classifier(tmp_path: Path) -> None:
+    save_model(tmp_path / CLASSIFIER, classifier())
+    card = model_card(tmp_path, classifier(), "onnx")
+    assert "scores for 3 classes" in card and "The run's config is not beside the weights" in card
+    assert "No scores in the run's folder" in card
+    overrides = ["epochs=7", "batch_size=6", "start_from=runs/first", "videos.train=lists/train.csv"]
+    config = FinetuneConfig.load("finetune-ucf101-vits", overrides)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    (tmp_path / "test.json").write_text(json.dumps({"top1": 0.875, "top5": 1.0}))
+    card = model_card(tmp_path, classifier(), "onnx")
+    assert "fine-tuning: 7 epochs in steps of 6 clips on lists/train.csv; seed 0" in card
+    assert "initial weights: runs/first" in card and "| test | fine-tuning | classifier | 87.5 | |" in card
 
 
 def test_wrong_exports_are_refused(run: Path, tmp_path: Path) -> None:
