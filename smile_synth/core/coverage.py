@@ -63,7 +63,8 @@ def level_of_detail(object_to_frame: Float, height: ArrayLike, width: ArrayLike)
     # The last level has one texel: ceil(log2(longer side)), which frexp computes exactly.
     last = np.frexp(np.maximum(height, width) - 1.0)[1]
     # 0 - 0, unlike -0.5 x 0, is never -0.
-    return np.minimum(np.maximum(0.0 - 0.5 * np.log2(area), 0.0), last)
+    level: Float = np.minimum(np.maximum(0.0 - 0.5 * np.log2(area), 0.0), last)
+    return level
 
 
 def layer_views(

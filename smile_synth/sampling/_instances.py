@@ -104,8 +104,9 @@ class Instances:
 
     def mean_area(self) -> Float:
         """Return the mean area of each box over time, ``[N]`` square pixels."""
-        area: Float = self.box_wh[..., 0] * self.box_wh[..., 1]
-        return area.sum(axis=1) / area.shape[1]
+        area = self.box_wh[..., 0] * self.box_wh[..., 1]
+        mean: Float = area.sum(axis=1) / area.shape[1]
+        return mean
 
     def set_curve(self, name: str, rows: Int, values: Float) -> None:
         """Set a curve ``[R, T, D]`` of some rows."""
