@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from smile_train.ablate import Study
 from smile_train.config import CHANGEABLE, FinetuneConfig, PretrainConfig, ProbeConfig, TeacherTrainingConfig
 from smile_train.evaluate import EvaluateOptions
 
@@ -32,6 +33,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel], bool], ...] = (
     ("Fine-tuning", "finetune", FinetuneConfig, True),
     ("Probes that are trained on videos", "train-probe", ProbeConfig, True),
     ("Training of a small CLIP", "teacher", TeacherTrainingConfig, True),
+    ("Studies", "ablate", Study, False),
     ("Evaluation", "evaluate", EvaluateOptions, False),  # its `read` has the options of embed
 )
 INTRO = """# Configuration
@@ -153,7 +155,7 @@ def _type(annotation: Any, constraints: Sequence[Any] = ()) -> str:
         return " ".join([NUMBERS[annotation], " and ".join(bounds)]).strip()
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {bool: "true or false", str: "text"}.get(annotation, "any")
+    return {bool: "true or false", str: "text", Any: "any value"}[annotation]
 
 
 def _default(field: FieldInfo) -> str:

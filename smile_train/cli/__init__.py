@@ -8,7 +8,7 @@ from smile_synth.cli import Version, run_app
 from smile_train.cli._evaluate import compare_command, embed_command, evaluate_command, probe_command
 from smile_train.cli._output import describe_step, quiet_unless_rank_0
 from smile_train.cli._studies import ablate_command, demo_command, export_command, report_command
-from smile_train.cli._train import finetune_command, pretrain_command, teacher_command
+from smile_train.cli._train import finetune_command, pretrain_command, teacher_command, train_probe_command
 
 app = typer.Typer(
     help="Pretrain video encoders on procedurally animated clips, fine-tune them, and measure them.",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("pretrain")(pretrain_command)
 app.command("finetune")(finetune_command)
+app.command("train-probe")(train_probe_command)
 app.command("teacher")(teacher_command)
 app.command("embed")(embed_command)
 app.command("evaluate")(evaluate_command)

@@ -103,6 +103,20 @@ def print_test(test: Mapping[str, Any], file: Path) -> None:
     console.print(f"test of {test['num_videos']} videos: {shown}; {file}")
 
 
+def print_heads(test: Mapping[str, Any], file: Path) -> None:
+    """Print the selected heads of a probe; ``file`` has the scores of all heads and videos."""
+    table = Table("head", "layer", "rate", "decay", "validation %", "top-1 %", "top-5 %", "classes %")
+    for head in test["selected"]:
+        values = [head.get(key) for key in ("validation_top1", "top1", "top5", "mean_class_accuracy")]
+        table.add_row(
+            head["kind"], str(head["layer"]), f"{head['learning_rate']:g}", f"{head['weight_decay']:g}",
+            *("" if value is None else f"{100 * value:.1f}" for value in values),
+        )  # fmt: skip
+    print_skipped([*test["selected"][0].get("unreadable", {}).items()])
+    console.print(table)
+    console.print(f"{len(test['grid'])} heads, the best of each kind on the validation videos; {file}")
+
+
 def print_unreadable(unreadable: Sequence[tuple[Path | str, str]]) -> None:
     """Print how many files of the data cannot be used, and the first of them with the reasons."""
     if unreadable:

@@ -12,6 +12,7 @@ from smile_synth.cli import console, progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
 from smile_train.cli._output import (
+    print_heads,
     print_test,
     print_training_end,
     print_unreadable,
@@ -114,6 +115,23 @@ def finetune_command(
     print_training_end(result, f"loss {result.loss:.4f}")
     if task.test is not None:
         print_test(task.test, folder / "test.json")
+
+
+def train_probe_command(
+    config: options.Config, overrides: options.Overrides = None, *, out: options.Run
+) -> None:
+    """Train linear and attentive heads on a frozen encoder. If stopped, run it again to resume."""
+    from smile_train.config import ProbeConfig
+    from smile_train.training.probe import ProbeTask
+    from smile_train.training.trainer import train
+
+    loaded = ProbeConfig.load(config, overrides or [])
+    with training_progress("training heads") as shown:
+        task = ProbeTask(loaded, out, shown.videos)
+        shown.total_steps = task.phases[-1].end_step
+        result = train(task, out, on_log=shown.on_log)
+    print_training_end(result, f"{len(task.model.specs)} heads")
+    print_heads(task.test, out / "test.json")
 
 
 def _required(out: Path | None) -> Path:
