@@ -15,9 +15,7 @@ from pydantic import Field, model_validator
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_train.config import Count, FrameOptions, SamplingOptions
-from smile_train.data.decoding import FileFacts as FileFacts
-from smile_train.data.decoding import FrameIndex, decode, frame_index
-from smile_train.data.decoding import file_facts as file_facts
+from smile_train.data.decoding import FileFacts, FrameIndex, decode, frame_index
 
 UInt8 = NDArray[np.uint8]
 Int = NDArray[np.int64]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
 from smile_synth.parallel.workers import map_in_order
-from smile_train.data.video import FileFacts, ReadOptions, file_facts, is_short, read_windows
+from smile_train.data.decoding import FileFacts, file_facts
+from smile_train.data.video import ReadOptions, is_short, read_windows
 from smile_train.evaluate._exchange import Exchange
 from smile_train.evaluate._features import Feature
 from smile_train.training.distributed import World
