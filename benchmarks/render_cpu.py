@@ -30,6 +30,7 @@ import record
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -267,7 +268,7 @@ def main() -> None:
                 "lowest": round(min(measured), 1),
                 "highest": round(max(measured), 1),
             }
-            table.add_row(name, *(f"{value:.1f}" for value in result[name].values()))
+            table.add_row(escape(name), *(f"{value:.1f}" for value in result[name].values()))
         sizes = scaling(bank, 5, progress)
     console.print(table)
     record.write(
