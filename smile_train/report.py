@@ -90,7 +90,7 @@ def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
     config, student = PretrainConfig.load(run / CONFIG), load_student(run)
     encoder_config = student.config.encoder
     data = open_data(config)
-    teacher = build_teacher(config, data.size_hw, data.num_frames)
+    teacher = build_teacher(config, data.size_hw)
     targets = build_targets(config, teacher)
     masker = build_masker(config, len(config.stages) - 1, student.config)
     untrained = Student(student.config, generator=torch.Generator().manual_seed(config.seed)).eval()

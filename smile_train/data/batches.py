@@ -29,6 +29,7 @@ from smile_train.batch import Batch
 from smile_train.config import PretrainConfig, SourceOptions, Stage, VideoOptions
 from smile_train.data.sources import BOXES, Source, TrainingClip, collate, stack_boxes
 from smile_train.data.synthetic import CorpusSource, RenderedSource, object_boxes
+from smile_train.models import StudentConfig
 
 Progress = Callable[[int, int], None]
 
@@ -152,8 +153,8 @@ def open_data(
         progress: called with (videos indexed, videos in all).
 
     Raises:
-        UserError: a source is missing, a recipe does not fit its sources, clips differ in size, or ``strict``
-            and a file cannot be read.
+        UserError: a source is missing, a recipe does not fit its sources, clips differ in size or do not
+            divide into tokens, or ``strict`` and a file cannot be read.
     """
     with ExitStack() as stack:
         folder = index_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -170,6 +171,10 @@ def open_data(
                 f"'{source.name}' has clips of {_shape(source)}, '{first.name}' of {_shape(first)}; all "
                 "sources of a run need clips of the same size"
             )
+    StudentConfig.from_options(
+        config.student, num_frames=first.num_frames, size_hw=first.size_hw, target_dim=1
+    )
+    for source in opener.sources.values():
         source.clips([0])  # a source that cannot be rendered or read fails before anything is written
     if strict and opener.unreadable:
         file, reason = opener.unreadable[0]
