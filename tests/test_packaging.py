@@ -45,13 +45,16 @@ import smile_synth
 from smile_synth import Recipe
 from smile_synth.io.resources import shipped
 from smile_synth.visualize import page_environment
-from smile_train.config import PretrainConfig
+from smile_train.config import FinetuneConfig, PretrainConfig, ProbeConfig, TeacherTrainingConfig
 
+OTHERS = {"finetune": FinetuneConfig, "probe": ProbeConfig, "tiny-clip": TeacherTrainingConfig}
 print(smile_synth.__file__)
-for kind, what in ("synth", Recipe), ("train", PretrainConfig):
+for kind in "synth", "train":
     for path in sorted((shipped("configs") / kind).iterdir()):
-        if path.stem != "tiny-clip":  # of another command
-            what.load(path.stem)
+        names = path.stem, path.stem.split("-")[0]
+        others = [OTHERS[name] for name in names if name in OTHERS]
+        config = Recipe if kind == "synth" else (others or [PretrainConfig])[0]
+        config.load(path.stem)
         print(path.stem)
 assert (shipped("assets") / "tiny-clip").is_dir()
 page_environment("smile_train").get_template("page.html")
