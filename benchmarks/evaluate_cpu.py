@@ -18,7 +18,7 @@ from rich.console import Console
 
 from smile_synth.io.videos import write_mp4
 from smile_train.data.video import ReadOptions, read_windows
-from smile_train.evaluate import EncoderFeature, Extractor, VideoEncoder, knn, linear
+from smile_train.evaluate import Extractor, VideoEncoder, encoder_feature, knn, linear
 from smile_train.models import Encoder, EncoderConfig
 
 VIDEOS, REPEATS = 40, 3
@@ -55,7 +55,7 @@ def main() -> None:
             small = rng.integers(0, 255, (32, 15, 20, 3), np.uint8)
             write_mp4(path, small.repeat(16, axis=1).repeat(16, axis=2), 25)
         cache = Path(folder) / "cache"
-        features = [EncoderFeature(encoder)]
+        features = [encoder_feature(encoder)]
         what = f"{VIDEOS} videos of 32 x 240 x 320"
         results[f"{what}: decoded alone"] = timed(lambda: [list(read_windows(p, read)) for p in paths])
         results[f"{what}: features of a tiny encoder"] = timed(lambda: Extractor()(paths, features, read))

@@ -7,9 +7,9 @@ from smile_train.evaluate._evaluate import EvaluateOptions, evaluate_videos
 from smile_train.evaluate._extract import Extracted, Extractor
 from smile_train.evaluate._features import (
     CONTROLS,
-    EncoderFeature,
     Feature,
     color_statistics,
+    encoder_feature,
     flow_histograms,
     frame_means,
     metadata,
@@ -29,7 +29,7 @@ from smile_train.evaluate._motion_tasks import DEMO_TASKS, MOTION_TASKS, MotionT
 from smile_train.evaluate._readouts import knn, linear, retrieval
 from smile_train.evaluate._results import ScoreRow, VideoEvaluation, compare_evaluations
 from smile_train.evaluate._statistics import Difference, bootstrap_interval, effective_rank, paired_difference
-from smile_train.evaluate._temporal import TEMPORAL, VariantsFeature
+from smile_train.evaluate._temporal import TEMPORAL, variants_feature
 
 __all__ = [
     "CONTROLS",
@@ -38,7 +38,6 @@ __all__ = [
     "TEMPORAL",
     "Difference",
     "EmbedReport",
-    "EncoderFeature",
     "EvaluateOptions",
     "Extracted",
     "Extractor",
@@ -51,7 +50,6 @@ __all__ = [
     "MotionTask",
     "ProbeRow",
     "ScoreRow",
-    "VariantsFeature",
     "VideoEncoder",
     "VideoEvaluation",
     "attentive",
@@ -60,6 +58,7 @@ __all__ = [
     "compare_evaluations",
     "effective_rank",
     "embed_videos",
+    "encoder_feature",
     "evaluate_videos",
     "flow_histograms",
     "format_interval",
@@ -74,4 +73,5 @@ __all__ = [
     "read_embeddings",
     "retrieval",
     "tokens_in_place",
+    "variants_feature",
 ]

@@ -19,7 +19,7 @@ from smile_train.data.video import ReadOptions, ViewOptions
 from smile_train.data.video_lists import find_videos
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._extract import Extractor
-from smile_train.evaluate._features import EncoderFeature, Pooling
+from smile_train.evaluate._features import Pooling, encoder_feature
 
 SUFFIXES = (".parquet", ".npz")
 
@@ -78,7 +78,7 @@ def embed_videos(
     if not_utf8 and out.suffix == ".parquet":
         raise UserError(f"video {ascii(not_utf8[0])}: .parquet holds UTF-8 names only; use .npz")
     read = ReadOptions.of(view or ViewOptions(), num_frames=encoder.num_frames, side=encoder.side)
-    found = extractor(paths, [EncoderFeature(encoder, layer, pooling)], read, names=names)
+    found = extractor(paths, [encoder_feature(encoder, layer, pooling)], read, names=names)
     if strict and found.broken:
         raise UserError(f"video '{found.broken[0][0]}': {found.broken[0][1]}")
     if not len(found.readable):

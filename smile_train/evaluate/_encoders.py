@@ -1,13 +1,14 @@
-"""Frozen encoders: one interface for our models and for those of other libraries."""
+"""Frozen encoders: models of this project and of other libraries with one interface."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,8 @@ from smile_train.models import Encoder, VideoClassifier
 _NO_INFLUENCE = {"drop_path", "checkpointing"}
 
 
-class FrozenEncoder(Protocol):
-    """The interface that evaluation needs.
+class FrozenEncoder(ABC):
+    """A frozen encoder of clips.
 
     Attributes:
         name: for tables.
@@ -30,53 +31,64 @@ class FrozenEncoder(Protocol):
             counterparts.
         digest: of weights and architecture; identifies cached features.
         num_frames, side: length and frame side (pixels) of a clip.
-        width: channels of a token.
         num_layers: number of blocks whose tokens can be read.
-        device: of the weights.
     """
 
-    name: str
-    architecture: str
-    digest: str
-    num_frames: int
-    side: int
-    width: int
-    num_layers: int
+    def __init__(
+        self, name: str, model: nn.Module, architecture: str, clip_shape: tuple[int, int], num_layers: int
+    ) -> None:
+        """Freeze a model; ``clip_shape`` is (num_frames, side)."""
+        self.name, self.architecture, self.num_layers = name, architecture, num_layers
+        self.num_frames, self.side = clip_shape
+        self._model = model.eval().requires_grad_(False)
+        self.digest = _digest(model, architecture)
 
     @property
     def device(self) -> torch.device:
-        """See above."""
-        ...
+        """Device of the weights."""
+        return next(self._model.parameters()).device
 
     def to(self, device: torch.device) -> Self:
         """Move the weights; returns the encoder itself."""
-        ...
+        self._model.to(device)
+        return self
 
+    @torch.no_grad()
     def encode(self, frames: Tensor, layer: int = -1) -> Tensor:
-        """Return tokens ``[B, T', N, width]`` float32 of clips ``[B, T, 3, H, W]`` uint8.
+        """Return tokens ``[B, T', N, C]`` float32 of clips ``[B, T, 3, H, W]`` uint8.
 
         ``layer`` k returns the output of block k, counted from 0; -1 the output after the last norm.
 
         Raises:
             UserError: no such layer.
         """
-        ...
+        self.check_layer(layer)
+        return self._encode(frames.to(self.device), layer).float()
 
+    def check_layer(self, layer: int) -> None:
+        """Raise a `UserError` if the encoder has no such layer."""
+        if not -1 <= layer < self.num_layers:
+            allowed = f"-1..{self.num_layers - 1}" if self.num_layers else "-1"
+            raise UserError(f"layer {layer}: this encoder has {allowed} (-1 is after the last norm)")
+
+    @abstractmethod
+    def _encode(self, frames: Tensor, layer: int) -> Tensor: ...
+
+    @abstractmethod
     def reinitialised(self, seed: int) -> FrozenEncoder:
         """Return an encoder of the same architecture with random weights, on the same device."""
-        ...
 
 
-class VideoEncoder:
-    """An encoder of this project; see `FrozenEncoder`."""
+class VideoEncoder(FrozenEncoder):
+    """An encoder of this project.
+
+    Attributes:
+        encoder: the encoder.
+        classifier: the fine-tuned classifier with its weights; None for a pretrained encoder.
+    """
 
     def __init__(self, name: str, encoder: Encoder, classifier: VideoClassifier | None = None) -> None:
-        """Freeze an encoder.
-
-        Args:
-            name: for tables.
-            encoder: the encoder.
-            classifier: the fine-tuned classifier that it belongs to.
+        """Freeze an encoder, and the classifier that it belongs to.
 
         Raises:
             UserError: its frames are not square.
@@ -84,37 +96,18 @@ class VideoEncoder:
         config = encoder.config
         if config.size_hw[0] != config.size_hw[1]:
             raise UserError(f"checkpoint '{name}': reads {config.size_hw} frames, expected square ones")
-        self.name, self.encoder, self.classifier = name, encoder.eval().requires_grad_(False), classifier
-        if classifier is not None:
-            classifier.eval().requires_grad_(False)
-        self.num_frames, self.side, self.width = config.num_frames, config.size_hw[0], config.width
-        self.num_layers = config.depth
-        self.architecture = json.dumps({k: v for k, v in asdict(config).items() if k not in _NO_INFLUENCE})
-        self.digest = _digest(encoder if classifier is None else classifier, self.architecture)
-
-    @property
-    def device(self) -> torch.device:
-        """See `FrozenEncoder`."""
-        return next(self.encoder.parameters()).device
-
-    def to(self, device: torch.device) -> VideoEncoder:
-        """See `FrozenEncoder.to`."""
-        self.encoder.to(device)
-        if self.classifier is not None:
-            self.classifier.to(device)
-        return self
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor, layer: int = -1) -> Tensor:
-        """See `FrozenEncoder.encode`."""
-        check_layer(layer, self.num_layers)
-        clips = normalise(frames.to(self.device))
-        block = None if layer < 0 else self.encoder.blocks[layer]
-        tokens: Tensor = (
-            block_output(block, self.encoder, clips) if block is not None else self.encoder(clips)
+        fields = {key: value for key, value in asdict(config).items() if key not in _NO_INFLUENCE}
+        self.encoder, self.classifier = encoder, classifier
+        model = nn.ModuleList([encoder, *([] if classifier is None else [classifier])])
+        super().__init__(
+            name, model, json.dumps(fields), (config.num_frames, config.size_hw[0]), config.depth
         )
-        grid = self.encoder.config.grid_thw
-        return tokens.float().reshape(len(clips), grid[0], grid[1] * grid[2], -1)
+
+    def _encode(self, frames: Tensor, layer: int) -> Tensor:
+        clips, encoder = normalise(frames), self.encoder
+        tokens = encoder(clips) if layer < 0 else block_output(encoder.blocks[layer], encoder, clips)
+        by_time: Tensor = tokens.unflatten(1, (encoder.config.grid_thw[0], -1))
+        return by_time
 
     @torch.no_grad()
     def classify(self, frames: Tensor) -> Tensor:
@@ -135,8 +128,8 @@ class VideoEncoder:
         return VideoEncoder(f"random {seed}", encoder).to(self.device)
 
 
-class LibraryEncoder:
-    """A model of another library; see `FrozenEncoder`. Image models encode every frame separately."""
+class LibraryEncoder(FrozenEncoder):
+    """A model of another library. Image models encode every frame separately."""
 
     def __init__(
         self,
@@ -155,49 +148,30 @@ class LibraryEncoder:
             name: for tables.
             model: the model.
             forward: called with the model, normalised clips ``[B, T, 3, side, side]`` and a layer; returns
-                tokens ``[B, T', N, width]``.
+                tokens ``[B, T', N, C]``.
             mean_std: of the model's pixels in 0..1, per channel.
             clip_shape: (num_frames, side) of its clips.
             num_layers: number of blocks that ``forward`` can read.
             rebuild: builds the model with random weights from torch's global generator; by default the
                 modules of a copy reset their parameters.
         """
-        self.name, self.model, self._forward = name, model.eval().requires_grad_(False), forward
-        self._mean_std, self._rebuild = mean_std, rebuild
-        (self.num_frames, self.side), self.num_layers = clip_shape, num_layers
+        self._forward, self._mean_std, self._rebuild = forward, mean_std, rebuild
         shapes = {n: list(t.shape) for n, t in model.state_dict().items()}
-        self.architecture = json.dumps([type(model).__name__, shapes, *mean_std, *clip_shape])
-        self.digest = _digest(model, self.architecture)
-        black = torch.zeros(1, self.num_frames, 3, self.side, self.side, dtype=torch.uint8)
-        self.width = int(self.encode(black).shape[-1])
+        architecture = json.dumps([type(model).__name__, shapes, *mean_std, *clip_shape])
+        super().__init__(name, model, architecture, clip_shape, num_layers)
 
-    @property
-    def device(self) -> torch.device:
-        """See `FrozenEncoder`."""
-        return next(self.model.parameters()).device
-
-    def to(self, device: torch.device) -> LibraryEncoder:
-        """See `FrozenEncoder.to`."""
-        self.model.to(device)
-        return self
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor, layer: int = -1) -> Tensor:
-        """See `FrozenEncoder.encode`; frames of another size are resized."""
-        check_layer(layer, self.num_layers)
-        images = frames.flatten(0, 1).to(self.device).float() / 255
-        if images.shape[-1] != self.side:
-            size = (self.side, self.side)
+    def _encode(self, frames: Tensor, layer: int) -> Tensor:
+        images, size = frames.flatten(0, 1).float() / 255, (self.side, self.side)
+        if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in self._mean_std)
-        clips = ((images - mean) / std).unflatten(0, frames.shape[:2])
-        return self._forward(self.model, clips, layer).float()
+        return self._forward(self._model, ((images - mean) / std).unflatten(0, frames.shape[:2]), layer)
 
     def reinitialised(self, seed: int) -> LibraryEncoder:
         """See `FrozenEncoder.reinitialised`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(10_000 + seed)
-            model = self._rebuild() if self._rebuild else _reset(self.model)
+            model = self._rebuild() if self._rebuild else _reset(self._model)
         return LibraryEncoder(
             f"random {seed}", model, self._forward, mean_std=self._mean_std,
             clip_shape=(self.num_frames, self.side), num_layers=self.num_layers, rebuild=self._rebuild,
@@ -237,10 +211,3 @@ def _digest(model: nn.Module, architecture: str) -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def check_layer(layer: int, num_layers: int) -> None:
-    """Raise a `UserError` if an encoder has no such layer; see `FrozenEncoder.encode`."""
-    if not -1 <= layer < num_layers:
-        allowed = f"-1..{num_layers - 1}" if num_layers else "-1"
-        raise UserError(f"layer {layer}: this encoder has {allowed} (-1 is after the last norm)")

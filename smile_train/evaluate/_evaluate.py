@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,9 @@ from smile_train.data.video import ReadOptions, ViewOptions
 from smile_train.data.video_lists import LabelledVideo
 from smile_train.data.video_splits import Split, check_split, low_shot
 from smile_train.evaluate._attentive import AttentiveKind, attentive
-from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder, check_layer
+from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder
 from smile_train.evaluate._extract import Extracted, Extractor
-from smile_train.evaluate._features import CONTROLS, ClassifierFeature, EncoderFeature, Feature
+from smile_train.evaluate._features import CONTROLS, Feature, classifier_feature, encoder_feature
 from smile_train.evaluate._load import load_encoder
 from smile_train.evaluate._readouts import knn, linear, retrieval
 from smile_train.evaluate._results import (
@@ -31,13 +31,14 @@ from smile_train.evaluate._results import (
     VideoEvaluation,
     score_rows,
 )
-from smile_train.evaluate._temporal import TEMPORAL, VariantsFeature
+from smile_train.evaluate._temporal import TEMPORAL, variants_feature
 
 Float32 = NDArray[np.float32]
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 ProtocolName = Literal["linear", "knn", "attentive", "retrieval", "order", "speed", "classifier"]
 ControlName = Literal["random", "metadata", "color", "pixels", "flow", "teacher"]
+CLASSIFIER = "classifier"
 # By protocol and kind of features: the fraction of correct predictions of each video.
 Scores = dict[str, dict[str, Float]]
 
@@ -70,11 +71,6 @@ class EvaluateOptions(Options):
     seed: Whole = 0
     """Of folds, random encoders, probes and the bootstrap."""
 
-    @property
-    def only_classifier(self) -> bool:
-        """Whether no frozen features are needed."""
-        return set(self.protocols) == {"classifier"}
-
 
 def evaluate_videos(
     encoder: FrozenEncoder,
@@ -106,12 +102,10 @@ def evaluate_videos(
     """
     options, extractor = options or EvaluateOptions(), extractor or Extractor()
     _check(encoder, videos, splits, options)
-    read = ReadOptions.of(options.read, num_frames=encoder.num_frames, side=encoder.side)
-    features = _features(encoder, options)
-    sides = ("test",) if options.only_classifier else ("train", "test")
+    run = _Run(encoder, options, extractor)
+    sides = ("test",) if run.only_classifier else ("train", "test")
     used = np.unique(np.concatenate([getattr(split, side) for split in splits for side in sides]))
-    names = [videos[i].name for i in used]
-    found = extractor([videos[i].path for i in used], features, read, names=names)
+    found = run.extract([videos[i] for i in used], run.pooled, "features")
     if strict and found.broken:
         name, reason = found.broken[0]
         raise UserError(f"video '{name}': {reason} ({len(found.broken)} in all)")
@@ -119,10 +113,9 @@ def evaluate_videos(
         raise UserError(f"none of {len(used)} videos could be read; the first: {found.broken[0][1]}")
     readable = [videos[i] for i in used[found.readable]]
     splits = _restricted(splits, used[found.readable], len(videos))
-    if not options.only_classifier:
+    if not run.only_classifier:
         _check(encoder, readable, splits, options)
-    run = _Run(encoder, readable, splits, options, extractor, read)
-    scores, left_out = run.scores(features, found)
+    scores, left_out = run.scores(readable, splits, found)
     rows: list[ScoreRow] = []
     for protocol, correct in scores.items():
         chance = 1 / len(TEMPORAL[protocol].classes) if protocol in TEMPORAL else None
@@ -136,7 +129,7 @@ def evaluate_videos(
         splits=[{"name": s.name, "train": s.train.tolist(), "test": s.test.tolist()} for s in splits],
         broken=found.broken,
         left_out=left_out,
-        settings={**options.model_dump(mode="json"), "num_frames": read.num_frames, "side": read.side},
+        settings={**options.model_dump(mode="json"), "num_frames": encoder.num_frames, "side": encoder.side},
     )
     return extractor.exchange.broadcast(result)
 
@@ -145,13 +138,13 @@ def _check(
     encoder: FrozenEncoder, videos: Sequence[LabelledVideo], splits: Sequence[Split], options: EvaluateOptions
 ) -> None:
     """Check videos and options before features are computed, which may take hours."""
-    check_layer(options.layer, encoder.num_layers)
+    encoder.check_layer(options.layer)
     classes = any(protocol not in TEMPORAL for protocol in options.protocols)
     for split in splits:
         check_split(videos, split, classes=classes)
         for shots in options.shots:
             low_shot(videos, split, shots)
-    if "classifier" in options.protocols:
+    if CLASSIFIER in options.protocols:
         known = set(_class_names(encoder))
         unknown = sorted({videos[i].label for split in splits for i in split.test} - known)
         if unknown:
@@ -170,33 +163,10 @@ def _class_names(encoder: FrozenEncoder) -> tuple[str, ...]:
     return classifier.config.class_names
 
 
-def _features(encoder: FrozenEncoder, options: EvaluateOptions) -> list[Feature]:
-    """Return the features of the encoder and of the chosen controls."""
-    layer, pooling = options.layer, options.pooling
-    features: list[Feature] = []
-    if "classifier" in options.protocols:
-        assert isinstance(encoder, VideoEncoder)
-        features.append(ClassifierFeature(encoder))
-    if options.only_classifier:
-        return features
-    features.append(EncoderFeature(encoder, layer, pooling, ENCODER))
-    for control in options.controls:
-        if control == "random":
-            for k in range(options.random_encoders):
-                random = encoder.reinitialised(options.seed + k)
-                features.append(EncoderFeature(random, layer, pooling, f"{RANDOM}{k}"))
-        elif control == "teacher":
-            teacher = load_encoder(options.teacher, num_frames=encoder.num_frames, device=encoder.device)
-            features.append(EncoderFeature(teacher, name=f"frames of {options.teacher}"))
-        else:
-            features.append(CONTROLS[control])
-    return features
-
-
-def _restricted(splits: Sequence[Split], readable: Int, num_videos: int) -> list[Split]:
-    """Return the splits as indices into the readable videos."""
+def _restricted(splits: Sequence[Split], kept: Int, num_videos: int) -> list[Split]:
+    """Return splits as indices into the kept videos."""
     position = np.full(num_videos, -1)
-    position[readable] = np.arange(len(readable))
+    position[kept] = np.arange(len(kept))
     train_test = [(position[split.train], position[split.test]) for split in splits]
     return [
         Split(train[train >= 0], test[test >= 0], split.name)
@@ -205,69 +175,88 @@ def _restricted(splits: Sequence[Split], readable: Int, num_videos: int) -> list
 
 
 class _Run:
-    """The protocols on the readable videos; scores are computed on rank 0 only."""
+    """The protocols of one evaluation.
 
-    def __init__(
-        self,
-        encoder: FrozenEncoder,
-        videos: Sequence[LabelledVideo],
-        splits: Sequence[Split],
-        options: EvaluateOptions,
-        extractor: Extractor,
-        read: ReadOptions,
-    ) -> None:
-        self._encoder, self._videos, self._splits, self._options = encoder, videos, splits, options
-        self._extractor, self._read = extractor, read
-        labels, groups = np.array([v.label for v in videos]), np.array([v.group for v in videos])
-        self.labels = Labels(labels, groups, options.seed)
+    Attributes:
+        only_classifier: whether no frozen features are needed.
+        pooled: the features that are read from every video.
+        labels: of the readable videos.
+    """
+
+    labels: Labels
+
+    def __init__(self, encoder: FrozenEncoder, options: EvaluateOptions, extractor: Extractor) -> None:
+        self._encoder, self._options, self._extractor = encoder, options, extractor
+        self._read = ReadOptions.of(options.read, num_frames=encoder.num_frames, side=encoder.side)
+        self.only_classifier = set(options.protocols) == {CLASSIFIER}
+        self._encoders, self._controls = {}, []
+        if not self.only_classifier:
+            self._encoders = {ENCODER: encoder}
+            if "random" in options.controls:
+                randoms = [encoder.reinitialised(options.seed + k) for k in range(options.random_encoders)]
+                self._encoders |= {f"{RANDOM}{k}": random for k, random in enumerate(randoms)}
+            self._controls = [self._control(name) for name in options.controls if name != "random"]
+        layer, pooling = options.layer, options.pooling
+        self._frozen = [encoder_feature(e, layer, pooling, name) for name, e in self._encoders.items()]
+        self._frozen += self._controls
+        self.pooled = list(self._frozen)
+        if CLASSIFIER in options.protocols and isinstance(encoder, VideoEncoder):
+            self.pooled.append(classifier_feature(encoder, CLASSIFIER))
+
+    def _control(self, name: str) -> Feature:
+        if name != "teacher":
+            return CONTROLS[name]
+        device, teacher = self._encoder.device, self._options.teacher
+        model = load_encoder(teacher, num_frames=self._encoder.num_frames, device=device)
+        return encoder_feature(model, name=f"frames of {teacher}")
+
+    def extract(
+        self, videos: Sequence[LabelledVideo], features: Sequence[Feature], what: str, **more: Any
+    ) -> Extracted:
+        """Compute features of videos; ``more`` is passed to the extractor."""
+        options = {"read": self._read, "what": what, "names": [v.name for v in videos], **more}
+        return self._extractor([v.path for v in videos], features, **options)
 
     def scores(
-        self, features: Sequence[Feature], found: Extracted
+        self, videos: Sequence[LabelledVideo], splits: Sequence[Split], found: Extracted
     ) -> tuple[Scores, list[tuple[str, str, str]]]:
-        """Return the scores of all protocols, and (video, protocol, reason) of the videos left out."""
+        """Return the scores of all protocols, and (video, protocol, reason) of the videos left out.
+
+        Every rank extracts features; the scores are computed on rank 0 and empty elsewhere.
+        """
+        self._videos, self._splits = videos, splits
+        labels, groups = np.array([v.label for v in videos]), np.array([v.group for v in videos])
+        self.labels = Labels(labels, groups, self._options.seed)
         scores: Scores = {}
         left_out: list[tuple[str, str, str]] = []
-        frozen = [feature for feature in features if not isinstance(feature, ClassifierFeature)]
         for protocol in self._options.protocols:
             if protocol in TEMPORAL:
-                left_out += self._temporal(protocol, frozen, scores)
-            elif protocol == "classifier":
-                self._classifier(found, scores)
-            elif protocol == "attentive":
-                for name, x in self._tokens(frozen, found):
-                    self._classify(protocol, name, x, scores)
-            elif found.features:
-                for feature in frozen:
-                    self._classify(protocol, feature.name, found.features[feature.name], scores)
+                left_out += self._temporal(protocol, scores)
+            elif protocol == CLASSIFIER:
+                if found.features:
+                    scores[CLASSIFIER] = {ENCODER: self._classifier(found.features[CLASSIFIER])}
+            else:
+                features = self._tokens(found) if protocol == "attentive" else self._of(found, self._frozen)
+                for name, x in features:
+                    self._read_out(protocol, name, x, scores)
         return scores, left_out
 
-    def _extract(self, features: Sequence[Feature], what: str, **more: object) -> Extracted:
-        paths, names = [v.path for v in self._videos], [v.name for v in self._videos]
-        options = {"read": self._read, "what": what, "names": names, **more}
-        return self._extractor(paths, features, **options)  # type: ignore[arg-type]
+    def _of(self, found: Extracted, features: Sequence[Feature]) -> Iterator[tuple[str, Float32]]:
+        """Yield some of the extracted features, none except on rank 0."""
+        yield from ((f.name, found.features[f.name]) for f in features if found.features)
 
-    def _classifier(self, found: Extracted, scores: Scores) -> None:
-        """Add the score of the fine-tuned head."""
-        for probabilities in (x for name, x in found.features.items() if name == "classifier"):
-            predicted = np.array(_class_names(self._encoder))[probabilities.argmax(1)]
-            tally = Tally(len(self._videos))
-            for split in self._splits:
-                tally.add(split.test, predicted[split.test] == self.labels.labels[split.test])
-            scores["classifier"] = {ENCODER: tally.mean()}
-
-    def _tokens(self, features: Sequence[Feature], found: Extracted) -> Iterator[tuple[str, Float32]]:
-        """Yield tokens of encoders, in memory-mapped files deleted after use, and pooled controls."""
-        for feature in features:
-            if not isinstance(feature, EncoderFeature) or not feature.name.startswith((ENCODER, RANDOM)):
-                if found.features:
-                    yield feature.name, found.features[feature.name]
-                continue
-            tokens = EncoderFeature(feature.encoder, feature.layer, "tokens", feature.name)
+    def _tokens(self, found: Extracted) -> Iterator[tuple[str, Float32]]:
+        """Yield tokens of encoders, in memory-mapped files deleted after use, and the pooled controls."""
+        for name, encoder in self._encoders.items():
+            tokens = encoder_feature(encoder, self._options.layer, "tokens", name)
             with tempfile.TemporaryDirectory(dir=self._extractor.cache) as folder:
-                what = f"tokens of {feature.name}"
-                yield from self._extract([tokens], what, memory_map=Path(folder)).features.items()
+                what = f"tokens of {name}"
+                yield from self._of(
+                    self.extract(self._videos, [tokens], what, memory_map=Path(folder)), [tokens]
+                )
+        yield from self._of(found, self._controls)
 
-    def _classify(self, protocol: str, name: str, x: Float32, scores: Scores) -> None:
+    def _read_out(self, protocol: str, name: str, x: Float32, scores: Scores) -> None:
         """Add the scores of one protocol on one kind of features."""
         draws = self._draws() if protocol != "retrieval" else [("", self._splits)]
         for number, (remark, splits) in enumerate(draws, 1):
@@ -280,42 +269,43 @@ class _Run:
             if self._extractor.progress:
                 self._extractor.progress(f"{protocol} of {name}", number, len(draws))
 
-    def _correct(self, protocol: str, x: Float32, split: Split) -> dict[str, NDArray[np.bool_]]:
-        """Return which test videos are correct, by the title of the score."""
-        options, device, y = self._options, self._encoder.device, self.labels.labels
-        train, test = split.train, split.test
-        if protocol == "retrieval":
-            hits = retrieval(x, y, train, test, device=device)
-            return {f"retrieval R@{k}": hit for k, hit in hits.items()}
-        if protocol == "linear":
-            groups = self.labels.groups
-            predicted = linear(x, y, train, test, groups=groups, seed=options.seed, device=device)
-        elif protocol == "knn":
-            predicted = knn(x, y, train, test, device=device)
-        else:
-            predicted = attentive(x, y, train, test, kind=options.attentive, seed=options.seed, device=device)
-        return {protocol: np.asarray(predicted == y[test])}
-
-    def _draws(self) -> list[tuple[str, list[Split]]]:
+    def _draws(self) -> list[tuple[str, Sequence[Split]]]:
         """Return the whole training sets, then every number of shots in all its draws."""
-        options = self._options
-        draws = [("", list(self._splits))]
-        for shots in options.shots:
-            drawn = [
-                low_shot(self._videos, split, shots, seed=options.seed + k)
-                for split in self._splits
-                for k in range(options.shot_seeds)
-            ]
+        seeds = range(self._options.seed, self._options.seed + self._options.shot_seeds)
+        draws: list[tuple[str, Sequence[Split]]] = [("", self._splits)]
+        for shots in self._options.shots:
+            drawn = [low_shot(self._videos, split, shots, seed=k) for split in self._splits for k in seeds]
             draws.append((f", {shots} shots", drawn))
         return draws
 
-    def _temporal(
-        self, protocol: str, features: Sequence[Feature], scores: Scores
-    ) -> list[tuple[str, str, str]]:
+    def _correct(self, protocol: str, x: Float32, split: Split) -> dict[str, NDArray[np.bool_]]:
+        """Return which test videos are correct, by the title of the score."""
+        options, device, y = self._options, self._encoder.device, self.labels.labels
+        rows = (x, y, split.train, split.test)
+        if protocol == "retrieval":
+            hits = retrieval(*rows, device=device)
+            return {f"retrieval R@{k}": hit for k, hit in hits.items()}
+        if protocol == "linear":
+            predicted = linear(*rows, groups=self.labels.groups, seed=options.seed, device=device)
+        elif protocol == "knn":
+            predicted = knn(*rows, device=device)
+        else:
+            predicted = attentive(*rows, kind=options.attentive, seed=options.seed, device=device)
+        return {protocol: np.asarray(predicted == y[split.test])}
+
+    def _classifier(self, probabilities: Float32) -> Float:
+        """Return which test videos the fine-tuned head classifies correctly."""
+        predicted = np.array(_class_names(self._encoder))[probabilities.argmax(1)]
+        tally = Tally(len(self._videos))
+        for split in self._splits:
+            tally.add(split.test, predicted[split.test] == self.labels.labels[split.test])
+        return tally.mean()
+
+    def _temporal(self, protocol: str, scores: Scores) -> list[tuple[str, str, str]]:
         """Add the scores of a temporal protocol; returns the videos that it leaves out."""
         task = TEMPORAL[protocol]
-        variants = [VariantsFeature(feature, task) for feature in features]
-        found = self._extract(variants, protocol, read=task.read(self._read), skip_short=True)
+        variants = [variants_feature(feature, task) for feature in self._frozen]
+        found = self.extract(self._videos, variants, protocol, read=task.read(self._read), skip_short=True)
         if not len(found.readable):
             raise UserError(f"protocol '{protocol}': all {len(self._videos)} videos are {found.broken[0][1]}")
         splits = _restricted(self._splits, found.readable, len(self._videos))
@@ -325,18 +315,18 @@ class _Run:
                     f"protocol '{protocol}': '{split.name}' has {len(split.train)} training and "
                     f"{len(split.test)} test videos that are long enough"
                 )
-        count = len(task.classes)
+        count, seed, device = len(task.classes), self._options.seed, self._encoder.device
         y = np.tile(task.classes, len(found.readable))
         groups = self.labels.groups[found.readable].repeat(count)
-        for name, values in found.features.items():
+
+        def rows(videos: Int) -> Int:
+            return (videos[:, None] * count + np.arange(count)).ravel()
+
+        for name, values in self._of(found, variants):
             x, tally = values.reshape(len(y), -1), Tally(len(self._videos))
             for split in splits:
-                train, test = (
-                    (side[:, None] * count + np.arange(count)).ravel() for side in (split.train, split.test)
-                )
-                predicted = linear(
-                    x, y, train, test, groups=groups, seed=self._options.seed, device=self._encoder.device
-                )
+                test = rows(split.test)
+                predicted = linear(x, y, rows(split.train), test, groups=groups, seed=seed, device=device)
                 tally.add(found.readable[split.test], (predicted == y[test]).reshape(-1, count).mean(1))
             scores.setdefault(protocol, {})[name] = tally.mean()
         return [(name, protocol, reason) for name, reason in found.broken]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_train.data.video import FileFacts
+from smile_train.data.decoding import FileFacts
 from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder
 
 Float = NDArray[np.float64]
@@ -27,102 +27,68 @@ FLOW_DIRECTIONS, FLOW_CELLS = 8, 2
 FLOW_SPEEDS = (0.002, 0.01, 0.03, 0.08)
 
 
-class Feature(Protocol):
-    """A function of clips; its values are averaged over the clips of a video."""
-
-    @property
-    def name(self) -> str:
-        """The name in tables."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Identifies the function; cached values are found by it."""
-        ...
-
-    @property
-    def in_workers(self) -> bool:
-        """Whether it needs no encoder, so that the processes that decode videos compute it."""
-        ...
-
-    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """Return values ``[V, ...]`` of clips ``[V, T, 3, S, S]`` uint8; ``facts`` describe their files."""
-        ...
-
-
 @dataclass(frozen=True)
-class EncoderFeature:
-    """Tokens of an encoder.
+class Feature:
+    """A function of clips; its values are averaged over the clips of a video.
 
     Attributes:
-        encoder: frozen.
-        layer: see `FrozenEncoder.encode`.
-        pooling: ``mean`` over all tokens, ``[C]``; ``frames``, the mean over the tokens of each time,
-            ``[T' * C]``; ``tokens``, all tokens, ``[T' * N, C]``.
-        name: see `Feature`.
-    """
-
-    encoder: FrozenEncoder
-    layer: int = -1
-    pooling: Pooling = "mean"
-    name: str = "encoder"
-    in_workers = False
-
-    @property
-    def key(self) -> str:
-        """See `Feature`."""
-        return f"{self.encoder.digest} {self.layer} {self.pooling}"
-
-    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """See `Feature`."""
-        parts = []
-        for part in clips.split(BATCH):
-            tokens = self.encoder.encode(part, self.layer)
-            if self.pooling == "mean":
-                pooled = tokens.flatten(1, 2).mean(1)
-            elif self.pooling == "frames":
-                pooled = tokens.mean(2).flatten(1)
-            else:
-                pooled = tokens.flatten(1, 2)
-            parts.append(pooled.cpu().numpy())
-        return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class ClassifierFeature:
-    """Class probabilities ``[num_classes]`` of a fine-tuned encoder."""
-
-    encoder: VideoEncoder
-    name: str = "classifier"
-    in_workers = False
-
-    @property
-    def key(self) -> str:
-        """See `Feature`."""
-        return f"{self.encoder.digest} classifier"
-
-    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """See `Feature`."""
-        return np.concatenate([self.encoder.classify(part).cpu().numpy() for part in clips.split(BATCH)])
-
-
-@dataclass(frozen=True)
-class ControlFeature:
-    """A control that is computed from pixels or from the file's header.
-
-    Attributes:
-        name, key: see `Feature`; the key ends in a version number, which changes with the function.
-        function: of clips and facts.
+        name: in tables.
+        key: identifies the function; cached values are found by it.
+        function: returns values ``[V, ...]`` of clips ``[V, T, 3, S, S]`` uint8 and the facts of their files.
+        in_workers: whether the processes that decode the videos compute it, as it needs no encoder.
     """
 
     name: str
     key: str
-    function: Callable[[Tensor, Sequence[FileFacts]], Float]
-    in_workers = True
+    function: Callable[[Tensor, Sequence[FileFacts]], NDArray[np.floating]]
+    in_workers: bool = False
 
     def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """See `Feature`."""
-        return self.function(clips, facts).astype(np.float32)
+        """Return the values as float32."""
+        return self.function(clips, facts).astype(np.float32, copy=False)
+
+
+def encoder_feature(
+    encoder: FrozenEncoder, layer: int = -1, pooling: Pooling = "mean", name: str = "encoder"
+) -> Feature:
+    """Return the feature of `encode_clips`."""
+
+    def function(clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        return encode_clips(encoder, clips, layer, pooling)
+
+    return Feature(name, f"{encoder.digest} {layer} {pooling}", function)
+
+
+def encode_clips(
+    encoder: FrozenEncoder, clips: Tensor, layer: int = -1, pooling: Pooling = "tokens"
+) -> Float32:
+    """Return tokens of an encoder, in batches.
+
+    Args:
+        encoder: frozen.
+        clips: ``[V, T, 3, H, W]`` uint8.
+        layer: see `FrozenEncoder.encode`.
+        pooling: ``mean`` over all tokens, ``[V, C]``; ``frames``, the mean over the tokens of each time,
+            ``[V, T' * C]``; ``tokens``, all tokens, ``[V, T' * N, C]``.
+    """
+    parts = []
+    for part in clips.split(BATCH):
+        tokens = encoder.encode(part, layer)
+        if pooling == "mean":
+            pooled = tokens.flatten(1, 2).mean(1)
+        else:
+            pooled = tokens.mean(2).flatten(1) if pooling == "frames" else tokens.flatten(1, 2)
+        parts.append(pooled.cpu().numpy())
+    return np.concatenate(parts)
+
+
+def classifier_feature(encoder: VideoEncoder, name: str) -> Feature:
+    """Return the class probabilities ``[V, num_classes]`` of a fine-tuned encoder as a feature."""
+
+    def function(clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+        return np.concatenate([encoder.classify(part).cpu().numpy() for part in clips.split(BATCH)])
+
+    return Feature(name, f"{encoder.digest} classifier", function)
 
 
 def metadata(clips: Tensor, facts: Sequence[FileFacts]) -> Float:
@@ -184,18 +150,13 @@ def _of_pixels(function: Callable[[Tensor], Float], clips: Tensor, facts: Sequen
     return function(clips)
 
 
+# By the name of the option. The number in a key changes with the function.
 CONTROLS = {
-    "metadata": ControlFeature("size and length", "size and length 1", metadata),
-    "color": ControlFeature("colour over time", "colour over time 1", partial(_of_pixels, color_statistics)),
-    "pixels": ControlFeature("pixels per frame", "pixels per frame 1", partial(_of_pixels, frame_means)),
-    "flow": ControlFeature("flow histograms", "flow histograms 1", partial(_of_pixels, flow_histograms)),
+    "metadata": Feature("size and length", "size and length 1", metadata, True),
+    "color": Feature("colour over time", "colour over time 1", partial(_of_pixels, color_statistics), True),
+    "pixels": Feature("pixels per frame", "pixels per frame 1", partial(_of_pixels, frame_means), True),
+    "flow": Feature("flow histograms", "flow histograms 1", partial(_of_pixels, flow_histograms), True),
 }
-
-
-def encode_tokens(encoder: FrozenEncoder, clips: Tensor, *, batch_size: int = 64) -> Float32:
-    """Return all tokens ``[V, tokens, width]`` of clips ``[V, T, 3, H, W]`` uint8."""
-    parts = [encoder.encode(part).flatten(1, 2).cpu() for part in clips.split(batch_size)]
-    return np.asarray(torch.cat(parts).numpy())
 
 
 def tokens_in_place(train: Float32, test: Float32) -> tuple[Float32, Float32]:

@@ -17,7 +17,7 @@ from smile_synth.sources import Sources
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._features import (
     color_statistics,
-    encode_tokens,
+    encode_clips,
     flow_histograms,
     frame_means,
     tokens_in_place,
@@ -48,7 +48,7 @@ def motion_controls(teacher: str | None = "clip:tiny-clip", device: torch.device
     controls = {**PIXEL_CONTROLS, "flow histograms": flow_histograms}
     if teacher:
         encoder = load_encoder(teacher, device=device)
-        controls[f"frames of {teacher}"] = lambda clips: encode_tokens(encoder, clips).mean(1)
+        controls[f"frames of {teacher}"] = lambda clips: encode_clips(encoder, clips, pooling="mean")
     return controls
 
 
@@ -200,7 +200,7 @@ class MotionProbe:
         """Return which test clips a linear readout of the encoder's tokens classifies correctly, by task."""
         correct = {}
         for recipe, clips in self._clips.items():  # tokens of one recipe are in memory at a time
-            train, test = (encode_tokens(encoder, side) for side in clips)
+            train, test = (encode_clips(encoder, side) for side in clips)
             values = {"mean": (train.mean(1), test.mean(1)), "in place": tokens_in_place(train, test)}
             for task in self._tasks_of(recipe):
                 correct[task] = self._read_out(task, *values[self.options.tasks[task].readout])

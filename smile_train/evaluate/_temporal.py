@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smile_train.data.video import FileFacts, ReadOptions
+from smile_train.data.decoding import FileFacts
+from smile_train.data.video import ReadOptions
 from smile_train.evaluate._features import Feature
 
 Float32 = NDArray[np.float32]
@@ -40,31 +42,14 @@ class TemporalTask:
         return options.model_copy(update={"num_frames": length, "clips": options.clips or 1})
 
 
-@dataclass(frozen=True)
-class VariantsFeature:
-    """A feature of every variant of a clip, ``[V, classes, ...]``."""
+def variants_feature(feature: Feature, task: TemporalTask) -> Feature:
+    """Return a feature of every variant of a clip, ``[V, classes, ...]``."""
+    key, function = f"{task.name} 1 {feature.key}", partial(_of_variants, feature, task)
+    return Feature(feature.name, key, function, feature.in_workers)
 
-    of: Feature
-    task: TemporalTask
 
-    @property
-    def name(self) -> str:
-        """See `Feature`."""
-        return self.of.name
-
-    @property
-    def key(self) -> str:
-        """See `Feature`."""
-        return f"{self.task.name} 1 {self.of.key}"
-
-    @property
-    def in_workers(self) -> bool:
-        """See `Feature`."""
-        return self.of.in_workers
-
-    def __call__(self, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
-        """See `Feature`."""
-        return np.stack([self.of(variant, facts) for variant in self.task.variants(clips)], axis=1)
+def _of_variants(feature: Feature, task: TemporalTask, clips: Tensor, facts: Sequence[FileFacts]) -> Float32:
+    return np.stack([feature(variant, facts) for variant in task.variants(clips)], axis=1)
 
 
 def _in_order_and_shuffled(clips: Tensor) -> list[Tensor]:

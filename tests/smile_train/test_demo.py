@@ -1,4 +1,4 @@
-"""The demo, with almost no training: every room is entered, the page is whole and needs no network."""
+"""The demo with almost no training: all parts run, and the page is complete and needs no network."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from smile_train.cli import main
 
 
 @pytest.mark.slow
-def test_demo_goes_the_whole_way(
+def test_the_demo_runs_all_parts(
     command_line: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["--out", "demo", "steps=3", "optimiser.warmup_steps=1", "--num-train", 300, "--num-test", 50]
-    told = command_line(main, "demo", *arguments).stdout
-    assert "direction" in told and "this encoder" in told
+    overrides = ["stages.0.steps=3", "stages.0.optimiser.warmup_steps=1"]
+    arguments = ["--out", "demo", *overrides, "--num-train", 300, "--num-test", 50]
+    printed = command_line(main, "demo", *arguments).stdout
+    assert "direction" in printed and "this encoder" in printed
     out = tmp_path / "demo"
     assert len(list((out / "corpus" / "clips").glob("*.mp4"))) == 24
     page = (out / "index.html").read_text()
     assert page.count("data:video/mp4;base64,") == 24
     assert "<svg" in page and page.count("data:image/png;base64,") == 2
-    # Nothing is fetched: every source is data, every link stays on the page.
+    # Every source is a data URI, every link is on the page.
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
     rows = json.loads((out / "probe.json").read_text())["rows"]
     assert f"{100 * rows[0]['accuracy']:.1f}" in page

@@ -1,4 +1,4 @@
-"""A run's page: planted collapses and broken runs are told, what is shown is what the student does."""
+"""The page of a run: collapses and broken runs are findings, and images show what the student does."""
 
 from __future__ import annotations
 
