@@ -20,8 +20,8 @@ from smile_synth.sources import Sources
 from smile_synth.visualize import make_comparison, make_gallery, make_report, open_corpus
 from smile_train.config import PretrainConfig
 from smile_train.materials import build_materials
-from smile_train.training.pretrain import pretrain
 from smile_train.report import report_run
+from smile_train.training.pretrain import pretrain
 
 STEPS, CLIP = 80, 6
 
@@ -50,9 +50,9 @@ def make_pages(work: Path) -> None:
     corpora = [open_corpus(work / name, sources=sources) for name in ("smile-linear-image", "tracking-hard")]
     overrides = [
         f"bank={work / 'objects.bank'}",
-        f"steps={STEPS}",
+        f"stages.0.steps={STEPS}",
         "batch_size=8",
-        "optimiser.warmup_steps=10",
+        "stages.0.optimiser.warmup_steps=10",
     ]
     pretrain(PretrainConfig.load("tiny-cpu", overrides), work / "run")
     pages = {

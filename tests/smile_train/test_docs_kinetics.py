@@ -31,16 +31,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
+def joined(block: str) -> list[str]:
+    """Return the lines of a block; a line that ends in a backslash continues on the next one."""
+    return block.replace("\\\n", " ").splitlines()
+
+
 def commands() -> list[list[str]]:
     """Return the commands of the page, without those of the job file."""
-    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line]
+    return [shlex.split(line) for line in joined("".join(blocks("sh"))) if line]
 
 
 def small_arguments() -> dict[str, list[str]]:
     """Return the arguments that the page gives for a first try, by command."""
     (block,) = (block for block in blocks("text") if block.startswith("pretrain"))
-    return {words[0]: words[1:] for words in map(shlex.split, block.splitlines())}
+    return {words[0]: words[1:] for words in map(shlex.split, joined(block))}
 
 
 def without_torchrun(command: list[str]) -> list[str]:
@@ -89,7 +93,7 @@ def check_job(place: Path, run: Callable[[list[str]], str]) -> None:
     (job,) = blocks("bash")
     (place / "job.sh").write_text(job)
     subprocess.run(["bash", "-n", place / "job.sh"], check=True)
-    (line,) = (line for line in job.replace("\\\n", " ").splitlines() if line.startswith("srun"))
+    (line,) = (line for line in joined(job) if line.startswith("srun"))
     line = line.replace("$SLURM_NNODES", "2").replace("$SLURM_JOB_ID", "7").replace("$head", "node1")
     srun, torchrun, *arguments = shlex.split(line)
     assert (srun, torchrun) == ("srun", "torchrun")
