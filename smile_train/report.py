@@ -25,8 +25,8 @@ from smile_train.data.sources import TrainingClip, collate
 from smile_train.evaluate import effective_rank
 from smile_train.masking import MASK_DRAWS, seen_frames
 from smile_train.models import Student, load_student, pick_tokens
+from smile_train.training.build import CONFIG, build_masker, build_targets, build_teacher
 from smile_train.training.logging import read_log
-from smile_train.training.pretrain import CONFIG, build_masker, build_targets, build_teacher
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import atomic_write
-from smile_train.models import save_model, why_unreadable
+from smile_train.models import Student, VideoClassifier, save_model, why_unreadable
 
 CHECKPOINTS = "checkpoints"
 
@@ -71,7 +71,7 @@ class CheckpointWriter:
     ) -> None:
         # The checkpoint is written last: where it exists, the files of its weights exist, too.
         for name, (model, tensors) in weights.items():
-            save_model(self._folder / name, model, tensors)
+            save_model(self._folder / name, cast(Student | VideoClassifier, model), tensors)
         save_checkpoint(self._folder, step, state, keep=self._keep)
 
 

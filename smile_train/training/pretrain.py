@@ -18,19 +18,9 @@ from smile_synth.io.strict_yaml import dump
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixed_values
 from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
-from smile_train.masking import MASK_DRAWS, Masker, seen_frames
-from smile_train.models import (
-    LOCAL,
-    STUDENT,
-    STUDENT_AVERAGE,
-    STUDENT_BEST,
-    Student,
-    StudentConfig,
-    Teacher,
-    load_student_weights,
-    load_teacher,
-)
-from smile_train.targets import Targets
+from smile_train.masking import MASK_DRAWS, seen_frames
+from smile_train.models import LOCAL, STUDENT, STUDENT_AVERAGE, STUDENT_BEST, StudentConfig
+from smile_train.training.build import CONFIG, build_masker, build_student, build_targets, build_teacher
 from smile_train.training.cost import Cost, cost_of
 from smile_train.training.distributed import World, choose_device
 from smile_train.training.trainer import (
@@ -43,7 +33,6 @@ from smile_train.training.trainer import (
     train,
 )
 
-CONFIG = "config.yaml"
 PREVIEW_CLIPS = 4
 # Compared stage by stage; sources are compared by their contents.
 _BY_STAGE = ("bank", "backgrounds", "stages")
@@ -238,53 +227,6 @@ class PretrainTask(Task):
             for clip, mask in zip(clips, masks, strict=True)
         ]
         return "clips, and their visible tokens", np.concatenate(pairs, axis=2), grid[0]
-
-
-def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> Teacher | None:
-    """Return the frozen teacher, or None where no target needs one.
-
-    Raises:
-        UserError: its weights are not available, or its tokens do not match the student's.
-    """
-    if all(target.kind != "teacher" for target in config.targets):
-        return None
-    return load_teacher(
-        config.teacher, size_hw=size_hw, patch_size=config.student.patch_size,
-        tubelet_size=config.student.tubelet_size,
-    )  # fmt: skip
-
-
-def build_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
-    """Return what the student predicts."""
-    return Targets(
-        config.targets, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
-        teacher=teacher, tokens=config.predicted_tokens,
-    )  # fmt: skip
-
-
-def build_student(
-    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, target_dim: int
-) -> Student:
-    """Return the student with its initial weights: those of ``start_from``, or drawn from the seed.
-
-    Raises:
-        UserError: tubelet and patch do not divide the clips, or the weights do not fit the student.
-    """
-    student_config = StudentConfig.from_options(
-        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
-    )
-    student = Student(student_config, generator=torch.Generator().manual_seed(config.seed))
-    if config.start_from is not None:
-        load_student_weights(student, config.start_from)
-    return student
-
-
-def build_masker(config: PretrainConfig, stage: int, student: StudentConfig) -> Masker:
-    """Return the masker of a stage; raises as `Masker`."""
-    return Masker(
-        config.resolved_stages[stage].mask, student.grid_thw, patch_size=config.student.patch_size,
-        tubelet_size=config.student.tubelet_size, seed=config.seed,
-    )  # fmt: skip
 
 
 def run_settings(config: PretrainConfig, data: TrainingData) -> dict[str, Any]:

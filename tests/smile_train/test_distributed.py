@@ -1,145 +1,174 @@
-"""Two processes under torchrun: the losses of one, whatever the way of parallel; resumed on another number."""
+"""Two processes do what one does, with ddp and fsdp; runs continue on another number of processes."""
 
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from smile_synth import UserError
+from smile_train.batch import Batch
 from smile_train.config import PretrainConfig
-from smile_train.training.checkpoint import checkpoint_files, load_student
-from smile_train.training.distributed import World, choose_device, join_world, spread_like, whole
+from smile_train.models import load_student
+from smile_train.training import pretrain as pretraining
+from smile_train.training.checkpoint import checkpoint_files
+from smile_train.training.distributed import World, choose_device, copy_full, full_tensor, join_world
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
-ROOT = Path(__file__).parents[2]
-OVERRIDES = ["steps=4", "masks_per_clip=2", "accumulate=2", "ema_decay=0.5", "batch_size=8"]
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_log(folder)]
+OVERRIDES = [
+    "stages.0.steps=4",
+    "stages.0.masks_per_clip=2",
+    "run.accumulate=2",
+    "run.ema_decay=0.5",
+    "batch_size=8",
+]
 
 
 class Stop(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def runs(shared_config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The same run by one process, by two in both ways, and begun by one and ended by two."""
-    out = tmp_path_factory.mktemp("runs")
-    config = PretrainConfig.load(shared_config_file, OVERRIDES)
-    pretrain(config, out / "alone")
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_log(folder)]
 
-    def stop(done: int, total: int, loss: float) -> None:
-        if done == 3:
+
+def train_together(rank: int, port: int, config_file: Path, out: Path) -> dict[str, Any]:
+    """Train as one of two processes that torchrun would start; returns what both must agree on."""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.items():
+            patch.setenv(name, value)
+        batches = pretraining.training_batches
+
+        def with_broken_videos(*args: Any, **more: Any) -> Any:
+            for batch in batches(*args, **more):
+                broken = ((f"{rank}.mp4", "ends early"), ("both.mp4", "no frames"))
+                yield Batch(batch.indices, batch.frames, batch.labels, broken if rank else broken[:1])
+
+        patch.setattr(pretraining, "training_batches", with_broken_videos)
+        found: dict[str, Any] = {}
+        with join_world("cpu") as joined:
+            found["gathered"] = joined.gather(f"of {rank}")
+            found["mean"] = joined.mean(torch.tensor([1.0, 3.0]) * (rank + 1)).tolist()
+            for parallel in ("ddp", "fsdp"):
+                own = [*OVERRIDES, f"run.parallel={parallel}"]
+                found[parallel] = pretrain(PretrainConfig.load(config_file, own), out / parallel).last["loss"]
+            own = [*OVERRIDES, "run.parallel=fsdp", "run.checkpoint_every=1"]
+            pretrain(PretrainConfig.load(config_file, own), out / "continued")
+            with pytest.raises(UserError) as caught:
+                pretrain(PretrainConfig.load(config_file, [*OVERRIDES, "run.accumulate=8"]), out / "never")
+        found["message"] = str(caught.value)
+        return found
+
+
+def second_process(port: int, config_file: Path, out: Path) -> None:
+    found = train_together(1, port, config_file, out)
+    (out / "second.json").write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_two_processes_do_what_one_does(shared_config_file: Path, tmp_path: Path) -> None:
+    """One test, because a start of two processes is slow."""
+    import torch.distributed.fsdp  # before the fork, so that it is imported once  # noqa: F401
+
+    config = PretrainConfig.load(shared_config_file, OVERRIDES)
+    pretrain(config, tmp_path / "alone")
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 3:
             raise Stop
 
     with pytest.raises(Stop):
-        pretrain(config.model_copy(update={"checkpoint_every": 1}), out / "one", on_step=stop)
-    # This process is the first of two, as torchrun would start them; the second is this file as a script.
+        run = config.run.model_copy(update={"checkpoint_every": 1})
+        pretrain(config.model_copy(update={"run": run}), tmp_path / "continued", on_log=stop)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = {**os.environ, **world, "RANK": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(shared_config_file), str(out)]
-    with (
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            for name, value in {**world, "RANK": "0"}.items():
-                patch.setenv(name, value)
-            told = two_processes(shared_config_file, out)
-        finally:
-            if sys.exc_info()[0] is not None:
-                second.kill()
-            complaint = second.communicate()[1]
-    assert second.returncode == 0, complaint
-    return out, told + complaint
-
-
-def two_processes(config: Path, out: Path) -> str:
-    """Do what both of two processes do; returns the mistake that both are told."""
-    with join_world("cpu"):
-        for parallel in ("ddp", "fsdp"):
-            loaded = PretrainConfig.load(config, [*OVERRIDES, f"parallel={parallel}"])
-            pretrain(loaded, out / parallel)
-        loaded = PretrainConfig.load(config, [*OVERRIDES, "parallel=fsdp", "checkpoint_every=1"])
-        pretrain(loaded, out / "one")  # begun by one process: continued by two
-        try:
-            pretrain(PretrainConfig.load(config, [*OVERRIDES, "accumulate=8"]), out / "never")
-        except UserError as error:
-            return str(error)
-    return ""
-
-
-def test_two_processes_do_what_one_does(runs: tuple[Path, str]) -> None:
-    """In one test, as processes that share the tests would each run all of it."""
-    out, told = runs
-    check_losses(out, "ddp")
-    check_losses(out, "fsdp")
-    check_what_one_began(out)
-    check_checkpoints(out)
-    assert told.count("batch_size 8: must be a multiple of 2 processes x accumulate 8") == 2
-
-
-def check_losses(out: Path, parallel: str) -> None:
-    assert losses(out / parallel) == pytest.approx(losses(out / "alone"), rel=1e-5)
-    assert len(set(losses(out / "alone"))) == 4
-    for name in ("student.safetensors", "student_ema.safetensors"):
-        ours, theirs = (load_student(out / run / name).state_dict() for run in (parallel, "alone"))
-        for key, tensor in theirs.items():
-            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=2e-5)
-
-
-def check_what_one_began(out: Path) -> None:
-    assert losses(out / "one") == pytest.approx(losses(out / "alone"), rel=1e-5)
-    starts = [json.loads(line) for line in (out / "one" / "run.jsonl").read_text().splitlines()]
+        port = free.getsockname()[1]
+    arguments = (port, shared_config_file, tmp_path)
+    second = multiprocessing.get_context("fork").Process(target=second_process, args=arguments)
+    second.start()
+    try:
+        found = train_together(0, *arguments)
+    finally:
+        second.join(30)
+        second.kill()
+    assert found == json.loads((tmp_path / "second.json").read_text())
+    assert found["gathered"] == ["of 0", "of 1"] and found["mean"] == [1.5, 4.5]
+    assert found["message"] == "batch_size 8: must be a multiple of 2 processes x accumulate 8"
+    for parallel in ("ddp", "fsdp"):
+        check_losses_and_weights(tmp_path / parallel, tmp_path / "alone")
+        check_checkpoint(tmp_path / parallel, tmp_path / "alone")
+    assert losses(tmp_path / "continued") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    starts = [json.loads(line) for line in (tmp_path / "continued/run.jsonl").read_text().splitlines()]
     assert [(start["start_step"], start["processes"]) for start in starts] == [(0, 1), (2, 2)]
+    # Unreadable videos of both processes are counted in every step and listed once.
+    assert [line["unreadable"] for line in read_log(tmp_path / "ddp")] == [3] * 4
+    listed = [json.loads(line)[0] for line in (tmp_path / "ddp/unreadable.jsonl").read_text().splitlines()]
+    assert sorted(listed) == ["0.mp4", "1.mp4", "both.mp4"]
 
 
-def check_checkpoints(out: Path) -> None:
-    states = [
-        torch.load(checkpoint_files(out / run)[-1], weights_only=True) for run in ("alone", "ddp", "fsdp")
-    ]
-    for state in states[1:]:
-        assert state["identity"] == states[0]["identity"]
-        for part in ("model", "average"):
-            assert {n: t.shape for n, t in state[part].items()} == {
-                n: t.shape for n, t in states[0][part].items()
-            }
-        assert state["optimiser"].keys() == states[0]["optimiser"].keys()
-        for name, subframes in state["optimiser"].items():
-            assert all(
-                value.shape == states[0]["optimiser"][name][key].shape for key, value in subframes.items()
+def check_losses_and_weights(ours: Path, alone: Path) -> None:
+    assert losses(ours) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(set(losses(alone))) == 4
+    for name in ("student.safetensors", "student_ema.safetensors", "student_best.safetensors"):
+        own, other = (load_student(folder / name).state_dict() for folder in (ours, alone))
+        for key, tensor in other.items():
+            torch.testing.assert_close(own[key], tensor, rtol=1e-3, atol=2e-5)
+
+
+def check_checkpoint(ours: Path, alone: Path) -> None:
+    """A checkpoint has the same form on any number of processes."""
+    own, other = (torch.load(checkpoint_files(folder)[-1], weights_only=True) for folder in (ours, alone))
+    assert own["settings"] == other["settings"]
+    assert own["best_score"] == pytest.approx(other["best_score"], rel=1e-5)
+    shapes = [
+        {
+            (part, name, key): value.shape
+            for part, entries in (
+                ("model", {"": state["model"]}),
+                ("average", {"": state["average"]}),
+                ("optimiser", state["optimiser"]["state"]),
             )
+            for name, tensors in entries.items()
+            for key, value in tensors.items()
+        }
+        for state in (own, other)
+    ]
+    assert shapes[0] == shapes[1] and len(shapes[0]) > 100
 
 
-def test_alone_there_is_nothing_to_join() -> None:
+def test_without_torchrun_there_is_one_process() -> None:
     with join_world("cpu") as world:
-        assert (world.rank, world.size, world.writes) == (0, 1, True)
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
     values = torch.tensor([1.0, 3.0])
-    assert World(0, 1, torch.device("cpu")).mean(values) is values
-    copied = whole(values)
+    world = World(0, 1, torch.device("cpu"))
+    assert torch.equal(world.mean(values), values) and world.gather("x") == ["x"]
+    copied = full_tensor(values)
     assert torch.equal(copied, values) and copied is not values
-    assert torch.equal(spread_like(torch.tensor([2.0], dtype=torch.float64), values), torch.tensor([2.0]))
+    copy_full(torch.tensor([2.0, 5.0], dtype=torch.float64), values)
+    assert values.dtype == torch.float32 and values.tolist() == [2, 5]
 
 
-def test_cuda_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device 'cuda': there is none on this machine"):
+    with pytest.raises(UserError, match="device 'cuda': this machine has no GPU; use device=cpu or auto"):
         choose_device("cuda")
+    with pytest.raises(UserError, match="device 'gpu': expected auto, cpu or cuda"):
+        choose_device("gpu")
     assert choose_device("auto").type == "cpu"
-
-
-if __name__ == "__main__":
-    print(two_processes(Path(sys.argv[1]), Path(sys.argv[2])), file=sys.stderr)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"WORLD_SIZE": "3", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UserError, match="torchrun started process 3 on this machine, which has 2 GPUs"),
+        join_world("cuda"),
+    ):
+        pass

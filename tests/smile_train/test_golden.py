@@ -1,6 +1,6 @@
-"""The losses of tiny-cpu's first steps, as they were when they were last looked at.
+"""The losses of the first steps of tiny-cpu are the golden ones.
 
-`SMILE_WRITE_GOLDEN=1 uv run pytest tests/smile_train/test_golden.py` writes them anew, after a change that is meant.
+`SMILE_WRITE_GOLDEN=1 uv run pytest tests/smile_train/test_golden.py` writes them, after an intended change.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ STEPS = 100
 
 @pytest.mark.slow
 def test_losses_of_tiny_cpu_are_the_golden_ones(train_bank: Path, tmp_path: Path) -> None:
-    own = [f"bank={train_bank}", f"steps={STEPS}", "batch_size=4", "masks_per_clip=1", "workers=0"]
-    schedule = ["optimiser.warmup_steps=20", "optimiser.lr_per_256=0.064"]
-    pretrain(PretrainConfig.load("tiny-cpu", [*own, *schedule]), tmp_path / "run")
+    stage = [f"steps={STEPS}", "masks_per_clip=1", "optimiser.warmup_steps=20", "optimiser.base_lr=0.064"]
+    own = [f"bank={train_bank}", "batch_size=4", "run.workers=0", *(f"stages.0.{line}" for line in stage)]
+    pretrain(PretrainConfig.load("tiny-cpu", own), tmp_path / "run")
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
     if os.environ.get("SMILE_WRITE_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)

@@ -1,0 +1,59 @@
+"""Build the parts of a pretraining run from its configuration."""
+
+from __future__ import annotations
+
+import torch
+
+from smile_train.config import PretrainConfig
+from smile_train.masking import Masker
+from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
+from smile_train.targets import Targets
+
+CONFIG = "config.yaml"  # in a run's folder
+
+
+def build_teacher(config: PretrainConfig, size_hw: tuple[int, int]) -> Teacher | None:
+    """Return the frozen teacher, or None where no target needs one.
+
+    Raises:
+        UserError: its weights are not available, or its tokens do not match the student's.
+    """
+    if all(target.kind != "teacher" for target in config.targets):
+        return None
+    return load_teacher(
+        config.teacher, size_hw=size_hw, patch_size=config.student.patch_size,
+        tubelet_size=config.student.tubelet_size,
+    )  # fmt: skip
+
+
+def build_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
+    """Return what the student predicts."""
+    return Targets(
+        config.targets, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
+        teacher=teacher, tokens=config.predicted_tokens,
+    )  # fmt: skip
+
+
+def build_student(
+    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, target_dim: int
+) -> Student:
+    """Return the student with its initial weights: those of ``start_from``, or drawn from the seed.
+
+    Raises:
+        UserError: tubelet and patch do not divide the clips, or the weights do not fit the student.
+    """
+    student_config = StudentConfig.from_options(
+        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+    )
+    student = Student(student_config, generator=torch.Generator().manual_seed(config.seed))
+    if config.start_from is not None:
+        load_student_weights(student, config.start_from)
+    return student
+
+
+def build_masker(config: PretrainConfig, stage: int, student: StudentConfig) -> Masker:
+    """Return the masker of a stage; raises as `Masker`."""
+    return Masker(
+        config.resolved_stages[stage].mask, student.grid_thw, patch_size=config.student.patch_size,
+        tubelet_size=config.student.tubelet_size, seed=config.seed,
+    )  # fmt: skip
