@@ -269,7 +269,8 @@ class Bench:
         if self.gpu:
             rate = steps.cost.step_gflops * self.train_batch / 1000
             out["TFLOP/s, alone"], out["TFLOP/s, fed"] = rate / without, rate / with_stream
-            out["share of 790 TFLOP/s, fed"] = rate / with_stream / 790
+            if steps.peak_tflops:
+                out["mfu, fed"] = rate / with_stream / steps.peak_tflops
             out["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
         return out
 

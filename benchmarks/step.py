@@ -1,15 +1,15 @@
-"""Clips per second of a training step, beside a plain re-creation of the published one, in the same run.
+"""Measure clips per second of a training step, and of a plain version of the published one, side by side.
 
     uv run python benchmarks/step.py --frames 8 --side 112 --batch 2 8 --repeats 3 \\
         --out benchmarks/results/step.json
     uv run python benchmarks/step.py --device cuda --size base --batch 96 --compile --out step_gpu.json
 
-The published step: teacher in fp32, attention written out (scores, softmax, product), all tokens embedded
-and then picked by boolean indexing, as are targets and positions, AdamW as PyTorch takes it by default; the
-student in autocast on a GPU, as ours, and in fp32 on a CPU. Both teach the same student with the same frozen
-CLIP ViT-B/16 (first weights: no download), masks and clips; both have one teacher pass and as many student
-passes as there are masks. Steps of the two alternate. On a CPU processor time is counted, so that other work
-on the machine counts little.
+The published step: teacher in fp32, attention as scores, softmax and product, all tokens embedded and then
+picked by boolean indexing, as are targets and positions, and AdamW with PyTorch's defaults. The student runs
+in autocast on a GPU, as ours, and in fp32 on a CPU. Both steps train the same student with the same frozen
+CLIP ViT-B/16 (random weights, so nothing is downloaded), masks and clips. Both have one teacher pass and one
+student pass per mask. The two steps alternate. On a CPU with one thread, processor time is measured, on
+which other work on the machine has little effect.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smile_train.config import MaskOptions, PretrainConfig, TargetOptions, TeacherOptions
-from smile_train.data.synthetic import normalise
-from smile_train.masking import Masker
+from smile_train.batch import Batch, normalise
+from smile_train.config import MaskOptions, TeacherOptions, TeacherTarget
+from smile_train.masking import MASK_DRAWS, Masker
 from smile_train.models import Student, StudentConfig, make_teacher
-from smile_train.targets import Targets
+from smile_train.targets import Targets, zscore_over_clip
 from smile_train.training.cost import cost_of, peak_tflops
 from smile_train.training.optim import make_adamw, parameter_groups
 
@@ -65,92 +65,103 @@ def published_forward(student: Student, clips: Tensor, mask: Tensor) -> Tensor:
 
 
 class Steps:
-    """A student and a frozen teacher of CLIP ViT-B/16's shape, with first weights, and the steps they take.
+    """A student, a frozen teacher of CLIP ViT-B/16's shape with random weights, and training steps.
 
     Attributes:
-        cost: of our step.
-        student, teacher: what learns, and what teaches in bf16.
-        masker: draws the masks.
+        cost: of a clip in our step.
+        peak_tflops: of the device in bf16; None where it is unknown.
+        student, teacher: the teacher is in bf16.
+        masker: makes the masks.
     """
 
     def __init__(self, size: str, *, frames: int, side: int, masks: int, device: torch.device) -> None:
-        logging.getLogger().setLevel(logging.ERROR)  # the weights are meant to be random
+        logging.getLogger().setLevel(logging.ERROR)  # open_clip warns about random weights
         self.device, self.masks = device, masks
         clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
-        shape = {"size_hw": (side, side), "frame_stride": TUBELET}
-        exact = make_teacher(clip.visual, TeacherOptions(), **shape).to(device)
-        # Kept in bf16: under autocast frozen weights are cast anew in every pass.
-        bf16 = TeacherOptions(precision="bf16")
-        self.teacher = make_teacher(copy.deepcopy(clip.visual), bf16, **shape).to(device)
-        self._targets, self._quick_targets = (
-            Targets(TargetOptions(), patch_size=PATCH, tubelet_size=TUBELET, teacher=one)
-            for one in (exact, self.teacher)
+        teachers = [
+            make_teacher(
+                copy.deepcopy(clip.visual), TeacherOptions(precision=precision), size_hw=(side, side),
+                frame_stride=TUBELET,
+            ).to(device)
+            for precision in ("auto", "bf16")  # autocast would cast frozen weights again in every pass
+        ]  # fmt: skip
+        self._exact_teacher, self.teacher = teachers
+        self._targets, self._bf16_targets = (
+            Targets([TeacherTarget()], patch_size=PATCH, tubelet_size=TUBELET, teacher=teacher)
+            for teacher in teachers
         )
-        form = StudentConfig.of_size(
+        config = StudentConfig.of_size(
             size, target_dim=self._targets.width, num_frames=frames, size_hw=(side, side)
         )
-        self.student = Student(form, generator=torch.Generator().manual_seed(0)).to(device).train()
+        self.student = Student(config, generator=torch.Generator().manual_seed(0)).to(device).train()
         self._optimiser = make_adamw(self.student, lr=1e-4)
         groups = parameter_groups(self.student, weight_decay=0.05)
         self._plain_optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
         self.masker = Masker(
-            MaskOptions(kind="tube", ratio=0.8), form.grid_thw, patch_size=PATCH, tubelet_size=TUBELET, seed=0
-        )
+            MaskOptions(kind="tube", ratio=0.8), config.grid_thw, patch_size=PATCH, tubelet_size=TUBELET,
+            seed=0,
+        )  # fmt: skip
         self.cost = cost_of(
-            form, exact, num_masked=self.masker.num_masked, masks_per_clip=masks, precision=torch.bfloat16
-        )
+            config, self.teacher, num_masked=self.masker.num_masked, masks_per_clip=masks,
+            precision=torch.bfloat16,
+        )  # fmt: skip
         self.peak_tflops = peak_tflops(device, torch.bfloat16)
 
     def compile(self) -> None:
-        """Have our step compiled."""
+        """Compile our step."""
         self.student.compile()
         self.teacher.compile()
 
     def _autocast(self, dtype: torch.dtype) -> Any:
         return torch.autocast(self.device.type, dtype) if dtype != torch.float32 else nullcontext()
 
+    def _batch(self, frames: Tensor) -> Batch:
+        draws = self.masker.draw(range(len(frames)), self.masks).to(self.device)
+        return Batch(torch.arange(len(frames)), frames, {MASK_DRAWS: draws})
+
     def ours(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
-        """Take our step with frames ``[B, T, 3, H, W]`` uint8; returns the loss of the last mask."""
+        """Do our step with frames ``[B, T, 3, H, W]`` uint8; returns the loss of the last mask."""
         self._optimiser.zero_grad(set_to_none=True)
-        indices = torch.arange(len(frames))
-        values = (self._targets if dtype == torch.float32 else self._quick_targets)(frames)
-        inputs = normalise(frames)
-        for sample in range(self.masks):
-            mask = self.masker(indices, frames, sample=sample)
+        batch = self._batch(frames)
+        targets = self._targets if dtype == torch.float32 else self._bf16_targets
+        built, inputs = targets.build(batch), normalise(frames)
+        for number in range(self.masks):
             with self._autocast(dtype):
+                mask = self.masker(batch, number)
                 predicted = self.student(inputs, mask, self.masker.num_masked)
-                picked = self._targets.pick(values, mask, self.masker.num_masked)
-                loss = self._targets.loss(predicted, picked)
+                loss = targets.losses(predicted, built, mask, self.masker.num_masked)["loss"]
             (loss / self.masks).backward()
         self._optimiser.step()
         return loss.detach()
 
     def published(self, frames: Tensor) -> Tensor:
-        """Take the published step, likewise."""
+        """Do the published step; as `ours`."""
         self._plain_optimiser.zero_grad(set_to_none=True)
-        indices = torch.arange(len(frames))
+        batch = self._batch(frames)
         with sdpa_kernel(SDPBackend.MATH):
-            values, inputs = self._targets(frames), normalise(frames)
-            for sample in range(self.masks):
-                mask = self.masker(indices, frames, sample=sample)
+            with torch.no_grad():  # without TF32, which `Teacher.encode` allows
+                values = zscore_over_clip(self._exact_teacher(frames))
+            inputs = normalise(frames)
+            for number in range(self.masks):
+                mask = self.masker(batch, number)
                 with self._autocast(torch.bfloat16 if self.device.type == "cuda" else torch.float32):
                     predicted = published_forward(self.student, inputs, mask)
-                    wanted = values[mask].reshape(len(frames), -1, values.shape[-1])
-                    loss = F.mse_loss(predicted.float(), wanted)
+                    expected = values[mask].reshape(len(frames), -1, values.shape[-1])
+                    loss = F.mse_loss(predicted.float(), expected)
                 (loss / self.masks).backward()
         self._plain_optimiser.step()
         return loss.detach()
 
     def difference(self, frames: Tensor) -> float:
-        """Return the largest difference of what both predict with the same weights."""
+        """Return the largest difference of the predictions of both with the same weights."""
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            mask, inputs = self.masker(torch.arange(len(frames)), frames), normalise(frames)
+            mask, inputs = self.masker(self._batch(frames)), normalise(frames)
             own = self.student(inputs, mask, self.masker.num_masked)
             return float((published_forward(self.student, inputs, mask) - own).abs().max())
 
 
 def measure(steps: Steps, frames: Tensor, *, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
-    """Take steps by turns; returns clips per second of each kind, and on a GPU its peak memory per clip."""
+    """Alternate steps; returns clips per second of each kind, and on a GPU its peak memory per clip."""
     cases: dict[str, Callable[[], Tensor]] = {
         "published step": lambda: steps.published(frames),
         "ours, fp32": lambda: steps.ours(frames, torch.float32),
@@ -158,7 +169,7 @@ def measure(steps: Steps, frames: Tensor, *, repeats: int, clock: Callable[[], f
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     losses, peaks, cuda = dict[str, float](), dict[str, float](), frames.is_cuda
-    for repeat in range(repeats + 1):  # the first is to warm up
+    for repeat in range(repeats + 1):  # the first is a warm-up
         for name, step in cases.items():
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
@@ -208,7 +219,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (max(arguments.batch), arguments.frames, 3, side, side)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    # Beside the speed: the same step. Without an optimiser step in between, predictions agree.
+    # Both steps are the same: predictions agree with the same weights.
     difference = steps.difference(frames[:2])
     if arguments.compile:
         steps.compile()
