@@ -492,7 +492,8 @@ def learn_results() -> str:
     trained, untrained = result["trained"], result["untrained"]
     lines += [
         f"| loss | {trained['loss']} | {untrained['loss']} |",
-        f"| loss of predicting each clip's mean | {trained['baseline_loss']} | {untrained['baseline_loss']} |",
+        f"| loss of predicting each clip's mean | {trained['baseline_loss']} | "
+        f"{untrained['baseline_loss']} |",
         f"| effective rank of the clips' features | {trained['effective_rank']} | "
         f"{untrained['effective_rank']} |",
         "",

@@ -6,7 +6,7 @@ import typer
 
 from smile_synth.cli import Version, run_app
 from smile_train.cli._evaluate import compare_command, embed_command, evaluate_command, probe_command
-from smile_train.cli._output import describe_step, quiet_unless_rank_0
+from smile_train.cli._output import describe_step, print_teacher_scores, quiet_unless_rank_0
 from smile_train.cli._studies import ablate_command, demo_command, export_command, report_command
 from smile_train.cli._train import finetune_command, pretrain_command, teacher_command, train_probe_command
 
@@ -40,4 +40,4 @@ def main() -> None:
     run_app(app)
 
 
-__all__ = ["app", "describe_step", "main"]
+__all__ = ["app", "describe_step", "main", "print_teacher_scores"]

@@ -117,6 +117,25 @@ def print_heads(test: Mapping[str, Any], file: Path) -> None:
     console.print(f"{len(test['grid'])} heads, the best of each kind on the validation videos; {file}")
 
 
+def print_teacher_scores(scores: Mapping[str, Any]) -> None:
+    """Print the scores of a trained CLIP, the content of its ``result.json``."""
+    table = Table("zero-shot, held-out backgrounds", "attribute", "accuracy %", "most frequent %", "values")
+    for name, attributes in scores["zero_shot"].items():
+        for attribute, row in attributes.items():
+            table.add_row(
+                name, attribute, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}",
+                str(row["num_values"]),
+            )  # fmt: skip
+    console.print(table)
+    near = scores["patch_neighbours"]
+    console.print(
+        "nearest patch token in another image: a token on an object finds an object in "
+        f"{100 * near['object_finds_object']:.1f} % (chance {100 * near['share_of_object_tokens']:.1f} %), "
+        f"an object of its class in {100 * near['object_finds_same_class']:.1f} % "
+        f"(chance {100 * near['same_class_by_chance']:.1f} %)"
+    )
+
+
 def print_unreadable(unreadable: Sequence[tuple[Path | str, str]]) -> None:
     """Print how many files of the data cannot be used, and the first of them with the reasons."""
     if unreadable:

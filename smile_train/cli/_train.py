@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
 from typer import Argument, Option
 
-from smile_synth.cli import console, progress_bar
+from smile_synth.cli import progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
 from smile_train.cli._output import (
     print_heads,
+    print_teacher_scores,
     print_test,
     print_training_end,
     print_unreadable,
@@ -175,18 +175,4 @@ def teacher_command(
     with training_progress("training") as shown:
         shown.total_steps = loaded.steps
         result = train_teacher(loaded, built, out, on_log=shown.on_log)
-    table = Table(
-        "zero-shot", "accuracy %", "most frequent %", "values", title="held-out objects and backgrounds"
-    )
-    for key, row in result["zero_shot"].items():
-        table.add_row(
-            key, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}", str(row["num_values"])
-        )
-    console.print(table)
-    near = result["patch_neighbours"]
-    console.print(
-        "nearest patch token in another image: a token on an object finds an object in "
-        f"{100 * near['object_finds_object']:.1f} % (chance {100 * near['share_of_object_tokens']:.1f} %), "
-        f"an object of its class in {100 * near['object_finds_same_class']:.1f} % "
-        f"(chance {100 * near['same_class_by_chance']:.1f} %)"
-    )
+    print_teacher_scores(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from smile_train.cli import describe_step, main
+from smile_train.cli import describe_step, main, print_teacher_scores
 
 Run = Callable[..., Any]
 
@@ -122,3 +123,13 @@ def test_progress_shows_losses_scores_and_rates() -> None:
     }  # fmt: skip
     expected = "loss 0.512, accuracy 0.750, 12.3 clips/s, MFU 43.2 %, 11 % waiting for data"
     assert describe_step(line) == expected
+
+
+def test_scores_of_a_clip_are_printed_by_objects_and_attribute(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = json.loads((Path(__file__).parents[2] / "assets" / "tiny-clip" / "result.json").read_text())
+    print_teacher_scores(scores)
+    shown = capsys.readouterr().out
+    for name, attributes in scores["zero_shot"].items():
+        for attribute, row in attributes.items():
+            cells = [attribute, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}"]
+            assert any(all(cell in line for cell in cells) for line in shown.splitlines()), (name, cells)
