@@ -110,9 +110,8 @@ class ProbeTask(LabelledVideoTask):
         self.encoder = build_probe_encoder(self.config)
         specs = head_specs(self.config)
         check_layers(specs, self.encoder.config.depth)
-        self.model = ProbeHeads(
-            specs, self.encoder.config.width, len(self.sets.classes), seed=config.seed
-        )  # fmt: skip
+        width, num_classes = self.encoder.config.width, len(self.sets.classes)
+        self.model = ProbeHeads(specs, width, num_classes, seed=config.seed)
         options = OptimiserOptions(
             base_lr=max(spec.learning_rate for spec in specs), warmup_lr=0.0, final_lr=0.0,
             warmup_steps=self.epochs.steps(config.warmup_epochs),
@@ -126,7 +125,8 @@ class ProbeTask(LabelledVideoTask):
         """See `Task.move`."""
         self.encoder.to(device)
         if self.run.compile:
-            self.encoder.compile()
+            for block in self.encoder.blocks:
+                block.compile()
 
     def optimiser(self, phase: Phase) -> torch.optim.Optimizer:
         """See `Task.optimiser`: every head has its own learning rate and weight decay."""

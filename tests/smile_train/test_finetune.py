@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +213,8 @@ def test_mistakes_are_one_line(
 # --- exact resume and several processes, of fine-tuning and probe ---
 
 
-def run_both(configs: Path, out: Path, *, processes: int = 1, kill_at: int | None = None) -> None:
+def run_both(configs: Path, out: Path, *, kill_at: int | None = None) -> None:
     """Fine-tune and probe; or in the middle of both, kill this process."""
-    # Clips of a pass differ, results do not.
-    accumulate = "run.accumulate=2" if processes > 1 else "run.accumulate=1"
 
     def kill(line: dict[str, Any]) -> None:
         if line["step"] == kill_at:
@@ -225,62 +222,63 @@ def run_both(configs: Path, out: Path, *, processes: int = 1, kill_at: int | Non
 
     def nested(line: dict[str, Any]) -> None:
         if line["step"] == kill_at:
-            probe(probe_config, out / "probe", on_log=kill)
+            probe(ProbeConfig.load(configs / "probe.yaml"), out / "probe", on_log=kill)
 
-    probe_config = ProbeConfig.load(configs / "probe.yaml", [accumulate])
-    finetune(load(configs, *ALL_DRAWS, accumulate), out / "finetune", on_log=nested)
-    probe(probe_config, out / "probe", on_log=kill)
-    if processes > 1:
-        finetune(load(configs, *ALL_DRAWS, accumulate, "run.parallel=fsdp"), out / "fsdp")
+    finetune(load(configs, *ALL_DRAWS), out / "finetune", on_log=nested)
+    probe(ProbeConfig.load(configs / "probe.yaml"), out / "probe")
 
 
-@pytest.fixture(scope="module")
-def runs(configs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same runs: by one process; killed and continued; by two processes."""
-    out = tmp_path_factory.mktemp("runs")
-    run_both(configs, out / "alone")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(configs), str(out)]
-    killed = subprocess.Popen([*command, "killed"], env=environment, stderr=subprocess.PIPE, text=True)
-    # This process is the first of two, as torchrun would start them; the second is this file as a script.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    second = subprocess.Popen(
-        [*command, "two"], env={**environment, **world, "RANK": "1"}, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**world, "RANK": "0"}.items():
-                patch.setenv(name, value)
-            with join_world("cpu"):
-                run_both(configs, out / "two", processes=2)
-        assert second.wait(timeout=60) == 0
-        assert killed.wait(timeout=60) == -signal.SIGKILL
-    finally:
-        second.kill(), killed.kill()
-        print(second.communicate()[1], killed.communicate()[1])
-    run_both(configs, out / "killed")
-    return out
+def run_together(rank: int, port: int, configs: Path, out: Path) -> None:
+    """Do the same as one of two processes that torchrun would start."""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.items():
+            patch.setenv(name, value)
+        with join_world("cpu"):
+            for parallel in ("ddp", "fsdp"):
+                own = [*ALL_DRAWS, "run.accumulate=2", f"run.parallel={parallel}"]
+                finetune(load(configs, *own), out / parallel)
+            probe(ProbeConfig.load(configs / "probe.yaml", ["run.accumulate=2"]), out / "probe")
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_exactly_and_two_processes_do_what_one_does(runs: Path) -> None:
-    """In one test, because processes that share the tests would each run all of it."""
-    for name in ("finetune", "probe"):
-        alone = losses(runs / "alone" / name)
-        assert len(set(alone)) == 5 if name == "finetune" else len(set(alone)) == 4
-        assert losses(runs / "killed" / name) == alone
-        starts = (runs / "killed" / name / "run.jsonl").read_text().splitlines()
-        assert json.loads(starts[0])["start_step"] == 0 < json.loads(starts[1])["start_step"]
-        assert losses(runs / "two" / name) == pytest.approx(alone, rel=1e-5)
-        assert same_tests(runs / "killed" / name, runs / "alone" / name, 0)
-        assert same_tests(runs / "two" / name, runs / "alone" / name, 2e-5)
-    assert losses(runs / "two" / "fsdp") == pytest.approx(losses(runs / "alone" / "finetune"), rel=1e-5)
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_killed_run_continues_exactly_and_two_processes_do_what_one_does(
+    configs: Path, tmp_path: Path
+) -> None:
+    """One test, because the runs of one process are compared twice."""
+    import torch.distributed.fsdp  # before the fork, so that it is imported once
+
+    fork = multiprocessing.get_context("fork")
+    killed = fork.Process(target=run_both, args=(configs, tmp_path / "killed"), kwargs={"kill_at": 4})
+    killed.start()
+    run_both(configs, tmp_path / "alone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    second = fork.Process(target=run_together, args=(1, port, configs, tmp_path / "two"))
+    second.start()
+    try:
+        run_together(0, port, configs, tmp_path / "two")
+    finally:
+        second.join(60), second.kill(), killed.join(60), killed.kill()
+    assert (second.exitcode, killed.exitcode) == (0, -signal.SIGKILL)
+    run_both(configs, tmp_path / "killed")
+
+    for name, steps, two in (("finetune", 5, "ddp"), ("probe", 4, "probe")):
+        alone = losses(tmp_path / "alone" / name)
+        assert len(set(alone)) == steps
+        assert losses(tmp_path / "killed" / name) == alone
+        starts = (tmp_path / "killed" / name / "run.jsonl").read_text().splitlines()
+        assert json.loads(starts[0])["start_step"] == 0 < json.loads(starts[1])["start_step"] < steps
+        assert losses(tmp_path / "two" / two) == pytest.approx(alone, rel=1e-5)
+        assert same_tests(tmp_path / "killed" / name, tmp_path / "alone" / name, 0)
+        assert same_tests(tmp_path / "two" / two, tmp_path / "alone" / name, 2e-5)
+    assert losses(tmp_path / "two" / "fsdp") == pytest.approx(losses(tmp_path / "two" / "ddp"), rel=1e-5)
     for name in ("classifier.safetensors", "classifier_ema.safetensors"):
-        one = load_model(runs / "alone" / "finetune" / name).state_dict()
-        for other in ("two/finetune", "two/fsdp"):
-            for key, tensor in load_model(runs / other / name).state_dict().items():
+        one = load_model(tmp_path / "alone" / "finetune" / name).state_dict()
+        for parallel in ("ddp", "fsdp"):
+            for key, tensor in load_model(tmp_path / "two" / parallel / name).state_dict().items():
                 torch.testing.assert_close(tensor, one[key], rtol=1e-3, atol=2e-5)
 
 
@@ -293,12 +291,3 @@ def same_tests(a: Path, b: Path, tolerance: float) -> bool:
         and one["probabilities"] == pytest.approx(other["probabilities"], abs=tolerance)
         for one, other in zip(*rows, strict=True)
     )
-
-
-if __name__ == "__main__":
-    configs_folder, out_folder, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    if what == "killed":
-        run_both(configs_folder, out_folder / what, kill_at=4)
-    else:
-        with join_world("cpu"):
-            run_both(configs_folder, out_folder / what, processes=2)
