@@ -74,7 +74,7 @@ def evaluate_command(
     videos: options.VideoSource,
     overrides: Annotated[
         list[str] | None,
-        Argument(metavar="[KEY=VALUE]...", help="Overrides, for example protocols=[linear,knn]."),
+        Argument(metavar="[KEY=VALUE]...", help="Overrides, for example random_encoders=1."),
     ] = None,
     *,
     checkpoint: options.Encoder,

@@ -45,7 +45,7 @@ def demo_command(
 def ablate_command(
     study: Annotated[str, Argument(metavar="STUDY", help="Name of a shipped study or path of a YAML file.")],
     overrides: Annotated[
-        list[str] | None, Argument(metavar="[KEY=VALUE]...", help="Overrides, for example seeds=[0].")
+        list[str] | None, Argument(metavar="[KEY=VALUE]...", help="Overrides, for example num_train=400.")
     ] = None,
     *,
     out: Annotated[Path, Option("--out", help="Folder of the study; finished runs there are kept.")],
