@@ -357,6 +357,22 @@ def test_the_best_weights_have_the_highest_score_of_the_validation(tmp_path: Pat
     assert equal(read_tensors(tmp_path / "run" / "best.safetensors"), found[6])  # the later of two equal ones
 
 
+def test_a_task_finishes_after_the_files_are_written_also_in_a_complete_run(tmp_path: Path) -> None:
+    class Finishing(Regression):
+        files = None
+        finished = 0
+
+        def finish(self, out: Path, world: World) -> None:
+            assert [path.name for path in checkpoint_files(out)] == ["00000002.pt", "00000003.pt"]
+            self.finished += 1
+
+    task = Finishing(3)
+    for times in (1, 2):
+        train(task, tmp_path / "run")
+        assert task.finished == times
+    assert not list((tmp_path / "run").glob("*.safetensors"))  # without names only checkpoints are written
+
+
 # --- logs ---
 
 
