@@ -10,9 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from smile_synth.io.videos import write_mp4
 from smile_train.cli import describe_step, main, print_teacher_scores
+from smile_train.config import PretrainConfig
+from smile_train.training.pretrain import PretrainTask
 
 Run = Callable[..., Any]
 
@@ -133,3 +137,18 @@ def test_scores_of_a_clip_are_printed_by_objects_and_attribute(capsys: pytest.Ca
         for attribute, row in attributes.items():
             cells = [attribute, f"{100 * row['accuracy']:.1f}", f"{100 * row['most_frequent']:.1f}"]
             assert any(all(cell in line for cell in cells) for line in shown.splitlines()), (name, cells)
+
+
+def test_natural_videos_are_indexed_with_progress(config_file: Path, tmp_path: Path) -> None:
+    for k in range(3):
+        path = tmp_path / "videos" / "run" / f"{k}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mp4(path, np.full((5, 32, 48, 3), 40 * k, np.uint8), 10)
+    video = f"{{path: {tmp_path / 'videos'}, side: 32, sampling: {{num_frames: 4}}}}"
+    changes = [f"stages.0.sources=[{{video: {video}}}]", "stages.0.mask={kind: tube, ratio: 0.75}"]
+    done: list[tuple[int, int]] = []
+    PretrainTask(
+        PretrainConfig.load(config_file, changes), tmp_path, progress=lambda *counts: done.append(counts)
+    )
+    assert done[-1] == (3, 3)
+    assert [path.suffix for path in tmp_path.glob("videos-*")] == [".parquet"]
