@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile_train.evaluate._readouts import CPU, Float32, Int, Strings, batches
+from smile_train.models import AttentiveHead
 
 AttentiveKind = Literal["query", "block"]
 EPOCHS, MIN_STEPS, BATCH, WEIGHT_DECAY = 60, 300, 64, 0.05
@@ -49,7 +50,7 @@ def attentive(
     classes, target = np.unique(y[train], return_inverse=True)
     read = _Reader(x, train, device)
     generator = torch.Generator().manual_seed(seed)
-    probe = PROBES[kind](x.shape[-1], len(classes), generator).to(device)
+    probe = PROBES[kind](x.shape[-1], len(classes), generator=generator).to(device)
     labels = torch.from_numpy(target).to(device)
     optimiser = torch.optim.AdamW(probe.parameters(), lr=LEARNING_RATES[kind], weight_decay=WEIGHT_DECAY)
     steps = -(-len(train) // BATCH)
@@ -112,26 +113,4 @@ class _QueryProbe(nn.Module):
         return logits
 
 
-class _BlockProbe(nn.Module):
-    """A transformer block in which one learned query attends to the tokens, and a linear layer."""
-
-    def __init__(self, width: int, num_classes: int, generator: torch.Generator) -> None:
-        super().__init__()
-        heads = max(h for h in range(1, max(width // 64, 1) + 1) if width % h == 0)
-        self.query = nn.Parameter(torch.randn(1, 1, width, generator=generator) * 0.02)
-        with torch.random.fork_rng(devices=[]):  # torch's own initialisation takes no generator
-            torch.manual_seed(generator.initial_seed())
-            self.norm = nn.LayerNorm(width)
-            self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-            inner = [nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
-            self.mlp = nn.Sequential(nn.LayerNorm(width), *inner)
-            self.head = nn.Linear(width, num_classes)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        keys, query = self.norm(tokens), self.query.expand(len(tokens), -1, -1)
-        query = query + self.attention(query, keys, keys, need_weights=False)[0]
-        logits: Tensor = self.head((query + self.mlp(query))[:, 0])
-        return logits
-
-
-PROBES = {"query": _QueryProbe, "block": _BlockProbe}
+PROBES = {"query": _QueryProbe, "block": AttentiveHead}
