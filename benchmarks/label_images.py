@@ -28,7 +28,7 @@ objects: {count: 3, side: [72, 92]}
 motion:
   - {family: constant-velocity, speed: [6.0, 9.0], rotation: {rate: 5.0}}
 """
-FRAME, NEXT, ZOOM, CAPTION = 4, 6, 2, 30
+FRAME, NEXT, ZOOM, CAPTION, PATCH = 4, 6, 2, 30, 16
 
 
 def blend(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], share: float = 0.55) -> None:
@@ -111,6 +111,42 @@ def tracks(annotation: Annotation, frame: np.ndarray, kind: str, count: int) -> 
     return np.asarray(image)
 
 
+def token_grid(frame: np.ndarray, colors: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """Draw one square per token ``[N]``: filled, or only its outline."""
+    image = Image.fromarray(enlarge(frame) // 3)
+    draw, columns = ImageDraw.Draw(image), frame.shape[1] // PATCH
+    for n, (color, fill) in enumerate(zip(colors.tolist(), filled, strict=True)):
+        x, y = ZOOM * PATCH * (n % columns), ZOOM * PATCH * (n // columns)
+        corners = [x + 2, y + 2, x + ZOOM * PATCH - 3, y + ZOOM * PATCH - 3]
+        draw.rectangle(corners, fill=tuple(color) if fill else None, outline=tuple(color), width=2)
+    return np.asarray(image)
+
+
+def tokens(annotation: Annotation, frame: np.ndarray, largest: float) -> list[tuple[str, np.ndarray]]:
+    """Draw the motion of the tokens of one frame."""
+    motion = annotation.token_motion((1, PATCH), (NEXT - FRAME,))
+    count = frame.shape[0] // PATCH * (frame.shape[1] // PATCH)
+    own = slice(FRAME * count, (FRAME + 1) * count)
+    displacement, visible = motion.displacement_xy[0, own], motion.visible[0, own]
+    linear = motion.linear[0, own]
+    turn = np.degrees(np.arctan2(linear[:, 1, 0] - linear[:, 0, 1], 2 + linear[:, 0, 0] + linear[:, 1, 1]))
+    shades = np.interp(turn, (-15, 0, 15), (0, 110, 255)).astype(np.uint8)
+    turning = np.stack([shades, np.full_like(shades, 110), 255 - shades], axis=1)
+    nearness = np.array([(70, 70, 70), *COLORS], np.uint8)[motion.depth[own]]
+    whole = motion.share[own] > 0.75
+    return [
+        (
+            "tokens: displacement to frame 6; hollow: not visible",
+            token_grid(frame, flow_colors(displacement[None], largest)[0], visible),
+        ),
+        (
+            "tokens: rotation to frame 6, -15 (blue) .. 15 degrees (red)",
+            token_grid(frame, turning, np.ones(count, bool)),
+        ),
+        ("tokens: layers behind the owner; hollow: share below .75", token_grid(frame, nearness, whole)),
+    ]
+
+
 def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
     frame = frames[FRAME]
     forward, backward = annotation.flow(FRAME, NEXT), annotation.flow(NEXT, FRAME)
@@ -136,6 +172,7 @@ def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
         ("tracks of points on objects", tracks(annotation, frame, "objects", 80)),
         ("tracks of points on edges", tracks(annotation, frame, "edges", 120)),
         (f"frame {NEXT}", enlarge(frames[NEXT])),
+        *tokens(annotation, frame, largest),
     ]
     height, width = panels[0][1].shape[:2]
     gap, columns = 8, 3

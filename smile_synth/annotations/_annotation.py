@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,8 @@ from smile_synth.annotations._kernels import (
     owners_at,
     place_crops,
 )
-from smile_synth.core.clip import Flow, Geometry, Labels, Tracks
+from smile_synth.annotations._token_motion import TOKEN, find_token_owners, frame_maps, move_tokens
+from smile_synth.core.clip import Flow, Geometry, Labels, TokenMotion, Tracks
 from smile_synth.core.coverage import layer_views, side_maps
 from smile_synth.core.errors import UserError
 from smile_synth.scene import Scene, StoredImage, check_sources, cut_out_of, is_redrawn
@@ -219,6 +221,62 @@ class Annotation:
         targets, inside, hidden = self._follow(start, layer, begin, np.arange(frames))
         return Tracks.owning(points_xy=targets, visible=inside & ~hidden, layer=layer)
 
+    def token_motion(self, token_size: tuple[int, int], offsets: Sequence[int]) -> TokenMotion:
+        """Compute the exact motion of the tokens of a video transformer, see `TokenMotion`.
+
+        Args:
+            token_size: (tubelet_size, patch_size), in frames and pixels.
+            offsets: other times, in tubelets; 0 is the last frame of the token's own tubelet.
+
+        Raises:
+            ValueError: tokens that do not divide the clip, no offset, or an offset that no token can reach.
+        """
+        scene, (tubelet_size, patch_size) = self.scene, token_size
+        (height, width), frames = scene.size_hw, scene.num_frames
+        if frames % tubelet_size or height % patch_size or width % patch_size:
+            raise ValueError(
+                f"clips of {frames}x{height}x{width} do not divide into tokens of "
+                f"{tubelet_size}x{patch_size}x{patch_size}"
+            )
+        grid = frames // tubelet_size, height // patch_size, width // patch_size
+        check_offsets(offsets, grid[0], tubelet_size)
+        starts = np.arange(grid[0]) * tubelet_size
+        ends = starts[:, None] + np.array(offsets) * tubelet_size
+        ends[:, [offset == 0 for offset in offsets]] += tubelet_size - 1
+        ends[(ends < 0) | (ends >= frames)] = -1
+        texels, views, order = self._stack
+        tokens = np.empty(grid, TOKEN)
+        find_token_owners(self._owner, tubelet_size, patch_size, len(scene.layers), tokens)
+        d, n = len(offsets), tokens.size
+        vectors = np.zeros((5, d, n, 2), np.float32)
+        flags = np.zeros((2, d, n), bool)
+        displacement, spread, camera = vectors[:3]
+        linear = vectors[3:].transpose(1, 2, 3, 0).copy()
+        redrawn = np.array([is_redrawn(layer.surface) for layer in scene.layers])
+        maps = frame_maps(_read_only(scene.object_to_frame), views["frame_to_texture"], starts, ends)
+        move_tokens(
+            (texels, views, order), tokens, self._owner, token_size, (maps, redrawn), ends,
+            (displacement, spread, linear, camera, flags[0], flags[1]),
+        )  # fmt: skip
+        layers = tokens["layer"].ravel()
+        behind = np.zeros((len(scene.layers), frames), np.int16)
+        for t in starts:
+            behind[order[t], t] = np.arange(1, len(scene.layers))
+        numbers = np.where(self._numbers >= 0, self._numbers + 1, -1)
+        numbers[0] = 0
+        return TokenMotion.owning(
+            offsets=np.array(offsets, np.int64),
+            displacement_xy=displacement,
+            spread_xy=spread,
+            linear=linear,
+            camera_xy=camera,
+            valid=flags[0],
+            visible=flags[1],
+            object=numbers[layers].astype(np.int16),
+            share=(tokens["count"].ravel() / patch_size**2).astype(np.float32),
+            depth=behind[layers, starts.repeat(grid[1] * grid[2])],
+        )
+
     def _follow(self, points: Float, layers: Int, begin: Int, ends: Int) -> tuple[Float, Bool, Bool]:
         """Move points ``[P, 2]`` with their layers from a frame each to all frames ``ends [E]``.
 
@@ -247,6 +305,21 @@ def annotate(scene: Scene, sources: Sources) -> Annotation:
         ((3, 20, 28), (20, 28, 2))
     """
     return Annotation(scene, sources)
+
+
+def check_offsets(offsets: Sequence[int], num_tubelets: int, tubelet_size: int) -> None:
+    """Check the offsets of `Annotation.token_motion`.
+
+    Raises:
+        ValueError: no offset, one that no token can reach, or 0 with tubelets of one frame.
+    """
+    if not offsets:
+        raise ValueError("offsets: give at least one")
+    for offset in offsets:
+        if abs(offset) >= num_tubelets:
+            raise ValueError(f"offsets: {offset} is outside of the clip's {num_tubelets} tubelets")
+        if offset == 0 and tubelet_size == 1:
+            raise ValueError("offsets: 0 is the motion inside a tubelet, and a tubelet has one frame here")
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -322,8 +322,9 @@ def _front_owner(texels, views, order, t, x, y, behind):  # pragma: no cover - c
     owner, place = 0, order.shape[1] - 1
     while owner == 0 and place >= 0 and order[t, place] != behind:
         k = order[t, place]
-        opacity = views[k, t].opacity
-        if opacity >= THRESHOLD and alpha_point(texels, views[k, t], x, y) * opacity >= THRESHOLD:
+        opacity, window = views[k, t].opacity, views[k, t].window
+        near = window[0] - 1 <= x <= window[2] + 1 and window[1] - 1 <= y <= window[3] + 1
+        if near and opacity >= THRESHOLD and alpha_point(texels, views[k, t], x, y) * opacity >= THRESHOLD:
             owner = k
         place -= 1
     return owner
@@ -336,12 +337,25 @@ def owners_at(texels, views, order, frames, points, owner):  # pragma: no cover 
         owner[p] = _front_owner(texels, views, order, frames[p], points[p, 0], points[p, 1], 0)
 
 
+@inlined
+def is_covered(texels, views, order, k, t0, x0, y0, t1, x, y):  # pragma: no cover - compiled
+    """Return whether a point of layer ``k`` is covered by another layer in frame ``t1``, at (x, y) there.
+
+    In frame ``t0`` it is at (x0, y0). A point keeps the larger of its alphas in both frames: resampling at an
+    edge must not hide an object behind what is behind it.
+    """
+    covered = _front_owner(texels, views, order, t1, x, y, k) != 0
+    if not covered and k > 0:
+        alpha, opacity = alpha_point(texels, views[k, t1], x, y), views[k, t1].opacity
+        if alpha * opacity < THRESHOLD:
+            alpha = max(alpha, alpha_point(texels, views[k, t0], x0, y0))
+            covered = alpha * opacity < THRESHOLD
+    return covered
+
+
 @kernel
 def follow(texels, views, order, poses, redrawn, start, ends, out):  # pragma: no cover - compiled
     """Move points from their frame to all of the frames ``ends [E]`` with their layer.
-
-    A point keeps the larger of its alphas in both frames: resampling at an edge must not hide an object
-    behind what is behind it.
 
     Args:
         texels, views, order: see the module.
@@ -368,10 +382,4 @@ def follow(texels, views, order, poses, redrawn, start, ends, out):  # pragma: n
             hidden[p, e] = False
             if np.isnan(x):
                 continue
-            covered = _front_owner(texels, views, order, t1, x, y, k) != 0
-            if not covered and k > 0:
-                alpha, opacity = alpha_point(texels, views[k, t1], x, y), views[k, t1].opacity
-                if alpha * opacity < THRESHOLD:
-                    alpha = max(alpha, alpha_point(texels, views[k, t0], x0, y0))
-                    covered = alpha * opacity < THRESHOLD
-            hidden[p, e] = covered
+            hidden[p, e] = is_covered(texels, views, order, k, t0, x0, y0, t1, x, y)

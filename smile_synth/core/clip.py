@@ -184,6 +184,54 @@ class Tracks(_Container):
         _check("layer", self.layer, (p,), np.int64)
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class TokenMotion(_Container):
+    """Exact motion of the N tokens of a clip to D other times. All arrays are read-only.
+
+    A token's values describe the pixels that its majority owner owns in the first frame of its tubelet. The
+    owner moves them from there to the other frame. Tokens are in the order time, row, column.
+
+    Attributes:
+        offsets: ``[D]`` int64, the other times in tubelets: the first frame of another tubelet. Offset 0 is
+            the last frame of the same tubelet.
+        displacement_xy: ``[D, N, 2]`` float32 pixels, the mean over these pixels.
+        spread_xy: ``[D, N, 2]`` float32 pixels, the standard deviation over these pixels.
+        linear: ``[D, N, 2, 2]`` float32, derivative of the displacement (row: x, y of the displacement;
+            column: x, y of the position) at the mean position: local rotation, scale and shear.
+        camera_xy: ``[D, N, 2]`` float32 pixels, displacement of the background at the token's centre.
+        valid: ``[D, N]`` bool. False where the other time is outside of the clip, the owner shows new content
+            in every frame, or the position is behind a horizon. All values are then 0.
+        visible: ``[D, N]`` bool. Whether the anchor is visible at the other time, by the rule of `Tracks`.
+            The anchor is the centre of the pixel that is nearest to the mean of these pixels.
+        object: ``[N]`` int16, number of the owner as in `Labels.segmentation`; -1 is an unlabelled layer.
+        share: ``[N]`` float32 0..1, share of the token's pixels that the owner owns in that frame.
+        depth: ``[N]`` int16, number of layers that are behind the owner in that frame; 0 is the background.
+    """
+
+    offsets: NDArray[np.int64]
+    displacement_xy: NDArray[np.float32]
+    spread_xy: NDArray[np.float32]
+    linear: NDArray[np.float32]
+    camera_xy: NDArray[np.float32]
+    valid: Bool
+    visible: Bool
+    object: NDArray[np.int16]
+    share: NDArray[np.float32]
+    depth: NDArray[np.int16]
+
+    def _check(self) -> None:
+        d, n = self.valid.shape
+        _check("offsets", self.offsets, (d,), np.int64)
+        for name in ("displacement_xy", "spread_xy", "camera_xy"):
+            _check(name, getattr(self, name), (d, n, 2), np.float32)
+        _check("linear", self.linear, (d, n, 2, 2), np.float32)
+        for name in ("valid", "visible"):
+            _check(name, getattr(self, name), (d, n), np.bool_)
+        _check("share", self.share, (n,), np.float32)
+        for name in ("object", "depth"):
+            _check(name, getattr(self, name), (n,), np.int16)
+
+
 class Annotator(Protocol):
     """The source of a clip's labels; each kind is computed when it is first read."""
 
