@@ -16,6 +16,7 @@ import torch
 
 from smile_synth.io.videos import write_mp4
 from smile_train.cli import main
+from smile_train.evaluate import _attentive
 from smile_train.models import EncoderConfig, Student, StudentConfig, save_model
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, num_frames=4, size_hw=(16, 16), patch_size=8)
@@ -148,7 +149,9 @@ def test_scores_come_with_controls_numbers_and_settings(
 def test_two_processes_give_the_scores_of_one(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rank 0 runs here, rank 1 in another process; rank 0 alone prints and writes."""
+    """Rank 0 runs here, rank 1 in another process; rank 0 alone trains, prints and writes."""
+    monkeypatch.setattr(_attentive, "EPOCHS", 2)
+    monkeypatch.setattr(_attentive, "MIN_STEPS", 2)
     settings = "protocols=[linear,attentive,order] controls=[flow] read.clips=1 read.stride_frames=1"
     line = f"evaluate mixed --folds 2 --checkpoint run {settings} --out {tmp_path}"
     assert typed(place, f"{line}/one.json", monkeypatch, capsys)[0] == 0
