@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smile_synth.cli import Update, console, errors, print_labelled, progress_bar
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 
 if TYPE_CHECKING:
     from smile_train.evaluate import MotionProbeResult
@@ -88,11 +89,17 @@ def describe_step(line: LogLine) -> str:
 
 
 def print_training_end(result: TrainResult, remark: str) -> None:
-    """Print steps, rate and ``remark``, or that the run was complete before."""
+    """Print steps, rate and ``remark``, or that the run was complete before; and unreadable videos."""
+    from smile_train.training.trainer import UNREADABLE
+
     if result.clips_per_second == 0:
         console.print(f"{result.folder}: all {result.steps} steps are done, there is nothing to continue")
         return
     console.print(f"{result.steps} steps in {result.folder}, {result.clips_per_second:.0f} clips/s, {remark}")
+    replaced = result.folder / UNREADABLE
+    if replaced.is_file():
+        names = {json.loads(line)[0] for line in replaced.read_text().splitlines()}
+        print_labelled("unreadable", f"{counted(len(names), 'video')} replaced by others, see {replaced}")
 
 
 def print_test(test: Mapping[str, Any], file: Path) -> None:

@@ -139,16 +139,22 @@ def test_scores_of_a_clip_are_printed_by_objects_and_attribute(capsys: pytest.Ca
             assert any(all(cell in line for cell in cells) for line in shown.splitlines()), (name, cells)
 
 
-def test_natural_videos_are_indexed_with_progress(config_file: Path, tmp_path: Path) -> None:
+def test_natural_videos_are_indexed_and_unreadable_ones_replaced(
+    run: Run, config_file: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    (folder / "run").mkdir(parents=True)
     for k in range(3):
-        path = tmp_path / "videos" / "run" / f"{k}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_mp4(path, np.full((5, 32, 48, 3), 40 * k, np.uint8), 10)
-    video = f"{{path: {tmp_path / 'videos'}, side: 32, sampling: {{num_frames: 4}}}}"
-    changes = [f"stages.0.sources=[{{video: {video}}}]", "stages.0.mask={kind: tube, ratio: 0.75}"]
+        write_mp4(folder / "run" / f"{k}.mp4", np.full((5, 32, 48, 3), 40 * k, np.uint8), 10)
+    (folder / "run" / "3.mp4").touch()
+    changes = [
+        f"stages.0.sources=[{{video: {{path: {folder}, side: 32, sampling: {{num_frames: 4}}}}}}]",
+        "stages.0.mask={kind: tube, ratio: 0.75}", "stages.0.steps=4",
+    ]  # fmt: skip
     done: list[tuple[int, int]] = []
-    PretrainTask(
-        PretrainConfig.load(config_file, changes), tmp_path, progress=lambda *counts: done.append(counts)
-    )
-    assert done[-1] == (3, 3)
-    assert [path.suffix for path in tmp_path.glob("videos-*")] == [".parquet"]
+    config = PretrainConfig.load(config_file, changes)
+    PretrainTask(config, out, progress=lambda *counts: done.append(counts))
+    assert done[-1] == (4, 4)
+    assert [path.suffix for path in out.iterdir()] == [".parquet"]
+    message = run("pretrain", config_file, *changes, "--out", out).stderr  # 16 clips are 4 of each video
+    assert f"unreadable: 1 video replaced by others, see {out / 'unreadable.jsonl'}" in message
