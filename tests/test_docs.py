@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,24 +54,27 @@ def blocks(language: str) -> Iterator[str]:
         yield from re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def train_commands() -> Iterator[tuple[str, list[str]]]:
-    """Yield (command, arguments) of every smile-train command that the pages show."""
+def shown_commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield (synth or train, words) of every command in the shell blocks of the pages."""
     for line in "".join(blocks("sh")).replace("\\\n", " ").splitlines():
-        found = re.search(r"(?:smile-train|-m smile_train\.cli) ([a-z-]+)(.*)", line)
+        found = re.search(r"(?:smile-(synth|train)|-m smile_(train)\.cli) (.*)", line)
         if found:
-            yield found[1], shlex.split(found[2], comments=True)
+            yield found[1] or found[2], shlex.split(found[3], comments=True)
 
 
-def test_train_commands_have_known_names_and_keys() -> None:
-    commands = typer.main.get_command(train_app).commands  # type: ignore[attr-defined]
-    shown = list(train_commands())
-    assert {name for name, _ in shown} == set(commands)
-    for name, arguments in shown:
-        options = {option for parameter in commands[name].params for option in parameter.opts}
-        assert {a for a in arguments if a.startswith("--")} <= options, (name, arguments)
-        if name in CONFIGS and not Path(arguments[0]).suffix:
-            overrides = [argument for argument in arguments[1:] if re.match(r"[\w.]+=", argument)]
-            load_config(CONFIGS[name], arguments[0], overrides)
+def test_commands_have_known_names_options_and_keys() -> None:
+    tools: dict[str, Any] = {"synth": synth_app, "train": train_app}
+    tools = {name: typer.main.get_command(app) for name, app in tools.items()}
+    shown = list(shown_commands())
+    assert {words[0] for tool, words in shown if tool == "train"} == set(tools["train"].commands)
+    for tool, words in shown:
+        command, rest = tools[tool].commands[words[0]], words[1:]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, words
+        if tool == "train" and words[0] in CONFIGS and not Path(rest[0]).suffix:
+            load_config(CONFIGS[words[0]], rest[0], [word for word in rest if re.match(r"[\w.]+=", word)])
 
 
 def test_configs_in_the_pages_are_valid(tmp_path: Path) -> None:
@@ -79,26 +83,6 @@ def test_configs_in_the_pages_are_valid(tmp_path: Path) -> None:
     for block in configs:
         (tmp_path / "config.yaml").write_text(block)
         load_config(PretrainConfig, tmp_path / "config.yaml")
-
-
-def test_readme_shows_commands_that_exist() -> None:
-    shown = set(re.findall(r"smile-(synth|train) ([a-z-]+)(?: ([a-z-]+))?", (ROOT / "README.md").read_text()))
-    commands = {"synth": typer.main.get_command(synth_app), "train": typer.main.get_command(train_app)}
-    for tool, name, sub in shown:
-        command = commands[tool].commands[name]  # type: ignore[attr-defined]
-        if name in ("bank", "corpus", "recipes"):
-            assert sub in command.commands
-    assert {name for _, name, _ in shown} >= {
-        "demo",
-        "bank",
-        "preview",
-        "generate",
-        "pretrain",
-        "probe",
-        "embed",
-        "corpus",
-        "export",
-    }
 
 
 def test_the_atlas_is_the_one_that_its_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
