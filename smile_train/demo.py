@@ -161,26 +161,24 @@ def render_page(
         "training": (steps, [line["loss"] for line in log]),
         "predicting each clip's mean": (steps, [line["baseline_loss"] for line in log]),
     }
-    size = "loss (MSE on masked tokens)"
     chart = line_chart(
-        losses, x_label="step", y_label=size, title="loss over steps", smooth=max(len(log) // 40, 1)
-    )
-    return (
-        page_environment("smile_train")
-        .get_template("demo.html")
-        .render(
-            clips=shown,
-            masks=mask_images(config, open_data(config).stages[0], crowded),
-            tasks=[_task(probe, name) for name in probe.num_classes],
-            loss_chart=chart,
-            steps=config.total_steps,
-            num_clips=config.total_steps * config.batch_size,
-            rate=f"{log[-1]['clips_per_second']:.0f}",
-            seed=config.seed,
-            probe=probe,
-            num_objects=num_objects,
-            size="x".join(str(n) for n in (clips.recipe.num_frames, *clips.recipe.size)),
-        )
+        losses, x_label="step", y_label="loss (MSE on masked tokens)", title="loss over steps",
+        smooth=max(len(log) // 40, 1),
+    )  # fmt: skip
+    template = page_environment("smile_train").get_template("demo.html")
+    return template.render(
+        title="A tiny encoder, pretrained without natural video",
+        clips=shown,
+        masks=mask_images(config, open_data(config).stages[0], crowded),
+        tasks=[_task(probe, name) for name in probe.num_classes],
+        loss_chart=chart,
+        steps=config.total_steps,
+        num_clips=config.total_steps * config.batch_size,
+        rate=f"{log[-1]['clips_per_second']:.0f}",
+        seed=config.seed,
+        probe=probe,
+        num_objects=num_objects,
+        size="x".join(str(n) for n in (clips.recipe.num_frames, *clips.recipe.size)),
     )
 
 
