@@ -6,6 +6,7 @@ members, an options group in `smile_train.config`, and an entry here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,10 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smile_train.batch import Batch
-from smile_train.config import PixelTarget, TargetOptions, TeacherTarget
+from smile_train.config import MotionTarget, PixelTarget, TargetOptions, TeacherTarget
 from smile_train.models import Teacher, Tokens, pick_tokens
 
 EPS = 1e-6
+# Parts of a motion target, with their values per token and offset.
+MOTION_PARTS = {"displacement": 2, "spread": 2, "linear": 4, "visibility": 1, "camera": 2}
+MOTION_BETA = 0.1
+LINEAR_SCALE = 10.0
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -44,11 +49,22 @@ class Target(Protocol):
     width: int
 
     def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the target, float32 ``[B, N, width]``, and its valid tokens (None for all)."""
+        """Return the target, float32 ``[B, N, width]``, and weights of its tokens ``[B, N, ...]`` or None."""
         ...
 
-    def loss(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        """Return the mean loss over valid tokens; prediction and target are ``[B, P, width]`` float32."""
+    def baseline(self, values: Tensor) -> Tensor:
+        """Return a prediction that needs no training, for targets ``[B, N, width]``; it may broadcast."""
+        ...
+
+    def loss(
+        self, prediction: Tensor, target: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss, and the losses of its parts by name where it has several.
+
+        Args:
+            prediction, target: float32 ``[B, P, width]``.
+            weights: of the tokens, ``[B, P, ...]``; None for equal weights.
+        """
         ...
 
 
@@ -69,11 +85,17 @@ class TeacherTokens:
         normalised = [self._normalise(layer) for layer in layers]
         return (normalised[0] if len(normalised) == 1 else torch.cat(normalised, dim=-1)), None
 
-    def loss(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    def baseline(self, values: Tensor) -> Tensor:
+        """See `Target.baseline`: the mean over the clip."""
+        return values.mean(1, keepdim=True)
+
+    def loss(
+        self, prediction: Tensor, target: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Target.loss`."""
         widths = self._teacher.widths
         pairs = zip(prediction.split(widths, dim=-1), target.split(widths, dim=-1), strict=True)
-        return torch.stack([self._loss(*pair) for pair in pairs]).mean()
+        return torch.stack([self._loss(*pair) for pair in pairs]).mean(), {}
 
 
 class Pixels:
@@ -90,12 +112,87 @@ class Pixels:
         clips = batch.frames.float() / 255
         return pixel_targets(clips, self._patch_size, self._tubelet_size, normalise=self._per_patch), None
 
-    def loss(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    def baseline(self, values: Tensor) -> Tensor:
+        """See `Target.baseline`: the mean over the clip."""
+        return values.mean(1, keepdim=True)
+
+    def loss(
+        self, prediction: Tensor, target: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Target.loss`."""
-        return self._loss(prediction, target)
+        return self._loss(prediction, target), {}
 
 
-TARGETS: dict[str, Callable[..., Target]] = {"teacher": TeacherTokens, "pixels": Pixels}
+class Motion:
+    """The exact motion of the token's owner (`smile_synth.core.clip.TokenMotion`)."""
+
+    def __init__(self, options: MotionTarget, context: Context) -> None:
+        """Store the options."""
+        self._part_weights = {name: getattr(options, name) for name in MOTION_PARTS if getattr(options, name)}
+        self._part_widths = [MOTION_PARTS[name] for name in self._part_weights]
+        self._num_offsets = len(options.offsets)
+        self._background_weight = options.background_weight
+        self._token = context.tubelet_size, context.patch_size, context.patch_size
+        self.width = sum(self._part_widths) * self._num_offsets
+
+    def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """See `Target.build`. The values of one offset are next to each other."""
+        labels = batch.labels
+        if "motion_valid" not in labels:  # only natural videos
+            frames, _, height, width = batch.frames.shape[1:]
+            sizes = zip((frames, height, width), self._token, strict=True)
+            tokens = math.prod(size // length for size, length in sizes)
+            empty = batch.frames.new_zeros((len(batch), tokens, 1), dtype=torch.float32)
+            return empty.expand(-1, -1, self.width), empty.expand(-1, -1, self._num_offsets)
+        parts = []
+        for name in self._part_weights:
+            value = labels[f"motion_{name}"].float()  # [B, D, N, ...]
+            if name == "visibility":
+                parts.append(value[..., None])
+            elif name == "linear":
+                parts.append(LINEAR_SCALE * value.flatten(3))
+            else:
+                parts.append(value.sign() * value.abs().log1p())
+        weights = labels["motion_valid"].float().transpose(1, 2)
+        in_background = labels["motion_object"][..., None] == 0
+        weights = torch.where(in_background, self._background_weight * weights, weights)
+        return torch.cat(parts, dim=-1).transpose(1, 2).flatten(2), weights
+
+    def baseline(self, values: Tensor) -> Tensor:
+        """See `Target.baseline`: no motion; the visibility with the share of visible tokens."""
+        baseline = torch.zeros_like(values[:, :1]).unflatten(2, (self._num_offsets, -1))
+        if "visibility" in self._part_weights:
+            place = list(self._part_weights).index("visibility")
+            column = sum(self._part_widths[:place])
+            visible = values.unflatten(2, (self._num_offsets, -1))[..., column].mean(1, keepdim=True)
+            baseline[..., column] = torch.logit(visible, eps=0.01)
+        flat: Tensor = baseline.flatten(2)
+        return flat
+
+    def loss(
+        self, prediction: Tensor, target: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Target.loss`; weights are ``[B, P, D]``."""
+        assert weights is not None
+        total_weight = weights.sum().clamp(min=1e-6)
+        pairs = zip(
+            self._part_weights,
+            prediction.unflatten(2, (self._num_offsets, -1)).split(self._part_widths, -1),
+            target.unflatten(2, (self._num_offsets, -1)).split(self._part_widths, -1),
+            strict=True,
+        )
+        parts = {}
+        for name, predicted, values in pairs:
+            if name == "visibility":
+                losses = F.binary_cross_entropy_with_logits(predicted, values, reduction="none")
+            else:
+                losses = F.smooth_l1_loss(predicted, values, beta=MOTION_BETA, reduction="none")
+            parts[name] = (losses.mean(-1) * weights).sum() / total_weight
+        total = torch.stack([weight * parts[name] for name, weight in self._part_weights.items()]).sum()
+        return total, parts if len(parts) > 1 else {}
+
+
+TARGETS: dict[str, Callable[..., Target]] = {"teacher": TeacherTokens, "pixels": Pixels, "motion": Motion}
 
 
 class Built(NamedTuple):
@@ -103,11 +200,11 @@ class Built(NamedTuple):
 
     Attributes:
         values: one ``[B, N, width]`` per target.
-        valid: one bool ``[B, N]`` per target, None for all tokens.
+        weights: of the tokens, one ``[B, N, ...]`` per target, None for equal weights.
     """
 
     values: list[Tensor]
-    valid: list[Tensor | None]
+    weights: list[Tensor | None]
 
 
 class Targets:
@@ -153,14 +250,14 @@ class Targets:
     def build(self, batch: Batch) -> Built:
         """Compute the targets of all tokens of a batch."""
         built = [target.build(batch) for target in self._targets]
-        return Built([values for values, _ in built], [valid for _, valid in built])
+        return Built([values for values, _ in built], [weights for _, weights in built])
 
     def losses(self, prediction: Tensor, built: Built, mask: Tensor, num_masked: int) -> dict[str, Tensor]:
         """Return the losses of a prediction, by name.
 
-        ``loss`` is the weighted sum, and ``loss/NAME`` that of each target if there are several.
-        ``baseline_loss`` and ``baseline_loss/NAME`` are the losses of predicting, for every token, the mean
-        of its clip. They carry no gradient.
+        ``loss`` is the weighted sum. ``loss/NAME`` is that of each target if there are several, and
+        ``loss/NAME.PART`` that of each part of a target. ``baseline_loss`` and the like are the losses of a
+        prediction that needs no training, `Target.baseline`. They carry no gradient.
 
         Args:
             prediction: ``[B, P, width]``, in the order of `pick_tokens`.
@@ -173,27 +270,25 @@ class Targets:
         """
         if prediction.shape[-1] != self.width:
             raise ValueError(f"prediction must be [B, P, {self.width}], got {list(prediction.shape)}")
-        found: dict[str, Tensor] = {}
-        parts = zip(self.names, self._targets, prediction.split(self._widths, dim=-1), *built, strict=True)
-        for name, target, predicted, values, valid in parts:
+        totals: dict[str, list[Tensor]] = {"loss": [], "baseline_loss": []}
+        details: dict[str, Tensor] = {}
+        several = len(self.names) > 1
+        targets = zip(self.names, self._targets, prediction.split(self._widths, dim=-1), *built, strict=True)
+        for name, target, predicted, values, weights in targets:
             picked = pick_tokens(values, mask, num_masked, self._tokens)
-            if valid is not None:
-                valid = pick_tokens(valid[..., None], mask, num_masked, self._tokens)[..., 0]
-            found[f"loss/{name}"] = target.loss(predicted.float(), picked, valid)
+            if weights is not None:
+                weights = pick_tokens(weights, mask, num_masked, self._tokens)
+            results = {"loss": target.loss(predicted.float(), picked, weights)}
             with torch.no_grad():
-                mean = values.mean(1, keepdim=True).expand_as(picked)
-                found[f"baseline_loss/{name}"] = target.loss(mean, picked, valid)
-        sums = {
-            kind: sum(
-                (
-                    weight * found[f"{kind}/{name}"]
-                    for name, weight in zip(self.names, self._weights, strict=True)
-                ),
-                start=prediction.new_zeros((), dtype=torch.float32),
-            )
-            for kind in ("loss", "baseline_loss")
-        }
-        return sums if len(self.names) == 1 else {**sums, **found}
+                baseline = target.baseline(values).expand_as(picked)
+                results["baseline_loss"] = target.loss(baseline, picked, weights)
+            for kind, (total, parts) in results.items():
+                totals[kind].append(total)
+                if several:
+                    details[f"{kind}/{name}"] = total
+                details |= {f"{kind}/{name}.{part}": loss for part, loss in parts.items()}
+        scale = prediction.new_tensor(self._weights, dtype=torch.float32)
+        return {**{kind: (scale * torch.stack(losses)).sum() for kind, losses in totals.items()}, **details}
 
 
 def _cosine(prediction: Tensor, target: Tensor) -> Tensor:

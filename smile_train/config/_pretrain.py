@@ -38,7 +38,7 @@ class SourceOptions(Options):
     backgrounds: str | None = None
     """Folder or list of background images and videos; by default the run's."""
     corpus: str | None = None
-    """Folder of a corpus, instead of a recipe."""
+    """Folder of a corpus, instead of a recipe. A target of kind motion also needs bank and backgrounds."""
     video: VideoOptions | None = None
     """Natural videos, instead of a recipe."""
     weight: Weight = (1.0, 1.0)
@@ -50,8 +50,10 @@ class SourceOptions(Options):
         given = [name for name in ("recipe", "corpus", "video") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"needs one of recipe, corpus and video, got {' and '.join(given) or 'none'}")
-        if self.recipe is None and (self.overrides or self.bank or self.backgrounds):
-            raise ValueError(f"overrides, bank and backgrounds have no effect with {given[0]}")
+        if self.recipe is None and self.overrides:
+            raise ValueError(f"overrides have no effect with {given[0]}")
+        if self.video is not None and (self.bank or self.backgrounds):
+            raise ValueError("bank and backgrounds have no effect with video")
         return self
 
 
@@ -119,6 +121,8 @@ class PretrainConfig(Options):
 
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:
+        if [target.kind for target in self.targets].count("motion") > 1:
+            raise ValueError("targets: give at most one target of kind motion, with all offsets and parts")
         if self.stages[0].sources is None:
             raise ValueError("stages.0: sources is missing")
         for number, stage in enumerate(self.resolved_stages):
@@ -167,8 +171,6 @@ class PretrainConfig(Options):
         if source.video is not None:
             video = source.video.model_copy(update={"path": source.video.path or self.backgrounds})
             return source.model_copy(update={"video": video})
-        if source.recipe is None:
-            return source
         own = {"bank": source.bank or self.bank, "backgrounds": source.backgrounds or self.backgrounds}
         return source.model_copy(update=own)
 

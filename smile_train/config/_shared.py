@@ -121,7 +121,41 @@ class PixelTarget(Options):
     """Weight of this loss in the sum."""
 
 
-TargetOptions = Annotated[TeacherTarget | PixelTarget, Field(discriminator="kind")]
+class MotionTarget(Options):
+    """Predict the exact motion of the token's owner, which follows from the scene.
+
+    Natural videos have no scene: their tokens are left out of this loss. See docs/labels.md, "Token motion".
+    """
+
+    kind: Literal["motion"] = "motion"
+    """Selects this target."""
+    offsets: Annotated[list[int], Field(min_length=1)] = [0]
+    """Other times, in tubelets. 0 is the last frame of the token's own tubelet."""
+    displacement: NonNegative = 1.0
+    """Weight of the mean displacement: smooth L1 (beta .1) of sign(v) log(1 + |v|), v in pixels."""
+    spread: NonNegative = 1.0
+    """Weight of the standard deviation of the displacement within the token; loss as of displacement."""
+    linear: NonNegative = 0.0
+    """Weight of the local rotation, scale and shear: smooth L1 (beta .1) of 10 times the values."""
+    visibility: NonNegative = 0.0
+    """Weight of the visibility at the other times: binary cross-entropy."""
+    camera: NonNegative = 0.0
+    """Weight of the displacement of the background; loss as of displacement."""
+    background_weight: NonNegative = 1.0
+    """Weight of tokens of the background relative to tokens of objects."""
+    weight: Positive = 1.0
+    """Weight of this loss in the sum."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MotionTarget:
+        if not any((self.displacement, self.spread, self.linear, self.visibility, self.camera)):
+            raise ValueError("every part has the weight 0; give displacement or another part a weight")
+        if len(set(self.offsets)) < len(self.offsets):
+            raise ValueError(f"offsets: should differ, got {self.offsets}")
+        return self
+
+
+TargetOptions = Annotated[TeacherTarget | PixelTarget | MotionTarget, Field(discriminator="kind")]
 
 
 class MaskOptions(Options):

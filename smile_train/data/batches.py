@@ -20,15 +20,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, stream
+from smile_synth.annotations import check_offsets
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.parallel.workers import exit_with_parent
 from smile_synth.sources import Sources
 from smile_synth.stream import StepBatches, StreamOptions
 from smile_train.batch import Batch
-from smile_train.config import PretrainConfig, SourceOptions, Stage, VideoOptions
+from smile_train.config import MotionTarget, PretrainConfig, SourceOptions, Stage, VideoOptions
 from smile_train.data.sources import BOXES, Source, TrainingClip, collate, stack_boxes
-from smile_train.data.synthetic import CorpusSource, RenderedSource, object_boxes
+from smile_train.data.synthetic import CorpusSource, LabelOptions, RenderedSource, object_boxes
 from smile_train.models import StudentConfig
 
 Progress = Callable[[int, int], None]
@@ -85,7 +86,9 @@ class _Opener:
 
     def __init__(self, config: PretrainConfig, index_folder: Path, progress: Progress | None) -> None:
         self._seed, self._index_folder, self._progress = config.seed, index_folder, progress
-        self._token_size = config.student.tubelet_size, config.student.patch_size
+        self._labels = LabelOptions(
+            (config.student.tubelet_size, config.student.patch_size), motion_offsets(config)
+        )
         self._banks: dict[str, ObjectBank] = {}
         self._backgrounds: dict[str, BackgroundFolder] = {}
         self.sources: dict[str, Source] = {}
@@ -96,7 +99,9 @@ class _Opener:
         key = options.model_dump_json(exclude={"weight"})
         if key not in self.sources:
             if options.corpus is not None:
-                corpus = CorpusSource(options.corpus, seed=self._seed, token_size=self._token_size)
+                needs_sources = self._labels.motion_offsets and options.bank is not None
+                sources = self._open_sources(options) if needs_sources else None
+                corpus = CorpusSource(options.corpus, self._labels, seed=self._seed, sources=sources)
                 self.unreadable += corpus.unreadable
                 self.sources[key] = corpus
             elif options.video is not None:
@@ -106,18 +111,21 @@ class _Opener:
         return self.sources[key]
 
     def _open_recipe(self, options: SourceOptions) -> RenderedSource:
-        assert options.recipe is not None and options.bank is not None
-        recipe = Recipe.load(options.recipe, options.overrides)
+        assert options.recipe is not None
+        recipe, sources = Recipe.load(options.recipe, options.overrides), self._open_sources(options)
+        name = f"recipe-{len(self.recipes)}" if self.recipes else "recipe"
+        self.recipes[name] = recipe
+        return RenderedSource(recipe, sources, self._labels, seed=self._seed, name=name)
+
+    def _open_sources(self, options: SourceOptions) -> Sources:
+        assert options.bank is not None
         if options.bank not in self._banks:
             self._banks[options.bank] = ObjectBank.open(options.bank)
         if options.backgrounds is not None and options.backgrounds not in self._backgrounds:
             folder = self._backgrounds[options.backgrounds] = BackgroundFolder(options.backgrounds)
             self.unreadable += [*folder.unreadable, *folder.cut_short]
         backgrounds = self._backgrounds[options.backgrounds] if options.backgrounds is not None else None
-        name = f"recipe-{len(self.recipes)}" if self.recipes else "recipe"
-        self.recipes[name] = recipe
-        sources = Sources(self._banks[options.bank], backgrounds)
-        return RenderedSource(recipe, sources, seed=self._seed, name=name, token_size=self._token_size)
+        return Sources(self._banks[options.bank], backgrounds)
 
     def _open_videos(self, options: VideoOptions) -> Source:
         from smile_train.data.video_index import index_videos
@@ -174,12 +182,45 @@ def open_data(
     StudentConfig.from_options(
         config.student, num_frames=first.num_frames, size_hw=first.size_hw, target_dim=1
     )
+    _check_motion(config, first.num_frames)
     for source in opener.sources.values():
         source.clips([0])  # a source that cannot be rendered or read fails before anything is written
     if strict and opener.unreadable:
         file, reason = opener.unreadable[0]
         raise UserError(f"{len(opener.unreadable)} files cannot be read, the first '{file}': {reason}")
     return TrainingData(tuple(stages), first.size_hw, first.num_frames, opener.recipes, opener.unreadable)
+
+
+def motion_offsets(config: PretrainConfig) -> tuple[int, ...]:
+    """Return the offsets of the motion target of a run; empty without one."""
+    return tuple(o for target in config.targets if isinstance(target, MotionTarget) for o in target.offsets)
+
+
+def _check_motion(config: PretrainConfig, num_frames: int) -> None:
+    """Check that a motion target fits the clips, and that every stage has a source with known motion.
+
+    Raises:
+        UserError: it does not.
+    """
+    offsets = motion_offsets(config)
+    if not offsets:
+        return
+    try:
+        check_offsets(offsets, num_frames // config.student.tubelet_size, config.student.tubelet_size)
+    except ValueError as error:
+        raise UserError(f"a target of kind motion: {error}") from None
+    for number, stage in enumerate(config.resolved_stages):
+        if all(source.video is not None for source in stage.sources):
+            raise UserError(
+                f"stages.{number}: a target of kind motion needs a recipe or a corpus in sources; the motion "
+                "of natural videos is unknown"
+            )
+        for place, source in enumerate(stage.sources):
+            if source.corpus is not None and source.bank is None:
+                raise UserError(
+                    f"stages.{number}.sources.{place}: bank is missing: a target of kind motion needs the "
+                    "objects of the corpus"
+                )
 
 
 def _shape(source: Source) -> str:
@@ -210,6 +251,8 @@ def training_batches(
     local, source = config.batch_size // world_size, stage.sources[0]
     workers = config.run.workers
     can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
+    # The stream has no labels of motion yet.
+    can_stream = can_stream and not motion_offsets(config)
     if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
         steps = StepBatches(
             local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size

@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from smile_synth import Recipe, annotate, composite, sample_scenes
+from smile_synth.annotations import Annotation
 from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import Corpus
@@ -24,31 +25,39 @@ from smile_train.data.sources import BOXES, TrainingClip
 from smile_train.masking import upright_boxes
 
 
+class LabelOptions(NamedTuple):
+    """Which labels the clips of a source have.
+
+    Attributes:
+        token_size: (tubelet_size, patch_size).
+        motion_offsets: of `Annotation.token_motion`; empty without labels of motion.
+    """
+
+    token_size: tuple[int, int]
+    motion_offsets: tuple[int, ...] = ()
+
+
 class RenderedSource:
     """Clips that are rendered when they are needed: clip i is that of (recipe, sources, seed, i)."""
 
     def __init__(
-        self, recipe: Recipe, sources: Sources, *, seed: int, name: str, token_size: tuple[int, int]
+        self, recipe: Recipe, sources: Sources, labels: LabelOptions, *, seed: int, name: str
     ) -> None:
-        """Describe the clips; ``token_size`` is (tubelet_size, patch_size)."""
-        self.recipe, self.sources, self.seed = recipe, sources, seed
+        """Describe the clips and their labels."""
+        self.recipe, self.sources, self.labels, self.seed = recipe, sources, labels, seed
         self.size_hw, self.num_frames, self.name = recipe.size, recipe.num_frames, name
-        self._token_size = token_size
         self.digest = recipe.digest + sources.objects.digest
         self.digest += sources.backgrounds.digest if sources.backgrounds else ""
 
     def clips(self, indices: Sequence[int]) -> list[TrainingClip]:
         """Sample the scenes together, and render them one by one."""
         scenes = sample_scenes(self.recipe, self.sources, seed=self.seed, indices=indices)
-        return [
-            training_clip(
-                composite(scene, self.sources),
-                annotate(scene, self.sources).segmentation,
-                scene,
-                self._token_size,
-            )
-            for scene in scenes
-        ]
+        return [self._render(scene) for scene in scenes]
+
+    def _render(self, scene: Scene) -> TrainingClip:
+        annotation = annotate(scene, self.sources)
+        labels = synthetic_labels(annotation.segmentation, scene, annotation, self.labels)
+        return TrainingClip(composite(scene, self.sources), labels, scene)
 
 
 class CorpusSource:
@@ -58,14 +67,16 @@ class CorpusSource:
         unreadable: (file, reason) of clips that are not used.
     """
 
-    def __init__(self, folder: str | Path, *, seed: int, token_size: tuple[int, int]) -> None:
-        """Open the corpus; ``token_size`` is (tubelet_size, patch_size).
+    def __init__(
+        self, folder: str | Path, labels: LabelOptions, *, seed: int, sources: Sources | None = None
+    ) -> None:
+        """Open the corpus. Labels of motion need the ``sources`` of its clips.
 
         Raises:
-            UserError: not a finished corpus, or without a complete clip.
+            UserError: not a finished corpus, without a complete clip, or of other sources.
         """
         self.corpus, self.seed, self.name = Corpus(folder), seed, str(folder)
-        self._token_size = token_size
+        self.labels, self._sources = labels, sources
         damaged = self.corpus.damaged()
         self.unreadable = [(file, f"{reason} (clip {index})") for index, file, reason in damaged]
         damaged_indices = {index for index, _, _ in damaged}
@@ -96,7 +107,9 @@ class CorpusSource:
         segmentation = np.zeros(frames.shape[:3], np.int16)
         for label, item in enumerate(self.corpus.labels(number)["objects"], 1):
             segmentation[coco_mask.decode(item["modal_rle"]).transpose(2, 0, 1) > 0] = label
-        return training_clip(frames, segmentation, scene, self._token_size)
+        with_motion = self.labels.motion_offsets and self._sources is not None
+        annotation = annotate(scene, self._sources) if with_motion and self._sources else None
+        return TrainingClip(frames, synthetic_labels(segmentation, scene, annotation, self.labels), scene)
 
 
 @lru_cache(maxsize=4)
@@ -104,15 +117,31 @@ def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return RandomStream(seed, epoch, "corpus order").permutation(count)
 
 
-def training_clip(
-    frames: NDArray[np.uint8], segmentation: NDArray[np.int16], scene: Scene, token_size: tuple[int, int]
-) -> TrainingClip:
-    """Return a clip with the labels ``coverage`` and ``boxes_xyxy``."""
+def synthetic_labels(
+    segmentation: NDArray[np.int16], scene: Scene, annotation: Annotation | None, options: LabelOptions
+) -> dict[str, NDArray[Any]]:
+    """Return the labels of a synthetic clip, without the batch axis.
+
+    ``coverage`` and ``boxes_xyxy``; with offsets and an annotation also those of `TokenMotion`:
+    ``motion_displacement``, ``motion_spread``, ``motion_linear``, ``motion_camera``, ``motion_visibility``,
+    ``motion_valid`` (first axis: offsets) and ``motion_object``.
+    """
     labels: dict[str, NDArray[Any]] = {
-        "coverage": token_coverage(segmentation, *token_size),
+        "coverage": token_coverage(segmentation, *options.token_size),
         BOXES: object_boxes(scene),
     }
-    return TrainingClip(frames, labels, scene)
+    if options.motion_offsets and annotation is not None:
+        motion = annotation.token_motion(options.token_size, options.motion_offsets)
+        labels |= {
+            "motion_displacement": motion.displacement_xy,
+            "motion_spread": motion.spread_xy,
+            "motion_linear": motion.linear,
+            "motion_camera": motion.camera_xy,
+            "motion_visibility": motion.visible,
+            "motion_valid": motion.valid,
+            "motion_object": motion.object,
+        }
+    return labels
 
 
 def object_boxes(scene: Scene) -> NDArray[np.float32]:

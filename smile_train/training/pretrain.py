@@ -263,8 +263,12 @@ def _resolved(out: Path, config: PretrainConfig, data: TrainingData) -> Pretrain
 
     def resolve(stage: StageData, number: int) -> SourceOptions:
         options = stage.options.sources[number]
+        paths: dict[str, Any] = {
+            "bank": _absolute(options.bank),
+            "backgrounds": _absolute(options.backgrounds),
+        }
         if options.corpus is not None:
-            return options.model_copy(update={"corpus": _absolute(options.corpus)})
+            return options.model_copy(update={**paths, "corpus": _absolute(options.corpus)})
         if options.video is not None:
             paths = {"path": _absolute(options.video.path), "root": _absolute(options.video.root)}
             return options.model_copy(update={"video": options.video.model_copy(update=paths)})

@@ -25,6 +25,7 @@ FAITHFUL = (281250, "smile-gaussian-faithful", "trajectory 0.8", 2)
 # Size, clips per step, target, and of each stage: steps, source, mask, masks per clip.
 MEANINGS: dict[str, tuple[Any, ...]] = {
     "demo": ("tiny", 16, "teacher", (1300, "demo", "trajectory 0.8", 1)),
+    "motion-cpu": ("tiny", 16, "motion", (2000, "motion", "random 0.5", 1)),
     "pixels-cpu": ("tiny", 16, "pixels", (2000, "demo", "trajectory 0.8", 1)),
     "tiny-cpu": ("tiny", 16, "teacher", (1500, "demo", "trajectory 0.75", 2)),
     "smile-vitb": ("base", 128, "teacher", SMILE, NATURAL),
@@ -188,7 +189,11 @@ def test_natural_videos_are_the_backgrounds_of_the_run_by_default(config_file: P
         (["stages.0.sources=[{}]"], "stages.0.sources.0: needs one of recipe, corpus and video, got none"),
         (["stages.0.sources=[{recipe: demo, corpus: there}]"], "needs one of recipe, corpus and video, got recipe and corpus"),
         (["stages.0.sources=[{recipe: demo, corpus: there, video: {}}]"], "got recipe and corpus and video"),
-        (["stages.0.sources=[{corpus: there, bank: b}]"], "overrides, bank and backgrounds have no effect with corpus"),
+        (["stages.0.sources=[{corpus: there, overrides: ['a=1']}]"], "overrides have no effect with corpus"),
+        (["stages.0.sources=[{video: {}, bank: b}]"], "bank and backgrounds have no effect with video"),
+        (["targets=[{kind: motion, offsets: [1, 1]}]"], r"offsets: should differ, got \[1, 1\]"),
+        (["targets=[{kind: motion, displacement: 0.0, spread: 0.0}]"], "every part has the weight 0"),
+        (["targets=[{kind: motion}, {kind: motion}]"], "give at most one target of kind motion"),
         (["stages.0.sources=[{video: {}, overrides: ['a=1']}]"], "have no effect with video"),
         (["stages.0.sources=[]"], "stages.0.sources"),
         (["stages=[]"], "stages: list should have at least 1 item"),

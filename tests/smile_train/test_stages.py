@@ -21,7 +21,7 @@ from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig
 from smile_train.data.batches import StageData, open_data, training_batches
 from smile_train.data.sources import TrainingClip, collate
-from smile_train.data.synthetic import CorpusSource
+from smile_train.data.synthetic import CorpusSource, LabelOptions
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
@@ -151,7 +151,7 @@ def test_sources_of_a_mixture_are_drawn_by_weights_that_may_change(config_file: 
 
 
 def test_a_corpus_gives_every_clip_once_before_any_again(corpus: Path) -> None:
-    source = CorpusSource(corpus, seed=0, token_size=TOKEN)
+    source = CorpusSource(corpus, LabelOptions(TOKEN), seed=0)
     assert (len(source), source.size_hw, source.num_frames) == (5, (32, 32), 4)
     rounds = [[clip.scene.index for clip in source.clips(range(n, n + 5)) if clip.scene] for n in (0, 5, 10)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds) and len({tuple(one) for one in rounds}) > 1
@@ -167,7 +167,7 @@ def test_a_corpus_gives_what_was_rendered(
         corpus, (recipe, sources) = tmp_path / "shards", recipe_and_sources(config)
         kind: dict[str, Any] = {"layout": layout, "media": "npz", "clips_per_shard": 2}
         generate(recipe, sources, out=corpus, num_clips=5, seed=3, **kind)
-    for read in CorpusSource(corpus, seed=0, token_size=TOKEN).clips(range(5)):
+    for read in CorpusSource(corpus, LabelOptions(TOKEN), seed=0).clips(range(5)):
         assert read.scene is not None
         (drawn,) = stage.sources[0].clips([read.scene.index])
         assert drawn.scene is not None and read.scene.digest == drawn.scene.digest
@@ -199,7 +199,7 @@ def test_unfinished_corpora_are_refused(
     shutil.copytree(corpus, tmp_path / "copy")
     harm(tmp_path / "copy")
     with pytest.raises(UserError, match=message):
-        CorpusSource(tmp_path / "copy", seed=0, token_size=TOKEN)
+        CorpusSource(tmp_path / "copy", LabelOptions(TOKEN), seed=0)
 
 
 def test_missing_files_of_a_corpus_are_listed_and_damaged_ones_named(

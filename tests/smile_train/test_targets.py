@@ -1,5 +1,6 @@
 """Targets of the student: their values, losses and names."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smile_train.batch import Batch
-from smile_train.config import PixelTarget, TargetOptions, TeacherTarget
+from smile_train.config import MotionTarget, PixelTarget, TargetOptions, TeacherTarget
 from smile_train.models import Encoder, EncoderConfig, Student, StudentConfig, pick_tokens
 from smile_train.targets import LOSSES, TARGETS, TOKEN_NORMS, Targets, pixel_targets, zscore_over_clip
 
@@ -94,7 +95,7 @@ def test_pixel_targets_of_a_run() -> None:
     for per_patch in (True, False):
         targets = targets_of(PixelTarget(per_patch=per_patch))
         built = targets.build(batch())
-        assert (targets.width, targets.names, built.valid) == (96, ["pixels"], [None])
+        assert (targets.width, targets.names, built.weights) == (96, ["pixels"], [None])
         expected = pixel_targets(batch().frames.float() / 255, 4, 2, normalise=per_patch)
         assert torch.equal(built.values[0], expected)
     with pytest.raises(ValueError, match="a target of kind teacher needs a teacher"):
@@ -208,6 +209,62 @@ def test_the_loss_is_on_the_tokens_that_the_student_predicts(tokens: Any) -> Non
     assert targets.losses(prediction, built, MASK, 11)["loss"] < 1e-9
 
 
+def motion_labels() -> dict[str, Tensor]:
+    """Two offsets of 18 tokens. Token n of clip 0 moves by (n, -1) and (0, 2n); clip 1 is natural video."""
+    number = torch.arange(18.0)
+    zero = torch.zeros(18)
+    displacement = torch.stack([torch.stack([number, zero - 1], -1), torch.stack([zero, 2 * number], -1)])
+    valid = torch.stack([number < 17, number < 9])
+    return {
+        "motion_displacement": torch.stack([displacement, torch.zeros(2, 18, 2)]),
+        "motion_visibility": torch.stack([torch.stack([number < 6, number < 12]), torch.zeros(2, 18).bool()]),
+        "motion_valid": torch.stack([valid, torch.zeros(2, 18).bool()]),
+        "motion_object": torch.stack([(number % 3).to(torch.int16), torch.zeros(18, dtype=torch.int16)]),
+    }
+
+
+def test_motion_is_predicted_as_signed_logarithms_where_it_is_known() -> None:
+    options = MotionTarget(offsets=[0, 1], spread=0.0, visibility=0.5, background_weight=0.25)
+    targets = targets_of(options)
+    assert (targets.width, targets.names) == (6, ["motion"])
+    built = targets.build(Batch(torch.arange(2), batch().frames, motion_labels()))
+    values, weights = built.values[0], built.weights[0]
+    assert weights is not None
+    # Columns: displacement x, y and visibility of the first offset, then of the second one.
+    log = math.log1p
+    assert values[0, 5].tolist() == pytest.approx([log(5), -log(1), 1, 0, log(10), 1])
+    assert weights[0, :, 0].tolist() == [0.25 if n % 3 == 0 else 1.0 for n in range(17)] + [0.0]
+    assert weights[0, 8].tolist() == [1.0, 1.0] and weights[0, 10].tolist() == [1.0, 0.0]
+    assert not weights[1].any()
+    prediction = torch.zeros(2, 11, 6)
+    found = targets.losses(prediction, built, MASK, 11)
+    masked = MASK[0].nonzero()[:, 0].tolist()
+    total = sum(weights[0, n].sum() for n in masked)
+    smooth = lambda v: v * v / 0.2 if v < 0.1 else v - 0.05  # noqa: E731
+    lengths = sum(
+        weights[0, n, d] * (smooth(abs(values[0, n, 3 * d])) + smooth(abs(values[0, n, 3 * d + 1]))) / 2
+        for n in masked
+        for d in (0, 1)
+    )
+    assert found["loss/motion.displacement"] == pytest.approx(float(lengths / total), rel=1e-5)
+    assert found["loss/motion.visibility"] == pytest.approx(math.log(2), rel=1e-5)
+    expected = found["loss/motion.displacement"] + 0.5 * found["loss/motion.visibility"]
+    torch.testing.assert_close(found["loss"], expected)
+    # Without motion the baseline has the same loss of the displacement, and a better one of the visibility.
+    torch.testing.assert_close(found["baseline_loss/motion.displacement"], found["loss/motion.displacement"])
+    assert found["baseline_loss/motion.visibility"] < found["loss/motion.visibility"]
+
+
+def test_natural_videos_alone_have_no_loss_of_motion() -> None:
+    targets = targets_of(MotionTarget(), PixelTarget())
+    built = targets.build(batch())
+    prediction = torch.zeros(2, 11, 100, requires_grad=True)
+    found = targets.losses(prediction, built, MASK, 11)
+    assert found["loss/motion"] == 0 and found["loss/pixels"] > 0
+    found["loss"].backward()
+    assert prediction.grad is not None and not prediction.grad[..., :4].any() and prediction.grad.any()
+
+
 def test_a_target_may_be_valid_for_some_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class FirstTokens:
         """The index of the token as the target, valid for the first seven tokens."""
@@ -218,11 +275,18 @@ def test_a_target_may_be_valid_for_some_tokens_only(monkeypatch: pytest.MonkeyPa
             pass
 
         def build(self, batch: Batch) -> tuple[Tensor, Tensor]:
-            return torch.arange(18.0).expand(2, 18)[..., None], torch.arange(18).expand(2, 18) < 7
+            numbers = torch.arange(18.0).expand(2, 18)[..., None]
+            return numbers, (numbers < 7).float()
 
-        def loss(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        def baseline(self, values: Tensor) -> Tensor:
+            return values.mean(1, keepdim=True)
+
+        def loss(
+            self, prediction: Tensor, target: Tensor, weights: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            valid = weights[..., 0] > 0
             assert (valid == (target[..., 0] < 7)).all() and valid.any() and not valid.all()
-            return (prediction - target)[valid].square().mean()
+            return (prediction - target)[valid].square().mean(), {}
 
     monkeypatch.setitem(TARGETS, "pixels", FirstTokens)
     targets = targets_of(PixelTarget())

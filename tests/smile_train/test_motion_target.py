@@ -1,0 +1,118 @@
+"""Pretraining with exact motion as the target, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smile_synth import Recipe, Sources, annotate, generate, sample_scene
+from smile_synth.core.errors import UserError
+from smile_synth.io.videos import write_mp4
+from smile_train.config import PretrainConfig
+from smile_train.data.batches import open_data, training_batches
+from smile_train.training.logging import read_log
+from smile_train.training.pretrain import pretrain
+
+MOTION = "targets=[{kind: motion, offsets: [0, 1], visibility: 0.5}, {kind: pixels}]"
+
+
+def test_a_run_learns_from_the_motion_of_its_scenes(config_file: Path, tmp_path: Path) -> None:
+    config = PretrainConfig.load(config_file, [MOTION, "stages.0.steps=4"])
+    result = pretrain(config, tmp_path / "run")
+    names = set(read_log(tmp_path / "run")[-1])
+    parts = {
+        f"{kind}/motion.{part}"
+        for kind in ("loss", "baseline_loss")
+        for part in ("displacement", "visibility")
+    }
+    assert parts | {"loss/motion", "loss/pixels", "baseline_loss/motion"} <= names
+    assert result.loss > 0
+    # The run goes on with the config that it wrote, and has nothing left to do.
+    again = pretrain(PretrainConfig.load(tmp_path / "run" / "config.yaml"), tmp_path / "run")
+    assert again.clips_per_second == 0
+
+
+def test_labels_of_motion_are_those_of_the_scene(config_file: Path, train_bank: Path) -> None:
+    config = PretrainConfig.load(config_file, [MOTION])
+    stage = open_data(config).stages[0]
+    batch = next(training_batches(config, stage, start_step=1))
+    recipe = Recipe.load(stage.options.sources[0].recipe or "")
+    scene = sample_scene(recipe, Sources.open(train_bank), seed=0, index=6)
+    motion = annotate(scene, Sources.open(train_bank)).token_motion((2, 8), (0, 1))
+    assert batch.indices[2] == 6
+    assert torch.equal(batch.labels["motion_displacement"][2], torch.tensor(motion.displacement_xy))
+    assert torch.equal(batch.labels["motion_visibility"][2], torch.tensor(motion.visible))
+    assert batch.labels["motion_displacement"].shape == (4, 2, 32, 2)
+    assert not batch.labels["motion_valid"][:, 1, 16:].any()  # the last tubelet has no later one
+
+
+def test_a_corpus_has_the_same_labels_of_motion_as_its_recipe(
+    config_file: Path, train_bank: Path, tmp_path: Path
+) -> None:
+    rendered = PretrainConfig.load(config_file, [MOTION])
+    recipe = Recipe.load(rendered.resolved_stages[0].sources[0].recipe or "")
+    generate(recipe, Sources.open(train_bank), out=tmp_path / "corpus", num_clips=3, seed=0, workers=1)
+    config = PretrainConfig.load(
+        config_file, [MOTION, f"stages.0.sources=[{{corpus: {tmp_path / 'corpus'}}}]"]
+    )
+    clips = {}
+    for one in (rendered, config):
+        source = open_data(one).stages[0].sources[0]
+        for clip in source.clips([0, 1, 2]):
+            assert clip.scene is not None
+            clips.setdefault(clip.scene.digest, []).append(clip.labels["motion_displacement"])
+    assert len(clips) == 3
+    for first, second in clips.values():
+        assert (first == second).all() and first.any()
+
+
+def test_natural_videos_alone_are_refused_and_in_a_mixture_left_out(
+    config_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "videos").mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    write_mp4(tmp_path / "videos" / "noise.mp4", frames, 8.0)
+    video = (
+        f"{{video: {{path: {tmp_path / 'videos'}, side: 32, sampling: {{num_frames: 4, stride_frames: 2}}}}}}"
+    )
+    with pytest.raises(UserError, match=r"stages.0: a target of kind motion needs a recipe or a corpus"):
+        open_data(PretrainConfig.load(config_file, [MOTION, f"stages.0.sources=[{video}]"]))
+    recipe = PretrainConfig.load(config_file).resolved_stages[0].sources[0].recipe
+    config = PretrainConfig.load(config_file, [MOTION, f"stages.0.sources=[{{recipe: {recipe}}}, {video}]"])
+    stage = open_data(config).stages[0]
+    natural = torch.tensor([stage.source_of(k, seed=0, batch_size=4) is stage.sources[1] for k in range(8)])
+    assert natural.any() and not natural.all()
+    batches = training_batches(config, stage, start_step=0)
+    for step in range(2):
+        batch, own = next(batches), natural[4 * step : 4 * step + 4]
+        if "motion_valid" in batch.labels:
+            assert torch.equal(batch.labels["motion_valid"].flatten(1).any(1), ~own)
+        else:
+            assert own.all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["targets=[{kind: motion, offsets: [2]}]"],
+            r"kind motion: offsets: 2 is outside of the clip's 2 tubelets",
+        ),
+        (
+            ["bank=null", "stages.0.sources=[{corpus: CORPUS}]", MOTION],
+            r"stages.0.sources.0: bank is missing: a target",
+        ),
+    ],
+)
+def test_motion_that_is_unknown_is_refused(
+    config_file: Path, train_bank: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    if "CORPUS" in overrides[1 % len(overrides)]:
+        recipe = Recipe.load(PretrainConfig.load(config_file).resolved_stages[0].sources[0].recipe or "")
+        generate(recipe, Sources.open(train_bank), out=tmp_path / "corpus", num_clips=1, seed=0, workers=1)
+    given = [text.replace("CORPUS", str(tmp_path / "corpus")) for text in overrides]
+    with pytest.raises(UserError, match=message):
+        open_data(PretrainConfig.load(config_file, given))
