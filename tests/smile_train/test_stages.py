@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,30 +229,41 @@ def test_missing_files_of_a_corpus_are_listed_and_damaged_ones_named(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-def test_workers_make_the_same_clips_and_their_errors_are_one_line(
-    corpus: Path, config_file: Path, tmp_path: Path
-) -> None:
+def test_an_error_in_a_clip_is_one_line(corpus: Path, config_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(corpus, copy)
     config = PretrainConfig.load(config_file, [*from_corpus(copy), "stages.0.steps=4", "batch_size=1"])
     (stage,) = open_data(config).stages
-
-    def batches(workers: int) -> Iterator[Batch]:
-        run = config.run.model_copy(update={"workers": workers})
-        return training_batches(config.model_copy(update={"run": run}), stage, start_step=1)
-
-    here = list(batches(0))
     scene = stage.sources[0].clips([3])[0].scene
     assert scene is not None
     (copy / "clips" / f"{scene.index:06d}.mp4").write_bytes(b"x")
-    there = batches(1)
-    for own, made in zip(here[:2], there, strict=False):
-        assert torch.equal(own.frames, made.frames) and own.indices.tolist() == made.indices.tolist()
-        assert torch.equal(own.labels["coverage"], made.labels["coverage"])
+    batches = training_batches(config, stage, start_step=1)
+    assert [next(batches).indices.tolist() for _ in range(2)] == [[1], [2]]
     with pytest.raises(UserError, match=f"ends inside clip {scene.index}") as caught:
-        next(there)
+        next(batches)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_clips_until_they_are_killed(corpus: Path, config_file: Path) -> None:
+    own = [*from_corpus(corpus), "stages.0.steps=200", "batch_size=1", "run.workers=1"]
+    config = PretrainConfig.load(config_file, own)
+    (stage,) = open_data(config).stages
+    there = training_batches(config, stage, start_step=1)
+    alone = config.model_copy(update={"run": config.run.model_copy(update={"workers": 0})})
+    for one, other in zip(
+        training_batches(alone, replace(stage, end_step=3), start_step=1), there, strict=False
+    ):
+        assert torch.equal(one.frames, other.frames) and one.indices.tolist() == other.indices.tolist()
+        assert torch.equal(one.labels["coverage"], other.labels["coverage"])
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGKILL)
+    # The trainer makes one line of this message.
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid") as caught:
+        list(there)
+    # A caller that keeps the error may have other children that end.
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    assert caught.value.__traceback__ is not None
 
 
 # --- video as the background ---
