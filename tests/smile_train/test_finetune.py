@@ -80,8 +80,8 @@ def test_learns_moving_squares(configs: Path, tmp_path: Path) -> None:
     )
     save_model(tmp_path / "student.safetensors", Student(shape, generator=torch.Generator().manual_seed(1)))
     config = load(
-        configs, f"start_from={tmp_path / 'student.safetensors'}", "encoder={size: tiny}", "epochs=24",
-        "mixing.mixup=0", "mixing.cutmix=0", "validate_every_epochs=12", "test.weights=best", "batch_size=16",
+        configs, f"start_from={tmp_path / 'student.safetensors'}", "encoder={size: tiny}", "epochs=48",
+        "mixing.mixup=0", "mixing.cutmix=0", "validate_every_epochs=24", "test.weights=best", "batch_size=16",
         "run.checkpoint_every=500", "optimiser.base_lr=0.032", "optimiser.warmup_epochs=2",
     )  # fmt: skip
     result = finetune(config, tmp_path / "run")
