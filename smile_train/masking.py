@@ -1,4 +1,7 @@
-"""Token masks of whole batches: the same count in every clip, on any device, keyed by clip index."""
+"""Token masks of batches, on any device. Every clip has the same number of masked tokens.
+
+The random numbers of a mask depend on the seed and the clip's index only.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from smile_train.config import MaskOptions
 
 Grid = tuple[int, int, int]
 
-# Rows of a clip's random numbers: one orders tubes, the other one single tokens.
+# Rows of a clip's random numbers: the first gives the random order of tubes, the second that of tokens.
 TUBE, TOKEN = 0, 1
 NUM_ROWS = 2
 MASK_DRAWS = "mask_draws"
 
 # V-JEPA (arXiv 2404.08471) hides a union of blocks that last the whole clip. Each covers this share of the
-# frame with an aspect in this range. The union of so many blocks exceeds any usual ratio.
+# frame; its aspect lies in this range. The union of NUM_BLOCKS blocks is larger than any usual ratio.
 BLOCK_SHARE = 0.15
 BLOCK_ASPECT = (0.75, 1.5)
 NUM_BLOCKS = 24
@@ -44,7 +47,7 @@ class Masker:
         """Store the options. The mask of a clip depends on its index, ``seed`` and its objects only.
 
         Raises:
-            UserError: the ratio masks no token or leaves none visible, or a visible tubelet is outside.
+            UserError: the ratio masks no token, or a tubelet of ``visible_tubelets`` is outside of the clip.
         """
         self.options, self.grid_thw = options, grid_thw
         self.patch_size, self.tubelet_size, self.seed = patch_size, tubelet_size, seed
@@ -59,14 +62,15 @@ class Masker:
             )
 
     def draw(self, indices: Sequence[int] | NDArray[np.int64], num_masks: int = 1) -> Tensor:
-        """Draw the random numbers of the masks of clips, a few KB a clip, on the CPU.
+        """Draw the random numbers for the masks of clips, on the CPU: a few KB per clip and mask.
 
         Args:
             indices: B clip indices.
             num_masks: independent masks M per clip.
 
         Returns:
-            float32 ``[B, M, K]`` in [0, 1): two rows of N numbers, those of blocks, and that of a tubelet.
+            float32 ``[B, M, K]`` in [0, 1). The K numbers are two rows of N, one for the random tubelet, and
+            three per block for block masks.
         """
         num_tokens = math.prod(self.grid_thw)
         masks = []
@@ -85,10 +89,10 @@ class Masker:
         Args:
             batch: has the labels ``mask_draws`` (see `draw`), and ``coverage`` or ``boxes_xyxy`` for
                 trajectory masks. Masks are made on its device.
-            number: which of the independent masks.
+            number: which of the independent masks, 0 .. M - 1.
 
         Returns:
-            bool ``[B, N]``, True = masked, ``num_masked`` in every row.
+            bool ``[B, N]``, True = masked; every row has ``num_masked`` masked tokens.
 
         Raises:
             ValueError: a label is missing or has another shape.
@@ -116,7 +120,7 @@ class Masker:
                 spared = self._spared_tubelets(tubelet)
                 follow = options.object_rule == "tubelet-tube"
                 mask = tubelet_mask(draws, objects, spared, grid, options.ratio, follow_tube=follow)
-        # The published code uses, for the second mask, the mask of another clip of the batch.
+        # The published code uses another clip's mask as the second mask of a clip.
         return mask.roll(number, 0) if options.cross_clip else mask
 
     def _object_tokens(self, batch: Batch) -> Tensor:
@@ -132,7 +136,7 @@ class Masker:
         )  # fmt: skip
 
     def _spared_tubelets(self, draws: Tensor) -> Tensor:
-        """Return bool ``[B, T]``: the fixed tubelets, or a random one of each clip, from ``[B, 1]`` draws."""
+        """Return bool ``[B, T]``: the fixed tubelets, or one per clip by the random draws ``[B, 1]``."""
         num_tubelets = self.grid_thw[0]
         tubelets = torch.arange(num_tubelets, device=draws.device)
         if self.options.visible_tubelets is not None:
@@ -142,10 +146,10 @@ class Masker:
 
 
 def count_masked(grid_thw: Grid, ratio: float) -> int:
-    """Return how many tokens every kind of mask hides: T * int(ratio * H * W), 1248 of 8x14x14 at .8.
+    """Return how many tokens a mask of any kind hides: T * int(ratio * H * W), 1248 of 8x14x14 at .8.
 
     Raises:
-        ValueError: the ratio lies outside (0, 1), or leaves no token masked or none visible.
+        ValueError: the ratio lies outside (0, 1), or masks no token.
     """
     t, h, w = grid_thw
     if not 0 < ratio < 1:
@@ -157,7 +161,7 @@ def count_masked(grid_thw: Grid, ratio: float) -> int:
 
 
 def seen_frames(frames: NDArray[np.uint8], mask: NDArray[np.bool_], grid_thw: Grid) -> NDArray[np.uint8]:
-    """Return frames ``[T, H, W, 3]`` with the masked tokens of a mask ``[N]`` in gray."""
+    """Return frames ``[T, H, W, 3]`` in which the tokens of a mask ``[N]`` are gray."""
     t, h, w = grid_thw
     hidden = mask.reshape(t, h, w)
     for axis, length in enumerate(frames.shape[:3]):
@@ -169,7 +173,7 @@ def random_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
     """Mask tokens independently of each other.
 
     Args:
-        draws: ``[B, 2, N]`` uniform in [0, 1): row 0 orders tubes, row 1 orders single tokens.
+        draws: ``[B, 2, N]`` uniform in [0, 1): row 0 gives the order of tubes, row 1 that of single tokens.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
 
@@ -196,13 +200,13 @@ def tube_mask(draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
 def block_mask(blocks: Tensor, draws: Tensor, grid_thw: Grid, ratio: float) -> Tensor:
     """Mask a union of blocks that last the whole clip (after V-JEPA, arXiv 2404.08471, sec. 3).
 
-    Each block covers `BLOCK_SHARE` of the frame, with an aspect that is log-uniform in `BLOCK_ASPECT`, at a
-    uniform position inside the frame. Blocks are added until the count is reached. Of the last block, random
-    positions are masked.
+    Each block covers `BLOCK_SHARE` of the frame. Its aspect is log-uniform in `BLOCK_ASPECT`, its position
+    uniform inside the frame. Blocks are added until the count is reached. In the last block, only as many
+    random positions are masked as are still needed.
 
     Args:
         blocks: uniform draws ``[B, num_blocks, 3]``: aspect, row and column of each block.
-        draws: ``[B, 2, N]`` as of `random_mask`, for the order within a block.
+        draws: ``[B, 2, N]`` as of `random_mask`; row 0 gives the order of positions within a block.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
 
@@ -242,17 +246,17 @@ def trajectory_mask(
 ) -> Tensor:
     """Mask object tokens except a share of them, and tubes elsewhere (SMILE, arXiv 2504.00527).
 
-    The published ``tube+traj_mask``. Of `n` object tokens, `floor(share * n)` random ones are visible and the
-    others are masked. Tokens outside objects follow the tube mask. The count is then made exact. With too
-    many masked tokens, tokens outside objects become visible first, then object tokens. With too few, tokens
-    outside objects are masked first, then the visible object tokens.
+    This is the published ``tube+traj_mask``. Of `n` object tokens, `floor(share * n)` random ones are visible
+    and the others are masked. Tokens outside objects follow the tube mask. Then the number of masked tokens
+    is corrected to `count_masked`. If too many are masked, tokens outside objects become visible first, then
+    object tokens. If too few, tokens outside objects are masked first, then the visible object tokens.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
         object_tokens: bool ``[B, N]``.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
-        object_visible_share: 0..1, share of the object tokens that are visible.
+        object_visible_share: share of the object tokens that stay visible, 0..1.
 
     Returns:
         bool ``[B, N]``, True = masked.
@@ -266,8 +270,8 @@ def trajectory_mask(
     num_tokens = object_tokens.shape[1]
     num_object = object_tokens.sum(1, keepdim=True)
     num_shown = (num_object.double() * object_visible_share).floor().long()
-    # The rule above masks the first tokens of this order: object tokens, masked tubes, visible tubes, and
-    # last the visible object tokens. The order is random within each group.
+    # Tokens are masked in this order, up to the count: object tokens, other tokens of masked tubes, other
+    # tokens of visible tubes, and last the object tokens that stay visible. Each group has a random order.
     hidden = tube_mask(draws, grid_thw, ratio)
     category = torch.where(object_tokens, 0, torch.where(hidden, 1, 2))
     rank = _ranks(category + draws[:, TOKEN].double())
@@ -286,16 +290,16 @@ def tubelet_mask(
     *,
     follow_tube: bool = False,
 ) -> Tensor:
-    """Mask object tokens except in some tubelets, and tubes elsewhere: two more rules of SMILE's code.
+    """Mask object tokens except in some tubelets, and tubes elsewhere: two further rules of SMILE's code.
 
-    In the spared tubelets object tokens are visible (``tube+picked_frame_visible``), or follow the tube mask
-    (``follow_tube``, the published ``tube``). The count is made exact as in `trajectory_mask`. Object tokens
-    of spared tubelets change last.
+    In the spared tubelets object tokens are visible (published as ``tube+picked_frame_visible``), or with
+    ``follow_tube`` follow the tube mask (published as ``tube``). The number of masked tokens is corrected as
+    in `trajectory_mask`; object tokens of spared tubelets are changed last.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
         object_tokens: bool ``[B, N]``.
-        spared: bool ``[B, T]``, the tubelets where objects are not masked.
+        spared: bool ``[B, T]``, True = object tokens of this tubelet are not all masked.
         grid_thw: tokens along time, height and width.
         ratio: share to mask, see `count_masked`.
         follow_tube: object tokens of spared tubelets follow the tube mask.
@@ -312,7 +316,7 @@ def tubelet_mask(
         raise ValueError(f"spared must be [{len(draws)}, {t}], got {list(spared.shape)}")
     hidden = tube_mask(draws, grid_thw, ratio)
     kept = object_tokens & spared.repeat_interleave(h * w, dim=1)
-    # Tokens are masked in the order of these numbers, at random among equal ones, up to the count.
+    # Tokens are masked in ascending order of category, up to the count; the order within one is random.
     category = torch.where(object_tokens, 1, torch.where(hidden, 2, 3))
     category = torch.where(kept, torch.where(hidden, 0, 4) if follow_tube else 4, category)
     return _ranks(category + draws[:, TOKEN].double()) < count_masked(grid_thw, ratio)
@@ -322,12 +326,12 @@ def token_motion(frames: Tensor, patch_size: int, tubelet_size: int) -> Tensor:
     """Return how much each token changes: mean absolute difference to the frame before, ``[B, N]`` float32.
 
     Args:
-        frames: uint8 ``[B, T, 3, H, W]``. Frame 0 has the difference of frame 1.
+        frames: uint8 ``[B, T, 3, H, W]``. Frame 0 gets the value of frame 1.
         patch_size: side of a token in pixels.
         tubelet_size: frames a token spans.
     """
     batch, time, _, height, width = frames.shape
-    # The mean over channels first: three channels need three times the memory and give almost the same.
+    # The mean over channels is taken first: it needs a third of the memory, and the result is almost equal.
     gray = frames.float().mean(2)
     change = (gray[:, 1:] - gray[:, :-1]).abs()
     change = torch.cat([change[:, :1], change], dim=1) if time > 1 else torch.zeros_like(gray)
@@ -336,12 +340,13 @@ def token_motion(frames: Tensor, patch_size: int, tubelet_size: int) -> Tensor:
 
 
 def motion_weighted(draws: Tensor, motion: Tensor, grid_thw: Grid, strength: float) -> Tensor:
-    """Change draws so that moving tokens are masked earlier, in proportion to a weight.
+    """Change draws so that moving tokens come earlier in the order and are masked more often.
 
     The weight of a token is ``1 + strength * motion / mean motion of the clip``. The weight of a tube is the
-    mean over its tokens. In ascending order of ``1 - (1 - draw)^(1 / weight)`` each next token is
-    drawn with probability in proportion to its weight (Efraimidis and Spirakis, "Weighted random sampling
-    with a reservoir", 2006). Equal weights keep the order.
+    mean over its tokens. A draw becomes ``1 - (1 - draw)^(1 / weight)``. Taking tokens in ascending order of
+    these values is weighted sampling without replacement: each next token is taken with a probability in
+    proportion to its weight (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
+    Equal weights keep the order.
 
     Args:
         draws: ``[B, 2, N]`` as of `random_mask`.
@@ -369,10 +374,11 @@ def motion_weighted(draws: Tensor, motion: Tensor, grid_thw: Grid, strength: flo
 def object_tokens_from_boxes(
     boxes_xyxy: Tensor, grid_thw: Grid, patch_size: int, tubelet_size: int, *, oversize: bool = False
 ) -> Tensor:
-    """Find the object tokens from boxes: SMILE's rule.
+    """Return which tokens are object tokens, from boxes, by SMILE's rule.
 
-    A token is an object token where it overlaps the smallest box around an object's boxes in the frames of
-    its tubelet. Boxes are cropped to the frame. Empty boxes and boxes with NaN are ignored.
+    For each object and tubelet, the boxes in the tubelet's frames are replaced by the smallest box around
+    them. Tokens that overlap this box are object tokens. Boxes are cropped to the frame. Empty boxes and
+    boxes with NaN are ignored.
 
     Args:
         boxes_xyxy: float ``[B, K, T, 4]``, pixels, half-open.
@@ -410,14 +416,14 @@ def object_tokens_from_boxes(
 def upright_boxes(
     object_to_frame: NDArray[np.float64], sizes_hw: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Return the boxes of objects as if they were not rotated, from which the published masks are made.
+    """Return the boxes that objects would have without rotation. The published masks use these boxes.
 
     Args:
         object_to_frame: ``[K, T, 3, 3]`` poses of the objects' textures.
         sizes_hw: ``[K, 2]`` height and width of the textures.
 
     Returns:
-        ``[K, T, 4]`` xyxy in pixels: the center of the texture, plus and minus half of its scaled sides.
+        ``[K, T, 4]`` xyxy in pixels: centre of the texture minus and plus half of its scaled sides.
     """
     height, width = np.asarray(sizes_hw, np.float64)[:, None].transpose(2, 0, 1)
     middle = np.stack([width / 2, height / 2, np.ones_like(width)], axis=-1)
@@ -437,7 +443,7 @@ def _check_draws(draws: Tensor, grid_thw: Grid, object_tokens: Tensor | None = N
 
 
 def _ranks(keys: Tensor) -> Tensor:
-    """Return the rank of each key in the ascending order of its row. Ties keep the order of tokens."""
+    """Return the rank of each key in the ascending order of its row. Equal keys keep the order of tokens."""
     order = keys.argsort(dim=1, stable=True)
     places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

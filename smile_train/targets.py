@@ -1,7 +1,7 @@
 """What the student predicts for each token, and the loss of the prediction.
 
-`TARGETS` maps the kind of a target in a config to its class. A new target is a class with the same three
-members, an options group in `smile_train.config`, and an entry here.
+`TARGETS` maps the kind of a target in a config to its class. A new target needs a class with the members of
+`Target`, an options group in `smile_train.config`, and an entry in `TARGETS`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smile_train.config import MotionTarget, PixelTarget, TargetOptions, Teacher
 from smile_train.models import Teacher, Tokens, pick_tokens
 
 EPS = 1e-6
-# Parts of a motion target, with their values per token and offset.
+# Parts of a motion target: name and number of values per token and offset.
 MOTION_PARTS = {"displacement": 2, "spread": 2, "linear": 4, "visibility": 1, "camera": 2}
 MOTION_BETA = 0.1
 LINEAR_SCALE = 10.0
@@ -27,11 +27,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Context(NamedTuple):
-    """What a target may use.
+    """What a target needs besides its options.
 
     Attributes:
         patch_size, tubelet_size: of a token.
-        teacher: None where no target is of kind teacher.
+        teacher: None if no target is of kind teacher.
     """
 
     patch_size: int
@@ -49,17 +49,17 @@ class Target(Protocol):
     width: int
 
     def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the target, float32 ``[B, N, width]``, and weights of its tokens ``[B, N, ...]`` or None."""
+        """Return the target, float32 ``[B, N, width]``, and token weights ``[B, N, ...]`` or None."""
         ...
 
     def baseline(self, values: Tensor) -> Tensor:
-        """Return a prediction that needs no training, for targets ``[B, N, width]``; it may broadcast."""
+        """Return a prediction that needs no training, broadcastable to the targets ``[B, N, width]``."""
         ...
 
     def loss(
         self, prediction: Tensor, target: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss, and the losses of its parts by name where it has several.
+        """Return the mean loss, and the loss of each part by name; an empty dict if there is one part.
 
         Args:
             prediction, target: float32 ``[B, P, width]``.
@@ -69,10 +69,10 @@ class Target(Protocol):
 
 
 class TeacherTokens:
-    """The tokens of a frozen teacher, normalised. The layers of the teacher share the weight."""
+    """The normalised tokens of a frozen teacher. The loss is the mean of the losses of its layers."""
 
     def __init__(self, options: TeacherTarget, context: Context) -> None:
-        """Raises ValueError without a teacher."""
+        """Store the options. Raises ValueError if the context has no teacher."""
         if context.teacher is None:
             raise ValueError("a target of kind teacher needs a teacher")
         self._teacher = context.teacher
@@ -136,9 +136,9 @@ class Motion:
         self.width = sum(self._part_widths) * self._num_offsets
 
     def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """See `Target.build`. The values of one offset are next to each other."""
+        """See `Target.build`. All parts of the first offset come first, then those of the next offset."""
         labels = batch.labels
-        if "motion_valid" not in labels:  # only natural videos
+        if "motion_valid" not in labels:  # all clips of the batch are natural videos
             frames, _, height, width = batch.frames.shape[1:]
             sizes = zip((frames, height, width), self._token, strict=True)
             tokens = math.prod(size // length for size, length in sizes)
@@ -159,7 +159,7 @@ class Motion:
         return torch.cat(parts, dim=-1).transpose(1, 2).flatten(2), weights
 
     def baseline(self, values: Tensor) -> Tensor:
-        """See `Target.baseline`: no motion; the visibility with the share of visible tokens."""
+        """See `Target.baseline`: zero motion; for visibility the logit of the share of visible tokens."""
         baseline = torch.zeros_like(values[:, :1]).unflatten(2, (self._num_offsets, -1))
         if "visibility" in self._part_weights:
             place = list(self._part_weights).index("visibility")
@@ -208,11 +208,11 @@ class Built(NamedTuple):
 
 
 class Targets:
-    """All targets of a run, concatenated in every token. One linear layer of the student predicts them.
+    """All targets of a run. One linear layer of the student predicts their concatenated values.
 
     Attributes:
         names: of the targets, for the log.
-        width: values per token.
+        width: values per token, over all targets.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Targets:
             tokens: which tokens the loss is computed on.
 
         Raises:
-            ValueError: a target of kind teacher without a teacher.
+            ValueError: a target of kind teacher is given without a teacher.
         """
         context = Context(patch_size, tubelet_size, teacher)
         self._targets = [TARGETS[one.kind](one, context) for one in options]
@@ -255,18 +255,19 @@ class Targets:
     def losses(self, prediction: Tensor, built: Built, mask: Tensor, num_masked: int) -> dict[str, Tensor]:
         """Return the losses of a prediction, by name.
 
-        ``loss`` is the weighted sum. ``loss/NAME`` is that of each target if there are several, and
-        ``loss/NAME.PART`` that of each part of a target. ``baseline_loss`` and the like are the losses of a
-        prediction that needs no training, `Target.baseline`. They carry no gradient.
+        ``loss`` is the weighted sum over the targets. ``loss/NAME`` is the loss of one target, if there are
+        several. ``loss/NAME.PART`` is the loss of one part of a target, if it has several.
+        ``baseline_loss``, ``baseline_loss/NAME`` and ``baseline_loss/NAME.PART`` are the same losses of the
+        prediction `Target.baseline`; they have no gradient.
 
         Args:
             prediction: ``[B, P, width]``, in the order of `pick_tokens`.
-            built: of the same batch.
-            mask: bool ``[B, N]``.
+            built: the result of `build` for the same batch.
+            mask: bool ``[B, N]``, True = masked.
             num_masked: masked tokens of every row.
 
         Raises:
-            ValueError: the shapes differ.
+            ValueError: the prediction has another width.
         """
         if prediction.shape[-1] != self.width:
             raise ValueError(f"prediction must be [B, P, {self.width}], got {list(prediction.shape)}")

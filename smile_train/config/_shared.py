@@ -17,7 +17,7 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class _Changeable:
-    """Marks an option that may differ when a run is continued, because results do not depend on it."""
+    """Marks an option that may be changed when a run is continued, because results do not depend on it."""
 
     def __repr__(self) -> str:
         return "CHANGEABLE"
@@ -33,7 +33,7 @@ class Options(StrictModel):
 
 
 def fixed_values(options: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Return all options by dotted key, without those marked `CHANGEABLE`, as plain values of JSON."""
+    """Return all options except those marked `CHANGEABLE`, by dotted key, as plain values for JSON."""
     return dict(_fixed(options, prefix))
 
 
@@ -61,11 +61,12 @@ class StudentOptions(Options):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the encoder: probability at the last block, rising linearly from 0."""
     positions: Literal["joint", "separable"] = "joint"
-    """Position table: over the token index, as published, or over time, row and column apart."""
+    """Sine-cosine position table: over the token index (joint, as published), or over time, row and column in
+    separate channels (separable)."""
     checkpointing: Annotated[bool, CHANGEABLE] = False
-    """Compute blocks again in the backward pass: less memory, about a third more work."""
+    """Recompute blocks in the backward pass: less memory, about a third more operations."""
     decoder_chunk: Annotated[Whole, CHANGEABLE] = 0
-    """Clips that are decoded at a time, which bounds the decoder's memory; 0 decodes the batch at once."""
+    """Clips that the decoder processes at once. Fewer clips need less memory; 0 is the whole batch."""
 
 
 class TeacherOptions(Options):
@@ -74,23 +75,24 @@ class TeacherOptions(Options):
     model: str = "tiny-clip"
     """tiny-clip (ships with the project), an open_clip name, local-dir:FOLDER, or timm:NAME."""
     pretrained: str | None = None
-    """A tag of open_clip or a weights file. timm takes only a file."""
+    """A tag of open_clip, or a weights file. For timm: only a file."""
     force_quick_gelu: bool = False
-    """Needed for OpenAI's weights from a file."""
+    """Replace GELU by QuickGELU. Needed for OpenAI's weights in a model with plain GELU."""
     normalisation: Literal["own", "clip", "imagenet"] = "own"
-    """Pixel statistics: the model's own, OpenAI's, or ImageNet's as in the published code."""
+    """Mean and std that normalise pixels: the model's own, OpenAI CLIP's, or ImageNet's (as published)."""
     layers: Annotated[list[int], Field(min_length=1)] = [-1]
     """Blocks whose tokens are predicted, concatenated; 0 is the first, -1 the last."""
     final_norm: bool = True
-    """Apply the model's last norm to the tokens."""
+    """Apply the model's final norm layer to the tokens."""
     projection: bool = False
-    """Apply the projection to the space shared with text."""
+    """Apply CLIP's projection to the space that images and texts share."""
     input_size: tuple[Count, Count] | None = None
-    """Height and width that frames are resized to. By default the model's positions are interpolated."""
+    """Height and width that frames are resized to. By default frames are not resized; the model's position
+    table is interpolated."""
     grid: Literal["match", "interpolate"] = "match"
-    """Token grid: must match the student's, or is interpolated to it."""
+    """match: the token grid must equal the student's. interpolate: it is interpolated to the student's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is the precision of the run."""
+    """Precision of the teacher's forward pass; auto is the precision of the run."""
     compile: Annotated[bool, CHANGEABLE] = False
     """Use torch.compile."""
 
@@ -101,9 +103,10 @@ class TeacherTarget(Options):
     kind: Literal["teacher"] = "teacher"
     """Selects this target."""
     norm: Literal["zscore", "layernorm", "none"] = "zscore"
-    """zscore over the tokens of the clip (as published), layernorm per token, or none."""
+    """zscore: normalise each channel over the tokens of the clip (as published). layernorm: normalise each
+    token over its channels."""
     loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
-    """l2 is the mean of squares (as published); cosine is 1 - cosine of the angle."""
+    """l2 is the mean squared error (as published); cosine is 1 - cosine similarity."""
     weight: Positive = 1.0
     """Weight of this loss in the sum."""
 
@@ -116,7 +119,7 @@ class PixelTarget(Options):
     per_patch: bool = True
     """Normalise pixels within each token."""
     loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
-    """As of the target teacher."""
+    """As in the target teacher."""
     weight: Positive = 1.0
     """Weight of this loss in the sum."""
 
@@ -130,17 +133,18 @@ class MotionTarget(Options):
     kind: Literal["motion"] = "motion"
     """Selects this target."""
     offsets: Annotated[list[int], Field(min_length=1)] = [0]
-    """Other times, in tubelets. 0 is the last frame of the token's own tubelet."""
+    """Frames to which the motion is predicted. n is the first frame of the tubelet that is n tubelets
+    later; 0 is the last frame of the token's own tubelet."""
     displacement: NonNegative = 1.0
     """Weight of the mean displacement: smooth L1 (beta .1) of sign(v) log(1 + |v|), v in pixels."""
     spread: NonNegative = 1.0
-    """Weight of the standard deviation of the displacement within the token; loss as of displacement."""
+    """Weight of the standard deviation of the displacement within the token; same loss as displacement."""
     linear: NonNegative = 0.0
     """Weight of the local rotation, scale and shear: smooth L1 (beta .1) of 10 times the values."""
     visibility: NonNegative = 0.0
-    """Weight of the visibility at the other times: binary cross-entropy."""
+    """Weight of the visibility in the frames of offsets: binary cross-entropy."""
     camera: NonNegative = 0.0
-    """Weight of the displacement of the background; loss as of displacement."""
+    """Weight of the displacement of the background; same loss as displacement."""
     background_weight: NonNegative = 1.0
     """Weight of tokens of the background relative to tokens of objects."""
     weight: Positive = 1.0
@@ -164,21 +168,23 @@ class MaskOptions(Options):
     kind: Literal["trajectory", "tube", "block", "random"] = "trajectory"
     """trajectory (object tokens first), tube, block (blocks that last the whole clip) or random."""
     ratio: Fraction = 0.8
-    """Share of the tokens of each frame, rounded down."""
+    """Share of masked tokens. Of T x H x W tokens, T x int(ratio x H x W) are masked."""
     object_tokens: Literal["coverage", "boxes", "boxes-oversize"] = "coverage"
-    """Object tokens: by exact visible coverage, by boxes, or by boxes one token too large, as published."""
+    """How object tokens are found: by exact visible coverage, by boxes, or by boxes that are one token too
+    large (as published)."""
     coverage_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A token belongs to an object where its mean visible coverage is above this."""
+    """With coverage: tokens whose mean visible coverage by objects is above this value are object tokens."""
     object_rule: Literal["share", "tubelet-visible", "tubelet-tube"] = "share"
-    """Object tokens that stay visible: a random share; or those of one tubelet (tubelet-visible); or in that
-    tubelet they follow the tube mask (tubelet-tube). Published as tube+traj_mask, tube+picked_frame_visible
-    and tube."""
+    """Which object tokens stay visible. share: a random share. tubelet-visible: those of one random tubelet.
+    tubelet-tube: those of one random tubelet that the tube mask does not mask. Published as tube+traj_mask,
+    tube+picked_frame_visible and tube."""
     object_visible_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """For the rule share."""
+    """Share of object tokens that stay visible, with object_rule share."""
     visible_tubelets: Annotated[list[Whole], Field(min_length=1)] | None = None
-    """For the tubelet rules: fixed tubelets instead of a random one."""
+    """Fixed tubelets (numbers from 0) instead of a random one, with the other two rules."""
     motion_weight: NonNegative = 0.0
-    """Hide moving tokens more often: weight 1 + motion_weight x motion / mean motion."""
+    """Mask moving tokens more often: a token's weight is 1 + motion_weight x its motion / the clip's mean
+    motion. Motion is the mean absolute difference to the frame before."""
     cross_clip: bool = False
     """Use another clip's mask for the second and later masks, as published. Results then depend on
     accumulate and on the number of processes."""
@@ -193,7 +199,7 @@ class MaskOptions(Options):
 
 
 class OptimiserOptions(Options):
-    """AdamW and its schedule. Learning rates are given for 256 samples per step and scale with their number.
+    """AdamW and its schedule. Learning rates are multiplied by (samples per step) / 256.
 
     A sample is a clip with one mask: a step of 128 clips with 2 masks each has 256 samples.
     """
@@ -205,50 +211,51 @@ class OptimiserOptions(Options):
     final_lr: NonNegative = 1e-5
     """Learning rate at the end of the cosine."""
     warmup_steps: Whole = 0
-    """Steps of the linear rise."""
+    """Steps in which the learning rate rises linearly to base_lr."""
     cosine_steps: Count | None = None
-    """Steps from the stage's start to the cosine's end; by default the stage's steps. Longer than the stage
-    is the published early stop."""
+    """Steps from the stage's start to the cosine's end; by default the stage's steps. A larger
+    value stops the stage before the cosine ends, as published."""
     schedule_epoch: tuple[Count, Count] | None = None
-    """[a, b]: after every a steps the schedule continues at the next multiple of b. The published code
-    with two masks has a = 1875 and b = 937, so its learning rate jumps back at every epoch."""
+    """[a, b]: epoch k, of a steps, starts at position k x b of the schedule. The published code with two
+    masks has a = 1875 and b = 937, so its learning rate jumps back at every epoch."""
     weight_decay: NonNegative = 0.05
-    """Not applied to 1-D tensors and the mask token."""
+    """Weight decay of AdamW. Not applied to 1-D tensors and the mask token."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of a block relative to the next one; 1 is the same for all."""
+    """Learning rate of a block divided by that of the next block; 1 gives all blocks the same."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """AdamW's decay rates of its two averages."""
+    """AdamW's decay rates of the averages of the gradient and of its square."""
     clip_norm: NonNegative = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Gradients with a larger norm are scaled down to this norm; 0 does not clip."""
 
 
 class RunOptions(Options):
     """How a run computes and what it keeps."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the forward passes; auto is bf16 on CUDA and fp32 on the CPU."""
+    """Precision of the forward passes; auto is bf16 on CUDA and fp32 on the CPU."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of a moving average of the weights, which is saved beside them; 0 keeps none."""
+    """Decay of a moving average of the weights, which is saved as an extra file; 0 computes no average."""
     accumulate: Annotated[Count, CHANGEABLE] = 1
-    """Parts of a process's batch that are computed one after the other. More parts need less memory."""
+    """Gradient accumulation: parts of a process's batch that are computed one after the other. More parts
+    need less memory."""
     parallel: Annotated[Literal["ddp", "fsdp"], CHANGEABLE] = "ddp"
     """Under torchrun: a copy of the model in each process (ddp), or sharded parameters (fsdp)."""
     compile: Annotated[bool, CHANGEABLE] = False
     """Use torch.compile."""
     device: Annotated[Literal["auto", "cpu", "cuda"], CHANGEABLE] = "auto"
-    """auto uses CUDA where there is a GPU."""
+    """auto uses CUDA if there is a GPU."""
     threads: Annotated[Whole, CHANGEABLE] = 0
-    """Of torch on the CPU; 0 is torch's own choice."""
+    """CPU threads of torch; 0 keeps torch's default."""
     workers: Annotated[Whole, CHANGEABLE] = 1
-    """Processes that make clips, for each training process; 0 makes them in the training process."""
+    """Worker processes that make clips, per training process; 0 makes the clips in the training process."""
     checkpoint_every: Annotated[Count, CHANGEABLE] = 500
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[Count, CHANGEABLE] = 2
-    """Checkpoints that are kept."""
+    """Number of last checkpoints that are kept; older ones are deleted."""
     peak_tflops: Annotated[Positive | None, CHANGEABLE] = None
-    """Peak of the device at this precision, for the MFU. Known for some GPUs."""
+    """Peak TFLOPS of the device at the run's precision, for the MFU. By default known for common GPUs."""
     wandb: Annotated[str | None, CHANGEABLE] = None
-    """Project of Weights & Biases that receives the log, too; needs the extra wandb."""
+    """Project of Weights & Biases to which the log is also sent; needs the extra wandb."""
 
 
 def as_pair(value: object) -> object:

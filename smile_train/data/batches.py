@@ -1,7 +1,7 @@
-"""The data of a run: its sources, opened and checked, and the batches of its stages.
+"""Open and check the sources of a run, and make the batches of its stages.
 
-A stage that renders a single recipe uses a `stream`, which renders on the GPU if there is one. Corpora,
-videos and mixtures use a DataLoader.
+A stage with a single recipe uses `stream`, which renders on the GPU if there is one. Corpora, videos,
+mixtures and runs with a motion target use a DataLoader.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class StageData:
 
     Attributes:
         options: of the stage.
-        first_step, end_step: its steps, counted over the whole run.
-        sources: of its clips.
+        first_step, end_step: the stage's steps, counted over the whole run.
+        sources: of the stage's clips.
     """
 
     options: Stage
@@ -51,7 +51,7 @@ class StageData:
     sources: tuple[Source, ...]
 
     def source_of(self, index: int, *, seed: int, batch_size: int) -> Source:
-        """Return the source of a clip, drawn with the weights of its step and keyed by its index."""
+        """Return the source of the clip ``index``, drawn with the source weights of the clip's step."""
         if len(self.sources) == 1:
             return self.sources[0]
         last = max(self.end_step - self.first_step - 1, 1)
@@ -70,7 +70,7 @@ class TrainingData:
     Attributes:
         stages: in their order.
         size_hw, num_frames: of every clip.
-        recipes: all recipes, by the name of their source.
+        recipes: all recipes, by the name of the source that uses them.
         unreadable: (file, reason) of files that are not used.
     """
 
@@ -150,19 +150,20 @@ def open_data(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> TrainingData:
-    """Open everything that a run reads.
+    """Open all sources of a run.
 
-    Call it before the processes of a run join: a first index of many videos takes longer than their timeout.
+    Call it before `join_world`: to index many videos for the first time takes longer than the timeout of
+    torch.distributed.
 
     Args:
         config: of the run.
-        index_folder: keeps the indices of lists of videos; by default a temporary folder.
-        strict: refuse sources with files that cannot be read.
+        index_folder: folder in which the indices of lists of videos are stored; by default a temporary one.
+        strict: raise an error if a source has a file that cannot be read.
         progress: called with (videos indexed, videos in all).
 
     Raises:
         UserError: a source is missing, a recipe does not fit its sources, clips differ in size or do not
-            divide into tokens, or ``strict`` and a file cannot be read.
+            divide into tokens, a motion target does not fit, or with ``strict`` a file cannot be read.
     """
     with ExitStack() as stack:
         folder = index_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -184,7 +185,7 @@ def open_data(
     )
     _check_motion(config, first.num_frames)
     for source in opener.sources.values():
-        source.clips([0])  # a source that cannot be rendered or read fails before anything is written
+        source.clips([0])  # fails here, before anything is written, if a source cannot be rendered or read
     if strict and opener.unreadable:
         file, reason = opener.unreadable[0]
         raise UserError(f"{len(opener.unreadable)} files cannot be read, the first '{file}': {reason}")
@@ -192,7 +193,7 @@ def open_data(
 
 
 def motion_offsets(config: PretrainConfig) -> tuple[int, ...]:
-    """Return the offsets of the motion target of a run; empty without one."""
+    """Return the offsets of a run's motion target; empty if the run has none."""
     return tuple(o for target in config.targets if isinstance(target, MotionTarget) for o in target.offsets)
 
 
@@ -200,7 +201,7 @@ def _check_motion(config: PretrainConfig, num_frames: int) -> None:
     """Check that a motion target fits the clips, and that every stage has a source with known motion.
 
     Raises:
-        UserError: it does not.
+        UserError: an offset is outside of the clips, or a stage has no source with known motion.
     """
     offsets = motion_offsets(config)
     if not offsets:
@@ -236,12 +237,12 @@ def training_batches(
     world_size: int = 1,
     device: str | torch.device = "cpu",
 ) -> Generator[Batch, None, None]:
-    """Yield one process's batches of a stage from ``start_step`` on, made ahead by worker processes.
+    """Yield one process's batches of a stage from ``start_step`` on. Workers make them in advance.
 
     Args:
         config: of the run.
-        stage: of the batches.
-        start_step: counted over the whole run.
+        stage: the stage.
+        start_step: first step, counted over the whole run.
         rank, world_size: number of this process, and number of processes.
         device: of the training.
 
@@ -251,7 +252,7 @@ def training_batches(
     local, source = config.batch_size // world_size, stage.sources[0]
     workers = config.run.workers
     can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
-    # The stream has no labels of motion yet.
+    # `stream` cannot give labels of motion yet.
     can_stream = can_stream and not motion_offsets(config)
     if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
         steps = StepBatches(
@@ -297,7 +298,7 @@ class _StageClips:
 
 
 class _Batches(Dataset[Batch | UserError]):
-    """Batches by the indices of their clips."""
+    """A dataset whose keys are lists of clip indices and whose items are batches."""
 
     def __init__(self, clips: Callable[[Sequence[int]], list[TrainingClip]]) -> None:
         self._clips = clips
@@ -306,7 +307,7 @@ class _Batches(Dataset[Batch | UserError]):
         try:
             return collate(indices, self._clips(indices))
         except UserError as error:
-            return error  # raised in a worker it would have the worker's traceback in its message
+            return error  # raising it in a worker would add the worker's traceback to its message
 
 
 def worker_batches(
@@ -316,12 +317,12 @@ def worker_batches(
     workers: int,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Yield batches that worker processes make ahead.
+    """Yield batches that worker processes make in advance.
 
     Args:
-        clips: returns clips by index, such as `Source.clips`; it is sent to the workers.
+        clips: returns the clips with the given indices, for example `Source.clips`; must be picklable.
         steps: the clip indices of each batch.
-        workers: processes; 0 makes the batches in this process.
+        workers: number of worker processes; 0 makes the batches in this process.
         pin_memory: copy batches to page-locked memory.
 
     Raises:
@@ -330,7 +331,7 @@ def worker_batches(
     loader: DataLoader[Batch | UserError] = DataLoader(
         _Batches(clips),
         sampler=steps,
-        batch_size=None,  # an item is a batch, whose scenes a worker samples together
+        batch_size=None,  # an item is already a batch: its scenes are sampled together
         num_workers=workers,
         worker_init_fn=start_worker,
         # fork would copy the parent's threads (torch, decoders) in an undefined state
@@ -346,13 +347,13 @@ def worker_batches(
             yield batch
     finally:
         if workers:
-            # The traceback of an error would keep the loader alive, and torch would then raise for a dead
-            # worker of it when any other child process ends.
+            # Without this, the traceback of an error keeps a reference to the loader. When any child process
+            # ends later, torch then finds the loader's dead workers and raises another error.
             batches._shutdown_workers()
 
 
 def start_worker(_: int) -> None:
-    """Set up a worker: one thread, no reaction to Ctrl-C, and an end with its parent."""
+    """Set up a worker: it uses one thread, ignores Ctrl-C, and ends when its parent ends."""
     exit_with_parent()  # torch does this too, but not while a worker starts
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """One trainer for pretraining, fine-tuning, probes and the tiny CLIP.
 
-A `Task` says what is trained: its model, data and loss. `train` does the rest: ranks, precision, steps, the
-log, checkpoints, and an exact resume. Read it from top to bottom.
+A `Task` defines what is trained: its model, data and loss. `train` does the rest: processes, precision,
+steps, the log, checkpoints, and the exact continuation of a stopped run.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Phase:
 
     Attributes:
         first_step, end_step: the steps, counted over the whole run.
-        optimiser: its options.
-        samples_per_step: learning rates are given for 256 of them.
+        optimiser: options of the optimiser and its schedule.
+        samples_per_step: samples in a step. Learning rates are multiplied by it and divided by 256.
         num_passes: backward passes per part of a batch.
     """
 
@@ -77,12 +77,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Names of the files in a run's folder that have weights only.
+    """Names of the files in a run's folder that contain only weights.
 
     Attributes:
-        last: of the last checkpoint.
-        average: of the moving average.
-        best: of the checkpoint with the best score.
+        last: file with the weights of the last checkpoint.
+        average: file with the moving average of the weights.
+        best: file with the weights of the checkpoint with the best score.
     """
 
     last: str
@@ -91,17 +91,18 @@ class WeightFiles:
 
 
 class Task(ABC):
-    """What is trained. The trainer sets nothing in it and calls its methods.
+    """What is trained. The trainer calls its methods and assigns none of its attributes.
 
     Attributes:
-        name: for messages, such as "pretraining".
-        run: how it computes.
+        name: used in messages, for example "pretraining".
+        run: device, precision, checkpoints and other options of the run.
         seed: of all random draws.
         batch_size: clips per step over all processes.
         phases: in their order; each starts with a new optimiser.
-        model: what is trained. `save_model` writes its ``config``. The trainer moves it to the device.
-        files: names of its weights' files; None writes none besides checkpoints.
-        settings: plain values by name. A run is continued only with equal ones.
+        model: the model that is trained. The trainer moves it to the device. `save_model` also writes the
+            model's ``config``.
+        files: names of the files with weights; None writes only checkpoints.
+        settings: plain values by name. A run can be continued only if they are the same as before.
         validate_every: steps between calls of `validate`; None never calls it.
     """
 
@@ -117,19 +118,19 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
-        """Yield this process's batches of a phase, from ``start_step`` on. It is closed at the end."""
+        """Yield this process's batches of a phase, from ``start_step`` on. The trainer closes it."""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch, phase: Phase) -> Iterator[dict[str, Tensor]]:
-        """Yield ``phase.num_passes`` times the losses of a part of a batch.
+        """Yield a dict of scalar losses for each of the ``phase.num_passes`` passes of a part of a batch.
 
-        Each is a dict of scalars. ``loss`` is differentiated, and all of them are logged. The trainer runs
-        the backward pass before it takes the next one.
+        ``loss`` is differentiated; all losses are logged. The trainer runs the backward pass of one dict
+        before it takes the next dict.
 
         Args:
-            model: to call instead of `model`; it may be wrapped.
-            batch: on the device.
-            phase: of the step.
+            model: the model to call. It is `Task.model`, or a wrapper of it (DDP).
+            batch: a part of the step's batch, on the device.
+            phase: the phase of the step.
         """
 
     def describe(self, out: Path) -> dict[str, Any]:
@@ -137,10 +138,10 @@ class Task(ABC):
         return {}
 
     def move(self, device: torch.device) -> None:  # noqa: B027 - most tasks have one model
-        """Move modules other than `model` to the device, and compile them if the run asks for it."""
+        """Move modules other than `model` to the device, and compile them with ``run.compile``."""
 
     def optimiser(self, phase: Phase) -> torch.optim.Optimizer:
-        """Return a new optimiser for a phase. Its groups may have ``lr_scale``."""
+        """Return a new optimiser for a phase. ``lr_scale`` of a group multiplies its learning rate."""
         options = phase.optimiser
         return make_adamw(
             self.model, lr=options.base_lr, weight_decay=options.weight_decay, betas=options.betas,
@@ -148,40 +149,40 @@ class Task(ABC):
         )  # fmt: skip
 
     def settings_of(self, world: World) -> dict[str, Any]:
-        """Return further settings, which depend on the number of processes."""
+        """Return the settings that depend on the number of processes."""
         return {}
 
     def validate(self, world: World) -> dict[str, float]:
-        """Return validation scores. The weights of the highest ``score`` are kept as the best ones.
+        """Return validation scores by name. The weights with the highest ``score`` are saved as the best.
 
-        All processes call it, and the result must be the same in all of them.
+        All processes call it. The result must be the same in all of them.
         """
         return {}
 
     def finish(self, out: Path, world: World) -> None:  # noqa: B027 - most tasks end with the last step
-        """Do what follows the last step, such as a test. All files of the run are written before.
+        """Do what follows the last step, for example a test. The checkpoints are already written.
 
-        All processes call it, also if all steps were done in an earlier call of `train`.
+        All processes call it, also if an earlier call of `train` did all steps.
         """
 
     def step_gflops(self, phase: Phase) -> float:
-        """Return the GFLOP of one clip in a step, 0 where they are unknown."""
+        """Return the GFLOP of one clip in a step, or 0 if unknown."""
         return 0.0
 
     def preview(self, batch: Batch, phase: Phase) -> tuple[str, NDArray[np.uint8], int] | None:
-        """Return a title, a clip ``[T, H, W, 3]`` and a number of frames for TensorBoard, or None."""
+        """Return a title, a clip ``[T, H, W, 3]`` and how many frames TensorBoard shows in a row, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The end of a run.
+    """The result of a run.
 
     Attributes:
         folder: of the run.
-        steps: done in all.
+        steps: all steps of the run, including those of earlier calls.
         last: means of the logged values over the last 5 % of the steps.
-        clips_per_second: of this call; 0 where the run was complete before.
+        clips_per_second: of this call; 0 if the run was already complete.
     """
 
     folder: Path
@@ -196,19 +197,21 @@ class TrainResult:
 
 
 def train(task: Task, out: str | Path, *, on_log: Callable[[LogLine], None] | None = None) -> TrainResult:
-    """Train, or continue the run in ``out`` at the exact step of its last checkpoint.
+    """Train a new run in ``out``, or continue the run there from its last checkpoint.
 
-    Under torchrun every process calls it. Together they do the same steps on the same clips as one process.
+    Under torchrun every process calls it. In each step all processes together use the same clips as a single
+    process.
     Writes ``run.jsonl`` (versions, git state), ``log.jsonl``, ``tensorboard/``, ``checkpoints/`` and the
     files of `Task.files`.
 
     Args:
         task: what is trained.
         out: folder of the run.
-        on_log: called with every line of the log, in the main process.
+        on_log: called in process 0 with every line of the log.
 
     Raises:
-        UserError: ``out`` has another run or is in use, the loss is not finite, or memory or disk are full.
+        UserError: ``out`` contains a run with other settings or is in use, the loss or the gradient is not
+            finite, a worker process ended, or memory or disk are full.
     """
     out = Path(out)
     with ExitStack() as stack:
@@ -271,7 +274,7 @@ class _Trainer:
             for name, tensor in self.average.tensors.items() if self.average else ():
                 copy_full(self.state["average"][name], tensor)
         self.peak = run.peak_tflops or peak_tflops(self.device, self.precision)
-        self.durations: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # of a step, of its data
+        self.durations: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # seconds: step, wait for data
 
     def train(self) -> TrainResult:
         began, total = time.perf_counter(), self.task.phases[-1].end_step
@@ -292,7 +295,7 @@ class _Trainer:
 
     def _train_phase(self, phase: Phase) -> None:
         self.optimiser = self.task.optimiser(phase)
-        # Losses of different phases have different masks and targets: the best score is that of one phase.
+        # Scores of different phases cannot be compared: masks and data differ. The best score is per phase.
         self.best = -math.inf
         if self.state is not None and self.start > phase.first_step:
             self.best = self.state["best_score"]
@@ -308,11 +311,11 @@ class _Trainer:
                 self._finish_step(phase, step, batch, line, is_first=step == first)
 
     def _step(self, phase: Phase, step: int, batch: Batch) -> LogLine:
-        """Do one optimiser step and return its line of the log."""
+        """Do one optimiser step and return its line for the log."""
         task, accumulate = self.task, self.task.run.accumulate
         lr = phase.lr(step)
         set_lr(self.optimiser, lr)
-        # Drop path draws from torch's generator. Its seed depends on the step and the process only.
+        # Drop path uses torch's global generator. Its seed depends on seed, step and process only.
         torch.manual_seed((task.seed * 1_000_003 + step + (self.world.rank << 40)) % 2**63)
         self.optimiser.zero_grad(set_to_none=True)
         num_passes = passes_left = accumulate * phase.num_passes
@@ -345,20 +348,20 @@ class _Trainer:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def _check_finite(self, line: LogLine) -> None:
-        """Raise a UserError where the loss or the gradient is not finite."""
-        # With fp16 a gradient overflows now and then, and the scaler skips the step.
+        """Raise a UserError if the loss or the gradient is not finite."""
+        # With fp16 some gradients overflow; the scaler then skips the step.
         checked = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         for name in checked:
             if not math.isfinite(line[name]):
                 step, first = line["step"] - 1, (line["step"] - 1) * self.task.batch_size
                 raise UserError(
                     f"{name} is {line[name]} at step {step} (seed {self.task.seed}, clips {first}.."
-                    f"{first + self.task.batch_size - 1}); the checkpoint before it is kept; lower "
+                    f"{first + self.task.batch_size - 1}); the last checkpoint is kept; lower "
                     "optimiser.base_lr, or set optimiser.clip_norm"
                 )
 
     def _finish_step(self, phase: Phase, step: int, batch: Batch, line: LogLine, *, is_first: bool) -> None:
-        """Log a step, validate and save where it is time."""
+        """Log a step. Validate and save a checkpoint if they are due after this step."""
         done, every = step + 1, self.task.validate_every
         is_end = done == phase.end_step
         validates = every is not None and (is_end or (done - phase.first_step) % every == 0)
@@ -399,7 +402,7 @@ class _Trainer:
         return rates
 
     def _list_unreadable(self, batch: Batch) -> int:
-        """Add unreadable videos of all processes to their list, and return their number in this step."""
+        """Add the unreadable videos of all processes to the run's list; return how many this step had."""
         found = [entry for entries in self.world.gather(batch.unreadable) for entry in entries]
         if self.world.is_main:
             path = self.out / UNREADABLE
@@ -410,14 +413,17 @@ class _Trainer:
         return len(found)
 
     def _save(self, done: int, score: float, *, comparable: bool) -> None:
-        """Start to write a checkpoint, and the best weights if the score is higher than before."""
+        """Start to write a checkpoint, and the best weights if no earlier score is higher.
+
+        With ``comparable=False`` the score is ignored, because it is no validation score.
+        """
         is_best = comparable and score >= self.best
         self.best = max(score, self.best) if comparable else self.best
         model, optimiser = _full_state(self.task.model, self.optimiser)
         average = {name: full_tensor(t) for name, t in self.average.tensors.items()} if self.average else {}
         if self.writer is None or self.log is None:
             return
-        self.log.sync()  # a checkpoint never exists without the lines of the log before it
+        self.log.sync()  # before the checkpoint exists, the log's lines up to it are on the disk
         files, weights = self.task.files, {}
         if files is not None:
             for name, tensors in {files.last: model, files.average: average, files.best: model}.items():
@@ -431,7 +437,7 @@ class _Trainer:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of the forward passes: auto is bfloat16 on CUDA and float32 on the CPU."""
+    """Return the data type of the forward passes: auto is bfloat16 on CUDA and float32 on the CPU."""
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return dtypes.get(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
@@ -450,14 +456,14 @@ def _full_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dic
 
 
 def _load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load what `_full_state` returned, on any number of processes."""
+    """Load the optimiser's state of `_full_state`. The number of processes may differ."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
     set_optimizer_state_dict(model, optimiser, state, options=StateDictOptions(full_state_dict=True))
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Yield every batch with the seconds of waiting for it."""
+    """Yield every batch with the seconds spent waiting for it."""
     while True:
         began = time.perf_counter()
         try:
@@ -469,10 +475,10 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
 
 @contextmanager
 def _user_errors(task: Task, out: Path, world: World) -> Iterator[None]:
-    """Turn a lack of memory, killed workers and a full disk into one line that says what to change."""
+    """Turn errors from full memory, killed workers and a full disk into a UserError of one line."""
     try:
         yield
-    except (ConnectionError, EOFError) as error:  # a worker died while it sent a batch
+    except (ConnectionError, EOFError) as error:  # a worker ended while it sent a batch
         raise _worker_killed(error) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -495,6 +501,6 @@ def _user_errors(task: Task, out: Path, world: World) -> Iterator[None]:
 def _worker_killed(error: BaseException) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")
     return UserError(
-        f"a worker process was killed ({reason}), possibly for lack of memory; finished steps are kept and "
-        "the same command continues; fewer workers need less memory"
+        f"a worker process was killed ({reason}), possibly for lack of memory; the same command continues "
+        "from the last checkpoint; fewer workers need less memory"
     )
