@@ -104,7 +104,19 @@ class Workers:
         if at_once:
             for process in self._processes:
                 process.kill()
+            self._close_unused_pipe_ends()
         self._executor.shutdown(cancel_futures=True)
+
+    def _close_unused_pipe_ends(self) -> None:
+        """Close this process's copies of the pipe ends that only its workers use.
+
+        A killed worker may leave a part of a message in a pipe. The executor's thread waits for the rest for
+        as long as any process has the other end open. ProcessPoolExecutor has no public access to its pipes.
+        """
+        executor: Any = self._executor
+        if executor._result_queue is not None:  # the executor did not shut down before
+            executor._result_queue._writer.close()
+            executor._call_queue._reader.close()
 
 
 def _cause(exit_code: int) -> str:

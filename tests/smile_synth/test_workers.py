@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -129,3 +130,18 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+def _large(context: None, num_bytes: int) -> bytes:
+    return b"x" * num_bytes
+
+
+def test_workers_that_are_killed_while_they_send_a_result_end_at_once() -> None:
+    for _ in range(2):
+        workers = Workers(2)
+        futures = [workers.submit(_large, 40_000_000) for _ in range(6)]
+        assert len(workers.result(futures[0])) == 40_000_000
+        thread = threading.Thread(target=workers.close, kwargs={"at_once": True}, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()

@@ -481,7 +481,9 @@ def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_p
                     found["loss"].register_hook(lambda gradient: gradient * math.nan)
                 yield found
 
-    with pytest.raises(UserError, match=rf"^{name} is nan at step 3 \(seed 0, clips 12\.\.15\); the check"):
+    with pytest.raises(
+        UserError, match=rf"^{name} is nan at step 3 \(seed 0, clips 12\.\.15\); the last checkpoint is kept"
+    ):
         train(Broken(6), tmp_path / "run")
     state = load_checkpoint(tmp_path / "run")
     assert state is not None and state["step"] == 2
