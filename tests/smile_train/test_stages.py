@@ -258,9 +258,13 @@ def test_workers_make_the_same_clips_until_they_are_killed(corpus: Path, config_
         assert torch.equal(one.labels["coverage"], other.labels["coverage"])
     for worker in multiprocessing.active_children():
         os.kill(worker.pid or 0, signal.SIGKILL)
-    # The trainer makes one line of this message.
-    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid") as caught:
+    # The trainer makes one line of each of these errors. A worker that dies while it sends a batch breaks the
+    # connection; any other death is torch's RuntimeError.
+    with pytest.raises((RuntimeError, ConnectionError, EOFError)) as caught:
         list(there)
+    assert not isinstance(caught.value, RuntimeError) or str(caught.value).startswith(
+        "DataLoader worker (pid"
+    )
     # A caller that keeps the error may have other children that end.
     subprocess.run([sys.executable, "-c", ""], check=True)
     assert caught.value.__traceback__ is not None
