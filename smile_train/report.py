@@ -360,8 +360,9 @@ def _images(analysis: ClipAnalysis) -> dict[str, Any]:
         colors["teacher"] = pca_colors(analysis.teacher)
     for k in crowded.tolist():
         shown = list(analysis.frames[k, ::tubelet])
-        seen = list(seen_frames(analysis.frames[k], analysis.mask[k], analysis.grid)[::tubelet])
-        masks.append({"name": analysis.names[k], "rows": [("clip", strip(shown)), ("seen", strip(seen))]})
+        visible = list(seen_frames(analysis.frames[k], analysis.mask[k], analysis.grid)[::tubelet])
+        rows = [("clip", strip(shown)), ("visible tokens", strip(visible))]
+        masks.append({"name": analysis.names[k], "rows": rows})
         rows = [("clip", strip(shown)), *((name, strip(enlarged(c, k))) for name, c in colors.items())]
         components.append({"name": analysis.names[k], "rows": rows})
     nearest = neighbours(analysis.tokens.mean(axis=1), min(5, len(analysis.frames) - 1))
