@@ -61,7 +61,7 @@ def functions(bank_folder: Path) -> tuple[str, dict[str, Callable[[int], object]
         lambda i: annotate(black[i], sources).geometry,
         lambda i: annotate(black[i], sources).segmentation,
         lambda i: sample_scene(recipe, sources, seed=0, index=i),
-        # All scenes at once, for the first clip; the others cost nothing.
+        # The first call samples all scenes as one batch; the later calls return from this batch.
         lambda i: i or sample_scenes(recipe, sources, seed=0, indices=range(CLIPS)),
         lambda i: clips[i].frames,
     )

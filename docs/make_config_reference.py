@@ -50,7 +50,7 @@ A config is a preset's name or a YAML file. Three rules hold for all of them:
   on top: mappings are merged, lists and single values replace, and a dotted key (`stages.0.steps: 1000`)
   changes one value inside a list.
 - **Strictness.** An unknown key, a wrong type or a value out of range is an error, with file, line, key and
-  the allowed values. All errors of a file are reported at once.
+  the allowed values. All errors of a file are reported together.
 
 A run can be continued with other values of the options with "yes" in the column "may change". A change of any
 other option is an error.

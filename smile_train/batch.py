@@ -42,6 +42,7 @@ class Batch:
         """Yield ``count`` equal parts. Each is copied to ``device`` when it is used."""
         size = len(self) // count
         for start in range(0, len(self), size):
+            # mypy has no type for a lambda with a default argument.
             yield self._map(lambda t, i=start: t[i : i + size].to(device, non_blocking=True))  # type: ignore[misc]
 
     def pin_memory(self) -> Batch:

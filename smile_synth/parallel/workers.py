@@ -100,7 +100,7 @@ class Workers:
         )
 
     def close(self, *, at_once: bool = False) -> None:
-        """End the processes, after their current tasks or at once."""
+        """End the processes: after their current tasks, or immediately with ``at_once``."""
         if at_once:
             for process in self._processes:
                 process.kill()
@@ -139,7 +139,7 @@ def map_in_order(
         workers: number of processes; with 1 all work runs in this process.
         cluster: runs the work instead of this machine's processes; the caller closes it.
 
-    After an exception the processes end at once, in the middle of their tasks.
+    After an exception the processes are killed immediately, in the middle of their tasks.
 
     Raises:
         WorkerKilledError: a process was killed.

@@ -42,9 +42,9 @@ def sample_scene(recipe: Recipe, sources: Sources, *, seed: int, index: int) -> 
 
 
 def sample_scenes(recipe: Recipe, sources: Sources, *, seed: int, indices: Sequence[int]) -> list[Scene]:
-    """Sample the scenes of many clips at once, several times faster; each equals that of `sample_scene`.
+    """Sample the scenes of many clips as a batch, several times faster. Each equals that of `sample_scene`.
 
-    The scenes share read-only arrays. Recommended: a few hundred clips at once.
+    The scenes share read-only arrays. Recommended: a few hundred clips per call.
 
     Raises:
         UserError: see `sample_scene`; or all weights of a mixture are 0 at an index.

@@ -219,7 +219,7 @@ class HeadGridOptions(Options):
 
 
 class ProbeConfig(_VideoTraining):
-    """Training of many heads at once on a frozen encoder.
+    """Training of many heads on one frozen encoder, which runs once per batch for all heads.
 
     All heads see the same clips. Of each entry of heads, the head with the highest accuracy on the validation
     videos is tested.

@@ -66,7 +66,7 @@ class StudentOptions(Options):
     checkpointing: Annotated[bool, CHANGEABLE] = False
     """Recompute blocks in the backward pass: less memory, about a third more operations."""
     decoder_chunk: Annotated[Whole, CHANGEABLE] = 0
-    """Clips that the decoder processes at once. Fewer clips need less memory; 0 is the whole batch."""
+    """Clips per pass of the decoder. Fewer clips need less memory; 0 is the whole batch."""
 
 
 class TeacherOptions(Options):

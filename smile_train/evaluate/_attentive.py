@@ -16,7 +16,7 @@ from smile_train.models import AttentiveHead
 AttentiveKind = Literal["query", "block"]
 EPOCHS, MIN_STEPS, BATCH, WEIGHT_DECAY = 60, 300, 64, 0.05
 LEARNING_RATES = {"query": 3e-3, "block": 1e-3}
-# Values that are read at once for the statistics and the prediction.
+# Values per read, for the statistics and the prediction.
 _VALUES = 2**24
 
 

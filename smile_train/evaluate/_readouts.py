@@ -24,7 +24,7 @@ INNER_FOLDS = 5
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 RETRIEVAL_AT = (1, 5, 10)
 CPU = torch.device("cpu")
-# Rows of the features that are read at once, and pairs of test and training rows that are compared at once.
+# Rows of the features per read, and pairs of test and training rows per comparison.
 _ROWS, _TRAIN_ROWS = 4096, 16384
 
 

@@ -134,7 +134,7 @@ class StudentConfig:
         decoder_width, decoder_depth, decoder_heads: of the decoder.
         target_dim: predicted values per token.
         decoder_chunk: number of clips that are decoded at a time. Each chunk is recomputed in the backward
-            pass, so the decoder's memory does not grow with the batch. 0 decodes the batch at once.
+            pass, so the decoder's memory does not grow with the batch. 0 decodes the whole batch in one pass.
 
     Raises:
         ValueError: a value that is not positive, or a width that is not a multiple of the heads.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,7 +185,7 @@ class FinetuneTask(LabelledVideoTask):
             )
         return {}
 
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`. The random numbers of drop path come with the batch."""
         for batch in super().batches(phase, start_step, world):
             streams = RandomStreams(self.seed, batch.indices.numpy(), "drop path")
@@ -320,6 +320,7 @@ def mix_pairs(
     """
     from timm.data.mixup import Mixup, mixup_target  # the import takes seconds
 
+    # timm has no types for these two.
     if not _mixes(options):
         target = mixup_target(numbers, num_classes, 1.0, options.label_smoothing)  # type: ignore[no-untyped-call]
         return inputs, target

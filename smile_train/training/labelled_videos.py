@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class LabelledVideoTask(Task):
         digests = {f"videos.{side}": digest for side, digest in self.sets.digests.items()}
         self.settings = {**settings, **digests, "clip": [self.sampling.num_frames, self.side]}
 
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`."""
         steps = StepBatches(
             self.batch_size // world.size, num_steps=phase.end_step, start_step=start_step, rank=world.rank,

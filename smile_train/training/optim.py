@@ -23,6 +23,7 @@ def parameter_groups(
             below (BEiT, arXiv 2106.08254). Each group holds its factor as ``lr_scale``.
     """
     # Imported here: timm takes seconds to import, and `lr_at` needs none of it.
+    # timm lists these names without __all__, so mypy does not see them as public.
     from timm.optim import (  # type: ignore[attr-defined]
         param_groups_layer_decay,
         param_groups_weight_decay,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -152,7 +152,7 @@ class PretrainTask(Task):
         ]  # fmt: skip
         self.settings = run_settings(config, self.data)
 
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`. The random numbers of the masks come with the batch."""
         number = self.phases.index(phase)
         masker, masks = self.maskers[number], phase.num_passes

@@ -1,9 +1,9 @@
-"""Linear and attentive probes: many heads, trained at once on the tokens of a frozen encoder."""
+"""Linear and attentive probes: many heads, trained together on the tokens of one frozen encoder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class ProbeTask(LabelledVideoTask):
             return torch.optim.SGD(groups, lr=peak, momentum=0.9)
         return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.999), fused=True)
 
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`."""
         self._world = world  # for the statistics of a batch
         return super().batches(phase, start_step, world)

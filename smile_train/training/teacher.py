@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class TeacherTask(Task):
             raise UserError("the training of a CLIP needs run.accumulate=1 and a single process")
         return {}
 
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`."""
         steps = StepBatches(self.batch_size, num_steps=phase.end_step, start_step=start_step)
         images = RenderedImages(self.recipe, self._sources, seed=self.seed)

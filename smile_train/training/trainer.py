@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ class Task(ABC):
     validate_every: int | None = None
 
     @abstractmethod
-    def batches(self, phase: Phase, start_step: int, world: World) -> Iterator[Batch]:
+    def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """Yield this process's batches of a phase, from ``start_step`` on. The trainer closes it."""
 
     @abstractmethod
@@ -303,7 +303,7 @@ class _Trainer:
         first = max(self.start, phase.first_step)
         self.since_checkpoint: list[float] = []
         self.gflops = self.task.step_gflops(phase)
-        with closing(self.task.batches(phase, first, self.world)) as batches:  # type: ignore[type-var]
+        with closing(self.task.batches(phase, first, self.world)) as batches:
             for step, (batch, waited) in enumerate(_timed(batches), first):
                 began = time.perf_counter()
                 line = self._step(phase, step, batch)
