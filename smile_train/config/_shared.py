@@ -136,7 +136,8 @@ class MotionTarget(Options):
     """Frames to which the motion is predicted. n is the first frame of the tubelet that is n tubelets
     later; 0 is the last frame of the token's own tubelet."""
     displacement: NonNegative = 1.0
-    """Weight of the mean displacement: smooth L1 (beta .1) of sign(v) log(1 + |v|), v in pixels."""
+    """Weight of the mean displacement: smooth L1 (beta .1) of sign(v) log(1 + |v|), v in pixels. At offset 0
+    it is the optical flow inside the tubelet."""
     spread: NonNegative = 1.0
     """Weight of the standard deviation of the displacement within the token; same loss as displacement."""
     linear: NonNegative = 0.0
@@ -145,6 +146,13 @@ class MotionTarget(Options):
     """Weight of the visibility in the frames of offsets: binary cross-entropy."""
     camera: NonNegative = 0.0
     """Weight of the displacement of the background; same loss as displacement."""
+    depth: NonNegative = 0.0
+    """Weight of the rank of the token's owner from the front, among the owners that the tubelet shows:
+    cross-entropy of the classes 0, 1, 2, and 3 or more."""
+    same_object: NonNegative = 0.0
+    """Weight of a contrastive loss: tokens of a clip get similar embeddings if one object owns both, in the
+    same or in different tubelets, and different embeddings if not. The background counts as one object.
+    Compares up to 128 of the tokens that the loss is computed on, at equal steps."""
     background_weight: NonNegative = 1.0
     """Weight of tokens of the background relative to tokens of objects."""
     weight: Positive = 1.0
@@ -152,7 +160,8 @@ class MotionTarget(Options):
 
     @model_validator(mode="after")
     def _check(self) -> MotionTarget:
-        if not any((self.displacement, self.spread, self.linear, self.visibility, self.camera)):
+        parts = ("displacement", "spread", "linear", "visibility", "camera", "depth", "same_object")
+        if not any(getattr(self, part) for part in parts):
             raise ValueError("every part has the weight 0; give displacement or another part a weight")
         if len(set(self.offsets)) < len(self.offsets):
             raise ValueError(f"offsets: should differ, got {self.offsets}")

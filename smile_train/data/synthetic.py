@@ -124,7 +124,7 @@ def synthetic_labels(
 
     ``coverage`` and ``boxes_xyxy``; with offsets and an annotation also those of `TokenMotion`:
     ``motion_displacement``, ``motion_spread``, ``motion_linear``, ``motion_camera``, ``motion_visibility``,
-    ``motion_valid`` (first axis: offsets) and ``motion_object``.
+    ``motion_valid`` (first axis: offsets), ``motion_object`` and ``motion_depth``.
     """
     labels: dict[str, NDArray[Any]] = {
         "coverage": token_coverage(segmentation, *options.token_size),
@@ -140,6 +140,7 @@ def synthetic_labels(
             "motion_visibility": motion.visible,
             "motion_valid": motion.valid,
             "motion_object": motion.object,
+            "motion_depth": motion.depth,
         }
     return labels
 

@@ -16,7 +16,8 @@ from smile_train.data.batches import open_data, training_batches
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
-MOTION = "targets=[{kind: motion, offsets: [0, 1], visibility: 0.5}, {kind: pixels}]"
+PARTS = "visibility: 0.5, depth: 0.1, same_object: 0.1"
+MOTION = f"targets=[{{kind: motion, offsets: [0, 1], {PARTS}}}, {{kind: pixels}}]"
 
 
 def test_a_run_learns_from_the_motion_of_its_scenes(config_file: Path, tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_run_learns_from_the_motion_of_its_scenes(config_file: Path, tmp_path:
     parts = {
         f"{kind}/motion.{part}"
         for kind in ("loss", "baseline_loss")
-        for part in ("displacement", "visibility")
+        for part in ("displacement", "visibility", "depth", "same_object")
     }
     assert parts | {"loss/motion", "loss/pixels", "baseline_loss/motion"} <= names
     assert result.loss > 0
@@ -45,6 +46,7 @@ def test_labels_of_motion_are_those_of_the_scene(config_file: Path, train_bank: 
     assert batch.indices[2] == 6
     assert torch.equal(batch.labels["motion_displacement"][2], torch.tensor(motion.displacement_xy))
     assert torch.equal(batch.labels["motion_visibility"][2], torch.tensor(motion.visible))
+    assert torch.equal(batch.labels["motion_depth"][2], torch.tensor(motion.depth))
     assert batch.labels["motion_displacement"].shape == (4, 2, 32, 2)
     assert not batch.labels["motion_valid"][:, 1, 16:].any()  # the last tubelet has no later one
 

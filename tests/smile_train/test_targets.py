@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile_train.batch import Batch
@@ -234,12 +235,12 @@ def test_motion_is_predicted_as_signed_logarithms_where_it_is_known() -> None:
     log = math.log1p
     assert values[0, 5].tolist() == pytest.approx([log(5), -log(1), 1, 0, log(10), 1])
     assert weights[0, :, 0].tolist() == [0.25 if n % 3 == 0 else 1.0 for n in range(17)] + [0.0]
-    assert weights[0, 8].tolist() == [1.0, 1.0] and weights[0, 10].tolist() == [1.0, 0.0]
+    assert weights[0, 8, :2].tolist() == [1.0, 1.0] and weights[0, 10, :2].tolist() == [1.0, 0.0]
     assert not weights[1].any()
     prediction = torch.zeros(2, 11, 6)
     found = targets.losses(prediction, built, MASK, 11)
     masked = MASK[0].nonzero()[:, 0].tolist()
-    total = sum(weights[0, n].sum() for n in masked)
+    total = sum(weights[0, n, :2].sum() for n in masked)
     smooth = lambda v: v * v / 0.2 if v < 0.1 else v - 0.05  # noqa: E731
     lengths = sum(
         weights[0, n, d] * (smooth(abs(values[0, n, 3 * d])) + smooth(abs(values[0, n, 3 * d + 1]))) / 2
@@ -255,14 +256,76 @@ def test_motion_is_predicted_as_signed_logarithms_where_it_is_known() -> None:
     assert found["baseline_loss/motion.visibility"] < found["loss/motion.visibility"]
 
 
+def test_depth_is_the_rank_from_the_front_among_the_owners_of_a_tubelet() -> None:
+    depth = torch.tensor([[0, 1, 2, 0, 1, 2], [7, 4, 3, 2, 1, 0], [0] * 6], dtype=torch.int16).flatten()
+    labels = {**motion_labels(), "motion_depth": torch.stack([depth, torch.zeros_like(depth)])}
+    targets = targets_of(MotionTarget(displacement=0.0, spread=0.0, depth=1.0, background_weight=0.5))
+    built = targets.build(Batch(torch.arange(2), batch().frames, labels))
+    ranks = [2, 1, 0, 2, 1, 0, 0, 1, 2, 3, 3, 3, 0, 0, 0, 0, 0, 0]
+    assert targets.width == 4 and built.values[0][0].argmax(-1).tolist() == ranks
+    # The rank is known for every token of a clip with a scene, also where the motion is not.
+    weights = torch.tensor([0.5 if n % 3 == 0 else 1.0 for n in range(18)])
+    logits = torch.randn(2, 11, 4, generator=torch.Generator().manual_seed(2))
+    masked = MASK[0].nonzero()[:, 0]
+    own, true = weights[masked], torch.tensor(ranks)[masked]
+    shares = logits[0].exp() / logits[0].exp().sum(1, keepdim=True)
+    found = targets.losses(logits, built, MASK, 11)
+    torch.testing.assert_close(found["loss"], (own * -shares[torch.arange(11), true].log()).sum() / own.sum())
+    counts = torch.tensor([9, 3, 3, 3]) / 18
+    baseline = (own * -counts.log()[true]).sum() / own.sum()
+    torch.testing.assert_close(found["baseline_loss"], baseline)
+
+
+def same_object_loss(embeddings: Tensor, owners: list[int], weights: list[float]) -> float:
+    """The contrastive loss of one clip, token by token; temperature .1."""
+    losses = []
+    for i, owner in enumerate(owners):
+        cosines = F.cosine_similarity(embeddings[i], embeddings, dim=-1).tolist()
+        powers = {j: math.exp(cosine / 0.1) for j, cosine in enumerate(cosines) if j != i}
+        same = [j for j in powers if owners[j] == owner]
+        if same and owner >= 0:
+            loss = -sum(math.log(powers[j] / sum(powers.values())) for j in same) / len(same)
+            losses.append((weights[i], loss))
+    return sum(weight * loss for weight, loss in losses) / sum(weight for weight, _ in losses)
+
+
+@pytest.mark.parametrize("compared", [128, 4])
+def test_same_object_attracts_tokens_of_an_owner_and_repels_others(
+    compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smile_train.targets.COMPARED_TOKENS", compared)
+    owners = torch.tensor([0, 1, 2, 0, -1, 0, 1, 2, 0, -1, 0, 1, 0, 3, 2, 0, 0, 1], dtype=torch.int16)
+    labels = {**motion_labels(), "motion_object": torch.stack([owners, torch.zeros_like(owners)])}
+    options = MotionTarget(offsets=[0, 1], spread=0.0, same_object=0.5, background_weight=0.25)
+    targets = targets_of(options, tokens="all")
+    built = targets.build(Batch(torch.arange(2), batch().frames, labels))
+    prediction = torch.randn(2, 18, 20, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    found = targets.losses(prediction, built, MASK, 11)
+    order = torch.cat([(~MASK[0]).nonzero(), MASK[0].nonzero()])[:, 0]
+    chosen = [0, 4, 9, 13] if compared == 4 else list(range(18))
+    own = owners[order][chosen].tolist()
+    weights = [0.25 if owner == 0 else 1.0 for owner in own]
+    embeddings = prediction[0, chosen, 4:].detach()  # after the displacement
+    expected = same_object_loss(embeddings, own, weights)
+    assert found["loss/motion.same_object"].item() == pytest.approx(expected, rel=1e-5)
+    equal = found["baseline_loss/motion.same_object"].item()
+    assert equal == pytest.approx(math.log(len(chosen) - 1), rel=1e-5)
+    torch.testing.assert_close(
+        found["loss"], found["loss/motion.displacement"] + 0.5 * found["loss/motion.same_object"]
+    )
+    found["loss"].backward()
+    assert prediction.grad is not None and prediction.grad.isfinite().all()
+    assert prediction.grad[0, :, 4:].any() and not prediction.grad[1].any()  # clip 1 is natural video
+
+
 def test_natural_videos_alone_have_no_loss_of_motion() -> None:
-    targets = targets_of(MotionTarget(), PixelTarget())
+    targets = targets_of(MotionTarget(depth=1.0, same_object=1.0), PixelTarget())
     built = targets.build(batch())
-    prediction = torch.zeros(2, 11, 100, requires_grad=True)
+    prediction = torch.zeros(2, 11, 120, requires_grad=True)
     found = targets.losses(prediction, built, MASK, 11)
     assert found["loss/motion"] == 0 and found["loss/pixels"] > 0
     found["loss"].backward()
-    assert prediction.grad is not None and not prediction.grad[..., :4].any() and prediction.grad.any()
+    assert prediction.grad is not None and not prediction.grad[..., :24].any() and prediction.grad.any()
 
 
 def test_a_target_may_be_valid_for_some_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
