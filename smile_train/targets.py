@@ -34,11 +34,13 @@ class Context(NamedTuple):
     Attributes:
         patch_size, tubelet_size: of a token.
         teacher: None if no target is of kind teacher.
+        motion_offsets: of the labels of motion, in their order; empty: those of the target.
     """
 
     patch_size: int
     tubelet_size: int
     teacher: Teacher | None
+    motion_offsets: tuple[int, ...] = ()
 
 
 class Target(Protocol):
@@ -152,6 +154,8 @@ class Motion:
         """Store the options."""
         self._part_weights = {name: getattr(options, name) for name in MOTION_PARTS if getattr(options, name)}
         self._num_offsets = len(options.offsets)
+        order = context.motion_offsets or tuple(options.offsets)
+        self._offset_places = [order.index(offset) for offset in options.offsets]
         self._background_weight = options.background_weight
         self._token = context.tubelet_size, context.patch_size, context.patch_size
         chosen = {name: MOTION_PARTS[name] for name in self._part_weights}
@@ -166,7 +170,7 @@ class Motion:
             empty = batch.frames.new_zeros((len(batch), math.prod(grid), 1), dtype=torch.float32)
             return empty.expand(-1, -1, self.width), empty.expand(-1, -1, self._num_offsets + 1)
         parts = {name: self._values(name, labels, grid) for name in self._part_weights}
-        valid = labels["motion_valid"].float().transpose(1, 2)  # [B, N, D]
+        valid = labels["motion_valid"][:, self._offset_places].float().transpose(1, 2)  # [B, N, D]
         has_scene = valid.amax((1, 2), keepdim=True).expand(-1, valid.shape[1], -1)
         weights = torch.cat([valid, has_scene], dim=2)
         in_background = labels["motion_object"][..., None] == 0
@@ -190,15 +194,14 @@ class Motion:
         total = torch.stack([weight * parts[name] for name, weight in self._part_weights.items()]).sum()
         return total, parts if len(parts) > 1 else {}
 
-    @staticmethod
-    def _values(name: str, labels: dict[str, Tensor], grid_thw: tuple[int, int, int]) -> Tensor:
+    def _values(self, name: str, labels: dict[str, Tensor], grid_thw: tuple[int, int, int]) -> Tensor:
         """Return the targets of a part, ``[B, N, D, width]`` or ``[B, N, width]``."""
         if name == "depth":
             ranks = front_ranks(labels["motion_depth"].unflatten(1, (grid_thw[0], -1))).flatten(1)
             return F.one_hot(ranks, DEPTH_CLASSES).float()
         if name == "same_object":  # only the first value is used
             return labels["motion_object"].float()[..., None].expand(-1, -1, EMBEDDING_WIDTH)
-        value = labels[f"motion_{name}"].float().transpose(1, 2)
+        value = labels[f"motion_{name}"][:, self._offset_places].float().transpose(1, 2)
         if name == "visibility":
             return value[..., None]
         return LINEAR_SCALE * value.flatten(3) if name == "linear" else value.sign() * value.abs().log1p()
@@ -327,6 +330,7 @@ class Targets:
         tubelet_size: int,
         teacher: Teacher | None = None,
         tokens: Tokens = "masked",
+        motion_offsets: tuple[int, ...] = (),
     ) -> None:
         """Build the targets.
 
@@ -335,11 +339,12 @@ class Targets:
             patch_size, tubelet_size: of a token.
             teacher: for targets of kind teacher.
             tokens: which tokens the loss is computed on.
+            motion_offsets: of the labels of motion, in their order; by default those of the motion target.
 
         Raises:
             ValueError: a target of kind teacher is given without a teacher.
         """
-        context = Context(patch_size, tubelet_size, teacher)
+        context = Context(patch_size, tubelet_size, teacher, motion_offsets)
         self._targets = [TARGETS[one.kind](one, context) for one in options]
         self._weights = [one.weight for one in options]
         self._widths = [target.width for target in self._targets]

@@ -13,6 +13,8 @@ from smile_train.config._presets import load_config
 from smile_train.config._pretrain import PretrainConfig, SourceOptions, Stage, StageOptions, check_schedule
 from smile_train.config._shared import (
     CHANGEABLE,
+    MOTION_OFFSET,
+    OCCLUSION_OFFSETS,
     Count,
     Fraction,
     MaskOptions,
@@ -41,6 +43,8 @@ from smile_train.config._video import (
 
 __all__ = [
     "CHANGEABLE",
+    "MOTION_OFFSET",
+    "OCCLUSION_OFFSETS",
     "AugmentationOptions",
     "Count",
     "CropOptions",

@@ -13,6 +13,7 @@ from smile_train.config._shared import (
     CHANGEABLE,
     Count,
     MaskOptions,
+    MotionTarget,
     OptimiserOptions,
     Options,
     RunOptions,
@@ -38,7 +39,8 @@ class SourceOptions(Options):
     backgrounds: str | None = None
     """Folder or list of background images and videos; by default the run's."""
     corpus: str | None = None
-    """Folder of a corpus, instead of a recipe. A target of kind motion also needs bank and backgrounds."""
+    """Folder of a corpus, instead of a recipe. Labels of motion (a target of kind motion, a mask of
+    kind occlusion or with motion_source exact) also need bank and backgrounds."""
     video: VideoOptions | None = None
     """Natural videos, instead of a recipe."""
     weight: Weight = (1.0, 1.0)
@@ -160,6 +162,16 @@ class PretrainConfig(Options):
                 )
             )
         return filled
+
+    @property
+    def motion_offsets(self) -> tuple[int, ...]:
+        """Offsets of the labels of motion of all clips, ascending: what targets and masks need together.
+
+        The axis of offsets of these labels has this order. It is empty if nothing needs labels of motion.
+        """
+        by_targets = {o for one in self.targets if isinstance(one, MotionTarget) for o in one.offsets}
+        by_masks = {o for stage in self.resolved_stages for o in stage.mask.motion_offsets}
+        return tuple(sorted(by_targets | by_masks))
 
     @property
     def total_steps(self) -> int:

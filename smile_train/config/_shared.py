@@ -25,6 +25,10 @@ class _Changeable:
 
 CHANGEABLE = _Changeable()
 
+# Offsets of the labels of motion that masks use, see `smile_synth.core.clip.TokenMotion`.
+OCCLUSION_OFFSETS = (-1, 1)
+MOTION_OFFSET = 0
+
 
 class Options(StrictModel):
     """Base of all option groups. The text below a field is its description."""
@@ -174,10 +178,18 @@ TargetOptions = Annotated[TeacherTarget | PixelTarget | MotionTarget, Field(disc
 class MaskOptions(Options):
     """Which tokens are hidden from the student."""
 
-    kind: Literal["trajectory", "tube", "block", "random"] = "trajectory"
-    """trajectory (object tokens first), tube, block (blocks that last the whole clip) or random."""
+    kind: Literal["trajectory", "tube", "block", "random", "clear-past", "occlusion"] = "trajectory"
+    """trajectory (object tokens first), tube, block (blocks that last the whole clip), random, clear-past
+    (random tokens of all tubelets but the first ones) or occlusion (tokens at occlusions first)."""
     ratio: Fraction = 0.8
-    """Share of masked tokens. Of T x H x W tokens, T x int(ratio x H x W) are masked."""
+    """Share of masked tokens. Of T x H x W tokens, T x int(ratio x H x W) are masked. With clear-past it is
+    the share of the tubelets after the clear ones, and T is their number."""
+    clear_tubelets: Count | None = None
+    """With clear-past: the first tubelets, in which no token is masked; by default half of the tubelets."""
+    occlusion_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """With occlusion: masked share of the tokens whose owner is hidden, or outside of the frame, one tubelet
+    later or earlier (exact; docs/labels.md, "Token motion"). Random others are masked up to ratio. Natural
+    videos get a random mask."""
     object_tokens: Literal["coverage", "boxes", "boxes-oversize"] = "coverage"
     """How object tokens are found: by exact visible coverage, by boxes, or by boxes that are one token too
     large (as published)."""
@@ -193,7 +205,10 @@ class MaskOptions(Options):
     """Fixed tubelets (numbers from 0) instead of a random one, with the other two rules."""
     motion_weight: NonNegative = 0.0
     """Mask moving tokens more often: a token's weight is 1 + motion_weight x its motion / the clip's mean
-    motion. Motion is the mean absolute difference to the frame before."""
+    motion."""
+    motion_source: Literal["frames", "exact"] = "frames"
+    """What motion_weight measures. frames: the mean absolute difference to the frame before. exact: the
+    length of the displacement within the tubelet, relative to the background's; 0 in natural videos."""
     cross_clip: bool = False
     """Use another clip's mask for the second and later masks, as published. Results then depend on
     accumulate and on the number of processes."""
@@ -204,7 +219,19 @@ class MaskOptions(Options):
             raise ValueError("motion_weight: has no effect on block masks; use random, tube or trajectory")
         if self.visible_tubelets is not None and self.object_rule == "share":
             raise ValueError("visible_tubelets: only with object_rule tubelet-visible or tubelet-tube")
+        if self.clear_tubelets is not None and self.kind != "clear-past":
+            raise ValueError(f"clear_tubelets: only with kind clear-past, and kind is {self.kind}")
+        if self.occlusion_share < 1 and self.kind != "occlusion":
+            raise ValueError(f"occlusion_share: only with kind occlusion, and kind is {self.kind}")
+        if self.motion_source == "exact" and not self.motion_weight:
+            raise ValueError("motion_source: has no effect without motion_weight")
         return self
+
+    @property
+    def motion_offsets(self) -> tuple[int, ...]:
+        """Offsets of the labels of motion that the mask needs; empty without."""
+        exact = (MOTION_OFFSET,) if self.motion_source == "exact" else ()
+        return exact + (OCCLUSION_OFFSETS if self.kind == "occlusion" else ())
 
 
 class OptimiserOptions(Options):

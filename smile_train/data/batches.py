@@ -1,7 +1,7 @@
 """Open and check the sources of a run, and make the batches of its stages.
 
 A stage with a single recipe uses `stream`, which renders on the GPU if there is one. Corpora, videos,
-mixtures and runs with a motion target use a DataLoader.
+mixtures and runs with labels of motion use a DataLoader.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Opener:
     def __init__(self, config: PretrainConfig, index_folder: Path, progress: Progress | None) -> None:
         self._seed, self._index_folder, self._progress = config.seed, index_folder, progress
         self._labels = LabelOptions(
-            (config.student.tubelet_size, config.student.patch_size), motion_offsets(config)
+            (config.student.tubelet_size, config.student.patch_size), config.motion_offsets
         )
         self._banks: dict[str, ObjectBank] = {}
         self._backgrounds: dict[str, BackgroundFolder] = {}
@@ -163,7 +163,7 @@ def open_data(
 
     Raises:
         UserError: a source is missing, a recipe does not fit its sources, clips differ in size or do not
-            divide into tokens, a motion target does not fit, or with ``strict`` a file cannot be read.
+            divide into tokens, labels of motion do not fit, or with ``strict`` a file cannot be read.
     """
     with ExitStack() as stack:
         folder = index_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -192,36 +192,38 @@ def open_data(
     return TrainingData(tuple(stages), first.size_hw, first.num_frames, opener.recipes, opener.unreadable)
 
 
-def motion_offsets(config: PretrainConfig) -> tuple[int, ...]:
-    """Return the offsets of a run's motion target; empty if the run has none."""
-    return tuple(o for target in config.targets if isinstance(target, MotionTarget) for o in target.offsets)
-
-
 def _check_motion(config: PretrainConfig, num_frames: int) -> None:
-    """Check that a motion target fits the clips, and that every stage has a source with known motion.
+    """Check that what needs labels of motion fits the clips, and that its stages have clips with such labels.
 
     Raises:
         UserError: an offset is outside of the clips, or a stage has no source with known motion.
     """
-    offsets = motion_offsets(config)
-    if not offsets:
-        return
-    try:
-        check_offsets(offsets, num_frames // config.student.tubelet_size, config.student.tubelet_size)
-    except ValueError as error:
-        raise UserError(f"a target of kind motion: {error}") from None
+    student = config.student
+    by_target = [o for target in config.targets if isinstance(target, MotionTarget) for o in target.offsets]
     for number, stage in enumerate(config.resolved_stages):
-        if all(source.video is not None for source in stage.sources):
-            raise UserError(
-                f"stages.{number}: a target of kind motion needs a recipe or a corpus in sources; the motion "
-                "of natural videos is unknown"
-            )
-        for place, source in enumerate(stage.sources):
-            if source.corpus is not None and source.bank is None:
+        mask = (
+            "a mask of kind occlusion"
+            if stage.mask.kind == "occlusion"
+            else "a mask with motion_source exact"
+        )
+        for user, offsets in (("a target of kind motion", by_target), (mask, stage.mask.motion_offsets)):
+            if not offsets:
+                continue
+            try:
+                check_offsets(offsets, num_frames // student.tubelet_size, student.tubelet_size)
+            except ValueError as error:
+                raise UserError(f"stages.{number}: {user}: {error}") from None
+            if all(source.video is not None for source in stage.sources):
                 raise UserError(
-                    f"stages.{number}.sources.{place}: bank is missing: a target of kind motion needs the "
-                    "objects of the corpus"
+                    f"stages.{number}: {user} needs a recipe or a corpus in sources; the motion of natural "
+                    "videos is unknown"
                 )
+            for place, source in enumerate(stage.sources):
+                if source.corpus is not None and source.bank is None:
+                    raise UserError(
+                        f"stages.{number}.sources.{place}: bank is missing: {user} needs the objects of the "
+                        "corpus"
+                    )
 
 
 def _shape(source: Source) -> str:
@@ -253,7 +255,7 @@ def training_batches(
     workers = config.run.workers
     can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
     # `stream` cannot give labels of motion yet.
-    can_stream = can_stream and not motion_offsets(config)
+    can_stream = can_stream and not config.motion_offsets
     if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
         steps = StepBatches(
             local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size

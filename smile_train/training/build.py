@@ -30,7 +30,7 @@ def build_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
     """Return what the student predicts."""
     return Targets(
         config.targets, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
-        teacher=teacher, tokens=config.predicted_tokens,
+        teacher=teacher, tokens=config.predicted_tokens, motion_offsets=config.motion_offsets,
     )  # fmt: skip
 
 
@@ -55,5 +55,5 @@ def build_masker(config: PretrainConfig, stage: int, student: StudentConfig) -> 
     """Return the masker of a stage; raises as `Masker`."""
     return Masker(
         config.resolved_stages[stage].mask, student.grid_thw, patch_size=config.student.patch_size,
-        tubelet_size=config.student.tubelet_size, seed=config.seed,
+        tubelet_size=config.student.tubelet_size, seed=config.seed, motion_offsets=config.motion_offsets,
     )  # fmt: skip

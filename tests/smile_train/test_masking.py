@@ -23,9 +23,11 @@ from smile_train.masking import (
     NUM_BLOCKS,
     Masker,
     block_mask,
+    clear_past_mask,
     count_masked,
     motion_weighted,
     object_tokens_from_boxes,
+    occlusion_mask,
     random_mask,
     token_motion,
     trajectory_mask,
@@ -276,6 +278,100 @@ def test_trajectory_mask_of_a_hand_made_clip() -> None:
     assert mask.tolist() == [[True, False, False, True, False, True, False, True]]
 
 
+def test_clear_past_masks_as_many_tokens_of_every_later_tubelet() -> None:
+    masker = masker_of(kind="clear-past", ratio=0.95, clear_tubelets=1)
+    mask = masks_of(masker, range(9)).view(9, *GRID)
+    assert mask.sum((2, 3)).tolist() == [[0, 33, 33]] * 9 and masker.num_masked == 66
+    assert not torch.equal(mask[:, 1], mask[:, 2])
+    assert masker_of((7, 5, 4), kind="clear-past", ratio=0.5).num_masked == 4 * 10  # three of seven are clear
+    # The smallest draws of a tubelet are masked, whatever the draws of the others are.
+    draws = torch.tensor([[[0.0] * 6, [0.2, 0.1, 0.9, 0.8, 0.7, 0.6]]])
+    assert clear_past_mask(draws, (3, 1, 2), 0.5, 1).tolist() == [[False, False, False, True, False, True]]
+    motion = torch.zeros(1, 6)
+    motion[0, 2] = 60.0  # a token that moves fast is masked first in its own tubelet
+    weighted = motion_weighted(draws, motion, (3, 1, 2), 99.0)
+    assert clear_past_mask(weighted, (3, 1, 2), 0.5, 1)[0, 2:].tolist() == [True, False, False, True]
+
+
+# Two clips of GRID: labels of motion for the offsets -1, 0, 1, 2.
+OFFSETS = (-1, 0, 1, 2)
+
+
+def motion_labels() -> dict[str, Tensor]:
+    valid, visible = torch.ones(2, 4, 105, dtype=torch.bool), torch.ones(2, 4, 105, dtype=torch.bool)
+    displacement, camera = torch.zeros(2, 4, 105, 2), torch.zeros(2, 4, 105, 2)
+    return {
+        "motion_valid": valid, "motion_visibility": visible, "motion_displacement": displacement,
+        "motion_camera": camera,
+    }  # fmt: skip
+
+
+def motion_masker(**options: Any) -> Masker:
+    return Masker(MaskOptions(**options), GRID, patch_size=4, tubelet_size=2, seed=0, motion_offsets=OFFSETS)
+
+
+def test_occlusion_masks_what_is_hidden_one_tubelet_later_or_earlier() -> None:
+    labels = motion_labels()
+    visible, valid = labels["motion_visibility"], labels["motion_valid"]
+    visible[0, 0, 40:45] = False  # uncovered since the tubelet before
+    visible[0, 2, 50:60] = False  # hidden in the next one
+    visible[0, [1, 3], 70:80] = False  # other offsets have no effect
+    visible[0, 2, 80:] = valid[0, 2, 80:] = False  # unknown, not hidden
+    many = {name: value.repeat(300, *[1] * (value.ndim - 1)) for name, value in labels.items()}
+    mask = masks_of(motion_masker(kind="occlusion", ratio=0.3), range(600), **many)
+    assert mask.sum(1).tolist() == [30] * 600
+    often = mask.view(300, 2, 105).double().mean(0)
+    expected = torch.zeros(105, dtype=torch.bool)
+    expected[[*range(40, 45), *range(50, 60)]] = True
+    assert (often[0, expected] == 1).all()
+    # 15 of the other 90 tokens are masked; the clip without occlusions has a random mask.
+    assert (often[0, ~expected] - 15 / 90).abs().max() < 0.11 and (often[1] - 30 / 105).abs().max() < 0.13
+    # Random masks of natural videos, in a mixture or alone.
+    for key, value in labels.items():
+        labels[key] = torch.zeros_like(value)
+    random = masks_of(masker_of(kind="random", ratio=0.3), [7, 8])
+    assert torch.equal(masks_of(motion_masker(kind="occlusion", ratio=0.3), [7, 8], **labels), random)
+    assert torch.equal(masks_of(motion_masker(kind="occlusion", ratio=0.3), [7, 8]), random)
+
+
+def test_a_share_of_the_tokens_at_occlusions_stays_visible() -> None:
+    draws = draws_of(GRID, batch=8, seed=5)
+    tokens = torch.zeros(8, 105, dtype=torch.bool)
+    tokens[:, 10:30] = True
+    mask = occlusion_mask(draws, tokens, GRID, 0.3, 0.6)
+    assert mask.sum(1).tolist() == [30] * 8 and mask[:, 10:30].sum(1).tolist() == [12] * 8
+    for i in range(8):  # the smallest draws are masked, within and without
+        inside, outside = draws[i, 1, 10:30], torch.cat([draws[i, 1, :10], draws[i, 1, 30:]])
+        assert torch.equal(mask[i, 10:30], inside < inside.sort().values[12])
+        assert (torch.cat([mask[i, :10], mask[i, 30:]]) == (outside < outside.sort().values[18])).all()
+    # If tokens elsewhere do not suffice, more of these are masked; if the count is small, fewer.
+    tokens[:, 30:] = True
+    assert (occlusion_mask(draws, tokens, GRID, 0.3, 0.0)[:, :10].sum(1) == 10).all()
+    assert (occlusion_mask(draws, tokens, GRID, 0.3, 1.0).sum(1) == 30).all()
+
+
+def test_exact_motion_is_relative_to_the_camera() -> None:
+    labels = motion_labels()
+    labels["motion_camera"][:] = torch.tensor([3.0, -4.0])
+    labels["motion_displacement"][:] = torch.tensor([3.0, -4.0])
+    labels["motion_displacement"][0, 1, 33] = 0.0  # still on the screen, while the background moves
+    labels["motion_displacement"][0, 2, 50] = 99.0  # another offset
+    labels["motion_displacement"][0, 1, 70] = 99.0
+    labels["motion_valid"][0, 1, 70] = False  # unknown
+    masker = motion_masker(kind="random", ratio=0.3, motion_weight=20.0, motion_source="exact")
+    many = {name: value.repeat(200, *[1] * (value.ndim - 1)) for name, value in labels.items()}
+    masks = masks_of(masker, range(400), **many).view(200, 2, 105)
+    often = masks.double().mean(0)
+    assert often[0, 33] == 1 and often[0, [50, 70]].max() < 0.45
+    assert torch.equal(masks[0], masks_of(masker, [0, 1], noise(2), **labels))  # frames have no effect
+    # Without known motion all weights are equal.
+    even = masks_of(masker_of(kind="random", ratio=0.3), [0, 1])
+    assert torch.equal(masks[0, 1], even[1]) and torch.equal(masks_of(masker, [0, 1]), even)
+    tubes = motion_masker(kind="tube", ratio=0.3, motion_weight=20.0, motion_source="exact")
+    shares = masks_of(tubes, range(400), **many).view(200, 2, *GRID)[:, 0].double().mean(0)
+    assert shares[:, 4, 5].min() > 0.9 > 0.5 > shares[:, 0, 0].max()  # token 33 is in row 4, column 5
+
+
 def moving_boxes(num_clips: int) -> Tensor:
     """Two boxes per clip of SMILE's sizes, moving along straight lines inside a frame of 224 px."""
     generator = torch.Generator().manual_seed(0)
@@ -488,6 +584,20 @@ def test_mistakes_are_refused() -> None:
         MaskOptions(kind="block", motion_weight=1.0)
     with pytest.raises(ValidationError, match="visible_tubelets: only with object_rule"):
         MaskOptions(visible_tubelets=[0])
+    with pytest.raises(ValidationError, match="clear_tubelets: only with kind clear-past, and kind is tube"):
+        MaskOptions(kind="tube", clear_tubelets=2)
+    with pytest.raises(ValidationError, match="occlusion_share: only with kind occlusion, and kind is tube"):
+        MaskOptions(kind="tube", occlusion_share=0.5)
+    with pytest.raises(ValidationError, match="motion_source: has no effect without motion_weight"):
+        MaskOptions(motion_source="exact")
+    with pytest.raises(UserError, match=r"mask.clear_tubelets: 3 of a clip's 3 tubelets; clear-past needs"):
+        masker_of(kind="clear-past", clear_tubelets=3)
+    with pytest.raises(UserError, match=r"mask.clear_tubelets: 0 of a clip's 1 tubelets; clear-past needs"):
+        masker_of((1, 5, 7), kind="clear-past")
+    with pytest.raises(ValueError, match=r"num_clear must lie in 1\.\.2, got 3"):
+        clear_past_mask(draws, GRID, 0.5, 3)
+    with pytest.raises(ValueError, match=r"masked_share must lie in 0\.\.1, got -0.5"):
+        occlusion_mask(draws, objects, GRID, 0.5, -0.5)
     with pytest.raises(ValueError, match=r"spared must be \[4, 3\], got \[4, 2\]"):
         tubelet_mask(draws, objects, torch.ones(4, 2, dtype=torch.bool), GRID, 0.8)
     with pytest.raises(ValueError, match=r"motion must be \[4, 105\], got \[4, 104\]"):

@@ -13,6 +13,7 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.videos import write_mp4
 from smile_train.config import PretrainConfig
 from smile_train.data.batches import open_data, training_batches
+from smile_train.training.build import build_targets
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
@@ -51,6 +52,39 @@ def test_labels_of_motion_are_those_of_the_scene(config_file: Path, train_bank: 
     assert not batch.labels["motion_valid"][:, 1, 16:].any()  # the last tubelet has no later one
 
 
+OCCLUSION = "stages.0.mask={kind: occlusion, ratio: 0.75}"
+EXACT = "stages.0.mask={kind: tube, ratio: 0.75, motion_weight: 2.0, motion_source: exact}"
+
+
+def test_labels_of_motion_are_those_that_targets_and_masks_need(config_file: Path, tmp_path: Path) -> None:
+    target = "targets=[{kind: motion, offsets: [1, 0]}]"
+    needed = {
+        (): (), (target,): (0, 1), (OCCLUSION,): (-1, 1), (EXACT,): (0,), (target, OCCLUSION): (-1, 0, 1),
+    }  # fmt: skip
+    for overrides, offsets in needed.items():
+        assert PretrainConfig.load(config_file, list(overrides)).motion_offsets == offsets
+    batches, values = [], []
+    for overrides in ([target], [target, OCCLUSION]):
+        config = PretrainConfig.load(config_file, overrides)
+        batches.append(next(training_batches(config, open_data(config).stages[0], start_step=1)))
+        values.append(build_targets(config, None).build(batches[-1]))
+    alone, together = (batch.labels["motion_displacement"] for batch in batches)
+    assert torch.equal(alone, together[:, 1:]) and not torch.equal(alone[:, 0], alone[:, 1])
+    # The target has its own offsets, in its own order, whatever labels the mask adds.
+    assert torch.equal(values[0].values[0], values[1].values[0])
+    assert torch.equal(values[0].weights[0], values[1].weights[0])  # type: ignore[arg-type]
+    first = values[1].values[0].unflatten(2, (2, 4))[:, :, 0, :2]
+    assert torch.equal(first, alone[:, 1].sign() * alone[:, 1].abs().log1p())
+
+
+@pytest.mark.parametrize("mask", [OCCLUSION, EXACT])
+def test_a_run_without_a_target_of_motion_trains_with_masks_of_motion(
+    config_file: Path, tmp_path: Path, mask: str
+) -> None:
+    result = pretrain(PretrainConfig.load(config_file, [mask, "stages.0.steps=2"]), tmp_path / "run")
+    assert result.loss > 0
+
+
 def test_a_corpus_has_the_same_labels_of_motion_as_its_recipe(
     config_file: Path, train_bank: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +116,8 @@ def test_natural_videos_alone_are_refused_and_in_a_mixture_left_out(
     )
     with pytest.raises(UserError, match=r"stages.0: a target of kind motion needs a recipe or a corpus"):
         open_data(PretrainConfig.load(config_file, [MOTION, f"stages.0.sources=[{video}]"]))
+    with pytest.raises(UserError, match=r"stages.0: a mask of kind occlusion needs a recipe or a corpus"):
+        open_data(PretrainConfig.load(config_file, [OCCLUSION, f"stages.0.sources=[{video}]"]))
     recipe = PretrainConfig.load(config_file).resolved_stages[0].sources[0].recipe
     config = PretrainConfig.load(config_file, [MOTION, f"stages.0.sources=[{{recipe: {recipe}}}, {video}]"])
     stage = open_data(config).stages[0]
@@ -106,6 +142,14 @@ def test_natural_videos_alone_are_refused_and_in_a_mixture_left_out(
         (
             ["bank=null", "stages.0.sources=[{corpus: CORPUS}]", MOTION],
             r"stages.0.sources.0: bank is missing: a target",
+        ),
+        (
+            ["bank=null", "stages.0.sources=[{corpus: CORPUS}]", OCCLUSION],
+            r"stages.0.sources.0: bank is missing: a mask of kind occlusion needs the objects",
+        ),
+        (
+            [EXACT, "student.tubelet_size=1"],
+            r"stages.0: a mask with motion_source exact: offsets: 0 is the motion inside a tubelet",
         ),
     ],
 )
