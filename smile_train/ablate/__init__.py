@@ -2,7 +2,7 @@
 
 from smile_train.ablate._report import PAGE, PLOT, SUMMARY, TABLE, Summary, summarise, t_interval
 from smile_train.ablate._run import Cell, Estimate, StudyRun
-from smile_train.ablate._study import Study
+from smile_train.ablate._study import Study, StudyVideos
 
 __all__ = [
     "PAGE",
@@ -13,6 +13,7 @@ __all__ = [
     "Estimate",
     "Study",
     "StudyRun",
+    "StudyVideos",
     "Summary",
     "summarise",
     "t_interval",

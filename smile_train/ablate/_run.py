@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,15 @@ from smile_synth.parallel.cluster import Cluster
 from smile_train.ablate._report import Summary, write_report
 from smile_train.ablate._study import MIN_CLIPS, Study
 from smile_train.config import PretrainConfig
-from smile_train.evaluate import MOTION_TASKS, FrozenEncoder, MotionProbe, MotionProbeOptions, load_encoder
+from smile_train.evaluate import (
+    MOTION_TASKS,
+    Extractor,
+    FrozenEncoder,
+    MotionProbe,
+    MotionProbeOptions,
+    evaluate_videos,
+    load_encoder,
+)
 from smile_train.materials import Materials, build_materials
 from smile_train.training.distributed import choose_device
 from smile_train.training.logging import read_log
@@ -100,6 +109,8 @@ class StudyRun:
             for seed in study.seeds
             for arm in study.all_arms
         ]
+        if study.videos is not None:
+            study.videos.splits()
         steps = {cell.arm: self.config(cell).total_steps for cell in self.cells}
         if len(set(steps.values())) > 1:
             counts = ", ".join(f"'{arm}' {count}" for arm, count in steps.items())
@@ -173,12 +184,23 @@ class StudyRun:
         began = time.perf_counter()
         encoder = self._encoder(config, folder)
         scores = asdict(self._motion_probe(encoder, cell.seed)(encoder))
+        scores["rows"] += self._video_rows(encoder, cell.seed)
         report(1, 1, "probes")
         content = {
             "arm": cell.arm, "seed": cell.seed, "loss": result.loss,
             "seconds": training + time.perf_counter() - began, **scores,
         }  # fmt: skip
         write_bytes(cell.folder / SCORES, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _video_rows(self, encoder: FrozenEncoder, seed: int) -> list[dict[str, Any]]:
+        """Return the scores of an encoder on the real videos, like those of the probes."""
+        if self.study.videos is None:
+            return []
+        options = self.study.videos.evaluate.model_copy(update={"seed": seed})
+        # Controls are the same for all arms, and their features are computed once.
+        extractor = Extractor(self.out / "features")
+        result = evaluate_videos(encoder, *self.study.videos.splits(), options, extractor=extractor)
+        return [{"task": f"videos, {row.protocol}", **asdict(row)} for row in result.rows]
 
     def _run_on_cluster(self, address: str, cells: Sequence[Cell], progress: Progress) -> None:
         cluster = Cluster(address)

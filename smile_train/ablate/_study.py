@@ -13,11 +13,34 @@ from smile_synth.core.errors import UserError, nearest
 from smile_synth.io.resources import shipped
 from smile_synth.io.strict_yaml import load
 from smile_train.config import Options, Whole
-from smile_train.evaluate import MOTION_TASKS
+from smile_train.data.video_lists import LabelledVideo, read_videos
+from smile_train.data.video_splits import Split, leave_one_group_out
+from smile_train.evaluate import MOTION_TASKS, EvaluateOptions
 
 # Options of the training config that a study sets for all arms -> the key of the study.
 SET_BY_STUDY = {"seed": "seeds", "bank": "bank", "backgrounds": "train_backgrounds"}
 MIN_CLIPS = 50
+
+
+class StudyVideos(Options):
+    """Labelled real videos; one group of them is tested at a time."""
+
+    path: str
+    """Folder of the videos with one folder per class, or a list of videos."""
+    group: str | None = None
+    """Regular expression on file names; its match is the group of a video. By default each video is
+    a group."""
+    evaluate: EvaluateOptions = EvaluateOptions()
+    """What is measured, as in the command evaluate."""
+
+    def splits(self) -> tuple[list[LabelledVideo], list[Split]]:
+        """Return the videos, and one split per group.
+
+        Raises:
+            UserError: as `read_videos`.
+        """
+        videos = read_videos(self.path, group=self.group)
+        return videos, leave_one_group_out(videos)
 
 
 class Study(Options):
@@ -49,6 +72,8 @@ class Study(Options):
     """Folder of the backgrounds of training and of the probes' training clips; needed with a bank."""
     test_backgrounds: str | None = None
     """Folder of the backgrounds of the probes' test clips; needed with a bank."""
+    videos: StudyVideos | None = None
+    """Real videos on which every arm is evaluated too."""
 
     @model_validator(mode="after")
     def _check(self) -> Study:

@@ -56,8 +56,9 @@ class EvaluateOptions(Options):
     """How videos become clips. Features are averaged over clips and crops (multi-view test)."""
     layer: Annotated[int, Field(ge=-1)] = -1
     """Block whose tokens are used, counted from 0; -1 is after the last norm."""
-    pooling: Literal["mean", "frames"] = "mean"
-    """mean: over all tokens. frames: mean of each time. The protocol attentive uses all tokens."""
+    pooling: Literal["mean", "mean-std", "mean-max-min", "frames"] = "mean"
+    """mean: over all tokens. mean-std, mean-max-min: also the standard deviation, or the largest and the
+    smallest value, of each channel. frames: mean of each time. The protocol attentive uses all tokens."""
     attentive: AttentiveKind = "query"
     """query: attention of one learned query. block: a cross-attention block with MLP and norms."""
     shots: list[Count] = []

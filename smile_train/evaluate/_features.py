@@ -18,7 +18,7 @@ from smile_train.evaluate._encoders import FrozenEncoder, VideoEncoder
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-Pooling = Literal["mean", "frames", "tokens"]
+Pooling = Literal["mean", "mean-std", "mean-max-min", "frames", "tokens"]
 BATCH = 32
 # Channels that are kept of every token where tokens keep their position.
 NUM_COMPONENTS = 8
@@ -68,18 +68,32 @@ def encode_clips(
         encoder: frozen.
         clips: ``[V, T, 3, H, W]`` uint8.
         layer: see `FrozenEncoder.encode`.
-        pooling: ``mean`` over all tokens, ``[V, C]``; ``frames``, the mean over the tokens of each time,
-            ``[V, T' * C]``; ``tokens``, all tokens, ``[V, T' * N, C]``.
+        pooling: ``mean`` over all tokens, ``[V, C]``; ``mean-std``, mean and standard deviation,
+            ``[V, 2 * C]``; ``mean-max-min``, ``[V, 3 * C]``; ``frames``, the mean over the tokens of each
+            time, ``[V, T' * C]``; ``tokens``, all tokens, ``[V, T' * N, C]``.
     """
-    parts = []
-    for part in clips.split(BATCH):
-        tokens = encoder.encode(part, layer)
-        if pooling == "mean":
-            pooled = tokens.flatten(1, 2).mean(1)
-        else:
-            pooled = tokens.mean(2).flatten(1) if pooling == "frames" else tokens.flatten(1, 2)
-        parts.append(pooled.cpu().numpy())
-    return np.concatenate(parts)
+    pool = POOLINGS[pooling]
+    return np.concatenate([pool(encoder.encode(part, layer)).cpu().numpy() for part in clips.split(BATCH)])
+
+
+def _mean_std(tokens: Tensor) -> Tensor:
+    std, mean = torch.std_mean(tokens.flatten(1, 2), dim=1)
+    return torch.cat([mean, std], dim=1)
+
+
+def _mean_max_min(tokens: Tensor) -> Tensor:
+    tokens = tokens.flatten(1, 2)
+    return torch.cat([tokens.mean(1), tokens.amax(1), tokens.amin(1)], dim=1)
+
+
+# By name: tokens ``[V, T', N, C]`` to the values of `encode_clips`.
+POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {
+    "mean": lambda tokens: tokens.flatten(1, 2).mean(1),
+    "mean-std": _mean_std,
+    "mean-max-min": _mean_max_min,
+    "frames": lambda tokens: tokens.mean(2).flatten(1),
+    "tokens": lambda tokens: tokens.flatten(1, 2),
+}
 
 
 def classifier_feature(encoder: VideoEncoder, name: str) -> Feature:

@@ -18,9 +18,11 @@ from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError, generate
 from smile_synth.backgrounds import write_images
 from smile_synth.corpus import Corpus
 from smile_synth.io.resources import shipped
+from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
-from smile_train.ablate import Study, StudyRun, _report, _run, summarise, t_interval
+from smile_train.ablate import Study, StudyRun, StudyVideos, _report, _run, summarise, t_interval
 from smile_train.config import PretrainConfig
+from smile_train.evaluate import EvaluateOptions
 from smile_train.materials import Materials, build_materials
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
@@ -90,6 +92,31 @@ def test_a_study_is_done_once_and_reported(study: Study, tmp_path: Path) -> None
     assert json.loads((out / "summary.json").read_text())["rows"][0]["difference"] is None
     with pytest.raises(UserError, match="holds another study"):
         StudyRun(study.model_copy(update={"num_train": 70}), out)
+
+
+def test_arms_are_evaluated_on_real_videos(study: Study, tmp_path: Path) -> None:
+    for number, label in enumerate("abab"):
+        (tmp_path / "videos" / label).mkdir(parents=True, exist_ok=True)
+        frames = np.full((8, 32, 32, 3), 60 * number, np.uint8)
+        write_mp4(tmp_path / "videos" / label / f"g{number // 2}.mp4", frames, 8)
+    settings = EvaluateOptions(protocols=["linear"], controls=["random", "metadata"], random_encoders=1)
+    videos = StudyVideos(path=str(tmp_path / "videos"), group="(g.)", evaluate=settings)
+    study = study.model_copy(update={"videos": videos, "seeds": [0]})
+    run = StudyRun(study, tmp_path / "out")
+    run.run()
+    rows = json.loads((run.cells[1].folder / "scores.json").read_text())["rows"]
+    assert [(r["task"], r["features"]) for r in rows if r["task"] != "direction"] == [
+        ("videos, linear", "encoder"),
+        ("videos, linear", "random encoders (1)"),
+        ("videos, linear", "size and length"),
+    ]
+    assert [(row.arm, row.task) for row in run.report()[2:]] == [
+        ("still", "videos, linear"),
+        ("as it is", "videos, linear"),
+    ]
+    missing = videos.model_copy(update={"path": str(tmp_path / "missing")})
+    with pytest.raises(UserError, match="videos '.*missing': no such file or folder"):
+        StudyRun(study.model_copy(update={"videos": missing}), tmp_path / "other")
 
 
 def test_summary_pairs_arms_by_seed() -> None:

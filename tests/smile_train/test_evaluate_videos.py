@@ -97,13 +97,24 @@ def test_features_are_cached_by_content(moving: Path, tmp_path: Path) -> None:
     read = ReadOptions(num_frames=4, side=32)
     features = [
         encoder_feature(encoder, layer, pooling, f"{layer} {pooling}")  # type: ignore[arg-type]
-        for layer, pooling in ((-1, "mean"), (0, "frames"), (1, "tokens"))
+        for layer, pooling in (
+            (-1, "mean"),
+            (0, "frames"),
+            (1, "tokens"),
+            (1, "mean-std"),
+            (1, "mean-max-min"),
+        )
     ]
     extractor = Extractor(tmp_path / "c")
     first = extractor([*paths, tmp_path / "broken.mp4"], features, read)
     assert first.broken == [(str(tmp_path / "broken.mp4"), "is empty")]
     assert first.readable.tolist() == [0, 1, 2] and first.num_clips.tolist() == [1, 1, 1]
-    assert [v.shape for v in first.features.values()] == [(3, 32), (3, 64), (3, 8, 32)]
+    assert [v.shape for v in first.features.values()] == [(3, 32), (3, 64), (3, 8, 32), (3, 64), (3, 96)]
+    tokens = first.features["1 tokens"]
+    expected = np.concatenate([tokens.mean(1), tokens.std(1, ddof=1)], axis=1)
+    np.testing.assert_allclose(first.features["1 mean-std"], expected, atol=1e-5)
+    expected = np.concatenate([tokens.mean(1), tokens.max(1), tokens.min(1)], axis=1)
+    np.testing.assert_allclose(first.features["1 mean-max-min"], expected, atol=1e-5)
     normed = encoder.encoder.norm(torch.from_numpy(first.features["1 tokens"])).mean(1).numpy()
     np.testing.assert_allclose(normed, first.features["-1 mean"], atol=1e-5)
     moved = tmp_path / "other.mp4"
