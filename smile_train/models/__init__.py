@@ -5,6 +5,7 @@ from smile_train.models._clip import LOCAL, TINY_CLIP, load_clip
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, StudentConfig
 from smile_train.models._encoder import Encoder
 from smile_train.models._heads import AttentiveHead
+from smile_train.models._motion_filters import motion_energy_filters, set_motion_energy_filters
 from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
 from smile_train.models._teacher import Teacher, load_teacher, make_teacher
 from smile_train.models._transformers import to_transformers_config, to_transformers_names
@@ -55,9 +56,11 @@ __all__ = [
     "load_student_weights",
     "load_teacher",
     "make_teacher",
+    "motion_energy_filters",
     "pick_tokens",
     "read_tensors",
     "save_model",
+    "set_motion_energy_filters",
     "split_tokens",
     "steps_of",
     "to_transformers_config",

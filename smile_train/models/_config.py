@@ -179,7 +179,7 @@ class StudentConfig:
         """
         try:
             return cls.of_size(
-                **options.model_dump(), num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+                **options.model_dump(exclude={"patch_filters"}), num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
             )
         except ValueError as error:
             raise UserError(f"student: {error}") from None

@@ -6,7 +6,14 @@ import torch
 
 from smile_train.config import PretrainConfig
 from smile_train.masking import Masker
-from smile_train.models import Student, StudentConfig, Teacher, load_student_weights, load_teacher
+from smile_train.models import (
+    Student,
+    StudentConfig,
+    Teacher,
+    load_student_weights,
+    load_teacher,
+    set_motion_energy_filters,
+)
 from smile_train.targets import Targets
 
 CONFIG = "config.yaml"  # in a run's folder
@@ -45,7 +52,10 @@ def build_student(
     student_config = StudentConfig.from_options(
         config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
     )
-    student = Student(student_config, generator=torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    student = Student(student_config, generator=generator)
+    if config.student.patch_filters == "motion-energy":
+        set_motion_energy_filters(student.encoder, generator)
     if config.start_from is not None:
         load_student_weights(student, config.start_from)
     return student
