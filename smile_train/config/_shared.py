@@ -69,8 +69,8 @@ class StudentOptions(Options):
     separate channels (separable)."""
     patch_filters: Literal["random", "motion-energy"] = "random"
     """Initial filters of the patch embedding: random (as published), or three quarters of them pairs of
-    space-time Gabor filters, which respond to motion (Adelson and Bergen, 1985). Small students with the target
-    motion learn much faster with motion-energy."""
+    space-time Gabor filters, which respond to motion (Adelson and Bergen, 1985). With motion-energy, small
+    students learn the target motion faster."""
     checkpointing: Annotated[bool, CHANGEABLE] = False
     """Recompute blocks in the backward pass: less memory, about a third more operations."""
     decoder_chunk: Annotated[Whole, CHANGEABLE] = 0

@@ -179,8 +179,9 @@ class StudentConfig:
         """
         try:
             return cls.of_size(
-                **options.model_dump(exclude={"patch_filters"}), num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
-            )
+                **options.model_dump(exclude={"patch_filters"}),  # only the initial weights depend on it
+                num_frames=num_frames, size_hw=size_hw, target_dim=target_dim,
+            )  # fmt: skip
         except ValueError as error:
             raise UserError(f"student: {error}") from None
 
