@@ -84,10 +84,16 @@ class Annotation:
         order = np.argsort(-scene.depth[1:], axis=0, kind="stable").T + 1
         return _read_only(texels), views, np.ascontiguousarray(order)
 
-    def _fill(self, numbers: Int, extents: NDArray[Any]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """Return the owner layers ``[T, H, W]`` and the amodal pixels of the objects that have numbers."""
+    def _fill(
+        self, numbers: Int, extents: NDArray[Any], *, step: int = 1
+    ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """Return owner layers ``[T, H, W]`` and amodal pixels, of the objects that have numbers.
+
+        ``step``: only of the frames 0, step, 2 step, ...
+        """
         texels, views, order = self._stack
-        owner = np.zeros((self.scene.num_frames, *self.scene.size_hw), np.int16)
+        views, order = np.ascontiguousarray(views[:, ::step]), np.ascontiguousarray(order[::step])
+        owner = np.zeros((len(order), *self.scene.size_hw), np.int16)
         amodal = np.zeros(place_crops(views, numbers, self.scene.size_hw, extents), np.uint8)
         fill_owners(texels, side_maps(texels, views), views, order, numbers, owner, extents, amodal)
         return owner, amodal
@@ -106,7 +112,10 @@ class Annotation:
         """Owner layers ``[T, H, W]``; cheaper when nothing else was computed before."""
         if "_extents" in self.__dict__:
             return self._extents[0]
-        return self._fill(np.full_like(self._numbers, -1), np.zeros((0, 0), EXTENT))[0]
+        return self._owner_alone()
+
+    def _owner_alone(self, step: int = 1) -> NDArray[np.int16]:
+        return self._fill(np.full_like(self._numbers, -1), np.zeros((0, 0), EXTENT), step=step)[0]
 
     @cached_property
     def segmentation(self) -> NDArray[np.int16]:
@@ -246,7 +255,10 @@ class Annotation:
         ends[(ends < 0) | (ends >= frames)] = -1
         texels, views, order = self._stack
         tokens = np.empty(grid, TOKEN)
-        find_token_owners(self._owner, tubelet_size, patch_size, len(scene.layers), tokens)
+        # Only the first frames of the tubelets are needed; another label may have computed all frames.
+        has_all = not {"_owner", "_extents"}.isdisjoint(self.__dict__)
+        owners = (self._owner, tubelet_size) if has_all else (self._owner_alone(tubelet_size), 1)
+        find_token_owners(*owners, patch_size, tokens)
         d, n = len(offsets), tokens.size
         vectors = np.zeros((5, d, n, 2), np.float32)
         flags = np.zeros((2, d, n), bool)
@@ -255,7 +267,7 @@ class Annotation:
         redrawn = np.array([is_redrawn(layer.surface) for layer in scene.layers])
         maps = frame_maps(_read_only(scene.object_to_frame), views["frame_to_texture"], starts, ends)
         move_tokens(
-            (texels, views, order), tokens, self._owner, token_size, (maps, redrawn), ends,
+            (texels, views, order), tokens, owners, token_size, (maps, redrawn), ends,
             (displacement, spread, linear, camera, flags[0], flags[1]),
         )  # fmt: skip
         layers = tokens["layer"].ravel()

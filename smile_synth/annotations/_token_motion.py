@@ -29,36 +29,29 @@ TOKEN = np.dtype(
 
 
 @kernel
-def find_token_owners(owner, tubelet_size, patch_size, num_layers, tokens):  # pragma: no cover - compiled
-    """Fill ``tokens [T', H', W']`` of `TOKEN` from ``owner [T, H, W]``; on equal counts the last layer."""
-    counts = np.zeros(num_layers, np.int64)
+def find_token_owners(owner, step, patch_size, tokens):  # pragma: no cover - compiled
+    """Fill ``tokens [T', H', W']`` of `TOKEN` from every ``step``-th frame of ``owner [T, H, W]``.
+
+    On equal counts, the owner of a token is the last layer.
+    """
     for t in range(tokens.shape[0]):
-        frame = owner[t * tubelet_size]
+        frame = owner[t * step]
         for row in range(tokens.shape[1]):
             for column in range(tokens.shape[2]):
                 y0, x0 = row * patch_size, column * patch_size
-                token = tokens[t, row, column]
-                first, difference = frame[y0, x0], np.int16(0)
+                token, low, high = tokens[t, row, column], frame[y0, x0], frame[y0, x0]
                 for y in range(y0, y0 + patch_size):
                     pixels = frame[y, x0 : x0 + patch_size]
                     for i in range(np.uint64(patch_size)):  # unsigned indices allow SIMD
-                        difference |= pixels[i] ^ first
-                if difference == 0:
-                    _fill_whole(token, first, y0, x0, patch_size)
+                        low, high = min(low, pixels[i]), max(high, pixels[i])
+                if low == high:
+                    _fill_whole(token, low, y0, x0, patch_size)
                     continue
-                best = 0
-                for y in range(y0, y0 + patch_size):
-                    for x in range(x0, x0 + patch_size):
-                        counts[frame[y, x]] += 1
-                for y in range(y0, y0 + patch_size):
-                    for x in range(x0, x0 + patch_size):
-                        k = frame[y, x]
-                        if counts[k] > counts[best] or (counts[k] == counts[best] and k > best):
-                            best = k
-                token.layer, token.count = best, counts[best]
-                for y in range(y0, y0 + patch_size):
-                    for x in range(x0, x0 + patch_size):
-                        counts[frame[y, x]] = 0
+                token.count = 0
+                for k in range(low, high + 1):
+                    count = _count(frame, np.int16(k), y0, x0, patch_size)
+                    if count >= token.count:
+                        token.layer, token.count = k, count
                 _fill_moments(token, frame, y0, x0, patch_size)
 
 
@@ -73,29 +66,50 @@ def _fill_whole(token, layer, y0, x0, patch_size):  # pragma: no cover - compile
     token.anchor[0], token.anchor[1] = x0 + middle, y0 + middle
 
 
-@inlined
+@kernel
+def _count(frame, layer, y0, x0, patch_size):  # pragma: no cover - compiled
+    """Return the number of a layer's pixels in a token."""
+    count = 0
+    for y in range(y0, y0 + patch_size):
+        pixels, in_row = frame[y, x0 : x0 + patch_size], np.int16(0)
+        for i in range(np.uint64(patch_size)):
+            in_row = np.int16(in_row + (pixels[i] == layer))
+        count += int(in_row)
+    return count
+
+
+@kernel
 def _fill_moments(token, frame, y0, x0, patch_size):  # pragma: no cover - compiled
     """Fill the moments and the anchor of a token from the pixels of its layer."""
-    sx, sy, sxx, sxy, syy = 0.0, 0.0, 0.0, 0.0, 0.0
+    layer, sx, sy, sxx, sxy, syy = np.int16(token.layer), 0.0, 0.0, 0.0, 0.0, 0.0
     for j in range(patch_size):
-        for i in range(patch_size):
-            if frame[y0 + j, x0 + i] == token.layer:
-                x, y = i + 0.5, j + 0.5
-                sx += x
-                sy += y
-                sxx += x * x
-                sxy += x * y
-                syy += y * y
+        # Sums of whole numbers over a row, so that the compiler uses SIMD.
+        pixels, in_row = frame[y0 + j, x0 : x0 + patch_size], np.int32(0)
+        row_x, row_xx = np.int32(0), np.int32(0)
+        for i in range(np.uint64(patch_size)):
+            place = np.int32(i) if pixels[i] == layer else np.int32(0)
+            in_row = np.int32(in_row + (pixels[i] == layer))
+            row_x, row_xx = np.int32(row_x + place), np.int32(row_xx + place * place)
+        x, y = row_x + in_row / 2, j + 0.5
+        sx += x
+        sy += in_row * y
+        sxx += row_xx + row_x + in_row / 4
+        sxy += x * y
+        syy += in_row * y * y
     n = float(token.count)
     mx, my = sx / n, sy / n
     token.mean[0], token.mean[1] = x0 + mx, y0 + my
     token.covariance[0] = max(sxx / n - mx * mx, 0.0)
     token.covariance[1] = sxy / n - mx * my
     token.covariance[2] = max(syy / n - my * my, 0.0)
-    nearest = np.inf
+    nearest, row, column = np.inf, int(my), int(mx)
+    if frame[y0 + row, x0 + column] == layer:  # only pixels that are as near or nearer remain
+        nearest = (column + 0.5 - mx) ** 2 + (row + 0.5 - my) ** 2 + 2e-9
     for j in range(patch_size):
+        if (j + 0.5 - my) ** 2 > nearest:
+            continue
         for i in range(patch_size):
-            if frame[y0 + j, x0 + i] == token.layer:
+            if frame[y0 + j, x0 + i] == layer:
                 distance = (i + 0.5 - mx) ** 2 + (j + 0.5 - my) ** 2
                 if distance < nearest - 1e-9:  # of equal distances the first one, in spite of rounding
                     nearest = distance
@@ -103,13 +117,13 @@ def _fill_moments(token, frame, y0, x0, patch_size):  # pragma: no cover - compi
 
 
 @kernel
-def move_tokens(stack, tokens, owner, sizes, motion, ends, out):  # pragma: no cover - compiled
+def move_tokens(stack, tokens, owners, sizes, motion, ends, out):  # pragma: no cover - compiled
     """Fill the motion of tokens to other frames.
 
     Args:
         stack: texels, views and order, see `smile_synth.annotations._kernels`.
         tokens: ``[T', H', W']`` of `TOKEN`.
-        owner: ``[T, H, W]``, which owns the pixels of projective layers.
+        owners: ``owner [T, H, W]`` and ``step``, see `find_token_owners`.
         sizes: tubelet_size and patch_size.
         motion: ``[L, T', D, 3, 3]`` maps from the first frame of a tubelet to another frame; ``[L]`` bool,
             the layer shows new content in every frame.
@@ -120,6 +134,7 @@ def move_tokens(stack, tokens, owner, sizes, motion, ends, out):  # pragma: no c
     texels, views, order = stack
     maps, redrawn = motion
     displacement, spread, linear, camera, valid, visible = out
+    owner, step = owners
     tubelet_size, patch_size = sizes
     height, width = owner.shape[1:]
     rows, columns = tokens.shape[1:]
@@ -154,7 +169,7 @@ def move_tokens(stack, tokens, owner, sizes, motion, ends, out):  # pragma: no c
                         vy = c * c * xx + 2 * c * e * xy + e * e * yy
                         dx, dy = x - token.mean[0], y - token.mean[1]
                     else:
-                        dx, dy, vx, vy = _projective(m, owner[t0], k, y0, x0, patch_size)
+                        dx, dy, vx, vy = _projective(m, owner[t * step], k, y0, x0, patch_size)
                         a, b, c, e = _jacobian(m, token.mean[0], token.mean[1])
                     if np.isnan(dx + dy + a):
                         continue
