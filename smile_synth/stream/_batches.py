@@ -31,6 +31,7 @@ from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scenes
 from smile_synth.scene import Scene, Video
 from smile_synth.sources import Sources
+from smile_synth.stream._labels import ArrayTypes, motion_arrays, motion_labels, token_coverage
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,9 @@ class StreamBatch:
         frames: ``[B, T, 3, H, W]``, contiguous.
         labels: tensors by name, as requested. ``segmentation`` ``[B, T, H, W]`` int16: number of the labelled
             object, from 1, that owns the pixel, else 0. ``coverage`` ``[B, N]`` float32 0..1: share of each
-            token's pixels that labelled objects own.
+            token's pixels that labelled objects own. The values of `TokenMotion`, with the axis of clips in
+            front: ``motion_displacement``, ``motion_spread``, ``motion_linear``, ``motion_camera``,
+            ``motion_visibility``, ``motion_valid``, ``motion_object``, ``motion_share``, ``motion_depth``.
     """
 
     indices: range
@@ -85,6 +88,7 @@ class Job:
     std: Triple
     labels: tuple[str, ...]
     token_size: tuple[int, int] | None
+    motion_offsets: tuple[int, ...]
 
     def warm_up(self) -> None:
         """Do nothing. A process that has run this task has started."""
@@ -101,39 +105,39 @@ class Job:
         words = decode_textures(textures, self.sources)
         texels.open()[first : first + len(words)] = words
 
-    def arrays(self, num_clips: int) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+    def arrays(self, num_clips: int) -> ArrayTypes:
         """Return the shape and dtype of the frames and of each label of a batch."""
         (height, width), num_frames = self.recipe.size, self.recipe.num_frames
         tubelet, patch = self.token_size or (1, 1)
         num_tokens = num_frames // tubelet * (height // patch) * (width // patch)
-        arrays: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
-            "frames": ((num_clips, num_frames, 3, height, width), STORED[self.out_dtype]),
-            "segmentation": ((num_clips, num_frames, height, width), np.int16),
-            "coverage": ((num_clips, num_tokens), np.float32),
+        motion = motion_arrays(len(self.motion_offsets), num_tokens)
+        arrays: ArrayTypes = {
+            "frames": ((num_frames, 3, height, width), STORED[self.out_dtype]),
+            "segmentation": ((num_frames, height, width), np.int16),
+            "coverage": ((num_tokens,), np.float32),
+            **motion,
         }
-        return {name: arrays[name] for name in ("frames", *self.labels)}
+        names = ["frames"]
+        for label in self.labels:
+            names += motion if label == "motion" else [label]
+        return {name: ((num_clips, *arrays[name][0]), arrays[name][1]) for name in names}
 
-    def render(self, targets: dict[str, Target], first: int, indices: range) -> None:
-        """Render clips and their labels into rows ``first``, ... of the arrays of a batch."""
+    def fill(self, targets: dict[str, Target], first: int, indices: range) -> None:
+        """Fill rows ``first``, ... of the given arrays of a batch with the frames and labels of clips."""
         out = {name: target.open()[first : first + len(indices)] for name, target in targets.items()}
         scenes = self.sample(indices)
-        draw_frames(scenes, self.sources, out["frames"], mean=self.mean, std=self.std)
+        if "frames" in out:
+            draw_frames(scenes, self.sources, out["frames"], mean=self.mean, std=self.std)
         for row, scene in enumerate(scenes if self.labels else ()):
-            segmentation = annotate(scene, self.sources).segmentation
+            annotation = annotate(scene, self.sources)
             if "segmentation" in out:
-                out["segmentation"][row] = segmentation
+                out["segmentation"][row] = annotation.segmentation
             if "coverage" in out and self.token_size:
-                out["coverage"][row] = token_coverage(segmentation, *self.token_size)
-
-
-def token_coverage(
-    segmentation: NDArray[np.integer[Any]], tubelet_size: int, patch_size: int
-) -> NDArray[np.float32]:
-    """Return the share ``[N]``, 0..1, of each token's pixels that objects of a segmentation own."""
-    frames, height, width = segmentation.shape
-    shape = frames // tubelet_size, tubelet_size, height // patch_size, patch_size, width // patch_size
-    blocks = (segmentation > 0).reshape(*shape, patch_size)
-    return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32).ravel())
+                out["coverage"][row] = token_coverage(annotation.segmentation, *self.token_size)
+            if "motion" in self.labels and self.token_size:
+                motion = annotation.token_motion(self.token_size, self.motion_offsets)
+                for name, values in motion_labels(motion).items():
+                    out[name][row] = values
 
 
 @dataclass(frozen=True)
@@ -235,19 +239,24 @@ class PendingBatch:
         return batch
 
 
-def batch_on_cpu(job: Job, processes: Processes, indices: range) -> BatchSteps:
-    """Render a batch in main memory; each process renders some of its clips."""
+def _fill_in_parts(
+    job: Job, processes: Processes, indices: range, arrays: ArrayTypes
+) -> tuple[dict[str, torch.Tensor], list[Future[None]]]:
+    """Return arrays of a batch in main memory, and the tasks that fill them, each for some of the clips."""
     num_parts = min(processes.num_parallel, len(indices))
     edges = np.linspace(0, len(indices), num_parts + 1).astype(int).tolist()
-    allocated = {name: processes.allocate(*array) for name, array in job.arrays(len(indices)).items()}
+    allocated = {name: processes.allocate(*array) for name, array in arrays.items()}
     targets = {name: target for name, (_, target) in allocated.items()}
-    tasks = [
-        processes.run(Job.render, targets, first, indices[first:last]) for first, last in pairwise(edges)
-    ]
+    tasks = [processes.run(Job.fill, targets, first, indices[first:last]) for first, last in pairwise(edges)]
+    return {name: as_tensor(array) for name, (array, _) in allocated.items()}, tasks
+
+
+def batch_on_cpu(job: Job, processes: Processes, indices: range) -> BatchSteps:
+    """Render a batch in main memory."""
+    tensors, tasks = _fill_in_parts(job, processes, indices, job.arrays(len(indices)))
     yield tasks
     for task in tasks:
         processes.result(task)
-    tensors = {name: as_tensor(array) for name, (array, _) in allocated.items()}
     return StreamBatch(indices, tensors.pop("frames"), tensors, job.sample), None
 
 
@@ -263,11 +272,18 @@ class Device:
 
 
 def batch_on_device(device: Device, job: Job, processes: Processes, indices: range) -> BatchSteps:
-    """Render a batch on a device; processes sample the scenes and decode textures that are not cached."""
+    """Render a batch on a device.
+
+    Processes sample the scenes, decode textures that are not cached, and compute labels of motion.
+    """
     import torch
 
     laid_out = processes.run(Job.parameters, indices)
-    yield [laid_out]
+    arrays = {name: array for name, array in job.arrays(len(indices)).items() if name.startswith("motion_")}
+    labels, tasks = _fill_in_parts(job, processes, indices, arrays) if arrays else ({}, [])
+    yield [laid_out, *tasks]
+    for task in tasks:
+        processes.result(task)
     parameters = processes.result(laid_out)
     found = {shown: device.textures.get(shown) for shown in parameters.textures}
     resident = {shown: texels for shown, texels in found.items() if texels is not None}
@@ -298,6 +314,9 @@ def batch_on_device(device: Device, job: Job, processes: Processes, indices: ran
             tokens=job.token_size if "coverage" in job.labels else None,
             extra=torch.cat([*(sent[shown] for shown in parameters.textures), dummy]),
         )
+        for name, label in labels.items():
+            pinned = label.pin_memory() if device.side_stream else label
+            labels[name] = pinned.to(device.device, non_blocking=True)
         event = device.side_stream and device.side_stream.record_event()
-    labels = {name: getattr(rendered, name) for name in job.labels}
+    labels |= {name: getattr(rendered, name) for name in job.labels if name != "motion"}
     return StreamBatch(indices, rendered.frames, labels, job.sample), event

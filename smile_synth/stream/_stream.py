@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from smile_synth.annotations import check_offsets
 from smile_synth.compositing import OutDtype, check_output
 from smile_synth.recipe import Recipe
 from smile_synth.sources import Sources
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 # Labels of a stream.
-LABELS = ("segmentation", "coverage")
+LABELS = ("segmentation", "coverage", "motion")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def stream(
     std: Triple = (1.0, 1.0, 1.0),
     labels: Sequence[str] = (),
     token_size: tuple[int, int] | None = None,
+    motion_offsets: Sequence[int] = (),
     workers: int = 2,
     options: StreamOptions = StreamOptions(),
 ) -> ClipStream:
@@ -77,8 +79,9 @@ def stream(
         start_step: first step of every iteration.
         out_dtype: uint8, float32, float16 or bfloat16.
         mean, std: per channel, for a float type: a value 0..255 becomes (value / 255 - mean) / std.
-        labels: any of segmentation and coverage, see `StreamBatch`.
-        token_size: (tubelet_size, patch_size), for coverage.
+        labels: any of segmentation, coverage and motion, see `StreamBatch`.
+        token_size: (tubelet_size, patch_size), for coverage and motion.
+        motion_offsets: of `Annotation.token_motion`, for motion.
         workers: worker processes; 0: the caller's process makes each batch when it is needed.
         options: see `StreamOptions`.
 
@@ -101,17 +104,23 @@ def stream(
     ):
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
     check_labels(labels, LABELS)
-    if "coverage" in labels and not token_size:
-        raise ValueError("labels: coverage needs token_size=(tubelet_size, patch_size)")
+    for label in ("coverage", "motion"):
+        if label in labels and not token_size:
+            raise ValueError(f"labels: {label} needs token_size=(tubelet_size, patch_size)")
     check_output(recipe.num_frames, recipe.size, out_dtype, token_size)
+    if "motion" in labels and token_size:
+        check_offsets(motion_offsets, recipe.num_frames // token_size[0], token_size[0])
     torch_device = torch.device(device)
     backend = options.backend or {"cpu": "cpu", "cuda": "triton"}.get(torch_device.type, "torch")
     if backend not in ("cpu", "torch", "triton") or (backend == "cpu" and torch_device.type != "cpu"):
         raise ValueError(f"backend {backend} cannot render batches on {torch_device}")
     # Subclassing IterableDataset would import torch with smile_synth; registering avoids that.
     torch.utils.data.IterableDataset.register(ClipStream)
-    job = Job(recipe, sources, seed, out_dtype, mean, std, tuple(labels), token_size)
+    job = Job(
+        recipe, sources, seed, out_dtype, mean, std, labels, token_size, tuple(motion_offsets)
+    )  # fmt: skip
     step_indices = partial(batch_indices, batch_size=batch_size, rank=rank, world_size=world_size)
     step_indices(start_step)
     return ClipStream(job, step_indices, start_step, workers, torch_device, backend, options)
@@ -144,9 +153,9 @@ class ClipStream:
         """Yield batches from the first step on.
 
         On the CPU, worker processes render frames into shared memory. For another device, worker processes
-        sample scenes and decode images and videos, and the device renders; a CUDA device uses a separate
-        CUDA stream. This process makes the batches until the first worker has started. A batch stays valid
-        as long as the caller keeps it.
+        sample scenes, decode images and videos and compute labels of motion, and the device renders; a CUDA
+        device uses a separate CUDA stream. This process makes the batches until the first worker has started.
+        A batch stays valid as long as the caller keeps it.
 
         Raises:
             UserError: the recipe does not fit its sources, or a worker was killed.

@@ -1,7 +1,7 @@
 """Open and check the sources of a run, and make the batches of its stages.
 
-A stage with a single recipe uses `stream`, which renders on the GPU if there is one. Corpora, videos,
-mixtures and runs with labels of motion use a DataLoader.
+A stage with a single recipe uses `stream`, which renders on the GPU if there is one. Corpora, videos and
+mixtures use a DataLoader.
 """
 
 from __future__ import annotations
@@ -254,8 +254,6 @@ def training_batches(
     local, source = config.batch_size // world_size, stage.sources[0]
     workers = config.run.workers
     can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
-    # `stream` cannot give labels of motion yet.
-    can_stream = can_stream and not config.motion_offsets
     if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
         steps = StepBatches(
             local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size
@@ -269,13 +267,15 @@ def training_batches(
     batches = stream(
         source.recipe, source.sources, batch_size=local, seed=source.seed,
         device="cpu" if config.render == "cpu" else device, rank=rank, world_size=world_size,
-        start_step=start_step, workers=workers, labels=("coverage",),
+        start_step=start_step, workers=workers,
+        labels=("coverage", "motion") if config.motion_offsets else ("coverage",),
         token_size=(config.student.tubelet_size, config.student.patch_size),
+        motion_offsets=config.motion_offsets,
         options=StreamOptions(batches_ahead=4),
     )  # fmt: skip
     with batches:
         for _, made in zip(range(start_step, stage.end_step), batches, strict=False):
-            labels = {"coverage": made.labels["coverage"]}
+            labels = dict(made.labels)
             if needs_boxes:
                 boxes = [object_boxes(scene) for scene in made.scenes]
                 labels[BOXES] = torch.from_numpy(stack_boxes(boxes, source.num_frames))

@@ -20,7 +20,7 @@ from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import Corpus
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.sources import Sources
-from smile_synth.stream import token_coverage
+from smile_synth.stream import motion_labels, token_coverage
 from smile_train.data.sources import BOXES, TrainingClip
 from smile_train.masking import upright_boxes
 
@@ -122,9 +122,7 @@ def synthetic_labels(
 ) -> dict[str, NDArray[Any]]:
     """Return the labels of a synthetic clip, without the batch axis.
 
-    ``coverage`` and ``boxes_xyxy``; with offsets and an annotation also those of `TokenMotion`:
-    ``motion_displacement``, ``motion_spread``, ``motion_linear``, ``motion_camera``, ``motion_visibility``,
-    ``motion_valid`` (first axis: offsets), ``motion_object`` and ``motion_depth``.
+    ``coverage`` and ``boxes_xyxy``; with offsets and an annotation also those of `motion_labels`.
     """
     labels: dict[str, NDArray[Any]] = {
         "coverage": token_coverage(segmentation, *options.token_size),
@@ -132,16 +130,7 @@ def synthetic_labels(
     }
     if options.motion_offsets and annotation is not None:
         motion = annotation.token_motion(options.token_size, options.motion_offsets)
-        labels |= {
-            "motion_displacement": motion.displacement_xy,
-            "motion_spread": motion.spread_xy,
-            "motion_linear": motion.linear,
-            "motion_camera": motion.camera_xy,
-            "motion_visibility": motion.visible,
-            "motion_valid": motion.valid,
-            "motion_object": motion.object,
-            "motion_depth": motion.depth,
-        }
+        labels |= motion_labels(motion)
     return labels
 
 

@@ -141,7 +141,9 @@ def test_a_data_loader_reads_the_batches_of_steps(clips: SyntheticClips) -> None
 
 # --- streams
 
-ALL_LABELS: dict[str, Any] = {"labels": ("segmentation", "coverage"), "token_size": (1, 4)}
+ALL_LABELS: dict[str, Any] = {
+    "labels": ("segmentation", "coverage", "motion"), "token_size": (1, 4), "motion_offsets": (1,)
+}  # fmt: skip
 
 
 def assert_equal(one: StreamBatch, other: StreamBatch) -> None:
@@ -308,6 +310,28 @@ def test_a_device_draws_the_same_batches(sources: Sources, images: BackgroundFol
             assert batch.labels["segmentation"].dtype == segmentation.dtype == torch.int16
             assert (batch.labels["segmentation"] != segmentation).float().mean() < 1e-3
             torch.testing.assert_close(batch.labels["coverage"], coverage, atol=0.07, rtol=0)
+            motion = {name for name in expected.labels if name.startswith("motion_")}
+            assert len(motion) == 9 and motion == batch.labels.keys() - {"segmentation", "coverage"}
+            assert all(torch.equal(batch.labels[name], expected.labels[name]) for name in motion)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_a_stream_gives_the_exact_motion_of_tokens(sources: Sources, backend: str) -> None:
+    options = StreamOptions(backend=backend)
+    with stream(
+        RECIPE, sources, batch_size=2, seed=3, workers=0, start_step=2, labels=["coverage", "motion"],
+        token_size=(1, 4), motion_offsets=(1, -2), options=options,
+    ) as clip_stream:  # fmt: skip
+        batch = next(iter(clip_stream))
+    assert len(batch.labels) == 10 and batch.labels["coverage"].shape == (2, 105)
+    motion = annotate(batch.scenes[1], sources).token_motion((1, 4), (1, -2))
+    for name, attribute in {
+        "displacement": "displacement_xy", "spread": "spread_xy", "linear": "linear", "camera": "camera_xy",
+        "visibility": "visible", "valid": "valid", "object": "object", "share": "share", "depth": "depth",
+    }.items():  # fmt: skip
+        label, expected = batch.labels[f"motion_{name}"][1], getattr(motion, attribute)
+        assert np.array_equal(label.numpy(), expected) and label.numpy().dtype == expected.dtype, name
+    assert batch.labels["motion_displacement"].abs().max() > 1
 
 
 def test_textures_are_kept_on_a_device_up_to_a_bound() -> None:
@@ -337,9 +361,15 @@ def test_ended_streams_leave_no_processes_and_no_memory(sources: Sources) -> Non
         ({"options": StreamOptions(batches_ahead=0)}, "batches_ahead must be at least 1, got 0"),
         ({"rank": 1}, r"rank must be in 0\.\.0, got 1"),
         ({"out_dtype": "int8"}, "unknown out_dtype 'int8', allowed are uint8, float32, float16, bfloat16"),
-        ({"labels": ("flow",)}, "unknown label 'flow', allowed are segmentation, coverage"),
-        ({"labels": "flow"}, "unknown label 'flow', allowed are segmentation, coverage"),
+        ({"labels": ("flow",)}, "unknown label 'flow', allowed are segmentation, coverage, motion"),
+        ({"labels": "flow"}, "unknown label 'flow', allowed are segmentation, coverage, motion"),
         ({"labels": ("coverage",)}, r"coverage needs token_size=\(tubelet_size, patch_size\)"),
+        ({"labels": "motion"}, r"motion needs token_size=\(tubelet_size, patch_size\)"),
+        ({"labels": "motion", "token_size": (1, 4)}, "offsets: give at least one"),
+        (
+            {"labels": "motion", "token_size": (1, 4), "motion_offsets": (3,)},
+            "offsets: 3 is outside of the clip's 3 tubelets",
+        ),
         ({"token_size": (2, 4)}, r"\(2, 4\) .* 3 frames of \(20, 28\)"),
         ({"options": StreamOptions(backend="oracle")}, "backend oracle cannot render batches on cpu"),
     ],

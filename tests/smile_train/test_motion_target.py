@@ -13,6 +13,7 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.videos import write_mp4
 from smile_train.config import PretrainConfig
 from smile_train.data.batches import open_data, training_batches
+from smile_train.data.sources import BOXES, TrainingClip, collate
 from smile_train.training.build import build_targets
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
@@ -83,6 +84,24 @@ def test_a_run_without_a_target_of_motion_trains_with_masks_of_motion(
 ) -> None:
     result = pretrain(PretrainConfig.load(config_file, [mask, "stages.0.steps=2"]), tmp_path / "run")
     assert result.loss > 0
+
+
+def test_streamed_batches_equal_those_of_a_loader(config_file: Path) -> None:
+    config = PretrainConfig.load(config_file, [MOTION])
+    stage = open_data(config).stages[0]
+    streamed = next(training_batches(config, stage, start_step=1))
+    loaded = collate(range(4, 8), stage.sources[0].clips(range(4, 8)))
+    assert torch.equal(streamed.indices, loaded.indices) and torch.equal(streamed.frames, loaded.frames)
+    assert streamed.labels.keys() == loaded.labels.keys() - {BOXES}
+    assert all(torch.equal(label, loaded.labels[name]) for name, label in streamed.labels.items())
+
+
+def test_clips_without_known_motion_are_not_valid(config_file: Path) -> None:
+    source = open_data(PretrainConfig.load(config_file, [MOTION])).stages[0].sources[0]
+    (clip,) = source.clips([0])
+    batch = collate([0, 1], [TrainingClip(clip.frames), clip])
+    assert not batch.labels["motion_valid"][0].any() and batch.labels["motion_valid"][1].any()
+    assert not batch.labels["motion_displacement"][0].any()
 
 
 def test_a_corpus_has_the_same_labels_of_motion_as_its_recipe(
