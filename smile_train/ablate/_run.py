@@ -109,8 +109,8 @@ class StudyRun:
             for seed in study.seeds
             for arm in study.all_arms
         ]
-        if study.videos is not None:
-            study.videos.splits()
+        for videos in study.videos:
+            videos.splits()
         steps = {cell.arm: self.config(cell).total_steps for cell in self.cells}
         if len(set(steps.values())) > 1:
             counts = ", ".join(f"'{arm}' {count}" for arm, count in steps.items())
@@ -194,13 +194,15 @@ class StudyRun:
 
     def _video_rows(self, encoder: FrozenEncoder, seed: int) -> list[dict[str, Any]]:
         """Return the scores of an encoder on the real videos, like those of the probes."""
-        if self.study.videos is None:
-            return []
-        options = self.study.videos.evaluate.model_copy(update={"seed": seed})
         # Controls are the same for all arms, and their features are computed once.
         extractor = Extractor(self.out / "features")
-        result = evaluate_videos(encoder, *self.study.videos.splits(), options, extractor=extractor)
-        return [{"task": f"videos, {row.protocol}", **asdict(row)} for row in result.rows]
+        rows = []
+        for videos in self.study.videos:
+            options = videos.evaluate.model_copy(update={"seed": seed})
+            result = evaluate_videos(encoder, *videos.splits(), options, extractor=extractor)
+            name = f"{Path(videos.path).name}, {options.pooling}"
+            rows += [{"task": f"{name}, {row.protocol}", **asdict(row)} for row in result.rows]
+        return rows
 
     def _run_on_cluster(self, address: str, cells: Sequence[Cell], progress: Progress) -> None:
         cluster = Cluster(address)

@@ -72,8 +72,8 @@ class Study(Options):
     """Folder of the backgrounds of training and of the probes' training clips; needed with a bank."""
     test_backgrounds: str | None = None
     """Folder of the backgrounds of the probes' test clips; needed with a bank."""
-    videos: StudyVideos | None = None
-    """Real videos on which every arm is evaluated too."""
+    videos: list[StudyVideos] = []
+    """Real videos on which every arm is evaluated too, for example with several poolings."""
 
     @model_validator(mode="after")
     def _check(self) -> Study:

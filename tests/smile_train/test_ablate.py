@@ -101,22 +101,22 @@ def test_arms_are_evaluated_on_real_videos(study: Study, tmp_path: Path) -> None
         write_mp4(tmp_path / "videos" / label / f"g{number // 2}.mp4", frames, 8)
     settings = EvaluateOptions(protocols=["linear"], controls=["random", "metadata"], random_encoders=1)
     videos = StudyVideos(path=str(tmp_path / "videos"), group="(g.)", evaluate=settings)
-    study = study.model_copy(update={"videos": videos, "seeds": [0]})
+    study = study.model_copy(update={"videos": [videos], "seeds": [0]})
     run = StudyRun(study, tmp_path / "out")
     run.run()
     rows = json.loads((run.cells[1].folder / "scores.json").read_text())["rows"]
     assert [(r["task"], r["features"]) for r in rows if r["task"] != "direction"] == [
-        ("videos, linear", "encoder"),
-        ("videos, linear", "random encoders (1)"),
-        ("videos, linear", "size and length"),
+        ("videos, mean, linear", "encoder"),
+        ("videos, mean, linear", "random encoders (1)"),
+        ("videos, mean, linear", "size and length"),
     ]
     assert [(row.arm, row.task) for row in run.report()[2:]] == [
-        ("still", "videos, linear"),
-        ("as it is", "videos, linear"),
+        ("still", "videos, mean, linear"),
+        ("as it is", "videos, mean, linear"),
     ]
     missing = videos.model_copy(update={"path": str(tmp_path / "missing")})
     with pytest.raises(UserError, match="videos '.*missing': no such file or folder"):
-        StudyRun(study.model_copy(update={"videos": missing}), tmp_path / "other")
+        StudyRun(study.model_copy(update={"videos": [missing]}), tmp_path / "other")
 
 
 def test_summary_pairs_arms_by_seed() -> None:
