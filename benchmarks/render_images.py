@@ -1,4 +1,4 @@
-"""Draw what rendering and looks do to pixels, four times enlarged, for the docs.
+"""Draw what rendering and appearance do to pixels, four times enlarged, for the docs.
 
 uv run python benchmarks/render_images.py --out docs/images
 """
@@ -11,18 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from render_cpu import plain_pipeline, straight_files
 
-from smile_synth import ObjectBank, Recipe, Scene, build_bank, composite, sample_scene
+from smile_synth import ObjectBank, Recipe, Scene, annotate, build_bank, composite, sample_scene
 from smile_synth.core import geometry
+from smile_synth.core.clip import Flow
 from smile_synth.core.coverage import level_of_detail
 from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
 from smile_synth.scene import Layer, Solid, StoredImage
 from smile_synth.sources import Sources
+from smile_synth.visualize import flow_colors
 
 UInt8 = NDArray[np.uint8]
 ZOOM, GAP, CAPTION = 4, 10, 28
@@ -203,11 +206,49 @@ def appearance(bank: ObjectBank, index: int) -> Image.Image:
     )
 
 
+# --- clips without appearance
+
+
+def appearance_free(bank: ObjectBank, indices: tuple[int, ...]) -> Image.Image:
+    """Draw two frames of clips of the preset, and how their pixels move."""
+    rows, t = [], 3
+    for index in indices:
+        scene, colored = (
+            sample_scene(Recipe.load("appearance-free", changes), Sources(bank), seed=0, index=index)
+            for changes in ([], ["appearance.texture=null"])
+        )
+        frames, flow = composite(scene, Sources(bank)), annotate(scene, Sources(bank)).flow(t, t + 1)
+        largest = float(np.hypot(*np.moveaxis(flow.flow_xy, -1, 0))[flow.valid].max())
+        panels = {
+            "with colours": composite(colored, Sources(bank))[t],
+            "one frame": frames[t],
+            "the next frame": frames[t + 1],
+            "exact flow": flow_colors(flow, largest),
+            "matched blocks": flow_colors(_matched_blocks(frames[t], frames[t + 1]), largest),
+        }
+        rows.append(Row("", panels))
+    return sheet(rows)
+
+
+def _matched_blocks(first: UInt8, second: UInt8, reach: int = 9, side: int = 5) -> Flow:
+    """Return the displacement of the block around every pixel that changes its colours least."""
+    height, width = first.shape[:2]
+    steps = [(dx, dy) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+    padded = np.pad(second.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), constant_values=-255)
+    costs = [
+        cv2.blur(
+            np.abs(padded[reach + dy :, reach + dx :][:height, :width] - first).mean(axis=-1), (side, side)
+        )
+        for dx, dy in steps
+    ]
+    flow = np.array(steps, np.float32)[np.argmin(costs, axis=0)]
+    nowhere = np.zeros((height, width), bool)
+    return Flow(flow, ~nowhere, nowhere, nowhere)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="Folder for rendering.png and appearance.png."
-    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the images.")
     parser.add_argument("--index", type=int, default=3, help="of the clip that appearance.png shows")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -217,6 +258,7 @@ def main() -> None:
             arguments.out / "rendering.png", optimize=True
         )
         appearance(bank, arguments.index).save(arguments.out / "appearance.png", optimize=True)
+        appearance_free(bank, (0, 1)).save(arguments.out / "appearance-free.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -280,6 +280,9 @@ class AppearanceParameters(StrictModel):
         shadows: of the objects; None: no shadows.
         linear_light: filter and blend in linear light instead of sRGB values.
         grain: [low, high] standard deviation of noise per pixel and channel, as a share of full scale.
+        texture: ``noise``: every object and the background show noise instead of their colours, so that one
+            frame shows nothing and only motion reveals objects; not together with the other keys. Brightness,
+            gain, bias and gamma have no effect, and objects of opacity below .5 are absent. None: colours.
     """
 
     shutter: RangeOf[Degrees] | None = None
@@ -288,6 +291,13 @@ class AppearanceParameters(StrictModel):
     shadows: Shadows | None = None
     linear_light: bool = False
     grain: ShareRange | None = None
+    texture: Literal["noise"] | None = None
+
+    @model_validator(mode="after")
+    def _check_texture(self) -> AppearanceParameters:
+        if self.texture and self.model_dump(exclude_defaults=True).keys() != {"texture"}:
+            raise ValueError("texture: cannot be combined with other keys of appearance")
+        return self
 
     @model_validator(mode="after")
     def _check_samples(self) -> AppearanceParameters:
@@ -387,7 +397,8 @@ class Recipe(StrictModel):
         relations: one entry is sampled per clip, by weight; it applies to the first objects of the clip.
         camera: one entry is sampled per clip, by weight; it moves every layer. Empty: a still camera.
         occlusion: one target is sampled per clip, by weight. Empty: no target.
-        appearance: shutter, light, edges, shadows and grain; none of them by default.
+        appearance: shutter, light, edges, shadows and grain, or noise instead of all colours; none of them by
+            default.
         mixture: one recipe is sampled per clip, by weight. Empty: only this recipe.
 
     Example:

@@ -24,6 +24,8 @@ Float = NDArray[np.float64]
 Factor = str | float
 _FIRST_LINE = b"SMILE SCENE 2\n"
 _DECODED_TOGETHER = 16  # frames of a video, to bound the memory of long clips
+# A pixel and four of its neighbours; the other four are opposite.
+_NEIGHBORS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
 
 
 class Factors(dict[str, Factor]):
@@ -385,3 +387,26 @@ def levels_of_detail(layers: Sequence[Layer], poses: Float) -> Float:
         height, width = np.array(sizes, np.float64).T[..., None]
         levels[images] = level_of_detail(poses[images], height, width)
     return levels
+
+
+def noise_cells(scene: Scene) -> Float:
+    """Return the noise cells per texel along each axis, ``[L]``, of the layers of an appearance-free scene.
+
+    A cell has one colour. Cells are the largest for which two neighbouring pixels of a frame never show the
+    same cell: in every frame, their positions in the texture differ by more than a cell along an axis. So the
+    colours of all pixels of a frame are independent. With a projective pose, this is checked at the corners
+    of the object, or of the frame for the background.
+    """
+    inverse = geometry.invert(scene.object_to_frame)
+    points = np.empty((*inverse.shape[:2], 4, 1, 2))
+    points[:] = geometry.corners(*scene.size_hw[::-1])[:, None]
+    for k, layer in enumerate(scene.layers):
+        if isinstance(layer.surface, Textured) and layer.border == "transparent":
+            corners = geometry.corners(layer.surface.width, layer.surface.height)
+            points[k, :, :, 0] = geometry.apply(scene.object_to_frame[k], corners)
+    # A point and its four neighbours, of each corner.
+    mapped = geometry.apply(inverse, (points + _NEIGHBORS).reshape(*inverse.shape[:2], -1, 2))
+    mapped = mapped.reshape(len(mapped), -1, len(_NEIGHBORS), 2)
+    steps = np.abs(mapped[:, :, 1:] - mapped[:, :, :1]).max(axis=-1)
+    # Points behind the camera are NaN, which fmin ignores. The margin covers rounding.
+    return np.asarray(1 / (0.999 * np.fmin.reduce(steps, axis=(1, 2), initial=1e9)))

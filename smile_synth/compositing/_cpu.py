@@ -19,6 +19,7 @@ from smile_synth.compositing._parameters import (
     FIXED_ONE,
     IMAGE,
     NOISE,
+    OWNS_FLOAT32,
     REFLECT,
     REPEAT,
     SOLID,
@@ -44,6 +45,7 @@ from smile_synth.core.compile import kernel
 _ZERO, _HALF, _ONE, _TOP = np.float32(0), np.float32(0.5), np.float32(1), np.float32(255)
 _1, _2, _3 = np.uint64(1), np.uint64(2), np.uint64(3)
 _SHARE_16 = np.float32(2.0**-16)
+_CUT = np.float32(255 * OWNS_FLOAT32)
 _BYTE = np.uint32(255)
 # The meaning of each byte of a colour in linear light; without it a byte means itself.
 _LIGHT, _NO_LIGHT = LIGHT.astype(np.float32), np.empty(0, np.float32)
@@ -283,6 +285,9 @@ def _blend_row(scratch, batch, entry, segment, light):  # type: ignore[no-untype
                 _mix_light(scratch, share, number > 0, whole, light)
             else:
                 _mix(scratch, share, number > 0, whole)
+        if entry.noise_cells > 0:
+            _noise(scratch, entry, low, high, y, light)
+            _cut(sample, n)
     elif entry.kind == NOISE:
         _noise(scratch, entry, low, high, y, light)
     else:
@@ -432,8 +437,9 @@ def _noise(scratch, entry, low, high, y, light):  # type: ignore[no-untyped-def]
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
         depth = m[2, 0] * px + m[2, 1] * py + m[2, 2]
-        cells[k] = int(np.floor((m[0, 0] * px + m[0, 1] * py + m[0, 2]) / depth)) & 0xFFFFFFFF
-        cells[PLANE + k] = int(np.floor((m[1, 0] * px + m[1, 1] * py + m[1, 2]) / depth)) & 0xFFFFFFFF
+        u = (m[0, 0] * px + m[0, 1] * py + m[0, 2]) / depth * entry.noise_cells
+        v = (m[1, 0] * px + m[1, 1] * py + m[1, 2]) / depth * entry.noise_cells
+        cells[k], cells[PLANE + k] = int(np.floor(u)) & 0xFFFFFFFF, int(np.floor(v)) & 0xFFFFFFFF
     for c in range(3):
         _noise_bytes(sample[c * PLANE :], cells, high - low, entry.frame, c, entry.key)
         if len(light):
@@ -447,6 +453,15 @@ def _noise_bytes(out, cells, n, frame, channel, key):  # type: ignore[no-untyped
     for k in range(n):
         word = philox_word_compiled(cells[k], cells[PLANE + k], frame, channel, key0, key1)
         out[k] = np.float32(np.int32(word >> 24))
+
+
+@kernel
+def _cut(sample, n):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Make colours opaque where alpha is at least one half, and transparent elsewhere."""
+    for k in range(n):
+        shown = np.float32(sample[3 * PLANE + k] >= _CUT)
+        sample[k], sample[k + PLANE] = sample[k] * shown, sample[k + PLANE] * shown
+        sample[k + 2 * PLANE], sample[k + 3 * PLANE] = sample[k + 2 * PLANE] * shown, _TOP * shown
 
 
 @kernel

@@ -19,7 +19,7 @@ from smile_synth.core.appearance import (
 )
 from smile_synth.core.coverage import THRESHOLD
 from smile_synth.core.texture import Texture
-from smile_synth.scene import Noise, Scene, Solid, StoredImage, texture_of
+from smile_synth.scene import Noise, Scene, Solid, StoredImage, noise_cells, texture_of
 from smile_synth.sources import Sources
 
 Float = NDArray[np.float64]
@@ -65,6 +65,11 @@ def _render_subframe(
             shadow = _shadow_alpha(scene, k, t, poses[k], centers, sources)
             image = image * (1 - layer.shadow.strength * opacity * shadow)
         color, alpha = _sample_layer(scene, k, t, poses[k], centers, sources)
+        if scene.appearance.noise_key is not None:
+            alpha = np.where(alpha >= THRESHOLD, 1.0, 0.0)
+            points = geometry.apply(geometry.invert(poses[k]), centers) * noise_cells(scene)[k]
+            noise = _noise(points, k, scene.appearance.noise_key)
+            color = alpha * _light(noise, scene.appearance.linear_light)
         color = np.clip(scene.gain[k, t] * color + scene.bias[k, t] * 255 * alpha, 0, 255 * alpha)
         if scene.gamma is not None:
             full = 255 * np.where(alpha > 0, alpha, 1)
@@ -84,10 +89,7 @@ def _sample_layer(
         return _light(np.array(surface.rgb, np.float64) * opaque, linear_light), opaque
     points = geometry.apply(geometry.invert(pose), centers)
     if isinstance(surface, Noise):
-        column, row = np.floor(points).astype(np.int64).T & 0xFFFFFFFF
-        frame = t if surface.redrawn else 0
-        words = [philox_word(column, row, frame, c, *surface.key) for c in range(3)]
-        return _light((np.stack(words, axis=-1) >> 24).astype(np.float64), linear_light), opaque
+        return _light(_noise(points, t if surface.redrawn else 0, surface.key), linear_light), opaque
     texture = texture_of(surface, sources, t)
     if layer.feather:
         texture = feathered(texture, layer.feather)
@@ -95,6 +97,13 @@ def _sample_layer(
         texture = premultiply_in_linear_light(texture)
     rgba = _trilinear(texture, scene.level[k, t], points, layer.border, linear_light)
     return rgba[:, :3], rgba[:, 3:] / 255
+
+
+def _noise(points: Float, frame: int, key: tuple[int, int]) -> Float:
+    """Return uniform noise ``[P, 3]`` 0..255 of the cells of points ``[P, 2]``, each of side 1."""
+    column, row = np.floor(np.nan_to_num(points)).astype(np.int64).T & 0xFFFFFFFF
+    words = [philox_word(column, row, frame, c, *key) for c in range(3)]
+    return np.asarray((np.stack(words, axis=-1) >> 24).astype(np.float64))
 
 
 def _shadow_alpha(scene: Scene, k: int, t: int, pose: Float, centers: Float, sources: Sources) -> Float:

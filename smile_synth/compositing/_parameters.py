@@ -30,7 +30,17 @@ from smile_synth.core.appearance import (
 from smile_synth.core.compile import kernel
 from smile_synth.core.texture import Texture, level_sizes_hw
 from smile_synth.objects import ObjectBank
-from smile_synth.scene import Layer, Noise, Scene, Solid, StoredImage, Textured, Video, texture_of
+from smile_synth.scene import (
+    Layer,
+    Noise,
+    Scene,
+    Solid,
+    StoredImage,
+    Textured,
+    Video,
+    noise_cells,
+    texture_of,
+)
 from smile_synth.sources import Sources
 
 SOLID, NOISE, IMAGE = 0, 1, 2
@@ -51,7 +61,8 @@ LEVEL = np.dtype(
 #   from_bank               1: the texels are in the bank, 0: in `Parameters.extra`
 #   first_texel, height, width   of mip level 0
 #   color                   RGB of a solid
-#   key, redrawn, frame     of noise: two 32-bit words; 1 for new noise in every frame; counter of the frame
+#   key, redrawn, frame     of noise: two 32-bit words; 1 for new noise in every frame; counter of the frame,
+#                           or in appearance-free scenes the number of the layer
 #   label                   number of a labelled object from 1, 0 for other layers, or SHADOW
 #   x0, y0, x1, y1          the pixels that the entry can reach, half-open
 #   plain_color             1: gain 1, bias 0, gamma 1
@@ -62,6 +73,8 @@ LEVEL = np.dtype(
 #                           per column, u_y, v_y per row; all in 32.32 fixed point
 #   inverse                 frame-to-texture map
 #   level                   mip level; its fractional part is the weight of the coarser level
+#   noise_cells             cells of noise per texel; 0: no noise. An image with noise is opaque where its
+#                           alpha is at least one half, and transparent elsewhere
 ENTRY = np.dtype(
     [
         *((name, np.int64) for name in ("kind", "border", "from_bank", "first_texel", "height", "width")),
@@ -73,6 +86,7 @@ ENTRY = np.dtype(
         ("far", LEVEL),
         ("inverse", np.float64, (3, 3)),
         ("level", np.float64),
+        ("noise_cells", np.float64),
         ("opacity", np.float64),
         ("gain", np.float64, 3),
         ("bias", np.float64, 3),
@@ -234,10 +248,13 @@ def build_parameters(scenes: Sequence[Scene], bank: ObjectBank, frames: range) -
             )
         constants = np.zeros(len(layers), ENTRY)
         first_texel = np.zeros((len(layers), frames.stop), np.int64)
-        label = 0
+        label, key = 0, scene.appearance.noise_key
+        cells = np.empty(0) if key is None else noise_cells(scene)
         for row, texels, layer in zip(constants, first_texel, layers, strict=True):
             label += layer.shadow is None and layer.layer.labelled
             _set_constants(row, layer, label)
+            if key is not None and layer.shadow is None:
+                _replace_colors(row, layer.k, key, cells[layer.k])
             if row["kind"] == IMAGE:
                 offsets.find(row, texels, layer, frames, scene.appearance.linear_light)
         _append_entries(
@@ -284,9 +301,16 @@ def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
     if isinstance(surface, Solid):
         row["kind"], row["color"] = SOLID, surface.rgb
     elif isinstance(surface, Noise):
-        row["kind"], row["key"], row["redrawn"] = NOISE, surface.key, surface.redrawn
+        row["kind"], row["key"], row["redrawn"], row["noise_cells"] = NOISE, surface.key, surface.redrawn, 1
     else:
         row["kind"] = IMAGE
+
+
+def _replace_colors(row: np.void, k: int, key: tuple[int, int], cells: float) -> None:
+    """Show noise instead of the colours of layer ``k``: inside the outline of a cut-out, else everywhere."""
+    row["key"], row["redrawn"], row["frame"], row["noise_cells"] = key, 0, k, cells
+    if row["border"] != TRANSPARENT or row["kind"] != IMAGE:
+        row["kind"] = NOISE
 
 
 class _TexelOffsets:
@@ -409,7 +433,8 @@ def _append_entries(entries, first, subframe, constants, curves, samples, frames
             entries[n] = constants[k]
             entry = entries[n]
             entry.first_texel = curves.first_texel[k, t]
-            entry.frame = t if entry.redrawn else 0
+            if entry.redrawn:
+                entry.frame = t
             entry.opacity, entry.level = curves.opacity[k, t], curves.level[k, t]
             if entry.label != SHADOW:  # a shadow is black, whatever the colours of its object
                 _set_colors(entry, curves.gain[k, t], curves.bias[k, t], curves.gamma[k, t])

@@ -11,7 +11,6 @@ from torch import Tensor
 from smile_synth.compositing._device import DeviceParameters, DeviceRecords
 from smile_synth.compositing._parameters import (
     IMAGE,
-    NOISE,
     OWNS_FLOAT32,
     REFLECT,
     REPEAT,
@@ -122,17 +121,19 @@ def _sample(parameters: DeviceParameters, entries: DeviceRecords, linear: Tensor
     rgba = torch.zeros(len(entries), 4, *parameters.size_hw, device=entries.words.device)
     rgba[:, 3] = 255.0
     kind = entries["kind"]
-    solid, noise = kind == SOLID, kind == NOISE
+    solid, noise = kind == SOLID, entries["noise_cells"] > 0
     rgba[solid, :3] = entries["color"][solid][..., None, None].float()
-    if noise.any():
-        rgba[noise, :3] = _noise(parameters, entries.take(noise))
     for texels, from_bank in ((parameters.extra, 0), (parameters.bank, 1)):
         chosen = (kind == IMAGE) & (entries["from_bank"] == from_bank)
         if chosen.any():
             light = None if linear is None else linear[chosen]
             rgba[chosen] = _image(parameters, entries.take(chosen), texels, light)
+    if noise.any():
+        shown = rgba[noise, 3:] >= 255 * OWNS_FLOAT32
+        rgba[noise, :3] = _noise(parameters, entries.take(noise)) * shown
+        rgba[noise, 3:] = 255.0 * shown
     if linear is not None:
-        flat = linear & ~(kind == IMAGE)
+        flat = linear & (noise | ~(kind == IMAGE))
         rgba[flat, :3] = _light_table(rgba.device)[rgba[flat, :3].long()]
     return rgba
 
@@ -161,7 +162,8 @@ def _positions(parameters: DeviceParameters, entries: DeviceRecords) -> tuple[Te
 def _noise(parameters: DeviceParameters, entries: DeviceRecords) -> Tensor:
     """Return uniform noise ``[n, 3, H, W]`` float32 0..255."""
     u, v, _ = _positions(parameters, entries)
-    column, row = (axis.floor().long() & 0xFFFFFFFF for axis in (u, v))
+    cells = entries["noise_cells"][:, None, None]
+    column, row = ((axis * cells).floor().long() & 0xFFFFFFFF for axis in (u, v))
     return (_noise_word(column, row, entries["frame"], entries["key"]) >> 24).float()
 
 

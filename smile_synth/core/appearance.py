@@ -28,6 +28,8 @@ class Appearance:
         linear_light: filter textures and blend layers in linear light instead of sRGB values.
         grain: standard deviation of the grain, as a share of full scale; 0: no grain.
         grain_key: two 32-bit words, the key of the grain's random numbers.
+        noise_key: two 32-bit words, the key of the noise that every layer shows instead of its colours; None:
+            its colours.
     """
 
     shutter: float = 0.0
@@ -35,6 +37,7 @@ class Appearance:
     linear_light: bool = False
     grain: float = 0.0
     grain_key: tuple[int, int] = (0, 0)
+    noise_key: tuple[int, int] | None = None
 
 
 DEFAULT_APPEARANCE = Appearance()

@@ -31,12 +31,18 @@ def sample_appearance(
         add_factors(factors, range(count), {f"appearance.{name}": values})
         return list(values.tolist())
 
+    def draw_keys(purpose: str) -> list[tuple[int, int]]:
+        return [(a, b) for a, b in batch.streams(purpose).integers(2**32, 2).tolist()]
+
     shutter = draw("shutter_degrees", parameters.shutter, "shutter")
     grain = draw("grain_share", parameters.grain, "grain")
     edges = draw("soft_edges_px", parameters.soft_edges, "soft edges")
     keys = [(0, 0)] * count
     if parameters.grain is not None:
-        keys = [(a, b) for a, b in batch.streams("grain key").integers(2**32, 2).tolist()]
+        keys = draw_keys("grain key")
+    noise_keys: list[tuple[int, int] | None] = [None] * count
+    if parameters.texture is not None:
+        noise_keys = [*draw_keys("noise key")]
     effects = [
         Appearance(
             shutter=shutter[i] / 360,
@@ -44,6 +50,7 @@ def sample_appearance(
             linear_light=parameters.linear_light,
             grain=grain[i],
             grain_key=keys[i],
+            noise_key=noise_keys[i],
         )
         for i in range(count)
     ]

@@ -38,10 +38,13 @@ _IDENTITY = np.eye(3)
 
 
 def uses_folder(recipe: Recipe) -> bool:
-    """Return whether a recipe has image or video backgrounds."""
+    """Return whether a recipe shows images or videos of a folder as backgrounds."""
     recipes = [recipe, *(entry.recipe for entry in recipe.mixture if entry.recipe is not None)]
     return any(
-        isinstance(entry, ImageBackground | VideoBackground) for each in recipes for entry in each.backgrounds
+        isinstance(entry, ImageBackground | VideoBackground)
+        for each in recipes
+        if each.appearance.texture is None
+        for entry in each.backgrounds
     )
 
 
@@ -60,6 +63,8 @@ def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
         clips = (entry == number).nonzero()[0]
         if not len(clips):
             continue
+        if recipe.appearance.texture is not None:
+            parameters = _as_noise(parameters)
         rng = batch.streams("background", clips)
         brightness[clips] = rng.uniform(*parameters.brightness)
         factors = _draw_motion(batch, parameters, clips, poses)
@@ -72,6 +77,12 @@ def sample_backgrounds(batch: Batch) -> tuple[list[Layer], Float, Float]:
         for clip, surface, values in zip(clips.tolist(), surfaces, factors, strict=True):
             layers[clip] = Layer(surface, border, factors=Factors(values))
     return [layers[clip] for clip in range(len(batch))], poses, brightness
+
+
+def _as_noise(parameters: Any) -> NoiseBackground:
+    """Return a background of noise with the motion of another background."""
+    motion: dict[str, Any] = {name: getattr(parameters, name, None) for name in BACKGROUND_MOTION_KEYS}
+    return NoiseBackground(kind="noise", **motion)
 
 
 def _draw_generated(

@@ -87,6 +87,9 @@ def _sample_recipe(
     order = _depth_orders(batch, instances)
     factors: list[dict[str, Factor]] = [dict(common_factors or {}) for _ in range(len(batch))]
     cameras = sample_cameras(batch, factors)
+    if batch.recipe.appearance.texture is not None:
+        instances = _without_colors(instances)
+        cameras = cameras and (cameras[0], np.ones_like(cameras[1]))
     if batch.recipe.occlusion:
         instances, order = reach_targets(
             batch.recipe, batch.sources.objects, instances, order,
@@ -121,6 +124,12 @@ def _sample_recipe(
         )
         scenes.append(scene)
     return scenes
+
+
+def _without_colors(instances: Instances) -> Instances:
+    """Return instances with neutral colours that are fully present or absent in each frame."""
+    present = np.where(instances.opacity >= 0.5, 1.0, 0.0)
+    return replace(instances, opacity=present, gain=np.ones_like(instances.gain), bias=None, gamma=None)
 
 
 def _stack_layers(

@@ -259,6 +259,10 @@ def probe_command(
     factors: Annotated[
         bool, Option("--factors", help="Probe speed, rotation, count and occlusion as well.")
     ] = False,
+    appearance_free: Annotated[
+        bool,
+        Option("--appearance-free", help="Show noise instead of all colours; only motion reveals objects."),
+    ] = False,
     teacher: Annotated[
         str, Option("--teacher", help="Image model whose frame features are a control; '' for none.")
     ] = "clip:tiny-clip",
@@ -289,11 +293,11 @@ def probe_command(
     test = replace(train, backgrounds=BackgroundFolder(test_backgrounds) if test_backgrounds else None)
     probes = MotionProbeOptions(
         tasks=MOTION_TASKS if factors else DEMO_TASKS, controls=motion_controls(teacher or None, chosen),
-        num_train=num_train, num_test=num_test, seed=seed,
+        num_train=num_train, num_test=num_test, seed=seed, appearance_free=appearance_free,
     )  # fmt: skip
     with progress_bar("probing", "probes") as progress:
         result = probe_motion(encoder, train, test, probes, progress=progress)
     print_motion_probes(result)
     if out is not None:
-        scores = {"step": steps_of(checkpoint), **asdict(result)}
+        scores = {"step": steps_of(checkpoint), "appearance_free": appearance_free, **asdict(result)}
         write_bytes(out, (json.dumps(scores, indent=1) + "\n").encode())

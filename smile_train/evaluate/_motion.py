@@ -61,6 +61,7 @@ class MotionProbeOptions:
         controls: features without a video encoder, by name.
         num_train, num_test: clips of each task.
         seed: of clips, random encoders and the bootstrap.
+        appearance_free: show noise instead of all colours, so that only motion reveals the objects.
     """
 
     tasks: Mapping[str, MotionTask] = field(default_factory=lambda: DEMO_TASKS)
@@ -68,6 +69,7 @@ class MotionProbeOptions:
     num_train: int = 1200
     num_test: int = 800
     seed: int = 0
+    appearance_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ class MotionProbe:
         self._clips: dict[str, tuple[Tensor, Tensor]] = {}
         self._labels: dict[str, tuple[Strings, Strings]] = {}
         for name in {task.recipe: None for task in options.tasks.values()}:
-            recipe = Recipe.load(name, [f"num_frames={like.num_frames}"])
+            changes = [f"num_frames={like.num_frames}"]
+            changes += ["appearance={texture: noise}"] * options.appearance_free
+            recipe = Recipe.load(name, changes)
             sides = [
                 _render(
                     _restrict(recipe, split, train.objects),
