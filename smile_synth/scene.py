@@ -390,12 +390,13 @@ def levels_of_detail(layers: Sequence[Layer], poses: Float) -> Float:
 
 
 def noise_cells(scene: Scene) -> Float:
-    """Return the noise cells per texel along each axis, ``[L]``, of the layers of an appearance-free scene.
+    """Return the maps ``[L, 2, 2]`` of texture positions to noise cells, of an appearance-free scene.
 
-    A cell has one colour. Cells are the largest for which two neighbouring pixels of a frame never show the
-    same cell: in every frame, their positions in the texture differ by more than a cell along an axis. So the
-    colours of all pixels of a frame are independent. With a projective pose, this is checked at the corners
-    of the object, or of the frame for the background.
+    A cell has one colour, and its side is 1 after the map. Cells have the orientation of the pixels in the
+    middle frame. They are the largest for which two neighbouring pixels of a frame never show the same cell:
+    in every frame, their positions differ by more than a cell along an axis. So the colours of all pixels of
+    a frame are independent. With a projective pose, this is checked at the corners of the object, or of the
+    frame for the background.
     """
     inverse = geometry.invert(scene.object_to_frame)
     points = np.empty((*inverse.shape[:2], 4, 1, 2))
@@ -404,9 +405,14 @@ def noise_cells(scene: Scene) -> Float:
         if isinstance(layer.surface, Textured) and layer.border == "transparent":
             corners = geometry.corners(layer.surface.width, layer.surface.height)
             points[k, :, :, 0] = geometry.apply(scene.object_to_frame[k], corners)
-    # A point and its four neighbours, of each corner.
+    # Every corner and four of its neighbours.
     mapped = geometry.apply(inverse, (points + _NEIGHBORS).reshape(*inverse.shape[:2], -1, 2))
-    mapped = mapped.reshape(len(mapped), -1, len(_NEIGHBORS), 2)
-    steps = np.abs(mapped[:, :, 1:] - mapped[:, :, :1]).max(axis=-1)
-    # Points behind the camera are NaN, which fmin ignores. The margin covers rounding.
-    return np.asarray(1 / (0.999 * np.fmin.reduce(steps, axis=(1, 2), initial=1e9)))
+    mapped = mapped.reshape(*points.shape[:3], len(_NEIGHBORS), 2)
+    steps = mapped[..., 1:, :] - mapped[..., :1, :]
+    # Points behind the camera are NaN.
+    pixel = steps[:, scene.num_frames // 2, 0, :2].swapaxes(1, 2)
+    known = np.isfinite(pixel).all(axis=(1, 2), keepdims=True)
+    to_pixels = geometry.invert(np.where(known, pixel, np.eye(2)))
+    distances = np.abs(steps @ to_pixels[:, None, None].swapaxes(-1, -2)).max(axis=-1)
+    smallest = np.fmin.reduce(distances, axis=(1, 2, 3), initial=1e9)
+    return np.asarray(to_pixels / (0.999 * smallest[:, None, None]))  # the margin covers rounding

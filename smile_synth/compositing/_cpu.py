@@ -285,7 +285,7 @@ def _blend_row(scratch, batch, entry, segment, light):  # type: ignore[no-untype
                 _mix_light(scratch, share, number > 0, whole, light)
             else:
                 _mix(scratch, share, number > 0, whole)
-        if entry.noise_cells > 0:
+        if entry.shows_noise:
             _noise(scratch, entry, low, high, y, light)
             _cut(sample, n)
     elif entry.kind == NOISE:
@@ -433,13 +433,14 @@ def _mix_light(scratch, share, add, n, light):  # type: ignore[no-untyped-def]  
 @kernel
 def _noise(scratch, entry, low, high, y, light):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Draw uniform noise: the high byte of a word of each cell and channel."""
-    m, cells, sample = entry.inverse, scratch.cells, scratch.sample
+    m, to_cells, cells, sample = entry.inverse, entry.noise_cells, scratch.cells, scratch.sample
     for k in range(high - low):
         px, py = low + k + 0.5, y + 0.5
         depth = m[2, 0] * px + m[2, 1] * py + m[2, 2]
-        u = (m[0, 0] * px + m[0, 1] * py + m[0, 2]) / depth * entry.noise_cells
-        v = (m[1, 0] * px + m[1, 1] * py + m[1, 2]) / depth * entry.noise_cells
-        cells[k], cells[PLANE + k] = int(np.floor(u)) & 0xFFFFFFFF, int(np.floor(v)) & 0xFFFFFFFF
+        u = (m[0, 0] * px + m[0, 1] * py + m[0, 2]) / depth
+        v = (m[1, 0] * px + m[1, 1] * py + m[1, 2]) / depth
+        cells[k] = int(np.floor(to_cells[0, 0] * u + to_cells[0, 1] * v)) & 0xFFFFFFFF
+        cells[PLANE + k] = int(np.floor(to_cells[1, 0] * u + to_cells[1, 1] * v)) & 0xFFFFFFFF
     for c in range(3):
         _noise_bytes(sample[c * PLANE :], cells, high - low, entry.frame, c, entry.key)
         if len(light):

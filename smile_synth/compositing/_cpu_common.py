@@ -45,7 +45,7 @@ def is_common(entries, begin, end):  # type: ignore[no-untyped-def]  # pragma: n
             and entry.border == TRANSPARENT
             and entry.fixed_point == 1
             and entry.plain_color == 1
-            and entry.noise_cells == 0.0
+            and entry.shows_noise == 0
         ):
             return False
     return True

@@ -67,7 +67,7 @@ def _render_subframe(
         color, alpha = _sample_layer(scene, k, t, poses[k], centers, sources)
         if scene.appearance.noise_key is not None:
             alpha = np.where(alpha >= THRESHOLD, 1.0, 0.0)
-            points = geometry.apply(geometry.invert(poses[k]), centers) * noise_cells(scene)[k]
+            points = geometry.apply(geometry.invert(poses[k]), centers) @ noise_cells(scene)[k].T
             noise = _noise(points, k, scene.appearance.noise_key)
             color = alpha * _light(noise, scene.appearance.linear_light)
         color = np.clip(scene.gain[k, t] * color + scene.bias[k, t] * 255 * alpha, 0, 255 * alpha)

@@ -63,6 +63,8 @@ LEVEL = np.dtype(
 #   color                   RGB of a solid
 #   key, redrawn, frame     of noise: two 32-bit words; 1 for new noise in every frame; counter of the frame,
 #                           or in appearance-free scenes the number of the layer
+#   shows_noise             1: noise, or an image that shows noise: it is opaque where its alpha is at least
+#                           one half, and transparent elsewhere
 #   label                   number of a labelled object from 1, 0 for other layers, or SHADOW
 #   x0, y0, x1, y1          the pixels that the entry can reach, half-open
 #   plain_color             1: gain 1, bias 0, gamma 1
@@ -73,20 +75,19 @@ LEVEL = np.dtype(
 #                           per column, u_y, v_y per row; all in 32.32 fixed point
 #   inverse                 frame-to-texture map
 #   level                   mip level; its fractional part is the weight of the coarser level
-#   noise_cells             cells of noise per texel; 0: no noise. An image with noise is opaque where its
-#                           alpha is at least one half, and transparent elsewhere
+#   noise_cells             of noise: map of texture positions to cells
 ENTRY = np.dtype(
     [
         *((name, np.int64) for name in ("kind", "border", "from_bank", "first_texel", "height", "width")),
         ("color", np.int64, 3),
         ("key", np.int64, 2),
-        *((name, np.int64) for name in ("redrawn", "frame", "label", "x0", "y0", "x1", "y1")),
+        *((name, np.int64) for name in ("redrawn", "frame", "shows_noise", "label", "x0", "y0", "x1", "y1")),
         *((name, np.int64) for name in ("plain_color", "fixed_point", "wraps")),
         ("near", LEVEL),
         ("far", LEVEL),
         ("inverse", np.float64, (3, 3)),
         ("level", np.float64),
-        ("noise_cells", np.float64),
+        ("noise_cells", np.float64, (2, 2)),
         ("opacity", np.float64),
         ("gain", np.float64, 3),
         ("bias", np.float64, 3),
@@ -301,14 +302,16 @@ def _set_constants(row: np.void, drawn: _Drawn, label: int) -> None:
     if isinstance(surface, Solid):
         row["kind"], row["color"] = SOLID, surface.rgb
     elif isinstance(surface, Noise):
-        row["kind"], row["key"], row["redrawn"], row["noise_cells"] = NOISE, surface.key, surface.redrawn, 1
+        row["kind"], row["key"], row["redrawn"] = NOISE, surface.key, surface.redrawn
+        row["shows_noise"], row["noise_cells"] = 1, np.eye(2)
     else:
         row["kind"] = IMAGE
 
 
-def _replace_colors(row: np.void, k: int, key: tuple[int, int], cells: float) -> None:
+def _replace_colors(row: np.void, k: int, key: tuple[int, int], cells: NDArray[np.float64]) -> None:
     """Show noise instead of the colours of layer ``k``: inside the outline of a cut-out, else everywhere."""
-    row["key"], row["redrawn"], row["frame"], row["noise_cells"] = key, 0, k, cells
+    row["key"], row["redrawn"], row["frame"] = key, 0, k
+    row["shows_noise"], row["noise_cells"] = 1, cells
     if row["border"] != TRANSPARENT or row["kind"] != IMAGE:
         row["kind"] = NOISE
 

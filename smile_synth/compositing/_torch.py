@@ -121,7 +121,7 @@ def _sample(parameters: DeviceParameters, entries: DeviceRecords, linear: Tensor
     rgba = torch.zeros(len(entries), 4, *parameters.size_hw, device=entries.words.device)
     rgba[:, 3] = 255.0
     kind = entries["kind"]
-    solid, noise = kind == SOLID, entries["noise_cells"] > 0
+    solid, noise = kind == SOLID, entries["shows_noise"] == 1
     rgba[solid, :3] = entries["color"][solid][..., None, None].float()
     for texels, from_bank in ((parameters.extra, 0), (parameters.bank, 1)):
         chosen = (kind == IMAGE) & (entries["from_bank"] == from_bank)
@@ -162,8 +162,9 @@ def _positions(parameters: DeviceParameters, entries: DeviceRecords) -> tuple[Te
 def _noise(parameters: DeviceParameters, entries: DeviceRecords) -> Tensor:
     """Return uniform noise ``[n, 3, H, W]`` float32 0..255."""
     u, v, _ = _positions(parameters, entries)
-    cells = entries["noise_cells"][:, None, None]
-    column, row = ((axis * cells).floor().long() & 0xFFFFFFFF for axis in (u, v))
+    m = entries["noise_cells"].flatten(1)[..., None, None].unbind(1)
+    u, v = m[0] * u + m[1] * v, m[2] * u + m[3] * v
+    column, row = (axis.floor().long() & 0xFFFFFFFF for axis in (u, v))
     return (_noise_word(column, row, entries["frame"], entries["key"]) >> 24).float()
 
 

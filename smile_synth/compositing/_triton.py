@@ -219,8 +219,8 @@ def _image(texels, entry, real, x, y, mask, zero, table):  # type: ignore[no-unt
 def _noise(entry, real, x, y, table):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return uniform noise: the high byte of a Philox word of each cell and channel."""
     u, v, _ = _project(real, x, y)
-    cells = tl.load(real + _ENTRY.value.noise_cells)
-    u, v = u * cells, v * cells
+    m = real + _ENTRY.value.noise_cells
+    u, v = tl.load(m) * u + tl.load(m + 1) * v, tl.load(m + 2) * u + tl.load(m + 3) * v
     column, row = tl.floor(u).to(tl.int64).to(tl.uint32), tl.floor(v).to(tl.int64).to(tl.uint32)
     seed = _seed(entry + _ENTRY.value.key)
     none = tl.zeros_like(column)
@@ -294,7 +294,7 @@ def _draw_subframe(m, batch, table, tile, WITH_OWNERS: tl.constexpr):  # type: i
                 if tl.load(entry + _ENTRY.value.from_bank) == 1:
                     texels = batch.bank
                 r, g, b, a = _image(texels, entry, real, x, y, seen, zero, table)
-                if tl.load(real + _ENTRY.value.noise_cells) > 0:
+                if tl.load(entry + _ENTRY.value.shows_noise) == 1:
                     r, g, b = _noise(entry, real, x, y, table)
                     shown = a >= 255.0 * _OWNS
                     r, g, b = tl.where(shown, r, zero), tl.where(shown, g, zero), tl.where(shown, b, zero)

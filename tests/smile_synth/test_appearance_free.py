@@ -71,12 +71,14 @@ def test_cells_are_as_large_as_neighbouring_pixels_allow(studio: Any) -> None:
         Solid((9, 9, 9)),
         studio.sheet(studio.object("card"), studio.placed("card", places, quarter)),
         studio.sheet(studio.object("card"), studio.placed("card", places, quarter, [45.0, 0.0])),
+        studio.sheet(studio.object("card"), studio.placed("card", places, 0.25, 30.0)),
         size_hw=(16, 24), frames=2,
     )  # fmt: skip
     # Pixels are 4 texels wide, and 5 in the second frame; turned by 45 degrees, 4 / sqrt(2) along each axis.
-    expected = [1, 1 / 4, np.sqrt(2) / 4]
-    np.testing.assert_allclose(noise_cells(scene) * 0.999, expected, rtol=1e-12)
-    np.testing.assert_allclose(noise_cells(scene.scaled_to((32, 48))) * 0.999, np.multiply(2, expected))
+    scale = np.array([1, 1 / 4, np.sqrt(2) / 4, 1 / 4])[:, None, None]
+    turn = geometry.rotation([0.0, 0.0, 0.0, 30.0])[:, :2, :2]
+    np.testing.assert_allclose(noise_cells(scene) * 0.999, scale * turn, atol=1e-12)
+    np.testing.assert_allclose(noise_cells(scene.scaled_to((32, 48))) * 0.999, 2 * scale * turn, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "triton"])
