@@ -20,8 +20,9 @@ from smile_synth.annotations._kernels import (
     owners_at,
     place_crops,
 )
+from smile_synth.annotations._object_motion import rates_of_motion
 from smile_synth.annotations._token_motion import TOKEN, find_token_owners, frame_maps, move_tokens
-from smile_synth.core.clip import Flow, Geometry, Labels, TokenMotion, Tracks
+from smile_synth.core.clip import Flow, Geometry, Labels, ObjectMotion, TokenMotion, Tracks
 from smile_synth.core.coverage import layer_views, side_maps
 from smile_synth.core.errors import UserError
 from smile_synth.scene import Scene, StoredImage, check_sources, cut_out_of, is_redrawn
@@ -288,6 +289,21 @@ class Annotation:
             share=(tokens["count"].ravel() / patch_size**2).astype(np.float32),
             depth=behind[layers, starts.repeat(grid[1] * grid[2])],
         )
+
+    def object_motion(self) -> ObjectMotion:
+        """Compute how every labelled object moves from each frame to the next one, see `ObjectMotion`."""
+        scene = self.scene
+        surfaces = [scene.layers[k].surface for k in self._layers]
+        sizes = [(s.width, s.height) for s in surfaces if isinstance(s, StoredImage)]
+        velocity, rotation, log_scale = rates_of_motion(
+            scene.object_to_frame[self._layers], np.array(sizes, np.float64).reshape(-1, 2)
+        )
+        present = scene.opacity[self._layers] > 0
+        missing = ~(present[:, :-1] & present[:, 1:])
+        out = np.full((*present.shape, 4), np.nan)
+        out[:, :-1] = np.concatenate([velocity, rotation[..., None], log_scale[..., None]], axis=-1)
+        out[:, :-1][missing] = np.nan
+        return ObjectMotion(out[..., :2], out[..., 2], out[..., 3])
 
     def _follow(self, points: Float, layers: Int, begin: Int, ends: Int) -> tuple[Float, Bool, Bool]:
         """Move points ``[P, 2]`` with their layers from a frame each to all frames ``ends [E]``.

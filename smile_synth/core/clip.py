@@ -232,6 +232,30 @@ class TokenMotion(_Container):
             _check(name, getattr(self, name), (n,), np.int16)
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class ObjectMotion(_Container):
+    """How the K labelled objects move from each frame to the next one. All arrays are read-only.
+
+    Values are NaN in the last frame, where an object is not present in one of the two frames, and where its
+    middle is behind a horizon.
+
+    Attributes:
+        velocity_xy: ``[K, T, 2]`` float64 pixels per frame, of the middle of the object's texture.
+        rotation_degrees: ``[K, T]`` float64 per frame, clockwise on the screen, in -180..180.
+        log_scale: ``[K, T]`` float64 per frame, natural logarithm of the change of size.
+    """
+
+    velocity_xy: Float
+    rotation_degrees: Float
+    log_scale: Float
+
+    def _check(self) -> None:
+        k, t = self.log_scale.shape
+        _check("velocity_xy", self.velocity_xy, (k, t, 2), np.float64)
+        for name in ("rotation_degrees", "log_scale"):
+            _check(name, getattr(self, name), (k, t), np.float64)
+
+
 class Annotator(Protocol):
     """The source of a clip's labels; each kind is computed when it is first read."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from smile_synth import ObjectBank, Recipe, Sources, annotate, sample_scenes
 from smile_synth.core.clip import TokenMotion
 from smile_synth.io.strict_yaml import parse
-from smile_synth.scene import Scene
+from smile_synth.scene import Scene, StoredImage
 
 RECIPE = """
 size: [24, 32]
@@ -142,6 +143,64 @@ def test_depth_counts_the_layers_behind_the_owner(bank: ObjectBank) -> None:
     first = np.arange(len(motion.object)) < len(motion.object) // 3
     for number in set(motion.object[first & (motion.object > 0)].tolist()):
         assert set(motion.depth[first & (motion.object == number)]) == {3 - order[number - 1]}
+
+
+def test_displacements_are_means_of_the_dense_flow(bank: ObjectBank) -> None:
+    sources = Sources(bank)
+    (scene,) = sample_scenes(recipe(), sources, seed=5, indices=[2])
+    annotation = annotate(scene, sources)
+    motion = annotation.token_motion((2, 8), (1, -1))
+    for d, t, end in ((0, 0, 1), (0, 1, 2), (1, 2, 1)):
+        flow, owners = annotation.flow(2 * t, 2 * end).flow_xy, annotation.segmentation[2 * t]
+        for n in range(12 * t, 12 * t + 12):
+            row, column = divmod(n - 12 * t, 4)
+            part = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+            own = owners[part] == motion.object[n]
+            assert motion.displacement_xy[d, n] == pytest.approx(flow[part][own].mean(0), abs=1e-4)
+            assert motion.spread_xy[d, n] == pytest.approx(flow[part][own].std(0), abs=1e-4)
+
+
+@pytest.mark.parametrize("tilted", [False, True])
+def test_rates_of_objects_are_differences_of_followed_points(bank: ObjectBank, tilted: bool) -> None:
+    sources, text = Sources(bank), RECIPE.replace("BACKGROUND", "noise")
+    if tilted:
+        text = text.replace("rotation: {rate: 9.0}", "tilt: {family: constant-velocity, speed: [8.0, 12.0]}")
+    scene = sample_scenes(parse(Recipe, text, name="recipe"), sources, seed=1, indices=[4])[0]
+    motion, step = annotate(scene, sources).object_motion(), 1e-4
+    assert np.isnan(motion.velocity_xy[:, -1]).all() and np.isnan(motion.log_scale[:, -1]).all()
+    for k, layer in enumerate(scene.layers[1:]):
+        assert isinstance(layer.surface, StoredImage)
+        x, y = layer.surface.width / 2, layer.surface.height / 2
+        texels = np.array([[x, y, 1], [x + step, y, 1], [x, y + step, 1]])
+        points = np.einsum("tij,pj->tpi", scene.object_to_frame[k + 1], texels)
+        middle, *sides = np.moveaxis(points[..., :2] / points[..., 2:], 1, 0)
+        assert motion.velocity_xy[k, :-1] == pytest.approx(np.diff(middle, axis=0), abs=1e-9)
+        axes = np.stack([side - middle for side in sides], axis=-1)
+        areas = np.abs(np.linalg.det(axes))
+        assert motion.log_scale[k, :-1] == pytest.approx(np.log(areas[1:] / areas[:-1]) / 2, abs=1e-4)
+        # The nearest rotation to a matrix, by its singular value decomposition.
+        u, _, vh = np.linalg.svd(axes[1:] @ np.linalg.inv(axes[:-1]))
+        turned = u @ vh
+        angle = np.degrees(np.arctan2(turned[:, 1, 0], turned[:, 0, 0]))
+        assert motion.rotation_degrees[k, :-1] == pytest.approx(angle, abs=1e-2)
+        if not tilted:  # the factors are means over the clip
+            turn = layer.factors["rotation_degrees_per_frame"]
+            assert motion.rotation_degrees[k, :-1].mean() == pytest.approx(turn)
+            growth = layer.factors["log_scale_per_frame"]
+            assert motion.log_scale[k, :-1].mean() == pytest.approx(growth)
+
+
+def test_objects_that_are_not_present_have_no_rates(bank: ObjectBank) -> None:
+    sources = Sources(bank)
+    (scene,) = sample_scenes(recipe(), sources, seed=1, indices=[4])
+    opacity = scene.opacity.copy()
+    opacity[2, 3] = 0.0
+    motion = annotate(replace(scene, opacity=opacity), sources).object_motion()
+    assert np.isnan(motion.velocity_xy[..., 0]).tolist() == [
+        [False, False, False, False, False, True],
+        [False, False, True, True, False, True],
+        [False, False, False, False, False, True],
+    ]
 
 
 @pytest.mark.parametrize(
