@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from rich.console import Console
 
 from smile_synth.io.strict_yaml import dump
 from smile_synth.parallel import workers
-from smile_train.ablate import PLOT, SUMMARY, Study, StudyRun
+from smile_train.ablate import PLOT, SUMMARY, Cell, Study, StudyRun
+from smile_train.ablate._run import SCORES
 
 
 def main() -> None:
@@ -54,15 +54,18 @@ def main() -> None:
         "about": run.study.about,
         "settings": dump(run.study),
         "predicted_minutes": round(predicted / 60, 1),
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        # of this process and its workers; on a machine that is shared it says more than the clock
-        "cpu_minutes": round(sum(os.times()[:4]) / 60, 1),
+        # Of training and probes, over all runs. Several processes may share a study.
+        "minutes": round(sum(map(_seconds, run.cells)) / 60, 1),
         **summary,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     result["environment"] = environment
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     arguments.out.with_suffix(".svg").write_text((arguments.work / PLOT).read_text())
+
+
+def _seconds(cell: Cell) -> float:
+    return float(json.loads((cell.folder / SCORES).read_text())["seconds"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -390,9 +391,9 @@ def evaluate_results() -> str:
     return "\n".join(lines)
 
 
-def study_results() -> str:
-    """Return the scores of the study's arms."""
-    result = _load(RESULTS / "study_motion_pattern.json")
+def study_results(name: str) -> str:
+    """Return the scores of a study's arms."""
+    result = _load(RESULTS / f"study_{name}.json")
     settings = yaml.safe_load(result["settings"])
     lines = [
         "| probe | arm | accuracy %, mean | 95 % interval | by seed | random encoders | "
@@ -413,7 +414,7 @@ def study_results() -> str:
         "",
         f"Seeds {', '.join(map(str, result['seeds']))}; {settings['num_train']} training and "
         f"{settings['num_test']} test clips a probe; `{settings['base']}` with "
-        f"`{', '.join(settings['overrides'])}`; {result['cpu_minutes']} minutes of processor time in all. "
+        f"`{', '.join(settings['overrides'])}`; {result['minutes']} minutes for all arms and seeds. "
         f"`benchmarks/study.py {result['study']}`, {_where(result)}.",
     ]
     return "\n".join(lines)
@@ -509,7 +510,8 @@ BLOCKS = {
     "learn-results": (ROOT / "docs" / "pretraining.md", learn_results),
     "step-results": (ROOT / "docs" / "performance.md", step_results),
     "report-results": (ROOT / "docs" / "looking.md", report_results),
-    "study-results": (ROOT / "docs" / "ablations.md", study_results),
+    "study-results": (ROOT / "docs" / "ablations.md", partial(study_results, "motion_pattern")),
+    "motion-target-results": (ROOT / "docs" / "ablations.md", partial(study_results, "motion_target")),
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
