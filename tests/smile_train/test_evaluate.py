@@ -95,6 +95,22 @@ def test_every_task_can_be_probed_at_another_size(train_bank: Path) -> None:
         encoder(size_hw=(32, 48))
 
 
+def test_an_appearance_free_probe_shows_noise_and_needs_no_backgrounds(train_bank: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def means(clips: torch.Tensor) -> np.ndarray:
+        seen.append(clips)
+        return frame_means(clips)
+
+    options = MotionProbeOptions(
+        {"count": MOTION_TASKS["count"]}, {"means": means}, num_train=30, num_test=20, appearance_free=True
+    )
+    sources = Sources.open(train_bank)
+    assert probe_motion(encoder(), sources, sources, options).num_classes == {"count": 4}
+    spread = torch.cat(seen).float().flatten(2).std(dim=2)  # of every frame; 73.9 for uniform noise
+    assert len(spread) == 50 and spread.sub(73.9).abs().max() < 4
+
+
 def test_an_image_encoder_is_probed_with_all_controls(train_bank: Path) -> None:
     image = load_encoder("clip:tiny-clip", num_frames=4)
     options = MotionProbeOptions(
