@@ -1,4 +1,4 @@
-"""Parity, rendering, streaming and one training step on a GPU, each part under its own time limit.
+"""Parity, rendering, streaming and training steps on a GPU, each part under its own time limit.
 
     benchmarks/gpu.sh                                                          # on a GPU
     uv run python benchmarks/render_gpu.py --device cpu --out /tmp/smoke.json  # everything, tiny, without one
@@ -81,7 +81,7 @@ motion:
 camera: [{pan: {rate: 3}, roll: {rate: 5}, tilt: {rate: 10}}]
 """
 COVERAGE: dict[str, Any] = {"labels": ("coverage",), "token_size": (2, 16)}
-SECONDS = {"parity": 110, "render": 80, "stream": 80, "step": 90, "compiled step": 95}
+SECONDS = {"parity": 110, "render": 80, "stream": 80, "step": 90, "compiled step": 95, "motion step": 60}
 
 
 def seconds(function: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
@@ -274,6 +274,36 @@ class Bench:
             out["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
         return out
 
+    def motion_step(self) -> dict[str, Any]:
+        """Time a training step of ViT-S with CLIP's tokens, exact motion, or both as targets, by turns.
+
+        The clips are not rendered, and the labels of motion are given.
+        """
+        from step import MOTION, Steps
+
+        from smile_train.config import TeacherTarget
+
+        frames, side = (16, 224) if self.gpu else (4, 64)
+        cases = {"CLIP": [TeacherTarget()], "motion": [MOTION], "CLIP and motion": [TeacherTarget(), MOTION]}
+        steps = {
+            name: Steps("small", frames=frames, side=side, masks=1, device=self.device, options=options)
+            for name, options in cases.items()
+        }
+        shape = (self.train_batch, frames, 3, side, side)
+        clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
+        turns: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(3):
+            for name, one in steps.items():
+                step = partial(one.ours, clips, torch.bfloat16)
+                turns[name] += seconds(step, self.device, max(self.repeats // 3, 1))
+        medians = {name: statistics.median(spent) for name, spent in turns.items()}
+        return {
+            "student": "small",
+            "batch": self.train_batch,
+            **{f"{name}, s": spread(spent) for name, spent in turns.items()},
+            "cost of motion beside CLIP, share": medians["CLIP and motion"] / medians["CLIP"] - 1,
+        }
+
 
 def make_sources(folder: Path) -> None:
     """Build a bank of 256 px cut-outs, images and a video."""
@@ -323,6 +353,7 @@ def main() -> None:
             "stream": bench.stream,
             "step": bench.step,
             "compiled step": partial(bench.step, compiled=True),
+            "motion step": bench.motion_step,
         }
         arguments.out.write_text(json.dumps(parts[arguments.part]()))
         return

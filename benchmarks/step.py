@@ -8,7 +8,9 @@ The published step: teacher in fp32, attention as scores, softmax and product, a
 picked by boolean indexing, as are targets and positions, and AdamW with PyTorch's defaults. The student runs
 in autocast on a GPU, as ours, and in fp32 on a CPU. Both steps train the same student with the same frozen
 CLIP ViT-B/16 (random weights, so nothing is downloaded), masks and clips. Both have one teacher pass and one
-student pass per mask. The two steps alternate. On a CPU with one thread, processor time is measured, on
+student pass per mask. The two steps alternate. A third step predicts exact motion beside CLIP's tokens; its
+labels are given. On a CPU our step in bf16 computes attention as two products and a softmax, as in training;
+"fused attention" shows the other way. On a CPU with one thread, processor time is measured, on
 which other work on the machine has little effect.
 """
 
@@ -19,8 +21,9 @@ import copy
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smile_train.batch import Batch, normalise
-from smile_train.config import MaskOptions, TeacherOptions, TeacherTarget
+from smile_train.config import MaskOptions, MotionTarget, TargetOptions, TeacherOptions, TeacherTarget
 from smile_train.masking import MASK_DRAWS, Masker
-from smile_train.models import Student, StudentConfig, make_teacher
+from smile_train.models import Student, StudentConfig, make_teacher, set_fused_attention
 from smile_train.targets import Targets, zscore_over_clip
 from smile_train.training.cost import cost_of, peak_tflops
 from smile_train.training.optim import make_adamw, parameter_groups
 
 TUBELET, PATCH = 2, 16
+# All parts of the motion target, to two times.
+MOTION = MotionTarget(offsets=[0, 1], linear=0.1, visibility=0.1, camera=0.1, depth=0.1, same_object=0.1)
 
 
 def published_forward(student: Student, clips: Tensor, mask: Tensor) -> Tensor:
@@ -64,6 +69,20 @@ def published_forward(student: Student, clips: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
+@lru_cache
+def motion_labels(clips: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """Return random labels of motion for `MOTION`."""
+    generator, axes = torch.Generator().manual_seed(0), (clips, len(MOTION.offsets), tokens)
+    labels = {
+        name: 5 * torch.randn(*axes, *shape, generator=generator)
+        for name, shape in (("displacement", (2,)), ("spread", (2,)), ("linear", (2, 2)), ("camera", (2,)))
+    }
+    numbers = torch.randint(0, 3, (clips, tokens), generator=generator).to(torch.int16)
+    labels |= {"visibility": labels["spread"][..., 0] > 0, "valid": torch.ones(axes, dtype=torch.bool)}
+    labels |= {"object": numbers, "depth": numbers}
+    return {f"motion_{name}": value.to(device) for name, value in labels.items()}
+
+
 class Steps:
     """A student, a frozen teacher of CLIP ViT-B/16's shape with random weights, and training steps.
 
@@ -74,7 +93,10 @@ class Steps:
         masker: makes the masks.
     """
 
-    def __init__(self, size: str, *, frames: int, side: int, masks: int, device: torch.device) -> None:
+    def __init__(
+        self, size: str, *, frames: int, side: int, masks: int, device: torch.device,
+        options: Sequence[TargetOptions] = (TeacherTarget(),),
+    ) -> None:  # fmt: skip
         logging.getLogger().setLevel(logging.ERROR)  # open_clip warns about random weights
         self.device, self.masks = device, masks
         clip = open_clip.create_model("ViT-B-16-quickgelu", load_weights=False, force_image_size=side)
@@ -87,8 +109,7 @@ class Steps:
         ]  # fmt: skip
         self._exact_teacher, self.teacher = teachers
         self._targets, self._bf16_targets = (
-            Targets([TeacherTarget()], patch_size=PATCH, tubelet_size=TUBELET, teacher=teacher)
-            for teacher in teachers
+            Targets(options, patch_size=PATCH, tubelet_size=TUBELET, teacher=teacher) for teacher in teachers
         )
         config = StudentConfig.of_size(
             size, target_dim=self._targets.width, num_frames=frames, size_hw=(side, side)
@@ -117,10 +138,16 @@ class Steps:
 
     def _batch(self, frames: Tensor) -> Batch:
         draws = self.masker.draw(range(len(frames)), self.masks).to(self.device)
-        return Batch(torch.arange(len(frames)), frames, {MASK_DRAWS: draws})
+        labels = motion_labels(len(frames), self.student.config.num_tokens, self.device)
+        return Batch(torch.arange(len(frames)), frames, {MASK_DRAWS: draws, **labels})
 
-    def ours(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
-        """Do our step with frames ``[B, T, 3, H, W]`` uint8; returns the loss of the last mask."""
+    def ours(self, frames: Tensor, dtype: torch.dtype, *, fused: bool | None = None) -> Tensor:
+        """Do our step with frames ``[B, T, 3, H, W]`` uint8; returns the loss of the last mask.
+
+        With ``fused=None`` attention is computed as in training: fused, except in bf16 on a CPU.
+        """
+        in_bf16_on_cpu = self.device.type == "cpu" and dtype == torch.bfloat16
+        set_fused_attention(self.student, not in_bf16_on_cpu if fused is None else fused)
         self._optimiser.zero_grad(set_to_none=True)
         batch = self._batch(frames)
         targets = self._targets if dtype == torch.float32 else self._bf16_targets
@@ -160,13 +187,19 @@ class Steps:
             return float((published_forward(self.student, inputs, mask) - own).abs().max())
 
 
-def measure(steps: Steps, frames: Tensor, *, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
+def measure(
+    steps: Steps, with_motion: Steps, frames: Tensor, *, repeats: int, clock: Callable[[], float]
+) -> dict[str, Any]:
     """Alternate steps; returns clips per second of each kind, and on a GPU its peak memory per clip."""
     cases: dict[str, Callable[[], Tensor]] = {
         "published step": lambda: steps.published(frames),
         "ours, fp32": lambda: steps.ours(frames, torch.float32),
+        "ours, fp32, with a motion target": lambda: with_motion.ours(frames, torch.float32),
         "ours, bf16": lambda: steps.ours(frames, torch.bfloat16),
+        "ours, bf16, with a motion target": lambda: with_motion.ours(frames, torch.bfloat16),
     }
+    if not frames.is_cuda:
+        cases["ours, bf16, fused attention"] = lambda: steps.ours(frames, torch.bfloat16, fused=True)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     losses, peaks, cuda = dict[str, float](), dict[str, float](), frames.is_cuda
     for repeat in range(repeats + 1):  # the first is a warm-up
@@ -213,8 +246,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device, side = torch.device(arguments.device), arguments.side
-    steps = Steps(
-        arguments.size, frames=arguments.frames, side=side, masks=arguments.masks, device=device
+    steps, with_motion = (
+        Steps(
+            arguments.size, frames=arguments.frames, side=side, masks=arguments.masks, device=device,
+            options=options,
+        )
+        for options in ((TeacherTarget(),), (TeacherTarget(), MOTION))
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     shape = (max(arguments.batch), arguments.frames, 3, side, side)
@@ -223,9 +260,10 @@ def main() -> None:
     difference = steps.difference(frames[:2])
     if arguments.compile:
         steps.compile()
+        with_motion.compile()
     clock = time.perf_counter if device.type == "cuda" or arguments.threads > 1 else time.process_time
     results = {
-        str(batch): measure(steps, frames[:batch], repeats=arguments.repeats, clock=clock)
+        str(batch): measure(steps, with_motion, frames[:batch], repeats=arguments.repeats, clock=clock)
         for batch in arguments.batch
     }
     columns = ("clips_per_second", "slowest", "fastest", "times_published", "mfu", "peak_mib_per_clip")

@@ -107,6 +107,7 @@ def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
         expected = pick_tokens(torch.cat(targets.build(batch).values, -1), mask, masker.num_masked, which)
         places = torch.arange(mask.shape[1]).expand(len(mask), -1)[..., None]
         places = pick_tokens(places, mask, masker.num_masked, which)[..., 0]
+        predicted = predicted[:, : places.shape[1]]  # without the predictions of encoder blocks
         errors = torch.full(mask.shape, math.nan)
         found = {
             "frames": batch.frames, "coverage": labels.get("coverage", torch.zeros(mask.shape)), "mask": mask,

@@ -99,7 +99,7 @@ class TeacherTokens:
         """See `Target.loss`."""
         widths = self._teacher.widths
         pairs = zip(prediction.split(widths, dim=-1), target.split(widths, dim=-1), strict=True)
-        return torch.stack([self._loss(*pair) for pair in pairs]).mean(), {}
+        return torch.stack([_mean_loss(self._loss, *pair, weights) for pair in pairs]).mean(), {}
 
 
 class Pixels:
@@ -124,7 +124,7 @@ class Pixels:
         self, prediction: Tensor, target: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Target.loss`."""
-        return self._loss(prediction, target), {}
+        return _mean_loss(self._loss, prediction, target, weights), {}
 
 
 class MotionPart(NamedTuple):
@@ -243,6 +243,13 @@ def front_ranks(depth: Tensor) -> Tensor:
     return ranks
 
 
+def _mean_loss(loss: Loss, prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of a loss in `LOSSES` over the tokens; weights are ``[B, P, 1]``."""
+    if weights is None:
+        return loss(prediction, target)
+    return _weighted_mean(loss(prediction, target, reduction="none").mean(-1), weights[..., 0])
+
+
 def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum() / weights.sum().clamp(min=EPS)
 
@@ -308,18 +315,25 @@ class Built(NamedTuple):
     Attributes:
         values: one ``[B, N, width]`` per target.
         weights: of the tokens, one ``[B, N, ...]`` per target, None for equal weights.
+        grid_thw: tokens of a clip along time, height and width.
     """
 
     values: list[Tensor]
     weights: list[Tensor | None]
+    grid_thw: tuple[int, int, int]
 
 
 class Targets:
-    """All targets of a run. One linear layer of the student predicts their concatenated values.
+    """All targets of a run, in the order in which the student predicts their values.
+
+    The targets of the shared decoder come first, then those with a decoder of their own.
 
     Attributes:
         names: of the targets, for the log.
         width: values per token, over all targets.
+        shared_width: those of the shared decoder.
+        own_widths: those of each further decoder.
+        encoder_blocks: blocks of the encoder after which some of the targets are predicted, ascending.
     """
 
     def __init__(
@@ -331,6 +345,7 @@ class Targets:
         teacher: Teacher | None = None,
         tokens: Tokens = "masked",
         motion_offsets: tuple[int, ...] = (),
+        visible_weight: float | None = None,
     ) -> None:
         """Build the targets.
 
@@ -340,37 +355,44 @@ class Targets:
             teacher: for targets of kind teacher.
             tokens: which tokens the loss is computed on.
             motion_offsets: of the labels of motion, in their order; by default those of the motion target.
+            visible_weight: see `token_weights`; by default all tokens have the same weight.
 
         Raises:
             ValueError: a target of kind teacher is given without a teacher.
         """
         context = Context(patch_size, tubelet_size, teacher, motion_offsets)
-        self._targets = [TARGETS[one.kind](one, context) for one in options]
-        self._weights = [one.weight for one in options]
-        self._widths = [target.width for target in self._targets]
-        self._tokens = tokens
         kinds = [one.kind for one in options]
-        self.names = [
+        names = [
             kind if kinds.count(kind) == 1 else f"{kind}-{kinds[:n].count(kind)}"
             for n, kind in enumerate(kinds)
         ]
+        order = sorted(range(len(options)), key=lambda n: options[n].decoder == "own")
+        self.names, self._options = [names[n] for n in order], [options[n] for n in order]
+        self._targets = [TARGETS[one.kind](one, context) for one in self._options]
+        self._token = tubelet_size, patch_size, patch_size
+        self._tokens, self._visible_weight = tokens, visible_weight
+        self._widths = [target.width for target in self._targets]
         self.width = sum(self._widths)
+        num_shared = sum(one.decoder == "shared" for one in options)
+        self.shared_width, self.own_widths = sum(self._widths[:num_shared]), tuple(self._widths[num_shared:])
+        self.encoder_blocks = tuple(sorted({block for one in options for block in one.encoder_blocks}))
 
     def build(self, batch: Batch) -> Built:
         """Compute the targets of all tokens of a batch."""
         built = [target.build(batch) for target in self._targets]
-        return Built([values for values, _ in built], [weights for _, weights in built])
+        grid = token_grid(batch, self._token)
+        return Built([values for values, _ in built], [weights for _, weights in built], grid)
 
     def losses(self, prediction: Tensor, built: Built, mask: Tensor, num_masked: int) -> dict[str, Tensor]:
         """Return the losses of a prediction, by name.
 
         ``loss`` is the weighted sum over the targets. ``loss/NAME`` is the loss of one target, if there are
         several. ``loss/NAME.PART`` is the loss of one part of a target, if it has several.
-        ``baseline_loss``, ``baseline_loss/NAME`` and ``baseline_loss/NAME.PART`` are the same losses of the
-        prediction `Target.baseline`; they have no gradient.
+        ``loss/NAME.blockN`` is the loss of a prediction after block N of the encoder. ``baseline_loss`` and
+        ``baseline_loss/...`` are the same losses of the prediction `Target.baseline`; they have no gradient.
 
         Args:
-            prediction: ``[B, P, width]``, in the order of `pick_tokens`.
+            prediction: of the student, with ``width`` values per token.
             built: the result of `build` for the same batch.
             mask: bool ``[B, N]``, True = masked.
             num_masked: masked tokens of every row.
@@ -380,25 +402,61 @@ class Targets:
         """
         if prediction.shape[-1] != self.width:
             raise ValueError(f"prediction must be [B, P, {self.width}], got {list(prediction.shape)}")
+        predictions = self._predictions(prediction, mask.shape[1], num_masked)
         totals: dict[str, list[Tensor]] = {"loss": [], "baseline_loss": []}
         details: dict[str, Tensor] = {}
-        several = len(self.names) > 1
-        targets = zip(self.names, self._targets, prediction.split(self._widths, dim=-1), *built, strict=True)
-        for name, target, predicted, values, weights in targets:
-            picked = pick_tokens(values, mask, num_masked, self._tokens)
+        for number, name, tokens, predicted in predictions:
+            target, values, weights = self._targets[number], built.values[number], built.weights[number]
+            if self._visible_weight is not None:
+                own = token_weights(mask, built.grid_thw, self._visible_weight)
+                weights = own if weights is None else weights * own
+            picked = pick_tokens(values, mask, num_masked, tokens)
             if weights is not None:
-                weights = pick_tokens(weights, mask, num_masked, self._tokens)
+                weights = pick_tokens(weights, mask, num_masked, tokens)
             results = {"loss": target.loss(predicted.float(), picked, weights)}
             with torch.no_grad():
                 baseline = target.baseline(values).expand_as(picked)
                 results["baseline_loss"] = target.loss(baseline, picked, weights)
             for kind, (total, parts) in results.items():
-                totals[kind].append(total)
-                if several:
+                totals[kind].append(self._options[number].weight * total)
+                if len(predictions) > 1:
                     details[f"{kind}/{name}"] = total
                 details |= {f"{kind}/{name}.{part}": loss for part, loss in parts.items()}
-        scale = prediction.new_tensor(self._weights, dtype=torch.float32)
-        return {**{kind: (scale * torch.stack(losses)).sum() for kind, losses in totals.items()}, **details}
+        return {**{kind: torch.stack(losses).sum() for kind, losses in totals.items()}, **details}
+
+    def _predictions(
+        self, prediction: Tensor, num_tokens: int, num_masked: int
+    ) -> list[tuple[int, str, Tokens, Tensor]]:
+        """Return number of the target, name, tokens, and values of each prediction that has a loss."""
+        visible = num_tokens - num_masked
+        decoded = {"masked": num_masked, "visible": visible, "all": num_tokens}[self._tokens]
+        blocks: list[int | None] = [None, *self.encoder_blocks]
+        parts = prediction.split([decoded, *[visible] * len(self.encoder_blocks)], dim=1)
+        return [
+            (number, name, self._tokens, values)
+            if block is None
+            else (number, f"{name}.block{block}", "visible", values)
+            for block, part in zip(blocks, parts, strict=True)
+            for number, (name, values) in enumerate(
+                zip(self.names, part.split(self._widths, dim=-1), strict=True)
+            )
+            if block is None or block in self._options[number].encoder_blocks
+        ]
+
+
+def token_weights(mask: Tensor, grid_thw: tuple[int, int, int], visible_weight: float) -> Tensor:
+    """Return the weights of tokens in the loss, float32 ``[B, N, 1]``.
+
+    A masked token has the weight 1, a visible one ``visible_weight`` / sqrt(distance to the nearest masked
+    token). The distance is the largest of the distances along time, rows and columns, in tokens.
+    """
+    reached = mask.float().unflatten(1, grid_thw)[:, None]
+    distance = torch.zeros_like(reached)
+    for _ in range(max(grid_thw)):
+        distance += 1 - reached
+        reached = F.max_pool3d(reached, 3, stride=1, padding=1)  # everything within one more token
+    weights = visible_weight / distance.flatten(1).clamp(min=1).sqrt()
+    return weights.masked_fill(mask, 1.0)[..., None]
 
 
 def token_grid(batch: Batch, token_thw: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -408,8 +466,9 @@ def token_grid(batch: Batch, token_thw: tuple[int, int, int]) -> tuple[int, int,
     return frames // time, height // rows, width // columns
 
 
-def _cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(prediction, target, dim=-1, eps=EPS).mean()
+def _cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    losses = 1 - F.cosine_similarity(prediction, target, dim=-1, eps=EPS)
+    return losses.mean() if reduction == "mean" else losses[..., None]
 
 
 LOSSES: dict[str, Loss] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss, "cosine": _cosine}

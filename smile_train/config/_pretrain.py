@@ -115,6 +115,11 @@ class PretrainConfig(Options):
     """What the student predicts for each token; the losses are added."""
     predicted_tokens: Literal["masked", "visible", "all"] = "masked"
     """Tokens that the loss is computed on."""
+    visible_weight: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With predicted_tokens all: weight of visible tokens in the loss, divided by the square root of their
+    distance to the nearest masked token (after V-JEPA 2.1). The distance is the number of tokens along
+    time, rows or columns, whichever is largest. Masked tokens have the weight 1. By default every token has
+    the weight 1."""
     render: Annotated[Literal["device", "cpu"], CHANGEABLE] = "device"
     """Where frames of a stage with a single recipe are rendered: on the training device, or by the workers.
     Mixtures, corpora and videos always use the workers."""
@@ -125,6 +130,10 @@ class PretrainConfig(Options):
     def _check(self) -> PretrainConfig:
         if [target.kind for target in self.targets].count("motion") > 1:
             raise ValueError("targets: give at most one target of kind motion, with all offsets and parts")
+        if all(target.decoder == "own" for target in self.targets):
+            raise ValueError("targets: every target has decoder own; give one of them decoder shared")
+        if self.visible_weight is not None and self.predicted_tokens != "all":
+            raise ValueError("visible_weight: has an effect only with predicted_tokens all")
         if self.stages[0].sources is None:
             raise ValueError("stages.0: sources is missing")
         for number, stage in enumerate(self.resolved_stages):

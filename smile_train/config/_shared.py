@@ -105,7 +105,21 @@ class TeacherOptions(Options):
     """Use torch.compile."""
 
 
-class TeacherTarget(Options):
+class TargetBase(Options):
+    """Options of every target."""
+
+    weight: Positive = 1.0
+    """Weight of this loss in the sum."""
+    decoder: Literal["shared", "own"] = "shared"
+    """shared: the target is predicted by the decoder that all such targets share. own: by blocks, a norm and
+    a linear layer for this target alone, from the same input tokens. At least one target has shared."""
+    encoder_blocks: list[Whole] = []
+    """Blocks of the encoder, 0 is the first. After each of them a norm and a linear layer also predict the
+    target of the visible tokens, and these losses are added. The decoder is not used for this, since its
+    pass over all tokens costs more than several encoder blocks."""
+
+
+class TeacherTarget(TargetBase):
     """Predict the teacher's tokens."""
 
     kind: Literal["teacher"] = "teacher"
@@ -115,11 +129,9 @@ class TeacherTarget(Options):
     token over its channels."""
     loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
     """l2 is the mean squared error (as published); cosine is 1 - cosine similarity."""
-    weight: Positive = 1.0
-    """Weight of this loss in the sum."""
 
 
-class PixelTarget(Options):
+class PixelTarget(TargetBase):
     """Predict pixels."""
 
     kind: Literal["pixels"] = "pixels"
@@ -128,11 +140,9 @@ class PixelTarget(Options):
     """Normalise pixels within each token."""
     loss: Literal["l2", "smooth_l1", "cosine"] = "l2"
     """As in the target teacher."""
-    weight: Positive = 1.0
-    """Weight of this loss in the sum."""
 
 
-class MotionTarget(Options):
+class MotionTarget(TargetBase):
     """Predict the exact motion of the token's owner, which follows from the scene.
 
     Natural videos have no scene: their tokens are left out of this loss. See docs/labels.md, "Token motion".
@@ -163,8 +173,6 @@ class MotionTarget(Options):
     Compares up to 128 of the tokens that the loss is computed on, at equal steps."""
     background_weight: NonNegative = 1.0
     """Weight of tokens of the background relative to tokens of objects."""
-    weight: Positive = 1.0
-    """Weight of this loss in the sum."""
 
     @model_validator(mode="after")
     def _check(self) -> MotionTarget:

@@ -3,7 +3,7 @@
 from smile_train.models._classifier import VideoClassifier
 from smile_train.models._clip import LOCAL, TINY_CLIP, load_clip
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, StudentConfig
-from smile_train.models._encoder import Encoder
+from smile_train.models._encoder import Encoder, set_fused_attention
 from smile_train.models._heads import AttentiveHead
 from smile_train.models._motion_filters import motion_energy_filters, set_motion_energy_filters
 from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
@@ -60,6 +60,7 @@ __all__ = [
     "pick_tokens",
     "read_tensors",
     "save_model",
+    "set_fused_attention",
     "set_motion_energy_filters",
     "split_tokens",
     "steps_of",

@@ -132,7 +132,9 @@ class StudentConfig:
     Attributes:
         encoder: its encoder. The decoder has the same positions, MLP ratio and checkpointing.
         decoder_width, decoder_depth, decoder_heads: of the decoder.
-        target_dim: predicted values per token.
+        target_dim: values per token that the decoder predicts.
+        own_target_dims: values per token of each further decoder. Further decoders have the same shape.
+        encoder_blocks: blocks of the encoder after which a norm and a linear layer predict all values.
         decoder_chunk: number of clips that are decoded at a time. Each chunk is recomputed in the backward
             pass, so the decoder's memory does not grow with the batch. 0 decodes the whole batch in one pass.
 
@@ -145,11 +147,18 @@ class StudentConfig:
     decoder_depth: int
     decoder_heads: int
     target_dim: int
+    own_target_dims: tuple[int, ...] = ()
+    encoder_blocks: tuple[int, ...] = ()
     decoder_chunk: int = 0
 
     def __post_init__(self) -> None:
         _check_positive(self, "decoder_width", "decoder_depth", "decoder_heads", "target_dim")
         _check_multiple("decoder_width", self.decoder_width, "decoder_heads", self.decoder_heads)
+        if any(not 0 <= block < self.encoder.depth for block in self.encoder_blocks):
+            raise ValueError(
+                f"encoder_blocks: the encoder has the blocks 0..{self.encoder.depth - 1}, got "
+                f"{list(self.encoder_blocks)}"
+            )
         if self.decoder_chunk < 0:
             raise ValueError(f"decoder_chunk must not be negative, got {self.decoder_chunk}")
 
@@ -184,6 +193,11 @@ class StudentConfig:
             )  # fmt: skip
         except ValueError as error:
             raise UserError(f"student: {error}") from None
+
+    @property
+    def prediction_dim(self) -> int:
+        """Values per token that all decoders predict together."""
+        return self.target_dim + sum(self.own_target_dims)
 
     @property
     def grid_thw(self) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -38,15 +39,34 @@ def make_blocks(
     )
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, checkpointing: bool) -> Tensor:
-    """Apply blocks to tokens ``[B, N, C]``, optionally with activation checkpointing."""
-    for block in blocks:
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, checkpointing: bool, after: Sequence[int] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Apply blocks to tokens ``[B, N, C]``, optionally with activation checkpointing.
+
+    Returns:
+        The tokens after the last block, and those after each block whose number is in ``after``, ascending.
+    """
+    kept = []
+    for number, block in enumerate(blocks):
         if checkpointing and torch.is_grad_enabled():
             # Restores the random state, so that drop path drops the same branches again.
             x = checkpoint(block, x, use_reentrant=False)
         else:
             x = block(x)
-    return x
+        if number in after:
+            kept.append(x)
+    return x, kept
+
+
+def set_fused_attention(model: nn.Module, fused: bool) -> None:
+    """Compute attention in all blocks by torch's fused function, or as two products and a softmax.
+
+    The results differ by rounding only.
+    """
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -137,9 +157,15 @@ class Trunk(nn.Module):
 
     def encode_tokens(self, clips: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return tokens ``[B, V, width]`` after the last block, before any norm."""
+        return self.encode_blocks(clips, tokens)[0]
+
+    def encode_blocks(
+        self, clips: Tensor, tokens: Tensor | None = None, after: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return `encode_tokens`, and the tokens after each block whose number is in ``after``, ascending."""
         position = self.position if tokens is None else self.position[tokens]
         x: Tensor = self.patch_embed(clips, tokens) + position
-        return run_blocks(self.blocks, x, self.encoder_config.checkpointing)
+        return run_blocks(self.blocks, x, self.encoder_config.checkpointing, after)
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """Return the model's output from tokens ``[B, V, width]`` after the last block."""

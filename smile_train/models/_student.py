@@ -73,15 +73,15 @@ def pick_tokens(
 
 
 class Decoder(nn.Module):
-    """Predict the targets of decoder tokens."""
+    """Predict ``target_dim`` values of decoder tokens."""
 
-    def __init__(self, config: StudentConfig) -> None:
+    def __init__(self, config: StudentConfig, target_dim: int) -> None:
         super().__init__()
         self.config = config
         width, mlp_ratio = config.decoder_width, config.encoder.mlp_ratio
         self.blocks = make_blocks(width, config.decoder_depth, config.decoder_heads, mlp_ratio=mlp_ratio)
         self.norm = layer_norm(width)
-        self.head = nn.Linear(width, config.target_dim)
+        self.head = nn.Linear(width, target_dim)
 
     def forward(self, x: Tensor, predicted: slice) -> Tensor:
         """Return predictions ``[B, P, target_dim]`` for a slice of the tokens ``[B, N, decoder_width]``."""
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         return torch.cat(parts)
 
     def _decode(self, x: Tensor, predicted: slice) -> Tensor:
-        x = run_blocks(self.blocks, x, self.config.encoder.checkpointing)
+        x, _ = run_blocks(self.blocks, x, self.config.encoder.checkpointing)
         out: Tensor = self.head(self.norm(x[:, predicted]))
         return out
 
@@ -115,13 +115,24 @@ class Student(nn.Module):
         width = config.decoder_width
         self.encoder = Encoder(config.encoder, generator=generator)
         with torch.random.fork_rng(devices=[]):
-            self.decoder = Decoder(config)
+            self.decoder = Decoder(config, config.target_dim)
             self.encoder_to_decoder = nn.Linear(config.encoder.width, width, bias=False)
         initialise(self.decoder, generator)
         initialise(self.encoder_to_decoder, generator)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         truncated_normal(self.mask_token, INIT_STD, INIT_STD, generator)
         self.register_buffer("position", position_table(config.encoder, width), persistent=False)
+        # Drawn last, so that a student without them has the same initial weights.
+        with torch.random.fork_rng(devices=[]):
+            self.own_decoders = nn.ModuleList(Decoder(config, dim) for dim in config.own_target_dims)
+            self.block_heads = nn.ModuleList(
+                nn.Sequential(
+                    layer_norm(config.encoder.width), nn.Linear(config.encoder.width, config.prediction_dim)
+                )
+                for _ in config.encoder_blocks
+            )
+        initialise(self.own_decoders, generator)
+        initialise(self.block_heads, generator)
 
     def forward(
         self, clips: Tensor, mask: Tensor, num_masked: int | None = None, *, tokens: Tokens = "masked"
@@ -134,18 +145,26 @@ class Student(nn.Module):
             tokens: which tokens are predicted: masked, visible or all.
 
         Returns:
-            ``[B, P, target_dim]``, in the order of `pick_tokens`.
+            ``[B, P, prediction_dim]``, in the order of `pick_tokens`: first the values of the decoder, then
+            those of each further decoder. With ``encoder_blocks`` the predictions after each of these
+            blocks for the V visible tokens follow along the axis of tokens: ``[B, P + V + ..., ...]``.
 
         Raises:
             ValueError: a shape that differs from the configuration, or rows with different counts.
         """
         visible, masked = self._split(mask, num_masked)
-        x: Tensor = self.encoder_to_decoder(self.encoder(clips, visible))
+        x, inner = self.encoder.encode_blocks(clips, visible, self.config.encoder_blocks)
+        x = self.encoder_to_decoder(self.encoder.forward_head(x))
         # Attention does not depend on the order of the tokens, so no scatter to token order is needed.
         x = torch.cat([x + self.position[visible], self.mask_token + self.position[masked]], dim=1)
         first, last = visible.shape[1], x.shape[1]
         predicted = {"masked": slice(first, last), "visible": slice(0, first), "all": slice(0, last)}[tokens]
         out: Tensor = self.decoder(x, predicted)
+        if self.own_decoders:
+            out = torch.cat([out, *(decoder(x, predicted) for decoder in self.own_decoders)], dim=2)
+        if self.block_heads:
+            heads = zip(self.block_heads, inner, strict=True)
+            out = torch.cat([out, *(head(tokens) for head, tokens in heads)], dim=1)
         return out
 
     def encode(self, clips: Tensor, mask: Tensor | None = None, num_masked: int | None = None) -> Tensor:

@@ -134,12 +134,11 @@ def _config_of(file: Path) -> Config | None:
         metadata = opened.metadata() or {}
     if "kind" not in metadata:
         return None
-    fields = json.loads(metadata["config"])
-    encoder = EncoderConfig(**{**fields["encoder"], "size_hw": tuple(fields["encoder"]["size_hw"])})
-    if metadata["kind"] == "student":
-        return StudentConfig(**{**fields, "encoder": encoder})
-    names = tuple(fields["class_names"])
-    return ClassifierConfig(**{**fields, "encoder": encoder, "class_names": names})
+    loaded = json.loads(metadata["config"])
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in loaded.items()}
+    size_hw = tuple(loaded["encoder"]["size_hw"])
+    fields["encoder"] = EncoderConfig(**{**loaded["encoder"], "size_hw": size_hw})
+    return StudentConfig(**fields) if metadata["kind"] == "student" else ClassifierConfig(**fields)
 
 
 # --- weights from any source ---

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from smile_synth.core.errors import UserError
 from smile_train.config import PretrainConfig
 from smile_train.masking import Masker
 from smile_train.models import (
@@ -38,20 +41,28 @@ def build_targets(config: PretrainConfig, teacher: Teacher | None) -> Targets:
     return Targets(
         config.targets, patch_size=config.student.patch_size, tubelet_size=config.student.tubelet_size,
         teacher=teacher, tokens=config.predicted_tokens, motion_offsets=config.motion_offsets,
+        visible_weight=config.visible_weight,
     )  # fmt: skip
 
 
 def build_student(
-    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, target_dim: int
+    config: PretrainConfig, size_hw: tuple[int, int], num_frames: int, targets: Targets
 ) -> Student:
     """Return the student with its initial weights: those of ``start_from``, or drawn from the seed.
 
     Raises:
-        UserError: tubelet and patch do not divide the clips, or the weights do not fit the student.
+        UserError: tubelet and patch do not divide the clips, a target has an encoder block that the student
+            does not have, or the weights do not fit the student.
     """
     student_config = StudentConfig.from_options(
-        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=target_dim
+        config.student, num_frames=num_frames, size_hw=size_hw, target_dim=targets.shared_width
     )
+    try:
+        student_config = replace(
+            student_config, own_target_dims=targets.own_widths, encoder_blocks=targets.encoder_blocks
+        )
+    except ValueError as error:
+        raise UserError(f"targets: {error}") from None
     generator = torch.Generator().manual_seed(config.seed)
     student = Student(student_config, generator=generator)
     if config.student.patch_filters == "motion-energy":

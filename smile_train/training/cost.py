@@ -141,15 +141,20 @@ def cost_of(
         width = config.decoder_width
         decoder = _Blocks(config.decoder_depth, width, encoder.num_tokens, encoder.mlp_ratio)
         predicted = {"masked": num_masked, "visible": visible, "all": encoder.num_tokens}[tokens]
-        parameters["decoder"] = encoder.width * width + width + decoder.parameters + 2 * width
-        parameters["head"] = (width + 1) * config.target_dim
-        flops["decoder"] = 2.0 * visible * encoder.width * width + decoder.flops
-        flops["head"] = 2.0 * predicted * width * config.target_dim
+        num_decoders, num_heads = 1 + len(config.own_target_dims), len(config.encoder_blocks)
+        parameters["decoder"] = encoder.width * width + width
+        parameters["decoder"] += num_decoders * (decoder.parameters + 2 * width)
+        parameters["head"] = (width + 1) * config.prediction_dim
+        parameters["head"] += num_heads * ((encoder.width + 1) * config.prediction_dim + 2 * encoder.width)
+        flops["decoder"] = 2.0 * visible * encoder.width * width + num_decoders * decoder.flops
+        flops["head"] = 2.0 * predicted * width * config.prediction_dim
+        flops["head"] += 2.0 * num_heads * visible * encoder.width * config.prediction_dim
         # Targets of all tokens; of the predicted tokens: target, prediction and difference, in float32.
-        activations += (encoder.num_tokens + 3 * predicted) * config.target_dim * WEIGHT_BYTES
-        kept = decoder.activation_bytes(itemsize, checkpointing=encoder.checkpointing)
+        predicted += num_heads * visible
+        activations += (encoder.num_tokens + 3 * predicted) * config.prediction_dim * WEIGHT_BYTES
+        kept = num_decoders * decoder.activation_bytes(itemsize, checkpointing=encoder.checkpointing)
         if config.decoder_chunk:
-            chunk = config.decoder_chunk * kept
+            chunk = config.decoder_chunk * kept // num_decoders
             kept = encoder.num_tokens * width * WEIGHT_BYTES
         activations += kept
     else:

@@ -117,7 +117,7 @@ def wrap_model(model: nn.Module, parallel: Literal["ddp", "fsdp"], world: World)
     from torch.distributed.fsdp import fully_shard  # the import takes seconds
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for module in model.modules():
+    for module in reversed([*model.modules()]):  # inner lists first, as fully_shard requires
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)

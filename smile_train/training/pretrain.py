@@ -137,7 +137,7 @@ class PretrainTask(Task):
         self.data = open_data(config, index_folder=out, strict=strict, progress=progress)
         self.teacher = build_teacher(config, self.data.size_hw)
         self.targets = build_targets(config, self.teacher)
-        self.student = build_student(config, self.data.size_hw, self.data.num_frames, self.targets.width)
+        self.student = build_student(config, self.data.size_hw, self.data.num_frames, self.targets)
         self.model = self.student
         self.maskers = [
             build_masker(config, number, self.student.config) for number in range(len(self.data.stages))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from smile_synth.core.errors import UserError
 from smile_train.batch import Batch
 from smile_train.config import OptimiserOptions, RunOptions
+from smile_train.models import set_fused_attention
 from smile_train.training.checkpoint import CheckpointWriter, check_same_run, load_checkpoint
 from smile_train.training.cost import peak_tflops
 from smile_train.training.distributed import World, copy_full, full_tensor, join_world, no_sync, wrap_model
@@ -264,6 +265,10 @@ class _Trainer:
             self.log = stack.enter_context(RunLog(out, keep_steps=self.start, wandb_run=wandb_run))
             self.writer = stack.enter_context(CheckpointWriter(out, keep=run.keep_checkpoints))
         task.move(self.device)
+        if self.device.type == "cpu" and self.precision == torch.bfloat16:
+            # Measured on a Xeon with AMX, 1 thread, 16 clips x 2 heads x 256 tokens x 32 channels, bf16: the
+            # backward pass takes 19 ms with the fused attention and 7 ms without (fp32: 12 and 11 ms).
+            set_fused_attention(task.model, False)
         task.model.to(self.device).train()
         self.model = wrap_model(task.model, run.parallel, world)
         if run.compile:

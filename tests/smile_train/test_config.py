@@ -34,6 +34,13 @@ MEANINGS: dict[str, tuple[Any, ...]] = {
     "smile-vitb-stage1": ("base", 128, "teacher", SMILE),
     "smile-vitb-stage2": ("base", 128, "teacher", NATURAL),
     "smile-vits": ("small", 128, "teacher", SMILE, NATURAL),
+    "smile-vits-image-motion": ("small", 256, "motion", (100000, "smile-gaussian-image", "random 0.5", 1)),
+    "smile-vits-image-clip-motion": (
+        "small",
+        256,
+        "teacher, motion",
+        (100000, "smile-gaussian-image", "trajectory 0.8", 1),
+    ),
     "videomae": ("base", 256, "pixels", (750000, "video", "tube 0.9", 1)),
 } | {
     f"smile-vits-{name}-{'clip' if target == 'teacher' else 'pixels'}": (
@@ -71,7 +78,7 @@ def changes(name: str, base: str) -> dict[str, Any]:
 def test_every_preset_has_its_meaning_and_recipes_that_exist(name: str) -> None:
     config = PretrainConfig.load(name)
     stages = config.resolved_stages
-    (target,) = config.targets
+    targets = ", ".join(target.kind for target in config.targets)
     found = [
         (
             stage.steps,
@@ -81,7 +88,7 @@ def test_every_preset_has_its_meaning_and_recipes_that_exist(name: str) -> None:
         )
         for stage in stages
     ]
-    assert (config.student.size, config.batch_size, target.kind, *found) == MEANINGS[name]
+    assert (config.student.size, config.batch_size, targets, *found) == MEANINGS[name]
     for stage in stages:
         (source,) = stage.sources
         if source.recipe is not None:
@@ -116,6 +123,8 @@ def test_presets_differ_from_their_base_as_their_comments_say() -> None:
         own = changes(f"smile-vits-{row}-clip", f"smile-vits-{row}-pixels")
         teacher = {"teacher.model": "ViT-B-16-quickgelu", "teacher.pretrained": "openai"}
         assert {key: value for key, value in own.items() if "targets" not in key} == teacher
+    own = changes("smile-vits-image-clip-motion", "smile-vits-image-clip")
+    assert own and all(key.startswith("targets.1.") for key in own)
     faithful = changes("smile-vitb-faithful", "smile-vitb")
     assert {key: value for key, value in faithful.items() if ".sources" not in key} == {
         "teacher.normalisation": "imagenet",
@@ -194,6 +203,10 @@ def test_natural_videos_are_the_backgrounds_of_the_run_by_default(config_file: P
         (["targets=[{kind: motion, offsets: [1, 1]}]"], r"offsets: should differ, got \[1, 1\]"),
         (["targets=[{kind: motion, displacement: 0.0, spread: 0.0}]"], "every part has the weight 0"),
         (["targets=[{kind: motion}, {kind: motion}]"], "give at most one target of kind motion"),
+        (["targets=[]"], "targets: list should have at least 1 item"),
+        (["targets=[{kind: pixels, decoder: own}]"], "every target has decoder own; give one of them decoder shared"),
+        (["targets=[{kind: pixels, encoder_blocks: [-1]}]"], "encoder_blocks.0: should be greater than or equal to 0"),
+        (["visible_weight=0.5"], "visible_weight: has an effect only with predicted_tokens all"),
         (["stages.0.sources=[{video: {}, overrides: ['a=1']}]"], "have no effect with video"),
         (["stages.0.sources=[]"], "stages.0.sources"),
         (["stages=[]"], "stages: list should have at least 1 item"),

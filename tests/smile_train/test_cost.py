@@ -25,6 +25,7 @@ from smile_train.training.cost import Cost, cost_of, peak_tflops
 
 BASE = StudentConfig.of_size("base", target_dim=768)
 TINY = StudentConfig.of_size("tiny", target_dim=96, num_frames=6, size_hw=(64, 48), patch_size=8)
+SEVERAL = replace(TINY, own_target_dims=(5, 3), encoder_blocks=(1, 2))
 MASKED = 100  # of TINY's 144 tokens
 
 
@@ -71,21 +72,23 @@ def test_each_stage_has_its_own_cost() -> None:
     assert fewer > 1.2 * one
 
 
-@pytest.mark.parametrize("tokens", ["masked", "visible", "all"])
-def test_operations_are_those_that_torch_counts(tokens: Tokens) -> None:
-    model, (clips, mask) = student(TINY), tiny_batch(1)
+@pytest.mark.parametrize(
+    ("config", "tokens"), [(TINY, "masked"), (TINY, "visible"), (TINY, "all"), (SEVERAL, "masked")]
+)
+def test_operations_are_those_that_torch_counts(config: StudentConfig, tokens: Tokens) -> None:
+    model, (clips, mask) = student(config), tiny_batch(1)
     # Fused attention recomputes in its backward pass, and torch counts that; the formula does not.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         predicted = model(clips, mask, MASKED, tokens=tokens)
         forward = counter.get_total_flops()
         predicted.sum().backward()
-    cost = cost_of(TINY, num_masked=MASKED, tokens=tokens)
+    cost = cost_of(config, num_masked=MASKED, tokens=tokens)
     assert sum(cost.forward_gflops.values()) == pytest.approx(forward / 1e9, rel=1e-6)
     assert cost.step_gflops == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-6)
 
 
 def test_parameters_are_those_of_the_models() -> None:
-    for config in (TINY, StudentConfig.of_size("small", target_dim=7, num_frames=4, mlp_ratio=2.5)):
+    for config in (TINY, SEVERAL, StudentConfig.of_size("small", target_dim=7, num_frames=4, mlp_ratio=2.5)):
         assert sum(cost_of(config).parameters.values()) == sum(
             p.numel() for p in student(config).parameters()
         )

@@ -27,6 +27,7 @@ OVERRIDES = [
     "run.accumulate=2",
     "run.ema_decay=0.5",
     "batch_size=8",
+    "targets=[{kind: pixels}, {kind: pixels, decoder: own, encoder_blocks: [1]}]",
 ]
 
 

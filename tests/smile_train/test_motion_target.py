@@ -16,19 +16,22 @@ from smile_train.data.batches import open_data, training_batches
 from smile_train.data.sources import BOXES, TrainingClip, collate
 from smile_train.training.build import build_targets
 from smile_train.training.logging import read_log
-from smile_train.training.pretrain import pretrain
+from smile_train.training.pretrain import plan, pretrain
 
-PARTS = "visibility: 0.5, depth: 0.1, same_object: 0.1"
+PARTS = "visibility: 0.5, depth: 0.1, same_object: 0.1, decoder: own, encoder_blocks: [1]"
 MOTION = f"targets=[{{kind: motion, offsets: [0, 1], {PARTS}}}, {{kind: pixels}}]"
 
 
 def test_a_run_learns_from_the_motion_of_its_scenes(config_file: Path, tmp_path: Path) -> None:
-    config = PretrainConfig.load(config_file, [MOTION, "stages.0.steps=4"])
+    config = PretrainConfig.load(
+        config_file, [MOTION, "stages.0.steps=4", "predicted_tokens=all", "visible_weight=0.5"]
+    )
     result = pretrain(config, tmp_path / "run")
     names = set(read_log(tmp_path / "run")[-1])
     parts = {
-        f"{kind}/motion.{part}"
+        f"{kind}/{name}.{part}"
         for kind in ("loss", "baseline_loss")
+        for name in ("motion", "motion.block1")
         for part in ("displacement", "visibility", "depth", "same_object")
     }
     assert parts | {"loss/motion", "loss/pixels", "baseline_loss/motion"} <= names
@@ -36,6 +39,14 @@ def test_a_run_learns_from_the_motion_of_its_scenes(config_file: Path, tmp_path:
     # The run goes on with the config that it wrote, and has nothing left to do.
     again = pretrain(PretrainConfig.load(tmp_path / "run" / "config.yaml"), tmp_path / "run")
     assert again.clips_per_second == 0
+
+
+def test_an_encoder_block_that_the_student_does_not_have_is_refused(config_file: Path) -> None:
+    config = PretrainConfig.load(config_file, ["targets=[{kind: pixels, encoder_blocks: [4]}]"])
+    with pytest.raises(
+        UserError, match=r"targets: encoder_blocks: the encoder has the blocks 0..3, got \[4\]"
+    ):
+        plan(config)
 
 
 def test_labels_of_motion_are_those_of_the_scene(config_file: Path, train_bank: Path) -> None:

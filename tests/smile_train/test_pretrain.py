@@ -25,7 +25,8 @@ from smile_train.config import PretrainConfig
 from smile_train.masking import Masker
 from smile_train.models import Teacher, load_student
 from smile_train.training.logging import read_log
-from smile_train.training.pretrain import plan, pretrain
+from smile_train.training.pretrain import PretrainTask, plan, pretrain
+from smile_train.training.trainer import train
 
 # Two stages: two masks per clip and objects, then one mask and none.
 STAGES = [
@@ -55,6 +56,18 @@ def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
 
 def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read_log(folder)]
+
+
+def test_bf16_on_a_cpu_trains_without_fused_attention(config_file: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        task = PretrainTask(
+            PretrainConfig.load(config_file, [*SHORT, f"run.precision={precision}"]), tmp_path / precision
+        )
+        found[precision] = train(task, tmp_path / precision).loss
+        fused = {one.fused_attn for one in task.model.modules() if hasattr(one, "fused_attn")}
+        assert fused == {precision == "fp32"}
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.02)
 
 
 def two_stages(config_file: Path, *more: str) -> PretrainConfig:

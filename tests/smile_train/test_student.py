@@ -35,6 +35,7 @@ from smile_train.models import (
     load_student_weights,
     pick_tokens,
     save_model,
+    set_fused_attention,
     split_tokens,
     steps_of,
 )
@@ -107,7 +108,7 @@ def test_outputs_are_those_of_the_published_model(size: str) -> None:
     clips = channel_first.view(1, 3, 16, 224, 224).float().transpose(1, 2)
     mask = torch.arange(1568)[None] % 5 != 0
     encoded: list[Tensor] = []
-    student.encoder.register_forward_hook(lambda _module, _inputs, output: encoded.append(output))
+    student.encoder.norm.register_forward_hook(lambda _module, _inputs, output: encoded.append(output))
     with torch.no_grad():
         predicted = student(clips, mask)
     for name, value in (("encoder", encoded[0]), ("output", predicted)):
@@ -139,6 +140,32 @@ def test_parameters_have_the_published_names_shapes_and_order(form: str) -> None
     )
 
 
+def test_further_decoders_and_heads_of_encoder_blocks_add_predictions(tmp_path: Path) -> None:
+    plain = Student(CONFIG, generator=seeded())
+    config = config_with(own_target_dims=(3, 1), encoder_blocks=(0, 2))
+    student = Student(config, generator=seeded())
+    outputs = []
+    for number in (0, 2):
+        block(student.encoder, number).register_forward_hook(lambda *call: outputs.append(call[2]))
+    clips, mask = tiny_clips(), tiny_mask()
+    with torch.no_grad():
+        predicted = student(clips, mask, tokens="all")
+        assert predicted.shape == (2, 18 + 7 + 7, 5 + 3 + 1)
+        # The decoder has the weights that it has alone.
+        assert torch.equal(predicted[:, :18, :5], plain(clips, mask, tokens="all"))
+        for number, tokens in enumerate(outputs):
+            norm, head = student.block_heads[number]  # type: ignore[misc]
+            assert torch.equal(predicted[:, 18 + 7 * number :][:, :7], head(norm(tokens)))
+        student.own_decoders[1].get_submodule("head").weight.zero_()
+        again = student(clips, mask)
+    assert again[:, :11, 5:8].any() and not again[:, :11, 8].any()
+    save_model(tmp_path / STUDENT, student)
+    loaded = load_student(tmp_path)
+    assert loaded.config == config and torch.equal(loaded.mask_token, student.mask_token)
+    with pytest.raises(ValueError, match=r"encoder_blocks: the encoder has the blocks 0..2, got \[3\]"):
+        config_with(encoder_blocks=(3,))
+
+
 def test_patches_are_embedded_as_by_conv3d() -> None:
     encoder = Encoder(ENCODER, generator=seeded())
     clips = tiny_clips()
@@ -157,6 +184,20 @@ def test_positions_are_sine_and_cosine_of_the_token_index() -> None:
         angle = token / 10000 ** (2 * (column // 2) / 24)
         expected = math.cos(angle) if column % 2 else math.sin(angle)
         assert position[token, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_attention_gives_the_same_in_bf16_fused_or_not() -> None:
+    student, found = Student(CONFIG, generator=seeded()), {}
+    for fused in (True, False):
+        set_fused_attention(student, fused)
+        assert block(student.encoder, 1).attn.fused_attn == student.decoder.blocks[1].attn.fused_attn == fused
+        student.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = student(tiny_clips(), tiny_mask())
+        predicted.float().square().sum().backward()
+        found[fused] = predicted, block(student.encoder, 0).attn.qkv.weight.grad
+    for first, second in zip(found[True], found[False], strict=True):
+        assert (first - second).norm() < 0.02 * second.norm()
 
 
 def test_attention_is_softmax_of_scaled_products_with_biased_queries_and_values() -> None:

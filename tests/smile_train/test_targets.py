@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from smile_train.batch import Batch
 from smile_train.config import MotionTarget, PixelTarget, TargetOptions, TeacherTarget
 from smile_train.models import Encoder, EncoderConfig, Student, StudentConfig, pick_tokens
-from smile_train.targets import LOSSES, TARGETS, TOKEN_NORMS, Targets, pixel_targets, zscore_over_clip
+from smile_train.targets import (
+    LOSSES,
+    TARGETS,
+    TOKEN_NORMS,
+    Targets,
+    pixel_targets,
+    token_weights,
+    zscore_over_clip,
+)
 
 MASK = torch.rand(2, 18, generator=torch.Generator().manual_seed(8)).argsort(1) < 11
 
@@ -208,6 +216,53 @@ def test_the_loss_is_on_the_tokens_that_the_student_predicts(tokens: Any) -> Non
     values = torch.empty(2, 18, 96).scatter_(1, order[..., None].expand(-1, -1, 96), everything)
     built = targets.build(batch())._replace(values=[values])
     assert targets.losses(prediction, built, MASK, 11)["loss"] < 1e-9
+
+
+def test_targets_of_other_decoders_and_encoder_blocks_have_losses_of_their_own() -> None:
+    options = (
+        PixelTarget(decoder="own", weight=2.0, encoder_blocks=[2]),
+        MotionTarget(offsets=[0, 1], spread=0.0, weight=0.5, encoder_blocks=[0, 2]),
+    )
+    targets = targets_of(*options)
+    assert targets.names == ["motion", "pixels"] and targets.encoder_blocks == (0, 2)
+    assert (targets.shared_width, targets.own_widths, targets.width) == (4, (96,), 100)
+    built = targets.build(Batch(torch.arange(2), batch().frames, motion_labels()))
+    # 11 masked tokens, then the 7 visible tokens after block 0 and those after block 2.
+    prediction = torch.randn(2, 25, 100, generator=torch.Generator().manual_seed(5))
+    found = targets.losses(prediction, built, MASK, 11)
+    visible = pick_tokens(built.values[1], MASK, 11, "visible")
+    torch.testing.assert_close(found["loss/pixels.block2"], F.mse_loss(prediction[:, 18:, 4:], visible))
+    assert "loss/pixels.block0" not in found and "baseline_loss/motion.block0" in found
+    alone = targets_of(MotionTarget(offsets=[0, 1], spread=0.0), tokens="visible")
+    values = built._replace(values=built.values[:1], weights=built.weights[:1])
+    torch.testing.assert_close(
+        found["loss/motion.block0"], alone.losses(prediction[:, 11:18, :4], values, MASK, 11)["loss"]
+    )
+    motion = sum(found[f"loss/motion{name}"] for name in ("", ".block0", ".block2"))
+    pixels = found["loss/pixels"] + found["loss/pixels.block2"]
+    torch.testing.assert_close(found["loss"], 0.5 * motion + 2 * pixels)
+
+
+@pytest.mark.parametrize("name", ["l2", "smooth_l1", "cosine"])
+def test_visible_tokens_count_less_the_farther_they_are_from_masked_ones(name: Any) -> None:
+    # Of 4x1x5 tokens, (0, 0, 0) and (3, 0, 4) are masked. Distances along time, by frame:
+    distances = [[0, 1, 2, 3, 3], [1, 1, 2, 2, 2], [2, 2, 2, 1, 1], [3, 3, 2, 1, 0]]
+    mask = torch.tensor(distances).flatten()[None] == 0
+    weights = token_weights(mask, (4, 1, 5), 0.5)
+    assert weights.shape == (1, 20, 1)
+    expected = [1.0 if d == 0 else 0.5 / math.sqrt(d) for row in distances for d in row]
+    assert weights.flatten().tolist() == pytest.approx(expected)
+    targets = Targets(
+        [PixelTarget(loss=name)], patch_size=4, tubelet_size=2, tokens="all", visible_weight=0.5
+    )
+    frames = torch.randint(0, 256, (1, 8, 3, 4, 20), dtype=torch.uint8, generator=torch.Generator())
+    built = targets.build(Batch(torch.arange(1), frames))
+    prediction = torch.randn(1, 20, 96, generator=torch.Generator().manual_seed(5))
+    order = torch.cat([(~mask[0]).nonzero(), mask[0].nonzero()])[:, 0]
+    losses = torch.stack([LOSSES[name](prediction[0, k], built.values[0][0, n]) for k, n in enumerate(order)])
+    own = torch.tensor(expected)[order]
+    found = targets.losses(prediction, built, mask, 2)["loss"]
+    torch.testing.assert_close(found, (own * losses).sum() / own.sum())
 
 
 def motion_labels() -> dict[str, Tensor]:
