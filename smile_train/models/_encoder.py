@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +66,8 @@ def set_fused_attention(model: nn.Module, fused: bool) -> None:
     The results differ by rounding only.
     """
     for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
+        if hasattr(module, "fused_attn"):  # an attention layer of timm
+            cast(Any, module).fused_attn = fused
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
