@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,14 +16,8 @@ from torch import Tensor
 from smile_train.batch import Batch
 from smile_train.config import MotionTarget, PixelTarget, TargetOptions, TeacherTarget
 from smile_train.models import Teacher, Tokens, pick_tokens
+from smile_train.motion_target import EPS, Motion, token_grid, weighted_mean
 
-EPS = 1e-6
-MOTION_BETA = 0.1
-LINEAR_SCALE = 10.0
-# Ranks of owners from the front; the last class holds all further ranks.
-DEPTH_CLASSES = 4
-# Of the part same_object: values of an embedding, temperature, and compared tokens of a clip.
-EMBEDDING_WIDTH, TEMPERATURE, COMPARED_TOKENS = 16, 0.1, 128
 Loss = Callable[..., Tensor]
 
 
@@ -41,6 +34,11 @@ class Context(NamedTuple):
     tubelet_size: int
     teacher: Teacher | None
     motion_offsets: tuple[int, ...] = ()
+
+    @property
+    def token_thw(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a token."""
+        return self.tubelet_size, self.patch_size, self.patch_size
 
 
 class Target(Protocol):
@@ -127,186 +125,11 @@ class Pixels:
         return _mean_loss(self._loss, prediction, target, weights), {}
 
 
-class MotionPart(NamedTuple):
-    """A part of a motion target.
-
-    Attributes:
-        width: predicted values per token, and per offset if there is one value for each offset.
-        per_offset: whether it is predicted for each offset.
-        loss: mean loss of predictions and targets ``[B, P, ..., width]`` with weights ``[B, P, ...]``.
-        baseline: of targets ``[B, N, ..., width]``, a prediction ``[B, 1, ..., width]``.
-    """
-
-    width: int
-    per_offset: bool
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
-    baseline: Callable[[Tensor], Tensor]
+def _motion(options: MotionTarget, context: Context) -> Motion:
+    return Motion(options, context.token_thw, context.motion_offsets)
 
 
-class Motion:
-    """The exact motion of the token's owner (`smile_synth.core.clip.TokenMotion`).
-
-    Values of a token: all per-offset parts of the first offset, then those of the next offset, then the
-    other parts. Weights of a token: one per offset, then one for the other parts.
-    """
-
-    def __init__(self, options: MotionTarget, context: Context) -> None:
-        """Store the options."""
-        self._part_weights = {name: getattr(options, name) for name in MOTION_PARTS if getattr(options, name)}
-        self._num_offsets = len(options.offsets)
-        order = context.motion_offsets or tuple(options.offsets)
-        self._offset_places = [order.index(offset) for offset in options.offsets]
-        self._background_weight = options.background_weight
-        self._token = context.tubelet_size, context.patch_size, context.patch_size
-        chosen = {name: MOTION_PARTS[name] for name in self._part_weights}
-        self._offset_widths = {name: part.width for name, part in chosen.items() if part.per_offset}
-        self._other_widths = {name: part.width for name, part in chosen.items() if not part.per_offset}
-        self.width = sum(self._offset_widths.values()) * self._num_offsets + sum(self._other_widths.values())
-
-    def build(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """See `Target.build`. Tokens of natural videos have the weight 0."""
-        labels, grid = batch.labels, token_grid(batch, self._token)
-        if "motion_valid" not in labels:  # all clips of the batch are natural videos
-            empty = batch.frames.new_zeros((len(batch), math.prod(grid), 1), dtype=torch.float32)
-            return empty.expand(-1, -1, self.width), empty.expand(-1, -1, self._num_offsets + 1)
-        parts = {name: self._values(name, labels, grid) for name in self._part_weights}
-        valid = labels["motion_valid"][:, self._offset_places].float().transpose(1, 2)  # [B, N, D]
-        has_scene = valid.amax((1, 2), keepdim=True).expand(-1, valid.shape[1], -1)
-        weights = torch.cat([valid, has_scene], dim=2)
-        in_background = labels["motion_object"][..., None] == 0
-        return self._join(parts), torch.where(in_background, self._background_weight * weights, weights)
-
-    def baseline(self, values: Tensor) -> Tensor:
-        """See `Target.baseline`: no motion, the shares of visible tokens and of ranks, equal embeddings."""
-        parts = self._split(values)
-        return self._join({name: MOTION_PARTS[name].baseline(value) for name, value in parts.items()})
-
-    def loss(
-        self, prediction: Tensor, target: Tensor, weights: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Target.loss`; weights are ``[B, P, D + 1]``."""
-        assert weights is not None
-        predictions, targets, parts = self._split(prediction), self._split(target), {}
-        for name in self._part_weights:
-            part = MOTION_PARTS[name]
-            own = weights[..., :-1] if part.per_offset else weights[..., -1]
-            parts[name] = part.loss(predictions[name], targets[name], own)
-        total = torch.stack([weight * parts[name] for name, weight in self._part_weights.items()]).sum()
-        return total, parts if len(parts) > 1 else {}
-
-    def _values(self, name: str, labels: dict[str, Tensor], grid_thw: tuple[int, int, int]) -> Tensor:
-        """Return the targets of a part, ``[B, N, D, width]`` or ``[B, N, width]``."""
-        if name == "depth":
-            ranks = front_ranks(labels["motion_depth"].unflatten(1, (grid_thw[0], -1))).flatten(1)
-            return F.one_hot(ranks, DEPTH_CLASSES).float()
-        if name == "same_object":  # only the first value is used
-            return labels["motion_object"].float()[..., None].expand(-1, -1, EMBEDDING_WIDTH)
-        value = labels[f"motion_{name}"][:, self._offset_places].float().transpose(1, 2)
-        if name == "visibility":
-            return value[..., None]
-        return LINEAR_SCALE * value.flatten(3) if name == "linear" else value.sign() * value.abs().log1p()
-
-    def _split(self, values: Tensor) -> dict[str, Tensor]:
-        """Return the parts of ``[B, N, width]`` by name."""
-        widths, others = self._offset_widths, self._other_widths
-        per_offset, rest = values.tensor_split([self.width - sum(others.values())], dim=2)
-        per_offset = per_offset.unflatten(2, (self._num_offsets, sum(widths.values())))
-        return {
-            **dict(zip(widths, per_offset.split([*widths.values()], -1), strict=True)),
-            **dict(zip(others, rest.split([*others.values()], -1), strict=True)),
-        }
-
-    def _join(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return ``[B, N, width]``; the inverse of `_split`."""
-        joined = (
-            [torch.cat([parts[name] for name in self._offset_widths], -1).flatten(2)]
-            if self._offset_widths
-            else []
-        )
-        return torch.cat([*joined, *(parts[name] for name in self._other_widths)], dim=-1)
-
-
-def front_ranks(depth: Tensor) -> Tensor:
-    """Return the rank from the front of each token among the owners that its tubelet shows.
-
-    Args:
-        depth: ``[B, T, N]``, number of layers behind the owner of each token.
-
-    Returns:
-        int64 ``[B, T, N]``: the number of different larger depths in the tubelet, at most
-        `DEPTH_CLASSES` - 1. 0 is the front-most owner.
-    """
-    ranks, left = torch.zeros_like(depth, dtype=torch.int64), depth
-    for _ in range(DEPTH_CLASSES - 1):
-        left = left.masked_fill(left == left.amax(-1, keepdim=True), -1)
-        ranks += left >= 0
-    return ranks
-
-
-def _mean_loss(loss: Loss, prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of a loss in `LOSSES` over the tokens; weights are ``[B, P, 1]``."""
-    if weights is None:
-        return loss(prediction, target)
-    return _weighted_mean(loss(prediction, target, reduction="none").mean(-1), weights[..., 0])
-
-
-def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    return (losses * weights).sum() / weights.sum().clamp(min=EPS)
-
-
-def _smooth_l1(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    losses = F.smooth_l1_loss(prediction, target, beta=MOTION_BETA, reduction="none")
-    return _weighted_mean(losses.mean(-1), weights)
-
-
-def _binary(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    losses = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
-    return _weighted_mean(losses.mean(-1), weights)
-
-
-def _cross_entropy(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    return _weighted_mean(-(target * prediction.log_softmax(-1)).sum(-1), weights)
-
-
-def _contrastive(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Return the supervised contrastive loss of embeddings (Khosla et al., arXiv 2004.11362, eq. 2).
-
-    Tokens of a clip are compared with each other; of many tokens, `COMPARED_TOKENS` at equal steps. Tokens
-    of an owner attract, others repel. A token without another token of its owner has no loss; neither has
-    one of an unlabelled layer, since several layers share its number.
-    """
-    count = min(prediction.shape[1], COMPARED_TOKENS)
-    chosen = torch.arange(count, device=prediction.device) * prediction.shape[1] // count
-    owners, weights = target[:, chosen, 0], weights[:, chosen]
-    vectors, itself = (
-        F.normalize(prediction[:, chosen], dim=-1),
-        torch.eye(count, device=owners.device).bool(),
-    )
-    with torch.autocast(vectors.device.type, enabled=False):
-        similarity = vectors @ vectors.transpose(1, 2) / TEMPERATURE
-    log_shares = similarity.masked_fill(itself, -math.inf).log_softmax(-1).masked_fill(itself, 0.0)
-    same = (owners[:, :, None] == owners[:, None]) & ~itself
-    num_same = same.sum(-1)
-    losses = -(log_shares * same).sum(-1) / num_same.clamp(min=1)
-    return _weighted_mean(losses, weights * ((num_same > 0) & (owners >= 0)))
-
-
-def _zero(values: Tensor) -> Tensor:
-    return torch.zeros_like(values[:, :1])
-
-
-MOTION_PARTS = {
-    "displacement": MotionPart(2, True, _smooth_l1, _zero),
-    "spread": MotionPart(2, True, _smooth_l1, _zero),
-    "linear": MotionPart(4, True, _smooth_l1, _zero),
-    "visibility": MotionPart(1, True, _binary, lambda v: torch.logit(v.mean(1, keepdim=True), eps=0.01)),
-    "camera": MotionPart(2, True, _smooth_l1, _zero),
-    "depth": MotionPart(
-        DEPTH_CLASSES, False, _cross_entropy, lambda v: v.mean(1, keepdim=True).clamp(min=0.01).log()
-    ),
-    "same_object": MotionPart(EMBEDDING_WIDTH, False, _contrastive, _zero),
-}
-TARGETS: dict[str, Callable[..., Target]] = {"teacher": TeacherTokens, "pixels": Pixels, "motion": Motion}
+TARGETS: dict[str, Callable[..., Target]] = {"teacher": TeacherTokens, "pixels": Pixels, "motion": _motion}
 
 
 class Built(NamedTuple):
@@ -369,7 +192,7 @@ class Targets:
         order = sorted(range(len(options)), key=lambda n: options[n].decoder == "own")
         self.names, self._options = [names[n] for n in order], [options[n] for n in order]
         self._targets = [TARGETS[one.kind](one, context) for one in self._options]
-        self._token = tubelet_size, patch_size, patch_size
+        self._token = context.token_thw
         self._tokens, self._visible_weight = tokens, visible_weight
         self._widths = [target.width for target in self._targets]
         self.width = sum(self._widths)
@@ -459,11 +282,11 @@ def token_weights(mask: Tensor, grid_thw: tuple[int, int, int], visible_weight: 
     return weights.masked_fill(mask, 1.0)[..., None]
 
 
-def token_grid(batch: Batch, token_thw: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return the number of tokens of a clip along time, height and width."""
-    frames, _, height, width = batch.frames.shape[1:]
-    time, rows, columns = token_thw
-    return frames // time, height // rows, width // columns
+def _mean_loss(loss: Loss, prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of a loss in `LOSSES` over the tokens; weights are ``[B, P, 1]``."""
+    if weights is None:
+        return loss(prediction, target)
+    return weighted_mean(loss(prediction, target, reduction="none").mean(-1), weights[..., 0])
 
 
 def _cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

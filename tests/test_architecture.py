@@ -15,7 +15,7 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "collapse", "batch", "models", "masking", "targets", "data", "materials", "training", "export", "evaluate",
+        "config", "collapse", "batch", "models", "masking", "motion_target", "targets", "data", "materials", "training", "export", "evaluate",
         "ablate", "report", "demo", "cli",
     ],
 }  # fmt: skip

@@ -170,7 +170,7 @@ class MotionTarget(TargetBase):
     same_object: NonNegative = 0.0
     """Weight of a contrastive loss: tokens of a clip get similar embeddings if one object owns both, in the
     same or in different tubelets, and different embeddings if not. The background counts as one object.
-    Compares up to 128 of the tokens that the loss is computed on, at equal steps."""
+    Compares up to 64 of the tokens that the loss is computed on, at equal steps."""
     background_weight: NonNegative = 1.0
     """Weight of tokens of the background relative to tokens of objects."""
 

@@ -344,11 +344,11 @@ def same_object_loss(embeddings: Tensor, owners: list[int], weights: list[float]
     return sum(weight * loss for weight, loss in losses) / sum(weight for weight, _ in losses)
 
 
-@pytest.mark.parametrize("compared", [128, 4])
+@pytest.mark.parametrize("compared", [64, 4])
 def test_same_object_attracts_tokens_of_an_owner_and_repels_others(
     compared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smile_train.targets.COMPARED_TOKENS", compared)
+    monkeypatch.setattr("smile_train.motion_target.COMPARED_TOKENS", compared)
     owners = torch.tensor([0, 1, 2, 0, -1, 0, 1, 2, 0, -1, 0, 1, 0, 3, 2, 0, 0, 1], dtype=torch.int16)
     labels = {**motion_labels(), "motion_object": torch.stack([owners, torch.zeros_like(owners)])}
     options = MotionTarget(offsets=[0, 1], spread=0.0, same_object=0.5, background_weight=0.25)
