@@ -14,8 +14,9 @@ from smile_synth.backgrounds._index import index_files
 from smile_synth.core.errors import UserError
 from smile_synth.core.texture import Texture
 from smile_synth.io import images, videos
-from smile_synth.io.files import REPEATED_LINK, walk
+from smile_synth.io.files import REPEATED_LINK, other_suffixes, walk
 from smile_synth.io.images import Reject, UInt8, load_rgb, read_bytes
+from smile_synth.io.lists import read_rows, with_slashes
 from smile_synth.io.videos import VideoInfo, read_frames
 
 SUFFIXES = (*images.SUFFIXES, *videos.SUFFIXES)
@@ -36,6 +37,7 @@ class BackgroundFolder:
         digest: sha256 of names and contents.
         unreadable: unusable files, with the reason.
         cut_short: videos that are damaged and used up to the damage, with the reason.
+        passed_over: numbers of files with other suffixes in the folder, for example "2 .txt".
 
     Example:
         >>> len(BackgroundFolder("photos").files)
@@ -51,9 +53,9 @@ class BackgroundFolder:
     ) -> None:
         """Index a folder, subfolders included, or a text file that lists one path per line.
 
-        The paths of a list are relative to the list's folder; empty lines and lines that start with # are
-        ignored. The properties of a file are cached in the user's cache directory (SMILE_CACHE, else
-        smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
+        The paths of a list are relative to the list's folder; labels after the paths are ignored, as in a
+        list for training. The properties of a file are cached in the user's cache directory (SMILE_CACHE,
+        else smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
 
         Args:
             path: the folder or the list.
@@ -70,10 +72,13 @@ class BackgroundFolder:
         self.videos: list[VideoInfo] = []
         self.unreadable: list[tuple[Path, str]] = []
         self.cut_short: list[tuple[Path, str]] = []
+        self.passed_over = ""
         if self.path.is_dir():
             root, names = self.path, self._walk()
         elif self.path.is_file():
-            root, names = self.path.parent, _read_list(self.path)
+            root = self.path.parent
+            rows = read_rows(self.path, SUFFIXES, "backgrounds")
+            names = [with_slashes(root, row.path) for row in rows]
         else:
             raise UserError(f"backgrounds '{path}': no such folder or list")
         digest = hashlib.sha256()
@@ -92,7 +97,10 @@ class BackgroundFolder:
                 self.sizes_hw.append(entry.size_hw)
             digest.update(os.fsencode(name) + f"\0{entry.sha256}\n".encode())
         if not self.files and not self.videos:
-            found = f"{len(self.unreadable)} unreadable ones" if self.unreadable else "none"
+            found = "none"
+            if self.unreadable:
+                file, reason = self.unreadable[0]
+                found = f"{len(self.unreadable)} unreadable ones; the first, '{file}': {reason}"
             raise UserError(
                 f"backgrounds '{path}': expected images or videos ({', '.join(SUFFIXES)}), found {found}"
             )
@@ -164,22 +172,13 @@ class BackgroundFolder:
     def _walk(self) -> list[str]:
         """Return the names of all files with a known suffix; links are followed, to every folder once."""
         files, links = walk(self.path)
+        self.passed_over = other_suffixes(files, SUFFIXES)
         self.unreadable += [(link, f"is {REPEATED_LINK}") for link in links]
         known = (path.relative_to(self.path) for path in files if path.name.lower().endswith(SUFFIXES))
         return [path.as_posix() for path in sorted(known)]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": OrderedDict()}  # every worker process fills its own cache
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"backgrounds '{path}': expected a folder or a text file of paths") from None
-    except OSError as error:
-        raise UserError(f"backgrounds '{path}': cannot be read: {error.strerror}") from None
-    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def _num_bytes(item: Texture | UInt8) -> int:

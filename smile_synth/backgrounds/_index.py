@@ -17,12 +17,12 @@ from pydantic import TypeAdapter
 
 from smile_synth.core.cache import cache_folder
 from smile_synth.core.errors import UserError
-from smile_synth.io import videos
 from smile_synth.io.atomic import write_bytes
 from smile_synth.io.images import Reject, load_rgb, read_bytes
-from smile_synth.io.videos import VideoInfo, inspect_video
+from smile_synth.io.videos import VideoInfo, inspect_video, is_video
 from smile_synth.parallel.workers import available_cores
 
+_VERSION = 2  # of the entries; others are not read
 _MIN_AGE_NS = 2 * 10**9  # a younger file may change again without a change of its time
 
 _Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
@@ -63,7 +63,7 @@ def index_files(
         names: the files.
         progress: called with (files inspected, files to inspect).
     """
-    key = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]
+    key = hashlib.sha256(os.fsencode(source.resolve()) + b"\0%d" % _VERSION).hexdigest()[:32]
     cache = cache_folder() / "backgrounds" / f"{key}.json"
     cached, now_ns = _load(cache), time.time_ns()
     stamps = {name: _stamp(root / name) for name in names}
@@ -111,7 +111,7 @@ def _inspect(file: Path) -> Entry:
     try:
         if file.is_dir():
             raise Reject("is a folder")
-        if file.suffix.lower() in videos.SUFFIXES:
+        if is_video(file):
             video = inspect_video(file)
             with file.open("rb") as opened:
                 return Entry(hashlib.file_digest(opened, "sha256").hexdigest(), video=video)

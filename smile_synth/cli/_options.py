@@ -123,6 +123,8 @@ def open_sources(bank: Path, backgrounds: Path | None, strict: bool = False) -> 
     with progress_bar("index backgrounds", "files") as progress:
         sources = Sources.open(bank, backgrounds, progress=progress)
     folder = sources.backgrounds
+    if folder is not None and folder.passed_over:
+        print_labelled("passed over", f"{backgrounds}: {folder.passed_over}, neither images nor videos")
     if folder is None or not (folder.unreadable or folder.cut_short):
         return sources
     faults = [("skipped", *item) for item in folder.unreadable]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 REPEATED_LINK = "a link to a folder that is listed already"
@@ -51,3 +52,10 @@ def printable(name: str) -> str:
 def content_key(data: bytes) -> str:
     """Return 32 hex digits that identify a file's content: half of its sha256."""
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def other_suffixes(files: Iterable[Path], suffixes: Sequence[str]) -> str:
+    """Return the numbers of the files without one of some suffixes, for example ``"3 .txt, 1 .xyz"``."""
+    counts = Counter(file.suffix.lower() or "without suffix" for file in files)
+    others = [(suffix, count) for suffix, count in counts.most_common() if suffix not in suffixes]
+    return ", ".join(f"{count} {suffix}" for suffix, count in others)

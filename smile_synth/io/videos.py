@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from smile_synth.io.atomic import write_bytes
@@ -21,8 +22,13 @@ from smile_synth.io.pixel_format import PixelFormat
 
 UInt8 = NDArray[np.uint8]
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".gif")
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".gif",
+)  # fmt: skip
 DEFAULT_CRF = 18
+# Streams of one image: covers, and thumbnails of the timeline.
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails
 # Frames between two entries of `VideoInfo`, at least.
 _MIN_ENTRY_DISTANCE = 16
 
@@ -96,7 +102,7 @@ def decode_video(data: bytes) -> UInt8:
     convert = PixelFormat()
     try:
         with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
-            stream = _video_stream(container)
+            stream = video_stream(container)
             stream.codec_context.thread_count = 1
             frames = [convert.to_rgb(frame) for frame in container.decode(stream)]
     except av.FFmpegError as error:
@@ -140,7 +146,7 @@ def inspect_video(file: Path) -> VideoInfo:
     with _open(file) as (container, stream):
         try:
             for packet in container.demux(stream):
-                packets += packet.size > 0
+                packets += is_stored(packet)
                 for frame in packet.decode():
                     if number and _upright_hw(frame) != size_hw:
                         raise Reject(f"changes its size at frame {number}")
@@ -153,7 +159,7 @@ def inspect_video(file: Path) -> VideoInfo:
                     number += 1
         except av.FFmpegError as error:
             cut_short = f"{error.strerror} after {number} frames"
-        if not cut_short and (packets < stream.frames or _lacks_gif_trailer(file)):
+        if not cut_short and lacks_packets(file, container, packets):
             cut_short = f"the file ends after {number} frames"
     if number == 0:
         raise Reject("holds no frame that can be decoded")
@@ -191,12 +197,68 @@ def read_frames(file: Path, info: VideoInfo, numbers: Sequence[int]) -> UInt8:
     raise Reject("has changed since it was indexed")
 
 
-def _lacks_gif_trailer(file: Path) -> bool:
-    """Return whether a file is a GIF without its last byte; a GIF has no number of frames in its header."""
+def is_video(path: Path) -> bool:
+    """Return whether a file name has a suffix of videos."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def video_stream(container: Any) -> Any:
+    """Return the first video stream of an open container that is no cover image.
+
+    Raises:
+        Reject: there is none, or no decoder for it.
+    """
+    found = [s for s in container.streams.video if not s.disposition & _STILL]
+    if not found:
+        is_cover = bool(container.streams.video)
+        raise Reject("holds no video, only a cover" if is_cover else "holds no image, only sound or data")
+    # Some phones store a preview as an ordinary stream of one frame.
+    found.sort(key=lambda stream: (stream.codec_context is None, stream.frames == 1))
+    if found[0].codec_context is None:
+        raise Reject("holds no video that can be decoded")
+    return found[0]
+
+
+def is_stored(packet: Any) -> bool:
+    """Return whether a packet is in the file; PyAV adds an empty one at the end."""
+    return bool(packet.size or packet.dts is not None)
+
+
+def lacks_packets(file: Path, container: Any, packets: int) -> bool:
+    """Return whether a file was cut, so that fewer packets can be read than its header says.
+
+    Args:
+        file: the path.
+        container: the file, opened and read to its end.
+        packets: number of packets of its video that were read.
+    """
+    name = container.format.name
+    if name == "gif":  # has no number of frames in its header
+        with file.open("rb") as opened:
+            opened.seek(-1, os.SEEK_END)
+            return opened.read(1) != b";"
+    if name == "avi":  # the header also counts repeated frames, which have no data
+        return _lacks_riff_bytes(file)
+    stream = video_stream(container)
+    if packets >= stream.frames:
+        return False
+    if name.startswith("mov,"):
+        # A video that was trimmed without encoding stores frames that its edit list hides.
+        options = {"ignore_editlist": "1"}
+        with av.open(os.path.abspath(file), metadata_errors="replace", options=options) as whole:
+            packets = sum(map(is_stored, whole.demux(whole.streams[stream.index])))
+    return bool(packets < stream.frames)
+
+
+def _lacks_riff_bytes(file: Path) -> bool:
+    """Return whether a RIFF file is shorter than the sizes in its chunks say."""
+    size, end = file.stat().st_size, 0
     with file.open("rb") as opened:
-        is_gif = opened.read(4) == b"GIF8"
-        opened.seek(-1, os.SEEK_END)
-        return is_gif and opened.read(1) != b";"
+        while (head := opened.read(8))[:4] == b"RIFF":
+            end += 8 + int.from_bytes(head[4:], "little")
+            end += end % 2
+            opened.seek(end)
+    return end > size + 1  # the last byte of padding may be missing
 
 
 @contextmanager
@@ -212,16 +274,10 @@ def _open(file: Path) -> Iterator[tuple[Any, Any]]:
             raise
         raise Reject(f"is no video: {error.strerror}") from None
     with container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield container, stream
-
-
-def _video_stream(container: Any) -> Any:
-    if not container.streams.video or container.streams.video[0].codec_context is None:
-        raise Reject("holds no video that can be decoded")
-    return container.streams.video[0]
 
 
 def _frames_from(container: Any, stream: Any, number: int, pts: int | None) -> Iterator[tuple[int, Any]]:

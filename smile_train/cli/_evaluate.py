@@ -15,7 +15,7 @@ from typer import Argument, Option
 from smile_synth.cli import check_suffix, console, print_labelled, progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
-from smile_train.cli._output import print_motion_probes, print_skipped
+from smile_train.cli._output import print_motion_probes, print_passed_over, print_skipped
 
 if TYPE_CHECKING:
     from smile_train.data.video_lists import LabelledVideo
@@ -63,6 +63,7 @@ def embed_command(
             extractor=Extractor(cache, workers, world, lambda _, done, total: progress(done, total)),
             strict=strict,
         )
+    print_passed_over(videos)
     print_skipped(report.broken)
     console.print(
         f"{report.num_videos} videos ({report.num_windows} clips), {report.width} values each, in {out}; "
@@ -128,6 +129,7 @@ def evaluate_command(
                 cache, workers, world, lambda what, done, total: progress(done, total, what=what)
             ),
         )  # fmt: skip
+    print_passed_over(None if hmdb else videos, test)
     print_skipped(result.broken)
     for name, protocol, reason in result.left_out:
         print_labelled(f"left out of {protocol}", f"{name}: {reason}")

@@ -157,6 +157,16 @@ def print_skipped(broken: Sequence[tuple[str, str]]) -> None:
         print_labelled("skipped", f"{name}: {reason}")
 
 
+def print_passed_over(*sources: str | Path | None) -> None:
+    """Print how many files of other suffixes are in folders of videos; lists and None are left out."""
+    from smile_train.data.video_lists import passed_over
+
+    for source in sources:
+        others = "" if source is None else passed_over(source)
+        if others:
+            print_labelled("passed over", f"{source}: {others}, which are no suffixes of videos")
+
+
 def print_motion_probes(result: MotionProbeResult) -> None:
     """Print scores of motion probes with their controls."""
     from smile_train.evaluate import format_interval

@@ -12,6 +12,7 @@ from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
 from smile_train.cli._output import (
     print_heads,
+    print_passed_over,
     print_teacher_scores,
     print_test,
     print_training_end,
@@ -112,6 +113,8 @@ def finetune_command(
         task = FinetuneTask(loaded, folder, shown.videos)
         shown.total_steps = task.phases[-1].end_step
         result = train(task, folder, on_log=shown.on_log)
+    videos = loaded.videos
+    print_passed_over(videos.train, videos.validation, videos.test)
     print_training_end(result, f"loss {result.loss:.4f}")
     if task.test is not None:
         print_test(task.test, folder / "test.json")
@@ -130,6 +133,8 @@ def train_probe_command(
         task = ProbeTask(loaded, out, shown.videos)
         shown.total_steps = task.phases[-1].end_step
         result = train(task, out, on_log=shown.on_log)
+    videos = loaded.videos
+    print_passed_over(videos.train, videos.validation, videos.test)
     print_training_end(result, f"{len(task.model.specs)} heads")
     print_heads(task.test, out / "test.json")
 

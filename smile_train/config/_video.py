@@ -24,6 +24,9 @@ class FrameOptions(Options):
     """Distance in seconds, instead of stride_frames. A time selects the frame that is on screen then."""
     short: Literal["repeat", "loop", "stretch"] = "repeat"
     """If a video is shorter than a window: repeat its last frame, loop it, or spread num_frames over it."""
+    damaged: Literal["refuse", "decode"] = "refuse"
+    """A video that is damaged or cut short: refuse it, or decode what is readable. A frame that cannot be
+    decoded is then replaced by the one before it."""
 
 
 class SamplingOptions(FrameOptions):

@@ -1,12 +1,14 @@
-"""Decode frames of video files by their numbers.
+"""Decode frames of videos by their numbers.
 
-PyAV decodes, or torchcodec where it is installed together with the FFmpeg libraries that it needs. Both
-return the same pixels.
+PyAV decodes files, or torchcodec where it is installed together with the FFmpeg libraries that it needs.
+Both return the same pixels. A folder of numbered images is a video, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
+from smile_synth.io.images import Reject, load_rgb, read_bytes
 from smile_synth.io.pixel_format import PixelFormat
+from smile_synth.io.videos import is_stored, lacks_packets, video_stream
+from smile_train.data.frame_folders import frame_files
 
 UInt8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
@@ -33,11 +38,11 @@ _SEEKABLE = ("mov,", "matroska,")
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Properties of a video file.
+    """Properties of a video.
 
     Attributes:
         height, width: of its upright frames.
-        num_frames: number of stored frames.
+        num_frames: number of frames that it shows.
         fps: frames per second, on average.
         duration_seconds: from the first frame to the end of the last.
     """
@@ -49,13 +54,13 @@ class FileFacts:
     duration_seconds: float
 
 
-def file_facts(path: Path) -> FileFacts:
+def file_facts(path: Path, *, past_damage: bool = False) -> FileFacts:
     """Read the properties of a video; decodes one frame.
 
     Raises:
         UserError: see `frame_index` and `decode`.
     """
-    index = frame_index(path)
+    index = frame_index(path, past_damage=past_damage)
     for _, frame in decode(path, index, [0]):
         height, width = frame.shape[:2]
         num_frames, duration = len(index), index.duration_seconds
@@ -65,19 +70,23 @@ def file_facts(path: Path) -> FileFacts:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames that a file shows, in the order of their times.
+    """The frames that a video shows, in the order of their times.
 
     Attributes:
         times: in seconds ``[N]``.
         stamps: the same in units of the stream ``[N]``.
         entries: frames where decoding can start.
         seeks: whether the file format seeks exactly.
+        files: the images of a folder.
+        past_damage: whether frames that cannot be decoded repeat the frame before them.
     """
 
     times: Float
     stamps: Int
     entries: Int
     seeks: bool
+    files: tuple[Path, ...] = ()
+    past_damage: bool = False
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -90,31 +99,61 @@ class FrameIndex:
         return float(self.times[-1] - self.times[0] + last)
 
 
-def frame_index(path: Path) -> FrameIndex:
-    """Find the frames of a file from its packets, without decoding.
+def frame_index(path: Path, *, past_damage: bool = False) -> FrameIndex:
+    """Find the frames of a video without decoding: from the packets of a file, or the images in a folder.
+
+    Args:
+        path: a file, or a folder of numbered images. Images have no times; they get 25 frames per second.
+        past_damage: accept a file that is cut short; see `FrameIndex`.
 
     Raises:
         UserError: the file cannot be opened, is cut short or holds no image. The text lacks the file's name.
     """
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        stored = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
-        if len(stored) < stream.frames:
+    if path.is_dir():
+        files = frame_files(path)
+        return _even_index(len(files), _DEFAULT_FPS, files, past_damage)
+    with _opened(path) as (container, stream):
+        stored = [p for p in _packets(container, stream, past_damage) if is_stored(p)]
+        if not past_damage and lacks_packets(path, container, len(stored)):
             raise UserError(f"is cut short: {len(stored)} of {stream.frames} frames are there")
-        # A video cut without encoding holds frames before its beginning, which are not shown.
-        packets = [(pts, is_key) for pts, is_key, is_discarded in stored if not is_discarded]
+        # A video cut without encoding holds frames outside of its edit list, which are not shown.
+        packets = [(p.pts, p.is_keyframe) for p in stored if p.size and not p.is_discard]
         if not packets:
             raise UserError("holds no frames")
         if len({pts for pts, _ in packets if pts is not None}) < len(packets):
-            numbers = np.arange(len(packets))
-            times = numbers / float(stream.average_rate or _DEFAULT_FPS)
-            return FrameIndex(times, numbers, np.zeros(1, np.int64), seeks=False)
+            fps = float(stream.average_rate or _DEFAULT_FPS)
+            return _even_index(len(packets), fps, past_damage=past_damage)
         unit = stream.time_base
         stamps = np.sort(np.array([pts for pts, _ in packets], np.int64))
         keys = np.array([pts for pts, is_key in packets if is_key], np.int64)
         entries = np.union1d([0], np.searchsorted(stamps, keys))
         seeks = container.format.name.startswith(_SEEKABLE)
-        return FrameIndex(stamps * unit.numerator / unit.denominator, stamps, entries, seeks)
+        times = stamps * unit.numerator / unit.denominator
+        return FrameIndex(times, stamps, entries, seeks, past_damage=past_damage)
+
+
+def _even_index(
+    count: int, fps: float, files: tuple[Path, ...] = (), past_damage: bool = False
+) -> FrameIndex:
+    """Return the index of frames without times, which are decoded in order."""
+    numbers = np.arange(count)
+    return FrameIndex(numbers / fps, numbers, np.zeros(1, np.int64), False, files, past_damage)
+
+
+def content_digest(path: Path) -> str:
+    """Return the sha256 of a video's file, or of all images of a folder.
+
+    Raises:
+        OSError: a file cannot be read.
+        UserError: see `frame_files`.
+    """
+    whole = hashlib.sha256()
+    for file in frame_files(path) if path.is_dir() else ():
+        whole.update(f"{file.name} {content_digest(file)}\n".encode(errors="surrogateescape"))
+    if path.is_dir():
+        return whole.hexdigest()
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
@@ -125,6 +164,9 @@ def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
     Raises:
         UserError: the file cannot be decoded.
     """
+    if index.past_damage or index.files:
+        yield from _decode_images(index, numbers) if index.files else _decode_damaged(path, index, numbers)
+        return
     left = list(numbers)
     readers = [_decode_from_beginning]
     if index.seeks:
@@ -145,9 +187,8 @@ def decode(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
 
 def _decode_torchcodec(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
     """Yield frames by torchcodec; none if it counts other frames than PyAV."""
-    with _opened(path) as container:
-        stream = container.streams.video[0].index
-        decoder = _torchcodec()(os.path.abspath(path), stream_index=stream, dimension_order="NHWC")
+    with _opened(path) as (_, stream):
+        decoder = _torchcodec()(os.path.abspath(path), stream_index=stream.index, dimension_order="NHWC")
         # Releases without this field do not turn frames upright.
         if len(decoder) == len(index) and hasattr(decoder.metadata, "rotation"):
             for number in numbers:
@@ -161,7 +202,7 @@ def _decode_from_beginning(path: Path, index: FrameIndex, numbers: Sequence[int]
 def _decode_seeking(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
     """Yield frames by PyAV."""
     convert = PixelFormat()
-    with _opened(path) as container:
+    with _opened(path) as (container, _):
         for number, frame in _frames_at(container, index, numbers):
             yield number, convert.to_rgb(frame)
 
@@ -182,7 +223,7 @@ def _frames_at(container: Any, index: FrameIndex, numbers: Sequence[int]) -> Ite
 
 def _numbered(container: Any, index: FrameIndex, entry: int) -> Iterator[tuple[int, Any]]:
     """Yield (number, frame) from an entry on; nothing if the seek does not reach it exactly."""
-    stream = container.streams.video[0]
+    stream = video_stream(container)
     if entry:
         container.seek(int(index.stamps[entry]), stream=stream)
     number = entry
@@ -196,18 +237,79 @@ def _numbered(container: Any, index: FrameIndex, entry: int) -> Iterator[tuple[i
         number += 1
 
 
+def _decode_images(index: FrameIndex, numbers: Sequence[int]) -> Frames:
+    """Yield the images of a folder; past damage, the nearest readable one before, for a damaged one."""
+    for number in numbers:
+        first = 0 if index.past_damage else number
+        for other in range(number, first - 1, -1):
+            file = index.files[other]
+            try:
+                image = load_rgb(read_bytes(file))
+            except Reject as error:
+                reason = f"frame '{file.name}': {error}"
+                continue
+            yield number, image
+            break
+        else:
+            raise UserError(reason)
+
+
+def _decode_damaged(path: Path, index: FrameIndex, numbers: Sequence[int]) -> Frames:
+    """Yield every frame, or instead of it the last one before it that can be decoded, else the first one."""
+    convert, left = PixelFormat(), deque(numbers)
+    shown = None
+    with _opened(path) as (container, stream):
+        for number, frame in _decodable(container, stream, index):
+            while left and left[0] < number:
+                yield left.popleft(), convert.to_rgb(frame if shown is None else shown)
+            shown = frame
+            if not left:
+                return
+        if shown is None:
+            raise UserError("holds no frame that can be decoded")
+        for number in left:
+            yield number, convert.to_rgb(shown)
+
+
+def _decodable(container: Any, stream: Any, index: FrameIndex) -> Iterator[tuple[int, Any]]:
+    """Yield (number, frame) for all frames that can be decoded, in order; numbers follow the times."""
+    following, number_of = 0, {stamp: number for number, stamp in enumerate(index.stamps.tolist())}
+    for packet in _packets(container, stream, past_damage=True):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        for frame in frames:
+            number = max(number_of.get(frame.pts, following), following)
+            yield number, frame
+            following = number + 1
+
+
+def _packets(container: Any, stream: Any, past_damage: bool) -> Iterator[Any]:
+    """Yield the packets of a stream; past damage, those before the first that cannot be read."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        if not past_damage:
+            raise
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file for decoding on the calling thread, and report its faults in one line."""
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a file for decoding on the calling thread, and report its faults in one line.
+
+    Yields PyAV's container and the video stream.
+    """
     try:
         if path.stat().st_size == 0:
             raise UserError("is empty")
         # FFmpeg reads some relative paths as URLs.
         with av.open(os.path.abspath(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UserError("holds no image, only sound or data")
-            container.streams.video[0].thread_type = "NONE"  # threads of the decoder hang forked processes
-            yield container
+            stream = video_stream(container)
+            stream.thread_type = "NONE"  # threads of the decoder hang forked processes
+            yield container, stream
+    except Reject as error:
+        raise UserError(str(error)) from None
     except (OSError, ValueError, RuntimeError, IndexError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"cannot be decoded: {reason.splitlines()[0]}") from None

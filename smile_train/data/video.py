@@ -75,7 +75,7 @@ def read_random_clip(path: Path, options: SamplingOptions, short_side: int, rng:
     Raises:
         UserError: see `read_windows`.
     """
-    index = frame_index(path)
+    index = frame_index(path, past_damage=options.damaged == "decode")
     frames = _random_frames(index, options, rng)
     return next(_clips(path, index, [frames], partial(_reduce, short_side=short_side)))
 
@@ -88,7 +88,7 @@ def read_windows(path: Path, options: ReadOptions) -> Iterator[UInt8]:
     Raises:
         UserError: the file cannot be decoded, is cut short or holds no image. The text lacks the file's name.
     """
-    index = frame_index(path)
+    index = frame_index(path, past_damage=options.damaged == "decode")
     fit = partial(_fit, side=options.side, fit=options.fit)
     for clip in _clips(path, index, _test_frames(index, options), fit):
         yield from _crops(clip, options.side, options.crops)

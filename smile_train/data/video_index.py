@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import atomic_write
 from smile_synth.io.files import printable
+from smile_train.data.decoding import content_digest
 from smile_train.data.video_lists import LabelledVideo, some
 
 Progress = Callable[[int, int], None]
@@ -193,9 +194,8 @@ def _stat(path: Path) -> tuple[int, int]:
 
 def _content_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return content_digest(path)
+    except (OSError, UserError):
         return ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from smile_synth.core.errors import UserError, nearest
-from smile_synth.io.files import walk
-from smile_synth.io.videos import SUFFIXES
+from smile_synth.io.files import other_suffixes, walk
+from smile_synth.io.lists import Row, read_rows, read_text, with_slashes
+from smile_synth.io.videos import SUFFIXES, is_video
+from smile_train.data.frame_folders import frame_folders
 
 _SHOWN = 3
 
@@ -40,6 +41,8 @@ class LabelledVideo:
 def find_videos(source: str | Path) -> list[Path]:
     """Return the videos of a folder and its subfolders, or the one file. Hidden files are skipped.
 
+    Without video files, every folder of numbered images is a video; see `frame_folders`.
+
     Raises:
         UserError: no such file or folder, or no video in it.
     """
@@ -48,10 +51,19 @@ def find_videos(source: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"videos '{source}': no such file or folder")
-    found = [p for p in walk(path)[0] if _is_video(p) and not _is_hidden(p.relative_to(path))]
+    files = [p for p in walk(path)[0] if not _is_hidden(p.relative_to(path))]
+    found = [p for p in files if is_video(p)] or frame_folders(files)
     if not found:
         raise UserError(f"videos '{source}': holds no video ({', '.join(SUFFIXES)})")
     return found
+
+
+def passed_over(source: str | Path) -> str:
+    """Return the numbers of files with other suffixes in a folder of videos, for example ``"2 .txt"``."""
+    root = Path(source)
+    files = [p for p in walk(root)[0] if not _is_hidden(p.relative_to(root))] if root.is_dir() else []
+    folders = set() if any(map(is_video, files)) else set(frame_folders(files))
+    return other_suffixes([file for file in files if file.parent not in folders], SUFFIXES)
 
 
 def list_videos(
@@ -65,10 +77,12 @@ def list_videos(
     - ``.json`` of Something-Something v2: ``[{"id", "template"}, ...]``; the class is the template;
     - ``.json`` of Kinetics: ``{youtube_id: {"annotations": {"label", "segment"}}}``;
     - a table with a ``youtube_id`` column: Kinetics; the files are ``[label/]id_start_end.*`` or ``id.*``;
-    - lines ``id;label``: the csv files of Something-Something, for example the test answers of v2;
-    - other text: lines ``path label``, separated by a comma, a tab or the last space (VideoMAE, SMILE, the
-      trainlist of UCF101). Labels are whole numbers. If no line has a label (the testlist of UCF101), the
-      class is the folder of the file.
+    - lines ``id;label``: the csv files of Something-Something and Jester;
+    - other tables, and lines ``path label`` or ``path frames label`` (VideoMAE, SMILE, TSN, mmaction2, the
+      trainlist of UCF101); see `smile_synth.io.lists.read_rows`. Labels are numbers or names. If no line has
+      a label (the testlist of UCF101), the class is the folder of the file.
+
+    An entry of a list is a file, or a folder of numbered images.
 
     Args:
         source: a folder or a list.
@@ -76,7 +90,7 @@ def list_videos(
         labelled: False also accepts videos outside of class folders. Their label is empty.
 
     Raises:
-        UserError: nothing there, an unknown format, labels that are no numbers, a file named twice.
+        UserError: nothing there, an unknown format, labels of two kinds, a file named twice.
     """
     path = Path(source)
     if root is not None and not Path(root).is_dir():
@@ -140,9 +154,9 @@ def check_files_exist(
     Raises:
         UserError: names the first missing files.
     """
-    if allow_missing and any(v.path.is_file() for v in videos):
+    if allow_missing and any(v.path.exists() for v in videos):
         return
-    missing = [v.name for v in videos if not v.path.is_file()]
+    missing = [v.name for v in videos if not v.path.exists()]
     if missing:
         raise UserError(
             f"list '{source}': {len(missing)} of {len(videos)} files are missing: {some(missing)}"
@@ -210,10 +224,6 @@ def some(names: Sequence[str], what: str = "", *, counts: Sequence[int] | None =
 # --- formats
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
@@ -227,41 +237,36 @@ def _read_folder(root: Path, labelled: bool) -> list[LabelledVideo]:
 
 
 def _read_list(path: Path, root: Path) -> list[LabelledVideo]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"list '{path}': cannot be read as text: {error}") from None
     if path.suffix.lower() == ".json":
-        return _read_json(path, text, root)
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"list '{path}': is empty")
-    if "youtube_id" in lines[0][1].split(","):
-        return _read_kinetics_table(path, text, root)
-    if re.fullmatch(r"\d+;.+", lines[0][1]):
-        return _something([_id_and_label(path, number, line) for number, line in lines], root)
-    return _read_plain(path, lines, root)
-
-
-def _read_plain(path: Path, lines: list[tuple[int, str]], root: Path) -> list[LabelledVideo]:
-    rows: list[tuple[int, str, str]] = []
-    for number, line in lines:
-        separator = next((s for s in ("\t", ",") if s in line), " ")
-        name, found, label = line.rpartition(separator)
-        if not found or _is_video(Path(line)):
-            name, label = line, ""
-        rows.append((number, name.strip(), label.strip()))
-    labelled = [row for row in rows if row[2]]
-    if labelled and len(labelled) < len(rows):
-        number = next(number for number, _, label in rows if not label)
-        raise UserError(f"{path}:{number}: has no label, other lines have one; expected 'path label'")
-    for number, _, label in labelled:
-        if not re.fullmatch(r"\d+", label):
-            raise UserError(f"{path}:{number}: label '{label}' is no whole number; expected 'path label'")
+        return _read_json(path, read_text(path, "list"), root)
+    rows = read_rows(path, SUFFIXES)
+    if "youtube_id" in rows[0].columns:
+        return _read_kinetics_table(path, rows, root)
+    if not any(is_video(Path(row.path)) for row in rows):
+        files = _by_name(root)
+        labelled = [(files.get(row.path, root / with_slashes(root, row.path)), row) for row in rows]
+    else:
+        labelled = [(root / with_slashes(root, row.path), row) for row in rows]
+    _check_labels(path, rows)
     return [
-        LabelledVideo(root / name, name, label or Path(name).parent.name or path.stem, "")
-        for _, name, label in rows
+        LabelledVideo(file, row.path, _label(row.label) or file.parent.name or path.stem, "")
+        for file, row in labelled
     ]
+
+
+def _check_labels(path: Path, rows: Sequence[Row]) -> None:
+    """Check that all entries have a label, or none, and that labels are all numbers or all names."""
+    labelled = [row for row in rows if row.label]
+    if labelled and len(labelled) < len(rows):
+        line = next(row.line for row in rows if not row.label)
+        raise UserError(f"{path}:{line}: has no label, other lines have one; expected 'path label'")
+    numbered = [row.label.isdecimal() for row in labelled]
+    if any(numbered) and not all(numbered):
+        row = labelled[numbered.index(False)]
+        raise UserError(
+            f"{path}:{row.line}: label '{row.label}' is no whole number, but other labels are; expected "
+            "'path label'"
+        )
 
 
 def _read_json(path: Path, text: str, root: Path) -> list[LabelledVideo]:
@@ -280,19 +285,18 @@ def _read_json(path: Path, text: str, root: Path) -> list[LabelledVideo]:
         ) from None
 
 
-def _read_kinetics_table(path: Path, text: str, root: Path) -> list[LabelledVideo]:
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or any(not row.get("label") for row in rows):
+def _read_kinetics_table(path: Path, rows: Sequence[Row], root: Path) -> list[LabelledVideo]:
+    if not all(row.columns.get("label") for row in rows):
         raise UserError(f"list '{path}': expected the columns label, youtube_id, time_start, time_end")
+    columns = [row.columns for row in rows]
     return _kinetics(
-        [(row["youtube_id"], row["label"], (row.get("time_start"), row.get("time_end"))) for row in rows],
-        root,
+        [(c["youtube_id"], c["label"], (c.get("time_start"), c.get("time_end"))) for c in columns], root
     )
 
 
 def _kinetics(rows: Iterable[tuple[str, str, Sequence[Any]]], root: Path) -> list[LabelledVideo]:
     """Return the videos of rows (youtube_id, label, (start, end) in seconds or nothing)."""
-    files = {p.stem: p for p in walk(root)[0] if _is_video(p)}
+    files = {p.stem: p for p in walk(root)[0] if is_video(p)}
     videos = []
     for name, label, segment in rows:
         try:
@@ -305,17 +309,18 @@ def _kinetics(rows: Iterable[tuple[str, str, Sequence[Any]]], root: Path) -> lis
     return videos
 
 
-def _id_and_label(path: Path, number: int, line: str) -> tuple[str, str]:
-    name, _, label = line.partition(";")
-    if not label:
-        raise UserError(f"{path}:{number}: has no label; expected 'id;label'")
-    return name, label
+def _label(text: str) -> str:
+    """Return a label without the brackets of the templates of Something-Something v2."""
+    return re.sub(r"[\[\]]", "", text)
 
 
 def _something(pairs: Iterable[tuple[str, str]], root: Path) -> list[LabelledVideo]:
-    """Return the videos of pairs (id, template). Templates of v2 have brackets, labels have not."""
-    files = {p.stem: p for p in sorted(root.iterdir()) if _is_video(p)}
-    return [
-        LabelledVideo(files.get(i, root / f"{i}.webm"), i, re.sub(r"[\[\]]", "", template), "")
-        for i, template in pairs
-    ]
+    """Return the videos of pairs (id, template)."""
+    files = _by_name(root)
+    return [LabelledVideo(files.get(i, root / f"{i}.webm"), i, _label(text), "") for i, text in pairs]
+
+
+def _by_name(root: Path) -> dict[str, Path]:
+    """Return the videos and folders in a folder by their name without a suffix."""
+    found = sorted(root.iterdir())
+    return {p.name if p.is_dir() else p.stem: p for p in found if is_video(p) or p.is_dir()}

@@ -73,7 +73,7 @@ def embed_videos(
     if out.suffix not in SUFFIXES:
         raise UserError(f"out '{out}': expected a .parquet or .npz file")
     paths = find_videos(videos)
-    names = [path.relative_to(root).as_posix() if root.is_dir() else path.name for path in paths]
+    names = [path.name if path == root else path.relative_to(root).as_posix() for path in paths]
     not_utf8 = [name for name in names if name.encode(errors="ignore").decode() != name]
     if not_utf8 and out.suffix == ".parquet":
         raise UserError(f"video {ascii(not_utf8[0])}: .parquet holds UTF-8 names only; use .npz")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from smile_synth.core.errors import UserError
 from smile_train.batch import normalise
-from smile_train.models import Encoder, VideoClassifier
+from smile_train.models import Encoder, VideoClassifier, check_finite
 
 # Fields of an encoder's config without influence on its outputs.
 _NO_INFLUENCE = {"drop_path", "checkpointing"}
@@ -40,6 +40,7 @@ class FrozenEncoder(ABC):
         """Freeze a model; ``clip_shape`` is (num_frames, side)."""
         self.name, self.architecture, self.num_layers = name, architecture, num_layers
         self.num_frames, self.side = clip_shape
+        check_finite(f"encoder '{name}'", dict(model.named_parameters()))
         self._model = model.eval().requires_grad_(False)
         self.digest = _digest(model, architecture)
 
@@ -60,10 +61,13 @@ class FrozenEncoder(ABC):
         ``layer`` k returns the output of block k, counted from 0; -1 the output after the last norm.
 
         Raises:
-            UserError: no such layer.
+            UserError: no such layer, or NaN or infinite tokens.
         """
         self.check_layer(layer)
-        return self._encode(frames.to(self.device), layer).float()
+        tokens = self._encode(frames.to(self.device), layer).float()
+        if not bool(tokens.isfinite().all()):
+            raise UserError(f"encoder '{self.name}': its tokens of a clip are NaN or infinite")
+        return tokens
 
     def check_layer(self, layer: int) -> None:
         """Raise a `UserError` if the encoder has no such layer."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from smile_synth.core.errors import UserError
 from smile_synth.parallel.workers import map_in_order
-from smile_train.data.decoding import FileFacts, file_facts
+from smile_train.data.decoding import FileFacts, content_digest, file_facts
 from smile_train.data.video import ReadOptions, is_short, read_windows
 from smile_train.evaluate._exchange import Exchange
 from smile_train.evaluate._features import Feature
@@ -211,15 +211,14 @@ def _read(job: _Job, path: Path) -> _Values | str:
         values: dict[str, Float32] = {}
         digest, num_clips, no_clips = "", 0, np.empty(0, np.uint8)
         if job.cache is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = content_digest(path)
             for key in job.keys:
                 cached = _cached(job.cache, digest, job.read, key)
                 if cached is not None:
                     values[key], num_clips = cached
             if len(values) == len(job.keys):
                 return _Values(digest, FileFacts(0, 0, 0, 0.0, 0.0), no_clips, num_clips, values)
-        facts = file_facts(path)
+        facts = file_facts(path, past_damage=job.read.damaged == "decode")
         if job.skip_short and is_short(facts, job.read):
             return TOO_SHORT
         clips = np.stack(list(read_windows(path, job.read)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,22 @@ def load_encoder(
             ``num_frames`` and ``side``.
     """
     text = str(source)
+    foreign = _is_foreign_transformers(Path(text))
     if text.startswith("timm:"):
         encoder: FrozenEncoder = _from_timm(text, num_frames or DEFAULT_FRAMES)
     elif text.startswith("clip:"):
         encoder = _from_clip(text, num_frames or DEFAULT_FRAMES)
-    elif _is_foreign_transformers(Path(text)):
+    elif foreign:
         encoder = _from_transformers(text, num_frames or DEFAULT_FRAMES)
     else:
         encoder = _from_file(text, num_frames, side)
     for what, given, own in (("frames", num_frames, encoder.num_frames), ("px", side, encoder.side)):
         if given not in (None, own):
             raise UserError(f"encoder '{source}': reads clips of {own} {what}, not of {given}")
-    return encoder.to(device) if device else encoder
+    encoder = encoder.to(device) if device else encoder
+    if foreign:
+        _check_forward(encoder)
+    return encoder
 
 
 def _from_file(text: str, num_frames: int | None, side: int | None) -> VideoEncoder:
@@ -128,10 +133,19 @@ def _from_transformers(text: str, num_frames: int) -> LibraryEncoder:
         raise UserError(f"encoder '{text}': needs the package transformers") from None
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModel.from_pretrained(text, local_files_only=True)
+        model, info = transformers.AutoModel.from_pretrained(
+            text, local_files_only=True, output_loading_info=True
+        )
     except Exception as error:  # its readers raise errors of any type
         raise UserError(f"encoder '{text}': cannot be loaded: {_one_line(error)}") from None
-    model = getattr(model, "vision_model", model)  # of a model of images and text
+    missing = sorted(info["missing_keys"])
+    if hasattr(model, "vision_model"):  # of a model of images and text
+        missing = [name for name in missing if name.startswith("vision_model.")]
+        model = model.vision_model
+    # Without its weights the pooler would be random; the mean of the tokens is read instead.
+    lacking = [name for name in missing if "pooler." not in name]
+    if lacking:
+        raise UserError(f"encoder '{text}': its files lack {len(lacking)} tensors, the first is {lacking[0]}")
     config = model.config
     side = getattr(config, "image_size", getattr(config, "crop_size", None))
     frames = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
@@ -140,17 +154,49 @@ def _from_transformers(text: str, num_frames: int) -> LibraryEncoder:
     file = Path(text) / "preprocessor_config.json"
     pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     mean, std = pixels.get("image_mean", IMAGENET_MEAN), pixels.get("image_std", IMAGENET_STD)
+    # X-CLIP reads the frames of its clips one after the other, as images.
+    as_images = not frames or config.model_type.startswith("xclip")
+    encode = partial(_encode_images, pooled=not missing) if as_images else _encode_video
     return LibraryEncoder(
-        text, model, _encode_video if frames else _encode_images, mean_std=(tuple(mean), tuple(std)),
+        text, model, encode, mean_std=(tuple(mean), tuple(std)),
         clip_shape=(frames or num_frames, side if isinstance(side, int) else side[0]),
         num_layers=config.num_hidden_layers,
     )  # fmt: skip
 
 
-def _encode_images(model: Any, clips: Tensor, layer: int) -> Tensor:
-    out = model(pixel_values=clips.flatten(0, 1), output_hidden_states=True)
-    pooled = getattr(out, "pooler_output", None)
-    last = out.last_hidden_state if pooled is None else pooled[:, None]
+def _check_forward(encoder: FrozenEncoder) -> None:
+    """Run a model of transformers twice on one clip.
+
+    Raises:
+        UserError: it cannot be run, or gives other tokens the second time.
+    """
+    shape = (1, encoder.num_frames, 3, encoder.side, encoder.side)
+    clip = (torch.arange(math.prod(shape)) % 251).to(torch.uint8).view(shape)
+    try:
+        first, second = encoder.encode(clip), encoder.encode(clip)
+    except UserError:
+        raise
+    except Exception as error:  # models of many kinds raise errors of any type
+        raise UserError(f"encoder '{encoder.name}': is not supported: {_one_line(error)}") from None
+    if not torch.allclose(first, second, rtol=1e-2, atol=1e-2 * float(first.std(correction=0))):
+        raise UserError(f"encoder '{encoder.name}': is not supported: its tokens of a clip are random")
+
+
+def _unmasked(model: Any, num_images: int) -> dict[str, Any]:
+    """Return the arguments for ViT-MAE to encode all patches in order; by default it drops random ones."""
+    if model.config.model_type != "vit_mae":
+        return {}
+    model.config.mask_ratio = 0.0
+    patches = model.embeddings.patch_embeddings.num_patches
+    order = torch.arange(patches, device=model.device, dtype=torch.float32)
+    return {"noise": order.expand(num_images, -1)}
+
+
+def _encode_images(model: Any, clips: Tensor, layer: int, *, pooled: bool) -> Tensor:
+    images = clips.flatten(0, 1)
+    out = model(pixel_values=images, output_hidden_states=True, **_unmasked(model, len(images)))
+    pooled_tokens = getattr(out, "pooler_output", None) if pooled else None
+    last = out.last_hidden_state if pooled_tokens is None else pooled_tokens[:, None]
     tokens = last if layer < 0 else out.hidden_states[layer + 1]
     return torch.as_tensor(tokens.unflatten(0, clips.shape[:2]))
 

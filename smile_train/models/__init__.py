@@ -8,6 +8,7 @@ from smile_train.models._heads import AttentiveHead
 from smile_train.models._motion_filters import motion_energy_filters, set_motion_energy_filters
 from smile_train.models._student import Student, Tokens, pick_tokens, split_tokens
 from smile_train.models._teacher import Teacher, load_teacher, make_teacher
+from smile_train.models._tensors import check_finite, read_tensors, why_unreadable
 from smile_train.models._transformers import to_transformers_config, to_transformers_names
 from smile_train.models._weights import (
     CHECKPOINTS,
@@ -22,10 +23,8 @@ from smile_train.models._weights import (
     load_model,
     load_student,
     load_student_weights,
-    read_tensors,
     save_model,
     steps_of,
-    why_unreadable,
 )
 
 __all__ = [
@@ -50,6 +49,7 @@ __all__ = [
     "VideoClassifier",
     "build_classifier",
     "build_encoder",
+    "check_finite",
     "load_clip",
     "load_model",
     "load_student",

@@ -19,7 +19,7 @@ from torch import Tensor
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.io.resources import shipped
 from smile_train.models._config import Size
-from smile_train.models._weights import read_tensors
+from smile_train.models._tensors import read_tensors
 
 TINY_CLIP = "tiny-clip"
 LOCAL = "local-dir:"

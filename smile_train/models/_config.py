@@ -71,6 +71,7 @@ class EncoderConfig:
             and column in separate channels ("separable"), which small students learn faster.
         checkpointing: recompute each block in the backward pass (arXiv 1604.06174): less memory, about a
             third more work, the same result.
+        final_norm: whether a LayerNorm follows the last block.
 
     Raises:
         ValueError: a value that is not positive, or a size that is not a multiple of its divisor.
@@ -87,6 +88,7 @@ class EncoderConfig:
     drop_path: float = 0.0
     positions: Literal["joint", "separable"] = "joint"
     checkpointing: bool = False
+    final_norm: bool = True
 
     def __post_init__(self) -> None:
         _check_positive(

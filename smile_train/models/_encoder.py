@@ -192,7 +192,7 @@ class Encoder(Trunk):
     def __init__(self, config: EncoderConfig, *, generator: torch.Generator) -> None:
         super().__init__(config, generator)
         self.config = config
-        self.norm = layer_norm(config.width)
+        self.norm = layer_norm(config.width) if config.final_norm else nn.Identity()
 
     def forward(self, clips: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Encode clips.
@@ -202,7 +202,7 @@ class Encoder(Trunk):
             tokens: int64 ``[B, V]``, indices of the visible tokens; default all. The cost falls with V.
 
         Returns:
-            Tokens after the last LayerNorm, ``[B, V, width]``.
+            Tokens after the last LayerNorm if the encoder has one, ``[B, V, width]``.
 
         Raises:
             ValueError: the shape of the clips differs from the configuration.

@@ -15,7 +15,7 @@ from smile_synth.core.errors import UserError, nearest
 from smile_train.config import TeacherOptions
 from smile_train.models._clip import check_divides, load_clip
 from smile_train.models._config import Size
-from smile_train.models._weights import check_fit, read_tensors
+from smile_train.models._tensors import check_fit, read_tensors, without_prefix, without_wrappers
 
 TIMM = "timm:"
 
@@ -269,7 +269,7 @@ def _load_timm(model: str, pretrained: str | None) -> Any:
     tensors = read_tensors(Path(pretrained))
     trunk = timm.create_model(name, pretrained=False, num_classes=0)
     # Training runs wrap the network, and timm's own filter converts the layouts of other projects.
-    tensors = {key.removeprefix("module.").removeprefix("backbone."): v for key, v in tensors.items()}
+    tensors = without_prefix(without_wrappers(tensors), list(trunk.state_dict()))
     adapt = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     try:
         tensors = adapt(tensors, trunk) if adapt else tensors

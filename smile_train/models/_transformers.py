@@ -28,6 +28,11 @@ _TOP = {
     "fc_norm": "fc_norm",
     "head": "classifier",
 }
+# Of VideoMAEConfig.
+_DEFAULTS = {
+    "image_size": 224, "patch_size": 16, "num_frames": 16, "tubelet_size": 2, "hidden_size": 768,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+}  # fmt: skip
 _QKV = ("query", "key", "value")
 
 
@@ -110,11 +115,12 @@ def to_transformers_config(config: EncoderConfig) -> dict[str, Any]:
 
 
 def from_transformers_config(path: Path, config: Mapping[str, Any]) -> EncoderConfig:
-    """Return the encoder of transformers' ``config.json`` at ``path``.
+    """Return the encoder of transformers' ``config.json`` at ``path``; it may omit default values.
 
     Raises:
-        UserError: missing or wrong entries.
+        UserError: wrong entries.
     """
+    config = {**_DEFAULTS, **config}
     try:
         side, width = int(config["image_size"]), config["hidden_size"]
         return EncoderConfig(

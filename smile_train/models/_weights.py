@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from smile_train.models._classifier import VideoClassifier
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, Size, StudentConfig
 from smile_train.models._encoder import Encoder
 from smile_train.models._student import Student
+from smile_train.models._tensors import INDEX, check_fit, read_tensors, without_prefix, without_wrappers
 from smile_train.models._transformers import from_transformers_config, from_transformers_names
 
 # Files in a run's folder.
@@ -31,10 +30,25 @@ CLASSIFIER = "classifier.safetensors"
 CLASSIFIER_BEST = "classifier_best.safetensors"
 CLASSIFIER_AVERAGE = "classifier_ema.safetensors"
 CHECKPOINTS = "checkpoints"
-# Keys under which checkpoints keep their weights beside other values.
-CONTAINERS = ("model", "module", "state_dict", "teacher")
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-SHOWN_MISFITS = 3
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pyth", ".tar", ".pkl")
+_PATCH_EMBED = "patch_embed.proj.weight"
+# Published encoders with other than 64 channels per head: ViT-g and ViT-G of VideoMAE V2.
+_HEADS_OF_WIDTH = {1408: 16, 1664: 16}
+# Other model families by a part of a tensor's name.
+_FAMILIES = {
+    "videomae.": "transformers VideoMAE",
+    "visual.": "CLIP",
+    "vision_model.": "transformers image-text model",
+    "temporal_attn": "TimeSformer",
+    "time_embed": "TimeSformer",
+    "timesformer.": "transformers TimeSformer",
+    "vivit.": "transformers ViViT",
+    "pathway0_": "SlowFast",
+    "relative_position_bias_table": "Swin",
+    "rel_pos_h": "MViT",
+    "predictor_blocks.": "V-JEPA predictor",
+    "layer1.0.conv1.": "ResNet",
+}
 
 Config = StudentConfig | ClassifierConfig
 
@@ -167,7 +181,8 @@ def read_weights(source: str | Path) -> Weights:
 
     Args:
         source: a run's folder; a folder of a transformers VideoMAE; a ``.safetensors`` file; or a pickle of
-            plain tensors, with the weights at the top or under a key in `CONTAINERS`, as published.
+            plain tensors, with the weights at the top or under a key of `CONTAINERS` in `_tensors.py`, as
+            published. Names may have a prefix, such as ``module.`` or ``backbone.``.
 
     Raises:
         UserError: the file is missing or unreadable.
@@ -176,7 +191,22 @@ def read_weights(source: str | Path) -> Weights:
     if (path / "config.json").is_file():
         return _read_transformers(path)
     file, tensors, config = _read(path)
-    return Weights(file, kind_of(tensors), tensors, config.encoder if config else None)
+    if config is None:
+        tensors = _published_names(tensors)
+    kind = kind_of(tensors)
+    if kind == "transformers VideoMAE" and (file.parent / "config.json").is_file():
+        return _read_transformers(file.parent)
+    return Weights(file, kind, tensors, config.encoder if config else None)
+
+
+def _published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a VideoMAE under the published names; other models nearly unchanged."""
+    tensors = without_wrappers(tensors)
+    encoder = "encoder."
+    is_pretraining = any(name.startswith("decoder.") or ".decoder." in name for name in tensors)
+    if is_pretraining and any(name.endswith(f"{encoder}{_PATCH_EMBED}") for name in tensors):
+        return without_prefix(tensors, [f"{encoder}{_PATCH_EMBED}"])
+    return without_prefix(tensors, [_PATCH_EMBED])
 
 
 def load_student_weights(model: Student | Encoder | VideoClassifier, source: str | Path) -> None:
@@ -283,11 +313,11 @@ def _encoder_config(weights: Weights, num_frames: int, size_hw: Size) -> Encoder
     if len(kernel) != 5 or not depth:
         raise UserError(
             f"checkpoint '{weights.path}': holds no video encoder (no patch_embed.proj of five dimensions "
-            "and blocks)"
+            f"and blocks); it is a {weights.kind} checkpoint"
         )
     width, _, tubelet_size, patch_size, _ = kernel
     # Heads leave no trace in the tensors: take those of a known width, else the published 64 channels each.
-    known = {size.width: size.heads for size in STUDENT_SIZES.values()}
+    known = {size.width: size.heads for size in STUDENT_SIZES.values()} | _HEADS_OF_WIDTH
     try:
         return EncoderConfig(
             width=width, depth=depth, heads=known.get(width, max(width // 64, 1)), num_frames=num_frames,
@@ -307,82 +337,27 @@ def _read_transformers(folder: Path) -> Weights:
     if not isinstance(config, dict) or config.get("model_type") != "videomae":
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise UserError(f"'{folder}': is a '{kind}', expected a VideoMAE of transformers")
-    file = folder / "model.safetensors"
-    tensors = from_transformers_names(read_tensors(file))
-    if "norm.weight" not in tensors and "fc_norm.weight" not in tensors:
-        # VideoMAEForPreTraining drops the norm after the encoder if it uses mean pooling.
-        raise UserError(f"'{folder}': has no norm after the encoder")
-    return Weights(file, kind_of(tensors), tensors, from_transformers_config(path, config))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` file, or of a pickle that holds plain values only.
-
-    Raises:
-        UserError: the file is missing or damaged, needs code to be read, or holds no table of tensors at the
-            top or under one of `CONTAINERS`.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            content: object = safetensors.torch.load_file(path)
-        else:
-            # Published checkpoints contain the Namespace of their command line, which holds plain values.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises errors of any type
-        reason = why_unreadable(error)
-        raise UserError(f"{path}: not a checkpoint of plain tensors: {reason}") from error
-    if isinstance(content, dict):
-        inner = [content[name] for name in CONTAINERS if isinstance(content.get(name), dict)]
-        content = inner[0] if inner else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        names = "' or '".join(CONTAINERS)
-        raise UserError(f"{path}: no table of tensors at the top or under '{names}'")
-    return content
-
-
-def why_unreadable(error: Exception) -> str:
-    """Return the reason in one line why a file of weights could not be read."""
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text advises to run the code in the file
-        return "damaged, or it holds more than plain values; code in files is not run"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    names = [name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX)]
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        raise UserError(f"'{folder}': expected one of {', '.join(names)} beside config.json, found none")
+    tensors = from_transformers_names(without_wrappers(read_tensors(files[0])))
+    # VideoMAEForPreTraining has no norm after the encoder if its config sets use_mean_pooling, the default.
+    has_norm = "norm.weight" in tensors or "fc_norm.weight" in tensors
+    encoder = replace(from_transformers_config(path, config), final_norm=has_norm)
+    return Weights(files[0], kind_of(tensors), tensors, encoder)
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
     """Return the kind of a checkpoint by its names: one of `Weights`, or another model family."""
-    if any(name.startswith("videomae.") for name in tensors):
-        return "transformers VideoMAE"
-    if any(name.startswith("visual.") for name in tensors):
-        return "CLIP"
-    if "encoder.patch_embed.proj.weight" in tensors:
+    if f"encoder.{_PATCH_EMBED}" in tensors:
         return "pretraining"
+    is_video = _PATCH_EMBED in tensors and tensors[_PATCH_EMBED].ndim == 5
+    if is_video and "blocks.0.attn.qkv.bias" in tensors:
+        return "video ViT with key biases (as of V-JEPA)"
     if "cls_token" in tensors or "pos_embed" in tensors:
         return "plain ViT"
-    if "patch_embed.proj.weight" in tensors and "blocks.0.attn.q_bias" in tensors:
+    if _PATCH_EMBED in tensors and "blocks.0.attn.q_bias" in tensors:
         return "fine-tuning" if "fc_norm.weight" in tensors else "encoder"
-    return "non-VideoMAE"
-
-
-def check_fit(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes of a file's tensors with those of a model.
-
-    Raises:
-        UserError: they differ; the line names the first few.
-    """
-
-    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
-        return str(list(tensors[name].shape)) if name in tensors else "nothing"
-
-    names = [*expected, *(name for name in found if name not in expected)]
-    lines = [
-        f"{name} (file {shape(found, name)}, model {shape(expected, name)})"
-        for name in names
-        if shape(found, name) != shape(expected, name)
-    ]
-    if lines:
-        more = f" and {len(lines) - SHOWN_MISFITS} more" if len(lines) > SHOWN_MISFITS else ""
-        count = f"{len(lines)} tensors do" if len(lines) > 1 else "1 tensor does"
-        shown = ", ".join(lines[:SHOWN_MISFITS])
-        raise UserError(f"{path}: {count} not fit the model: {shown}{more}")
+    named = [kind for part, kind in _FAMILIES.items() if any(f".{part}" in f".{name}" for name in tensors)]
+    return named[0] if named else "non-VideoMAE"

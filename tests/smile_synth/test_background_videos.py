@@ -177,7 +177,7 @@ def test_a_video_without_readable_frames_is_listed(damaged: Path) -> None:
     assert told == {
         "empty.mp4": "is empty",
         "late.mp4": "holds no video that can be decoded",
-        "sound.mp4": "holds no video that can be decoded",
+        "sound.mp4": "holds no image, only sound or data",
         "text.webm": "is no video: Invalid data found when processing input",
     }
 

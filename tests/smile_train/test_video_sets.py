@@ -158,7 +158,7 @@ def test_lists_as_json_and_with_semicolons(tmp_path: Path) -> None:
         ("7.webm", "Holding it"),
     ]
     (tmp_path / "answers.csv").write_text("12;Moving a thing\n7\n")
-    with pytest.raises(UserError, match="answers.csv:2: has no label; expected 'id;label'"):
+    with pytest.raises(UserError, match="answers.csv:2: has no label, other lines have one"):
         read_videos(tmp_path / "answers.csv")
 
 
