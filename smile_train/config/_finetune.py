@@ -15,6 +15,7 @@ from smile_train.config._shared import (
     Fraction,
     NonNegative,
     Options,
+    PathText,
     Positive,
     RunOptions,
     Whole,
@@ -48,15 +49,15 @@ class EncoderOptions(Options):
 class LabelledVideosOptions(Options):
     """Labelled videos. A source of them is a list, or a folder with one folder per class."""
 
-    train: str | None = None
+    train: PathText | None = None
     """Source of the training videos."""
-    validation: str | None = None
+    validation: PathText | None = None
     """Source of the validation videos."""
-    test: str | None = None
+    test: PathText | None = None
     """Source of the test videos."""
-    root: str | None = None
+    root: PathText | None = None
     """Folder that paths in lists are relative to; by default the folder of each list."""
-    hmdb_splits: str | None = None
+    hmdb_splits: PathText | None = None
     """Folder of HMDB51's files CLASS_test_splitN.txt, instead of train and test. Needs root."""
     split_number: Annotated[int, Field(ge=1, le=3)] = 1
     """N of these files."""
@@ -140,7 +141,7 @@ class _VideoTraining(Options):
 
     seed: Whole = 0
     """Of the data, all random changes and the initial weights."""
-    start_from: str | None = None
+    start_from: PathText | None = None
     """Weights of the encoder: a run's folder, a weights file (also a published one), or a folder of a
     VideoMAE of transformers. null is random weights."""
     encoder: EncoderOptions = EncoderOptions()

@@ -16,6 +16,7 @@ from smile_train.config._shared import (
     MotionTarget,
     OptimiserOptions,
     Options,
+    PathText,
     RunOptions,
     StudentOptions,
     TargetOptions,
@@ -30,15 +31,15 @@ from smile_train.config._video import VideoOptions
 class SourceOptions(Options):
     """Where clips come from: rendered from a recipe, read from a corpus, or cut from natural videos."""
 
-    recipe: str | None = None
+    recipe: PathText | None = None
     """A preset or a path of a recipe. Its size and frames are the student's."""
     overrides: list[str] = []
     """key.path=value for the recipe."""
-    bank: str | None = None
+    bank: PathText | None = None
     """Folder of the object bank; by default the run's."""
-    backgrounds: str | None = None
+    backgrounds: PathText | None = None
     """Folder or list of background images and videos; by default the run's."""
-    corpus: str | None = None
+    corpus: PathText | None = None
     """Folder of a corpus, instead of a recipe. Labels of motion (a target of kind motion, a mask of
     kind occlusion or with motion_source exact) also need bank and backgrounds."""
     video: VideoOptions | None = None
@@ -97,15 +98,15 @@ class PretrainConfig(Options):
 
     seed: Whole = 0
     """Of the data, the masks and the initial weights."""
-    bank: str | None = None
+    bank: PathText | None = None
     """Folder of the object bank, for all sources without their own."""
-    backgrounds: str | None = None
+    backgrounds: PathText | None = None
     """Folder or list of background images and videos, for all sources without their own."""
     stages: Annotated[list[StageOptions], Field(min_length=1)]
     """The stages, in their order."""
     batch_size: Count
     """Clips per step, over all processes."""
-    start_from: str | None = None
+    start_from: PathText | None = None
     """A run's folder or a weights file. Only its weights are used."""
     student: StudentOptions
     """The student."""

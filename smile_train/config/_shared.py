@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,24 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+
+
+def _expanded(path: object) -> object:
+    """Return a path with ``~`` and variables such as ``$DATA`` replaced.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    if not isinstance(path, str) or os.path.exists(path):
+        return path
+    text = os.path.expandvars(os.path.expanduser(path))
+    unset = re.search(r"\$(\w+|\{\w+\})", text)
+    if unset:
+        raise ValueError(f"the environment variable {unset[0]} is not set, in '{path}'")
+    return text
+
+
+PathText = Annotated[str, BeforeValidator(_expanded)]
 
 
 class _Changeable:
@@ -82,7 +102,7 @@ class TeacherOptions(Options):
 
     model: str = "tiny-clip"
     """tiny-clip (ships with the project), an open_clip name, local-dir:FOLDER, or timm:NAME."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """A tag of open_clip, or a weights file. For timm: only a file."""
     force_quick_gelu: bool = False
     """Replace GELU by QuickGELU. Needed for OpenAI's weights in a model with plain GELU."""

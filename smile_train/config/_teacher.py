@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smile_train.config._presets import load_config
-from smile_train.config._shared import Count, OptimiserOptions, Options, RunOptions, Whole
+from smile_train.config._shared import Count, OptimiserOptions, Options, PathText, RunOptions, Whole
 
 
 class TeacherTrainingConfig(Options):
     """Training of a small CLIP on rendered images with captions."""
 
-    recipe: str
+    recipe: PathText
     """A synth preset or a path. The first frame of each clip is an image."""
     seed: Whole = 0
     """Of the data and the initial weights."""

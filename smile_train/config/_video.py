@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from smile_synth.io.config_types import PositiveRange, ShareRange
-from smile_train.config._shared import Count, Options, Positive
+from smile_train.config._shared import Count, Options, PathText, Positive
 
 _RAND_AUGMENT = r"^(rand(-(m|n|p|mstd|mmax|inc)[0-9.]+)*)?$"
 
@@ -65,9 +65,9 @@ class AugmentationOptions(Options):
 class VideoOptions(Options):
     """Natural videos."""
 
-    path: str | None = None
+    path: PathText | None = None
     """A folder or a list of videos; by default the run's backgrounds. Labels are ignored in pretraining."""
-    root: str | None = None
+    root: PathText | None = None
     """Folder that paths in the list are relative to; by default the list's own."""
     side: Count = 224
     """Side of a clip's square frames in pixels."""

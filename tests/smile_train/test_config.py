@@ -11,7 +11,14 @@ from pydantic import BaseModel
 
 from smile_synth import Recipe, UserError
 from smile_synth.io.resources import shipped
-from smile_train.config import CHANGEABLE, PretrainConfig, TeacherTrainingConfig, fixed_values
+from smile_train.config import (
+    CHANGEABLE,
+    FinetuneConfig,
+    LabelledVideosOptions,
+    PretrainConfig,
+    TeacherTrainingConfig,
+    fixed_values,
+)
 
 OTHER_RUNS = ("finetune", "probe", "tiny-clip")
 PRESETS = [
@@ -250,6 +257,22 @@ def test_every_option_has_a_description(model: type[BaseModel]) -> None:
         if not (field.description or "").endswith(".")
     ]
     assert not without and len({*groups(model)}) >= 3
+
+
+def test_paths_may_have_variables_and_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("DATA", "/big disk")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    given = {"train": "~/a.txt", "test": "$DATA/b.txt", "root": "${DATA}/x", "group": r"v_(\w+)$"}
+    videos = LabelledVideosOptions.model_validate(given)
+    assert (videos.train, videos.test, videos.root) == ("/home/ann/a.txt", "/big disk/b.txt", "/big disk/x")
+    assert videos.group == given["group"]
+    overrides = ["videos.train=a.txt", "videos.root=$NOWHERE/x"]
+    with pytest.raises(UserError, match=r"videos\.root: the environment variable \$NOWHERE is not set, in"):
+        FinetuneConfig.load("finetune-ucf101-vitb", overrides)
+    (tmp_path / "a$NOWHERE").touch()
+    literal = str(tmp_path / "a$NOWHERE")
+    assert LabelledVideosOptions.model_validate({"train": literal}).train == literal
 
 
 def test_options_that_a_continued_run_may_change_do_not_change_results(config_file: Path) -> None:
