@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": [f"{name} 0" for name in names[::2]],
         "test": [f"{name} 0" for name in names[1::2]],
         "missing": [f"{names[0]} 0", "a/gone.mp4 0", "b/lost.mp4 1"],
-        "words": [f"{names[0]} run", f"{names[4]} sit"],
+        "words": [f"{names[0]} run", f"{names[4]} 1"],
     }
     for name, lines in lists.items():
         (folder / "good" / f"{name}.txt").write_text("\n".join(lines) + "\n")
@@ -78,7 +78,7 @@ def typed(
     [
         ("evaluate single --checkpoint run --folds 2", "2 folds need 2 videos or groups of every class, too few in: 'a' (1)"),
         ("evaluate good/missing.txt --checkpoint run --folds 2", "2 of 3 files are missing: 'a/gone.mp4', 'b/lost.mp4'"),
-        ("evaluate good/words.txt --checkpoint run", "words.txt:1: label 'run' is no whole number; expected 'path label'"),
+        ("evaluate good/words.txt --checkpoint run", "words.txt:1: label 'run' is no whole number, but other labels are"),
         (
             "evaluate good/train.txt --test good/test.txt --checkpoint run --group _(g[0-9])",
             "split 'official': training and test share groups 'g0', 'g1'",
