@@ -38,6 +38,7 @@ class BackgroundFolder:
         unreadable: unusable files, with the reason.
         cut_short: videos that are damaged and used up to the damage, with the reason.
         passed_over: numbers of files with other suffixes in the folder, for example "2 .txt".
+        scaled: images of more than 8 bits, and how they were scaled.
 
     Example:
         >>> len(BackgroundFolder("photos").files)
@@ -73,6 +74,7 @@ class BackgroundFolder:
         self.unreadable: list[tuple[Path, str]] = []
         self.cut_short: list[tuple[Path, str]] = []
         self.passed_over = ""
+        self.scaled: list[tuple[Path, str]] = []
         if self.path.is_dir():
             root, names = self.path, self._walk()
         elif self.path.is_file():
@@ -95,6 +97,8 @@ class BackgroundFolder:
             elif entry.size_hw is not None:
                 self.files.append(file)
                 self.sizes_hw.append(entry.size_hw)
+                if entry.scaled:
+                    self.scaled.append((file, entry.scaled))
             digest.update(os.fsencode(name) + f"\0{entry.sha256}\n".encode())
         if not self.files and not self.videos:
             found = "none"

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from smile_synth.core.cache import cache_folder
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
-from smile_synth.io.images import Reject, load_rgb, read_bytes
+from smile_synth.io.images import Reject, decode_rgb, read_bytes
 from smile_synth.io.videos import VideoInfo, inspect_video, is_video
 from smile_synth.parallel.workers import available_cores
 
@@ -37,12 +37,14 @@ class Entry:
         size_hw: size of an image.
         video: properties of a video.
         problem: why it cannot be used.
+        scaled: how the values of an image were scaled to 8 bits.
     """
 
     sha256: str = ""
     size_hw: tuple[int, int] | None = None
     video: VideoInfo | None = None
     problem: str = ""
+    scaled: str = ""
 
 
 # Any, because pydantic refuses the text of file names that are not UTF-8.
@@ -116,8 +118,9 @@ def _inspect(file: Path) -> Entry:
             with file.open("rb") as opened:
                 return Entry(hashlib.file_digest(opened, "sha256").hexdigest(), video=video)
         data = read_bytes(file)
-        height, width = load_rgb(data).shape[:2]
-        return Entry(hashlib.sha256(data).hexdigest(), size_hw=(height, width))
+        decoded = decode_rgb(data)
+        height, width = decoded.rgb.shape[:2]
+        return Entry(hashlib.sha256(data).hexdigest(), size_hw=(height, width), scaled=decoded.scaled)
     except OSError as error:
         return Entry(problem=f"cannot be read: {error.strerror or error}")
     except Reject as error:

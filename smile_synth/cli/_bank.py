@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,11 +19,19 @@ from smile_synth.cli._output import bar, check_suffix, console, errors, print_la
 from smile_synth.cli._progress import progress_bar
 from smile_synth.core.errors import UserError
 
+if TYPE_CHECKING:
+    from smile_synth.objects import Rejected
+
 bank_app = typer.Typer(help="Build, inspect and convert object banks.", no_args_is_help=True)
 
 MIN_THICKNESS_HELP = (
     "Smallest allowed diameter of the largest circle inside the cut-out, as a share of its long side."
 )
+PYTHON_ARGUMENTS = (
+    "crowd", "images", "format", "min_side", "min_thickness", "max_truncation", "max_covered",
+    "min_largest_part", "duplicate_distance",
+)  # fmt: skip
+MIN_HINT_COUNT = 10  # rejected items
 BankSeed = Annotated[int, Option("--seed", min=0, help="Seed of drawn objects and of the splits.")]
 
 
@@ -31,17 +41,27 @@ def bank_build(
         list[str],
         Argument(
             metavar="SOURCE...",
-            help="Folders or annotation files, whose format is detected automatically: cut-outs with alpha "
-            "(class/n.png), COCO or LVIS json, VOC, DAVIS, images/ + masks/, plain images; "
+            help="Folders or annotation files, whose format is detected automatically: COCO, LVIS, "
+            "YouTube-VIS, SA-1B or LabelMe json, YOLO segmentation, VOC, DAVIS, YouTube-VOS, MOSE, "
+            "images/ + masks/, cut-outs with alpha (class/n.png), plain images; "
             "or drawn:COUNT, builtin:shapes, builtin:photos.",
         ),
     ],
-    out: options.NewBank,
-    *,
-    format_name: Annotated[
-        str | None, Option("--format", help="One of rgba, coco, voc, davis, pairs, images.")
+    out: Annotated[
+        Path | None, Option("--out", help="Folder of the new bank; not needed with --dry-run.")
     ] = None,
-    images: Annotated[Path | None, Option(help="Folder of the images of a COCO or LVIS json.")] = None,
+    *,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print how sources are read and what a sample gives; write nothing.")
+    ] = False,
+    format_name: Annotated[
+        str | None,
+        Option(
+            "--format",
+            help="One of rgba, coco, youtube-vis, sa1b, labelme, yolo, voc, davis, pairs, images.",
+        ),
+    ] = None,
+    images: Annotated[Path | None, Option(help="Folder of the images of annotation files.")] = None,
     crowd: Annotated[bool, Option("--crowd", help="Use COCO's crowd regions too.")] = False,
     max_side: Annotated[int, Option(min=8, help="Longest side of a cut-out in pixels.")] = 256,
     erode: Annotated[float, Option(min=0, help="Pixels removed along a cut-out's edge.")] = 0.0,
@@ -66,28 +86,84 @@ def bank_build(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Build an object bank from segmented objects. If stopped, run the same command again to resume."""
-    from smile_synth.objects import FORMATS, CutOutOptions, build_bank
+    from smile_synth.objects import CutOutOptions, build_bank
 
+    if out is None and not dry_run:
+        raise UserError("out: missing; expected the folder of the new bank, or --dry-run")
     cut = CutOutOptions(
         max_side=max_side, erode=erode, feather=feather, min_side=min_side, min_thickness=min_thickness,
         max_truncation=max_truncation, max_covered=max_covered, min_largest_part=min_largest_part,
         duplicate_distance=duplicates,
     )  # fmt: skip
-    with resumable(), progress_bar("build bank", "images") as progress:
+    if out is None or dry_run:
+        with _in_option_words():
+            _print_preview(sources, seed=seed, cut=cut, format=format_name, images=images, crowd=crowd)
+        return
+    with resumable(), _in_option_words(), progress_bar("build bank", "images") as progress:
         report = build_bank(
             sources, out, seed=seed, cut=cut, format=format_name, images=images, crowd=crowd, licence=licence,
             val_fraction=val, test_fraction=test, overwrite=overwrite, workers=workers, progress=progress,
         )  # fmt: skip
     for source, format_found in zip(sources, report.formats, strict=True):
-        if format_found in FORMATS:
-            console.print(f"{source}: read as {format_found}")
-    for item in report.rejected[:10]:
-        print_labelled("rejected", f"{item.source}: {item.reason}")
-    if len(report.rejected) > 10:
-        errors.print(f"... and {len(report.rejected) - 10} more, all in {out / 'report.json'}")
+        _print_format(source, format_found)
+    _print_rejected(report.rejected, report.notes, f", all in {out / 'report.json'}")
     kinds = Counter(item.kind for item in report.rejected)
     counts = ": " + _counts(kinds) if kinds else ""
     console.print(f"{report.num_objects} objects in {out}, {len(report.rejected)} rejected{counts}")
+
+
+def _print_format(source: str, format_found: str) -> None:
+    from smile_synth.objects import FORMATS
+
+    if format_found in FORMATS:
+        console.print(f"{source}: read as {format_found}")
+
+
+def _print_rejected(rejected: Sequence[Rejected], notes: Sequence[str], where: str = "") -> None:
+    """Print notes, the first rejected items, and the option that helps against a frequent reason."""
+    from smile_synth.objects import HINTS
+
+    for note in notes:
+        print_labelled("note", note)
+    for item in rejected[:10]:
+        print_labelled("rejected", f"{item.source}: {item.reason}")
+    if len(rejected) > 10:
+        errors.print(f"... and {len(rejected) - 10} more{where}")
+    for kind, count in Counter(item.kind for item in rejected).most_common(1):
+        if kind in HINTS and count >= MIN_HINT_COUNT:
+            print_labelled("hint", f"{count} rejected as {kind}: {_option_words(HINTS[kind])}")
+
+
+def _print_preview(sources: Sequence[str], **how: Any) -> None:
+    from smile_synth.objects import preview_sources
+
+    for preview in preview_sources(sources, **how):
+        _print_format(preview.given, preview.format)
+        console.print(
+            f"tried {preview.num_tried} of {preview.num_images} images: {preview.classes.total()} objects, "
+            f"{len(preview.rejected)} rejected"
+        )
+        if preview.classes:
+            console.print(_count_table("class", preview.classes.most_common(40)))
+        _print_rejected(preview.rejected, preview.notes)
+
+
+def _option_words(text: str) -> str:
+    """Replace the Python arguments in a message by options: ``crowd=True`` by ``--crowd``."""
+
+    def option(match: re.Match[str]) -> str:
+        name = {"duplicate_distance": "duplicates"}.get(match[1], match[1].replace("_", "-"))
+        return f"--{name}" + (" " if match[3] and not match[2] else "")
+
+    return re.sub(rf"\b({'|'.join(PYTHON_ARGUMENTS)})=(True\b)?(?=(\S?))", option, text)
+
+
+@contextmanager
+def _in_option_words() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(_option_words(str(error))) from error
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from typer import Argument, Option
 import smile_synth
 from smile_synth.cli._output import console, errors, print_labelled
 from smile_synth.cli._progress import progress_bar
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 
 if TYPE_CHECKING:
     from smile_synth.sources import Sources
@@ -125,6 +126,8 @@ def open_sources(bank: Path, backgrounds: Path | None, strict: bool = False) -> 
     folder = sources.backgrounds
     if folder is not None and folder.passed_over:
         print_labelled("passed over", f"{backgrounds}: {folder.passed_over}, neither images nor videos")
+    for text, count in (Counter(text for _, text in folder.scaled) if folder else {}).items():
+        print_labelled("note", f"backgrounds: {counted(count, 'image')} of {text}, scaled to 8 bits")
     if folder is None or not (folder.unreadable or folder.cut_short):
         return sources
     faults = [("skipped", *item) for item in folder.unreadable]

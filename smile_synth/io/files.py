@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 REPEATED_LINK = "a link to a folder that is listed already"
+# Written by operating systems, archivers and network disks beside the data; hidden files begin with a dot.
+SYSTEM_NAMES = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin",
+    "system volume information", "lost+found",
+}  # fmt: skip
+SPLIT_NAME = re.compile(r"(train|training|trainval|val|valid|validation|dev|test|testing)([-_]?\d+)?", re.I)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden or belongs to a system; it is never data."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder and not hidden, sorted; nothing if there is no such folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if not is_hidden(path.name))
+
+
+def is_split(name: str) -> bool:
+    """Return whether a folder of this name contains a split, such as ``train`` or ``val2017``."""
+    return bool(SPLIT_NAME.fullmatch(name))
+
+
+def without_splits(folders: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Drop the first part of relative folders if all first parts name splits: ``train/cat`` is ``cat``."""
+    if all(folder.parts and is_split(folder.parts[0]) for folder in folders):
+        return [PurePosixPath(*folder.parts[1:]) for folder in folders]
+    return folders
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return every file below a folder in order of its relative path, and the links that are not followed.
 
     A link to a folder is followed unless that folder is listed already. So every file is listed once,
-    by its own path if it has one below ``folder``, and cycles of links end.
+    by its own path if it has one below ``folder``, and cycles of links end. Hidden files and folders are
+    left out.
     """
     files: list[Path] = []
     skipped: list[Path] = []
@@ -29,8 +60,8 @@ def walk(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         for root, names, found in os.walk(top):
             seen.add(_identity(Path(root)))
-            files += [Path(root, name) for name in found]
-            inner = {name: Path(root, name) for name in sorted(names)}
+            files += [Path(root, name) for name in found if not is_hidden(name)]
+            inner = {name: Path(root, name) for name in sorted(names) if not is_hidden(name)}
             queue += [path for path in inner.values() if path.is_symlink()]
             own = {name: path for name, path in inner.items() if not path.is_symlink()}
             skipped += [path for path in own.values() if _identity(path) in seen]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smile_synth.core.errors import UserError
+from smile_synth.core.errors import UserError, counted
 from smile_synth.core.rng import MAX_SEED
 from smile_synth.core.texture import Texture, level_sizes_hw
 from smile_synth.io.atomic import write_errors_for
@@ -29,7 +29,7 @@ from smile_synth.io.images import Reject
 from smile_synth.objects._bank import FORMAT_VERSION, TEXELS, ObjectInfo
 from smile_synth.objects._cut_out import CutOutOptions, prepare
 from smile_synth.objects._duplicates import Fingerprint, fingerprint_of
-from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
+from smile_synth.objects._item import SCALED, CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._writer import (
     BankWriter,
     check_out,
@@ -43,6 +43,19 @@ from smile_synth.parallel.workers import map_in_order
 # Number of items in one task, which is also one line of the journal.
 BATCH_SIZE = 16
 JOURNAL, PLAN = "journal.jsonl", "plan.json"
+# What helps against a reason to reject objects, in the words of `build_bank` and `CutOutOptions`.
+HINTS = {
+    "crowd region": "crowd=True uses crowd regions, as which CVAT writes brush masks",
+    "no segmentation": "boxes without outlines cannot be cut out",
+    "not an outline": "boxes, points and lines cannot be cut out",
+    "too small": "min_side= is the least side",
+    "too thin": "min_thickness= is the least thickness",
+    "truncated by the image's border": "max_truncation= is the largest share",
+    "mostly covered": "max_covered= is the largest share",
+    "in pieces": "min_largest_part= is the least share",
+    "near-duplicate": "duplicate_distance=-1 keeps all",
+    "missing file": "images= is the folder of the images",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class BuildReport:
         num_objects: objects in the bank.
         formats: format of each source, in order.
         rejected: every rejected item.
+        notes: assumptions that the readers made about the sources, one line each.
     """
 
     path: str
@@ -62,6 +76,7 @@ class BuildReport:
     num_objects: int
     formats: tuple[str, ...]
     rejected: tuple[Rejected, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
 
 class Source(NamedTuple):
@@ -178,7 +193,15 @@ def build_bank(
             build.run(cut, workers, progress)
             digest = build.finish()
         publish(part, out)
-    return BuildReport(str(out), digest, len(build.writer.rows), formats, tuple(build.writer.rejected))
+    scaled = Counter(json.loads(row.attributes).get(SCALED) for row in build.writer.rows)
+    notes = [
+        f"{counted(n, 'object')} from images of {text}, scaled to 8 bits"
+        for text, n in scaled.items()
+        if text
+    ]
+    return BuildReport(
+        str(out), digest, len(build.writer.rows), formats, tuple(build.writer.rejected), (*read.notes, *notes)
+    )
 
 
 def _plan(sources: Sequence[Source], options: dict[str, object]) -> str:
@@ -257,6 +280,16 @@ def _new_object(found: CutOut, cut: CutOutOptions) -> NewObject:
         attributes=json.dumps(dict(found.attributes), sort_keys=True, ensure_ascii=False),
     )
     return NewObject(row, texels, fingerprint)
+
+
+def _all_rejected(rejected: Sequence[Rejected]) -> str:
+    """Say why a source gives no object; name the option that helps if there is only one reason."""
+    if not rejected:
+        return "its images contain no objects"
+    kinds = {item.kind for item in rejected}
+    text = f"none of {len(rejected)} items is usable, first {rejected[0].source}: {rejected[0].reason}"
+    hint = HINTS.get(rejected[0].kind) if len(kinds) == 1 else None
+    return f"{text}; all have this reason: {hint}" if hint else text
 
 
 class Build:
@@ -362,10 +395,7 @@ class Build:
             count = self._num_objects[number]
             if not count:
                 shutil.rmtree(self._part)
-                raise UserError(
-                    f"object source '{given}': none of {len(rejected)} items is usable, "
-                    f"first {rejected[0].source}: {rejected[0].reason}"
-                )
+                raise UserError(f"object source '{given}': {_all_rejected(rejected)}")
             reasons = dict(Counter(item.kind for item in rejected).most_common())
             summaries.append(
                 {"given": given, "format": format, "num_objects": count, "num_rejected": reasons}

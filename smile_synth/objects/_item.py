@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from smile_synth.io.images import Reject, UInt8
 
+# Attribute of objects from images whose values were scaled to 8 bits; see `smile_synth.io.images`.
+SCALED = "scaled"
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -88,11 +91,13 @@ class ReadOptions:
         seed: seed of drawn shapes.
         images: folder that the file names of an annotation file are relative to; None: search for it.
         crowd: also use crowd regions.
+        notes: readers append a line for every assumption that they make about a source.
     """
 
     seed: int = 0
     images: Path | None = None
     crowd: bool = False
+    notes: list[str] = field(default_factory=list, compare=False, repr=False)
 
 
 # Lists a source's items in a fixed order, before any image is decoded.

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smile_synth.core.errors import UserError, nearest
-from smile_synth.io.files import other_suffixes, walk
+from smile_synth.io.files import entries, other_suffixes, walk, without_splits
 from smile_synth.io.lists import Row, read_rows, read_text, with_slashes
 from smile_synth.io.videos import SUFFIXES, is_video
 from smile_train.data.frame_folders import frame_folders
@@ -51,7 +51,7 @@ def find_videos(source: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"videos '{source}': no such file or folder")
-    files = [p for p in walk(path)[0] if not _is_hidden(p.relative_to(path))]
+    files = walk(path)[0]
     found = [p for p in files if is_video(p)] or frame_folders(files)
     if not found:
         raise UserError(f"videos '{source}': holds no video ({', '.join(SUFFIXES)})")
@@ -61,7 +61,7 @@ def find_videos(source: str | Path) -> list[Path]:
 def passed_over(source: str | Path) -> str:
     """Return the numbers of files with other suffixes in a folder of videos, for example ``"2 .txt"``."""
     root = Path(source)
-    files = [p for p in walk(root)[0] if not _is_hidden(p.relative_to(root))] if root.is_dir() else []
+    files = walk(root)[0] if root.is_dir() else []
     folders = set() if any(map(is_video, files)) else set(frame_folders(files))
     return other_suffixes([file for file in files if file.parent not in folders], SUFFIXES)
 
@@ -73,7 +73,8 @@ def list_videos(
 
     The format is detected automatically:
 
-    - a folder: ``class/*.mp4``; the class is the folder below ``source``;
+    - a folder: ``class/*.mp4`` or ``split/class/*.mp4``; the class is the folder below ``source``, or below
+      folders that are all named as splits (``train``, ``val``, ``test`` ...);
     - ``.json`` of Something-Something v2: ``[{"id", "template"}, ...]``; the class is the template;
     - ``.json`` of Kinetics: ``{youtube_id: {"annotations": {"label", "segment"}}}``;
     - a table with a ``youtube_id`` column: Kinetics; the files are ``[label/]id_start_end.*`` or ``id.*``;
@@ -224,16 +225,16 @@ def some(names: Sequence[str], what: str = "", *, counts: Sequence[int] | None =
 # --- formats
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _read_folder(root: Path, labelled: bool) -> list[LabelledVideo]:
     names = [path.relative_to(root).as_posix() for path in find_videos(root)]
     outside = [name for name in names if "/" not in name]
     if outside and labelled:
         raise UserError(f"videos '{root}': expected a folder per class, outside of one: {some(outside)}")
-    return [LabelledVideo(root / name, name, name.rpartition("/")[0].partition("/")[0], "") for name in names]
+    folders = without_splits([PurePosixPath(name).parent for name in names])
+    if outside or any(folder == PurePosixPath() for folder in folders):
+        folders = [PurePosixPath(name).parent for name in names]
+    classes = [folder.parts[0] if folder.parts else "" for folder in folders]
+    return [LabelledVideo(root / n, n, label, "") for n, label in zip(names, classes, strict=True)]
 
 
 def _read_list(path: Path, root: Path) -> list[LabelledVideo]:
@@ -322,5 +323,5 @@ def _something(pairs: Iterable[tuple[str, str]], root: Path) -> list[LabelledVid
 
 def _by_name(root: Path) -> dict[str, Path]:
     """Return the videos and folders in a folder by their name without a suffix."""
-    found = sorted(root.iterdir())
+    found = entries(root)
     return {p.name if p.is_dir() else p.stem: p for p in found if is_video(p) or p.is_dir()}

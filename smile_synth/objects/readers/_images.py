@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.files import content_key
-from smile_synth.io.images import Reject, load_rgb
+from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Format, Item, ReadOptions
 from smile_synth.objects._regions import METHOD, find_regions
 from smile_synth.objects.readers._folders import ListedFile, check_folder, list_files, read_image
@@ -34,14 +33,13 @@ def read_images(source: str, options: ReadOptions) -> list[Item]:
 
 
 def _cut(file: ListedFile) -> Iterator[CutOut]:
-    data = read_image(file.path)
-    photo = Photo(file.name, content_key(data), load_rgb(data))
+    photo = Photo.decode(file.name, read_image(file.path))
     found = find_regions(photo.rgb)
     if not found:
         raise Reject("no plausible region")
     for number, region in enumerate(found):
         cut_out = photo.cut(region.alpha, region.corner_yx, class_name=file.class_name, object_id=str(number))
-        attributes = {"method": METHOD, "score": f"{region.score:.3f}"}
+        attributes = {**cut_out.attributes, "method": METHOD, "score": f"{region.score:.3f}"}
         yield replace(cut_out, annotation_id="", attributes=attributes)
 
 

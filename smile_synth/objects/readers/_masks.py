@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from PIL import Image
 from scipy import ndimage
 
 from smile_synth.io.files import content_key
-from smile_synth.io.images import Reject, UInt8, load_rgb, open_image, read_bytes
-from smile_synth.objects._item import CutOut
+from smile_synth.io.images import Reject, UInt8, decode_rgb, open_image, read_bytes
+from smile_synth.objects._item import SCALED, CutOut
 
-VOID = 255  # "no object" in the masks of VOC and DAVIS
+VOID = 255  # "no object" in the masks of VOC, DAVIS and many semantic maps
 HALF = 128
+MAX_IDS = 1000  # objects in a mask
 MAX_SIZE_DIFFERENCE = 2
 
 Window = tuple[slice, slice]
@@ -25,12 +26,33 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A decoded image ``rgb`` ``[H, W, 3]`` uint8 from which objects are cut; ``key`` is its image key."""
+    """A decoded image ``rgb`` ``[H, W, 3]`` uint8 from which objects are cut.
+
+    ``key`` is its image key; ``scaled`` says how values of more than 8 bits were scaled.
+    """
 
     name: str
     key: str
     rgb: UInt8
     licence: str = ""
+    scaled: str = ""
+
+    @classmethod
+    def decode(
+        cls,
+        name: str,
+        data: bytes,
+        size_hw: tuple[int, int] | None = None,
+        licence: str = "",
+        key: str = "",
+    ) -> Photo:
+        """Decode the content of an image file; without a key it is the hash of the content.
+
+        Raises:
+            Reject: as `decode_rgb`.
+        """
+        decoded = decode_rgb(data, size_hw)
+        return cls(name, key or content_key(data), decoded.rgb, licence, decoded.scaled)
 
     def cut(
         self,
@@ -69,6 +91,7 @@ class Photo:
             licence=self.licence,
             truncation=_truncation(alpha > 0, *to_border),
             covered=covered,
+            attributes={SCALED: self.scaled} if self.scaled else {},
         )
 
 
@@ -97,11 +120,9 @@ def cut_labels(
     Raises:
         Reject: the image cannot be read, has another size, or no pixel has a label.
     """
-    data = read_bytes(path)
-    rgb, labels = aligned(data, labels)
+    photo, labels = aligned(source, read_bytes(path), labels, image_key)
     if not labels.any():
         raise Reject("empty mask: no pixel is inside")
-    photo = Photo(source, image_key or content_key(data), rgb)
     for label, window, inside in regions(labels):
         corner_yx = window[0].start, window[1].start
         alpha = inside * np.uint8(255)
@@ -115,28 +136,29 @@ def regions(labels: NDArray[Any]) -> Iterator[tuple[int, Window, NDArray[np.bool
             yield label, window, labels[window] == label
 
 
-def aligned(data: bytes, mask: NDArray[Any]) -> tuple[UInt8, NDArray[Any]]:
-    """Decode the image of a mask ``[H, W]``; return RGB and mask in one size.
+def aligned(name: str, data: bytes, mask: NDArray[Any], key: str = "") -> tuple[Photo, NDArray[Any]]:
+    """Decode the image of a mask ``[H, W]``; return the photo and the mask in one size.
 
     Published masks can be a pixel or two larger or smaller than their image. Both are aligned at the top
-    left, and the excess rows and columns are dropped.
+    left, and the excess rows and columns are dropped. Without a key it is the hash of the content.
 
     Raises:
-        Reject: as `load_rgb`, or the sizes differ by more than ``MAX_SIZE_DIFFERENCE`` pixels.
+        Reject: as `decode_rgb`, or the sizes differ by more than ``MAX_SIZE_DIFFERENCE`` pixels.
     """
     height, width = mask.shape
     try:
-        return load_rgb(data, (height, width)), mask
+        return Photo.decode(name, data, (height, width), key=key), mask
     except Reject as reason:
         if not str(reason).startswith("size differs"):
             raise
-    rgb = load_rgb(data)
-    if max(abs(rgb.shape[0] - height), abs(rgb.shape[1] - width)) > MAX_SIZE_DIFFERENCE:
+    photo = Photo.decode(name, data, key=key)
+    found_height, found_width = photo.rgb.shape[:2]
+    if max(abs(found_height - height), abs(found_width - width)) > MAX_SIZE_DIFFERENCE:
         raise Reject(
-            f"size differs: the image has {rgb.shape[0]}x{rgb.shape[1]} pixels, its mask {height}x{width}"
+            f"size differs: the image has {found_height}x{found_width} pixels, its mask {height}x{width}"
         )
-    height, width = min(height, rgb.shape[0]), min(width, rgb.shape[1])
-    return rgb[:height, :width], mask[:height, :width]
+    height, width = min(height, found_height), min(width, found_width)
+    return replace(photo, rgb=photo.rgb[:height, :width]), mask[:height, :width]
 
 
 def decode_mask(path: Path, decode: Callable[[Image.Image], Any]) -> Any:
@@ -152,12 +174,67 @@ def decode_mask(path: Path, decode: Callable[[Image.Image], Any]) -> Any:
         raise Reject(f"unusable mask: {reason}") from None
 
 
-def palette_indices(image: Image.Image) -> UInt8:
-    """Return the 8-bit values ``[H, W]`` of a mask with a palette or in grey.
+def mask_numbers(image: Image.Image) -> tuple[NDArray[np.int64], bool]:
+    """Return the numbers ``[H, W]`` of a mask: palette indices, grey levels, or colours as 0xRRGGBB.
+
+    Colour masks with equal channels count as grey; alpha is ignored.
+
+    Returns:
+        The numbers, and whether they are colours.
 
     Raises:
-        Reject: another mode.
+        Reject: the mask contains floats.
     """
-    if image.mode not in ("P", "L", "1"):
-        raise Reject(f"mode {image.mode}, expected a palette or 8-bit grey")
-    return np.asarray(image).astype(np.uint8)
+    if image.mode.startswith("F"):
+        raise Reject(f"mode {image.mode}, expected whole numbers or colours")
+    colour = image.mode != "P" and len(image.getbands()) > 2
+    # Grey with alpha keeps its grey.
+    pixels = np.asarray(image.convert("RGB" if colour else "L" if image.mode == "LA" else image.mode))
+    if colour and (pixels == pixels[..., :1]).all():
+        colour, pixels = False, pixels[..., 0]
+    if colour:
+        return pixels.astype(np.int64) @ (1 << 16, 1 << 8, 1), True
+    return pixels.astype(np.int64), False
+
+
+def numbered(numbers: NDArray[np.int64], id_format: str = "{}") -> tuple[NDArray[np.int64], list[str]]:
+    """Replace the numbers of a mask by labels 1, 2, ... in ascending order; 0 stays 0.
+
+    Returns:
+        The labels, and the id of each label.
+
+    Raises:
+        Reject: more than ``MAX_IDS`` numbers.
+    """
+    found, labels = np.unique(numbers, return_inverse=True)
+    objects = found[found != 0]
+    if len(objects) > MAX_IDS:
+        raise Reject(f"{len(objects)} different values, at most {MAX_IDS} objects are allowed")
+    start = len(found) - len(objects)  # 1 if there is background, which is the least value
+    ids = ["", *(id_format.format(int(value)) for value in objects)]
+    return labels.reshape(numbers.shape) + 1 - start, ids
+
+
+def mask_indices(image: Image.Image) -> NDArray[np.int64]:
+    """Return the numbers ``[H, W]`` of a mask with a palette or in grey.
+
+    Raises:
+        Reject: the mask is in colour.
+    """
+    numbers, colour = mask_numbers(image)
+    if colour:
+        raise Reject(f"mode {image.mode}, expected a palette or grey")
+    return numbers
+
+
+def without_void(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers ``[H, W]`` with void as 0: 255, unless it is the only number beside 0.
+
+    255 is a number like any other beside larger ones, and among evenly spaced grey levels (85, 170, 255).
+    """
+    found = np.unique(numbers)
+    found = found[found != 0].astype(np.int64)
+    levels = np.arange(1, len(found) + 1) * VOID / max(1, len(found))
+    if VOID not in found or found[-1] > VOID or (np.abs(found - levels) <= 1).all():
+        return numbers
+    return np.where(numbers == VOID, 0, numbers)

@@ -156,7 +156,7 @@ def test_bad_sources_and_options(tmp_path: Path) -> None:
 
     refused("no object source given")
     refused("missing': no such file or folder", tmp_path / "missing")
-    refused("1.png': unknown format; expected a folder or an annotation", good / "a" / "1.png")
+    refused("1.png': unknown format; expected a folder, or an annotation", good / "a" / "1.png")
     refused("empty': the folder is empty", good, tmp_path / "empty")
     refused("useless': none of 1 items is usable, first a/1.png: transparent", good, tmp_path / "useless")
     refused("^object source 'builtin:shape': allowed are .*did you mean 'builtin:shapes'", "builtin:shape")

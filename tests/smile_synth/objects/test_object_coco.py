@@ -13,7 +13,8 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
 from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
 from smile_synth.objects._polygons import union_coverage
-from smile_synth.objects.readers._coco import _decompress, is_coco, read_coco
+from smile_synth.objects.readers._coco import is_coco, read_coco
+from smile_synth.objects.readers._segments import decompress
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 HEIGHT, WIDTH = 5, 7
@@ -129,7 +130,7 @@ def test_every_unusable_annotation_is_reported_and_the_rest_is_read(tmp_path: Pa
         annotation(5, [[-3, -3, 4, -3, 4, 3, -3, 3]]),
         annotation(6, [SQUARE], category_id=99),
         annotation(7, []),
-        annotation(8, SQUARE),
+        annotation(8, {"x": 1}),
         annotation(9, {"size": [7, 5], "counts": [0, 35]}),
         annotation(10, size | {"counts": [0, 36]}),
         annotation(11, size | {"counts": [-1, 36]}),
@@ -172,7 +173,7 @@ def test_every_unusable_annotation_is_reported_and_the_rest_is_read(tmp_path: Pa
         "1.png#13": "damaged run lengths: the compressed text is incomplete",
         "1.png#14": "damaged run lengths: not COCO's compressed text",
         "1.png#15": "bad segmentation: neither lists of numbers nor run lengths",
-        "1.png#16": "bad segmentation: neither lists of numbers nor run lengths",
+        "1.png#16": "bad polygon: a coordinate is not a finite number",
         "1.png#17": "empty mask: no pixel is inside",
         "1.png#18": "empty mask: no pixel is inside",
         "annotations[19]": "unknown image: annotation 19 has image_id 77",
@@ -193,7 +194,7 @@ def test_compressed_run_lengths_are_decoded_as_in_pycocotools() -> None:
     for number in range(30):
         mask = np.asfortranarray(rng.random((9 + number * 7, 13)) < rng.random(), np.uint8)
         text = coco_mask.encode(mask)["counts"].decode()
-        counts = _decompress(text)
+        counts = decompress(text)
         decoded = np.repeat(np.arange(len(counts)) % 2, counts).reshape(mask.T.shape).T
         np.testing.assert_array_equal(decoded, mask)
 
