@@ -23,8 +23,8 @@ LABELS_HELP = (
 )
 EXPORT_HELP = "Also export to these formats, into the folder OUT-exports/."
 FORMATS_HELP = (
-    "frames, coco (also COCO-VID), youtube-vis, davis, mot, mots, tapvid, tapvid-kubric, flo, kitti-flow, "
-    "flow-npz or native."
+    "frames, coco (also COCO-VID), youtube-vis, yolo, davis, mot, mots, tapvid, tapvid-kubric, flo, "
+    "kitti-flow, flow-npz or native."
 )
 SHARD_INDEX_HELP = "Number, from 0, of the part that this command writes; see --num-shards."
 NUM_SHARDS_HELP = (

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from smile_synth.core.cache import cache_problem
 from smile_synth.core.errors import UserError, WorkerKilledError
 
 # No markup and no emoji codes: names of files and classes may contain [brackets] and :colons:.
@@ -28,6 +29,8 @@ def run_app(typer_app: typer.Typer) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may lack a character
+    if problem := cache_problem():
+        print_labelled("note", problem)
     try:
         exit_code = typer_app(standalone_mode=False) or 0
     except UserError as error:

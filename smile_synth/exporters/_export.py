@@ -15,6 +15,7 @@ from smile_synth.exporters._frames import FRAMES
 from smile_synth.exporters._mot import MOT
 from smile_synth.exporters._mots import MOTS
 from smile_synth.exporters._tapvid import TAPVID, TAPVID_KUBRIC
+from smile_synth.exporters._yolo import YOLO
 from smile_synth.exporters._youtube_vis import YOUTUBE_VIS
 from smile_synth.sources import Sources
 
@@ -34,7 +35,7 @@ def registry(exporters: Sequence[Exporter]) -> dict[str, Exporter]:
 
 
 EXPORTERS = registry(
-    [FRAMES, COCO, YOUTUBE_VIS, DAVIS, MOT, MOTS, TAPVID, TAPVID_KUBRIC, FLO, KITTI_FLOW, FLOW_NPZ]
+    [FRAMES, COCO, YOUTUBE_VIS, YOLO, DAVIS, MOT, MOTS, TAPVID, TAPVID_KUBRIC, FLO, KITTI_FLOW, FLOW_NPZ]
 )
 # "native" copies every file of every clip to the folder layout.
 EXPORT_FORMATS = (*EXPORTERS, "native")

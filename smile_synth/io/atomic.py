@@ -151,7 +151,10 @@ def exclusive_folder(folder: Path, message: str) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             raise UserError(f"out '{folder}': {message}") from None
         except OSError as error:  # for example a file system without locks
-            raise UserError(f"out '{folder}': cannot be locked: {error.strerror}") from None
+            raise UserError(
+                f"out '{folder}': cannot be locked: {error.strerror}; this file system has no file locks, "
+                "write to another disk and copy the result"
+            ) from None
         try:
             yield
         finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -29,17 +32,43 @@ Result = TypeVar("Result")
 # worker could wait for such a lock forever. Workers are therefore forks of a server process that has imported
 # this library and runs nothing else. It ends with this process.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+# Sockets have at most 104 bytes, of which multiprocessing adds up to 32 to TMPDIR.
+MAX_TEMP_BYTES = 70
 # Items per process that are submitted before the first result is read.
 ITEMS_AHEAD = 4
 # mallopt parameters of glibc's malloc.h, and their value in bytes; 32 MiB is the maximum of the second one.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**25
 
 
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of CPU cores that this process may use: its affinity, and its container's quota.
+
+    Args:
+        control_groups: folder of the control groups of Linux.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _quota(control_groups)
+    return min(cores, max(1, math.ceil(quota))) if quota else cores
+
+
+def _quota(folder: Path) -> float | None:
+    """Return the cores that a container may use (control groups 2 or 1); None without a limit."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((folder / "cpu" / name).read_text() for name in names)
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        return None
+
+
+def _start_method() -> str:
+    """Return the start method; the server needs a socket in TMPDIR, whose path the system limits."""
+    too_long = len(os.fsencode(tempfile.gettempdir())) > MAX_TEMP_BYTES
+    return "spawn" if too_long else START_METHOD
 
 
 class Workers:
@@ -57,7 +86,7 @@ class Workers:
         """
         if multiprocessing.current_process().daemon:
             raise UserError(f"workers={count}: a DataLoader worker cannot start processes; use workers=0")
-        processes = multiprocessing.get_context(START_METHOD)
+        processes = multiprocessing.get_context(_start_method())
         processes.set_forkserver_preload(["smile_synth"])
         self._executor = ProcessPoolExecutor(
             count, processes, initializer=_set_up_process, initargs=(pickle.dumps(context),)

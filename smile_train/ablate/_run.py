@@ -337,7 +337,10 @@ def _choose_gpu(shard: tuple[int, int]) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """Make processes that share a folder wait for each other."""
     with (folder / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # for example a file system without locks
+            raise UserError(f"out '{folder}': cannot be locked: {error.strerror}; use another disk") from None
         yield
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -24,6 +25,8 @@ from smile_synth import Annotation, ObjectBank, Recipe, UserError, annotate, bui
 from smile_synth.corpus import Corpus, verify
 from smile_synth.exporters import EXPORT_FORMATS, EXPORTERS, export, registry
 from smile_synth.io.strict_yaml import parse
+from smile_synth.objects._item import ReadOptions
+from smile_synth.objects.readers import list_items
 from smile_synth.sources import Sources
 
 RECIPE = """
@@ -150,6 +153,34 @@ def test_youtube_vis(corpus: Corpus, exact: list[Annotation], tmp_path: Path) ->
         assert perfect(coco, "segm") == 1.0
     first = document["videos"][0]["file_names"]
     assert len(first) == FRAMES and all((tmp_path / "out" / "JPEGImages" / name).is_file() for name in first)
+
+
+def test_yolo(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
+    export(corpus.path, "yolo", tmp_path / "out")
+    names = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"]
+    assert names == dict(enumerate(corpus.header.classes))
+    whole = 0
+    for index, annotation in zip(corpus, exact, strict=True):
+        labels = annotation.labels
+        for t in range(FRAMES):
+            file = tmp_path / "out" / "labels" / f"{index:06d}" / f"{t:05d}.txt"
+            lines = iter(file.read_text().splitlines())
+            for number, mask in enumerate(labels.modal_masks[:, t]):
+                if not mask.any():
+                    continue
+                category, *coordinates = next(lines).split()
+                assert names[int(category)] == labels.class_names[number]
+                # As Ultralytics draws it.
+                points = np.array(coordinates, float).reshape(-1, 2) * (SIZE[1], SIZE[0])
+                drawn = cv2.fillPoly(np.zeros(SIZE, np.uint8), [points.astype(np.int32)], 1)
+                parts, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+                filled = cv2.drawContours(np.zeros(SIZE, np.uint8), parts, -1, 1, cv2.FILLED)
+                assert not ((drawn == 0) & (filled == 1)).any()
+                whole += len(parts) == 1
+                assert len(parts) > 1 or (drawn == filled).all()
+            assert next(lines, None) is None
+    assert whole > 9
+    assert list_items(str(tmp_path / "out"), None, ReadOptions())[0] == "yolo"
 
 
 def test_davis(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
