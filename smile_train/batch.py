@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,8 @@ class Batch:
     """The clips of one step, or a part of them.
 
     Attributes:
-        indices: int64 ``[B]`` clip indices. Every random draw for a clip is keyed by its index.
+        indices: int64 ``[B]`` clip indices, always on the CPU. Every random draw for a clip is keyed by its
+            index, and the step follows from it.
         frames: uint8 ``[B, T, 3, H, W]``.
         labels: by name, each with first axis B: ``coverage`` (float32 ``[B, N]`` 0..1, mean visible
             coverage of each token by labelled objects), ``boxes_xyxy`` (float32 ``[B, K, T, 4]`` pixels,
@@ -39,19 +40,18 @@ class Batch:
         return f"Batch(frames={list(self.frames.shape)}, labels={labels})"
 
     def parts(self, count: int, device: torch.device) -> Iterator[Batch]:
-        """Yield ``count`` equal parts. Each is copied to ``device`` when it is used."""
+        """Yield ``count`` equal parts. Frames and labels are copied to ``device`` when a part is used."""
         size = len(self) // count
         for start in range(0, len(self), size):
-            # mypy has no type for a lambda with a default argument.
-            yield self._map(lambda t, i=start: t[i : i + size].to(device, non_blocking=True))  # type: ignore[misc]
+            own = slice(start, start + size)
+            labels = {name: label[own].to(device, non_blocking=True) for name, label in self.labels.items()}
+            frames = self.frames[own].to(device, non_blocking=True)
+            yield Batch(self.indices[own], frames, labels, self.unreadable)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory. A DataLoader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        labels = {name: change(value) for name, value in self.labels.items()}
-        return Batch(change(self.indices), change(self.frames), labels, self.unreadable)
+        labels = {name: label.pin_memory() for name, label in self.labels.items()}
+        return Batch(self.indices, self.frames.pin_memory(), labels, self.unreadable)
 
 
 def normalise(frames: Tensor) -> Tensor:

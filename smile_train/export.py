@@ -260,7 +260,7 @@ def _pretraining_lines(folder: Path) -> Iterator[str]:
         names = ", ".join(_source_name(source) for source in stage.sources)
         yield (
             f"- stage {number}: {stage.steps} steps of {config.batch_size} clips from {names}; mask: "
-            f"{stage.mask.kind}, ratio {stage.mask.ratio}"
+            f"{stage.mask.summary}"
         )
     yield f"- seed {config.seed}; targets: {' and '.join(target.kind for target in config.targets)}"
     if any(target.kind == "teacher" for target in config.targets):

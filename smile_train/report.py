@@ -92,7 +92,7 @@ def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
     data = open_data(config)
     teacher = build_teacher(config, data.size_hw)
     targets = build_targets(config, teacher)
-    masker = build_masker(config, len(config.stages) - 1, student.config)
+    masker = build_masker(config, len(config.stages) - 1, student.config).at(1.0)
     untrained = Student(student.config, generator=torch.Generator().manual_seed(config.seed)).eval()
     start = config.total_steps * config.batch_size
     indices, clips = list(range(start, start + num_clips)), _clips(config, data.stages[-1], start, num_clips)

@@ -149,7 +149,7 @@ def _describe(stage: Stage) -> str:
     """Return the sources and masks of a stage in a few words."""
     names = [_name(source) for source in stage.sources]
     masks = f"{stage.masks_per_clip} masks" if stage.masks_per_clip > 1 else "1 mask"
-    return f"{', '.join(names)}; {masks} per clip, {stage.mask.kind}, ratio {stage.mask.ratio:g}"
+    return f"{', '.join(names)}; {masks} per clip, {stage.mask.summary}"
 
 
 def _name(source: SourceOptions) -> str:

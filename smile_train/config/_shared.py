@@ -207,6 +207,27 @@ class MotionTarget(TargetBase):
 TargetOptions = Annotated[TeacherTarget | PixelTarget | MotionTarget, Field(discriminator="kind")]
 
 
+class FinalMaskOptions(Options):
+    """Values of mask options in a stage's last step. They change linearly from the mask's own values.
+
+    The number of masked tokens of a step then follows from the ratio of that step.
+    """
+
+    ratio: Fraction | None = None
+    """Share of masked tokens in the last step; null keeps the ratio. As all others here."""
+    object_visible_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of object tokens that stay visible."""
+    occlusion_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Masked share of the tokens at occlusions."""
+    motion_weight: NonNegative | None = None
+    """Weight of motion."""
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The options that change, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
 class MaskOptions(Options):
     """Which tokens are hidden from the student."""
 
@@ -244,20 +265,44 @@ class MaskOptions(Options):
     cross_clip: bool = False
     """Use another clip's mask for the second and later masks, as published. Results then depend on
     accumulate and on the number of processes."""
+    final: FinalMaskOptions | None = None
+    """Other values in the stage's last step: {ratio: 0.9} with ratio 0.5 masks more from step to step."""
 
     @model_validator(mode="after")
     def _check(self) -> MaskOptions:
-        if self.kind == "block" and self.motion_weight:
+        final = self.final.given if self.final is not None else {}
+        motion_weight = max(self.motion_weight, final.get("motion_weight", 0.0))
+        if self.final is not None and not final:
+            raise ValueError(f"final: give one of {', '.join(FinalMaskOptions.model_fields)}")
+        if self.kind == "block" and motion_weight:
             raise ValueError("motion_weight: has no effect on block masks; use random, tube or trajectory")
         if self.visible_tubelets is not None and self.object_rule == "share":
             raise ValueError("visible_tubelets: only with object_rule tubelet-visible or tubelet-tube")
         if self.clear_tubelets is not None and self.kind != "clear-past":
             raise ValueError(f"clear_tubelets: only with kind clear-past, and kind is {self.kind}")
-        if self.occlusion_share < 1 and self.kind != "occlusion":
+        if (self.occlusion_share < 1 or "occlusion_share" in final) and self.kind != "occlusion":
             raise ValueError(f"occlusion_share: only with kind occlusion, and kind is {self.kind}")
-        if self.motion_source == "exact" and not self.motion_weight:
+        if "object_visible_share" in final and (self.kind, self.object_rule) != ("trajectory", "share"):
+            raise ValueError("final.object_visible_share: only with kind trajectory and object_rule share")
+        if self.motion_source == "exact" and not motion_weight:
             raise ValueError("motion_source: has no effect without motion_weight")
         return self
+
+    def at(self, progress: float) -> MaskOptions:
+        """Return the options at a point of the stage: 0 is its first step, 1 its last."""
+        if self.final is None:
+            return self
+        own = {
+            name: (1 - progress) * getattr(self, name) + progress * last
+            for name, last in self.final.given.items()
+        }
+        return self.model_copy(update={**own, "final": None})
+
+    @property
+    def summary(self) -> str:
+        """Kind and ratio, for example "tube, ratio 0.5 to 0.9"."""
+        first, last = self.at(0).ratio, self.at(1).ratio
+        return f"{self.kind}, ratio {first:g}" + (f" to {last:g}" if last != first else "")
 
     @property
     def motion_offsets(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -39,7 +40,8 @@ class Masker:
     Attributes:
         options: which tokens are hidden.
         grid_thw: tokens along time, height and width.
-        num_masked: hidden tokens of every clip.
+        num_masked: hidden tokens of every clip. Options with other values in the last step have their first
+            values here; `at` returns the masker of another step.
     """
 
     def __init__(
@@ -67,16 +69,17 @@ class Masker:
         self.options, self.grid_thw, self.seed = options, grid_thw, seed
         self.patch_size, self.tubelet_size = patch_size, tubelet_size
         self._motion_offsets = list(motion_offsets) or sorted(options.motion_offsets)
-        masked_tubelets = grid_thw[0]
+        self._masked_tubelets = grid_thw[0]
         if options.kind == "clear-past":
-            masked_tubelets -= self._num_clear
-            if masked_tubelets < 1 or not self._num_clear:
+            self._masked_tubelets -= self._num_clear
+            if self._masked_tubelets < 1 or not self._num_clear:
                 raise UserError(
                     f"mask.clear_tubelets: {self._num_clear} of a clip's {grid_thw[0]} tubelets; clear-past "
                     "needs at least one visible and one masked tubelet"
                 )
         try:
-            self.num_masked = count_masked((masked_tubelets, *grid_thw[1:]), options.ratio)
+            self.num_masked = self._count()
+            self.at(1.0)
         except ValueError as error:
             raise UserError(f"mask: {error}") from None
         outside = [t for t in options.visible_tubelets or () if t >= grid_thw[0]]
@@ -84,6 +87,18 @@ class Masker:
             raise UserError(
                 f"mask.visible_tubelets: {outside[0]} given, but a clip has tubelets 0..{grid_thw[0] - 1}"
             )
+
+    def at(self, progress: float) -> Masker:
+        """Return the masker at a point of the stage: 0 is its first step, 1 its last."""
+        if self.options.final is None:
+            return self
+        masker = copy.copy(self)
+        masker.options = self.options.at(progress)
+        masker.num_masked = masker._count()
+        return masker
+
+    def _count(self) -> int:
+        return count_masked((self._masked_tubelets, *self.grid_thw[1:]), self.options.ratio)
 
     def draw(self, indices: Sequence[int] | NDArray[np.int64], num_masks: int = 1) -> Tensor:
         """Draw the random numbers for the masks of clips, on the CPU: a few KB per clip and mask.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from smile_synth.io.strict_yaml import dump
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixed_values
 from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
-from smile_train.masking import MASK_DRAWS, seen_frames
+from smile_train.masking import MASK_DRAWS, Masker, seen_frames
 from smile_train.models import LOCAL, STUDENT, STUDENT_AVERAGE, STUDENT_BEST, StudentConfig
 from smile_train.training.build import CONFIG, build_masker, build_student, build_targets, build_teacher
 from smile_train.training.cost import Cost, cost_of
@@ -171,12 +171,21 @@ class PretrainTask(Task):
 
     def losses(self, model: nn.Module, batch: Batch, phase: Phase) -> Iterator[dict[str, Tensor]]:
         """See `Task.losses`: the teacher runs once per clip, the student once per mask."""
-        masker = self.maskers[self.phases.index(phase)]
+        masker = self._masker(batch, phase)
         built, inputs = self.targets.build(batch), normalise(batch.frames)
         for number in range(phase.num_passes):
             mask = masker(batch, number)
             prediction = model(inputs, mask, masker.num_masked, tokens=self.config.predicted_tokens)
-            yield self.targets.losses(prediction, built, mask, masker.num_masked)
+            losses = self.targets.losses(prediction, built, mask, masker.num_masked)
+            if self.maskers[self.phases.index(phase)].options.final is not None:
+                losses["mask_ratio"] = losses["loss"].new_tensor(masker.num_masked / mask.shape[1])
+            yield losses
+
+    def _masker(self, batch: Batch, phase: Phase) -> Masker:
+        """Return the masker of a batch's step."""
+        step = int(batch.indices[0]) // self.batch_size - phase.first_step
+        last = phase.end_step - phase.first_step - 1
+        return self.maskers[self.phases.index(phase)].at(step / max(last, 1))
 
     def describe(self, out: Path) -> dict[str, Any]:
         """See `Task.describe`: the folder and the sources are enough to start the run again."""
@@ -207,20 +216,29 @@ class PretrainTask(Task):
         return self.cost(phase).step_gflops
 
     def cost(self, phase: Phase) -> Cost:
-        """Return what a clip costs in a phase. A run on GPUs may be planned on a machine without one."""
+        """Return what a clip costs in a phase. A run on GPUs may be planned on a machine without one.
+
+        Operations are those of the middle step, memory is that of the step that needs most of it.
+        """
         on_gpu = self.run.device == "cuda" or choose_device(self.run.device).type == "cuda"
         precision = choose_precision(self.run.precision, torch.device("cuda" if on_gpu else "cpu"))
-        return cost_of(
-            self.student.config, self.teacher, num_masked=self.maskers[self.phases.index(phase)].num_masked,
-            masks_per_clip=phase.num_passes, tokens=self.config.predicted_tokens, precision=precision,
-            average=self.run.ema_decay > 0,
-        )  # fmt: skip
+        masker = self.maskers[self.phases.index(phase)]
+        counts = [masker.at(progress).num_masked for progress in (0.0, 0.5, 1.0)]
+        costs = {
+            count: cost_of(
+                self.student.config, self.teacher, num_masked=count, masks_per_clip=phase.num_passes,
+                tokens=self.config.predicted_tokens, precision=precision, average=self.run.ema_decay > 0,
+            )
+            for count in set(counts)
+        }  # fmt: skip
+        most = max(cost.activation_bytes for cost in costs.values())
+        return replace(costs[counts[1]], activation_bytes=most)
 
     def preview(self, batch: Batch, phase: Phase) -> tuple[str, NDArray[np.uint8], int] | None:
         """See `Task.preview`: clips above, and below them their visible tokens."""
         few = next(batch.parts(max(len(batch) // PREVIEW_CLIPS, 1), batch.frames.device))
         grid = self.student.config.grid_thw
-        masks = self.maskers[self.phases.index(phase)](few).cpu().numpy()
+        masks = self._masker(few, phase)(few).cpu().numpy()
         clips = few.frames.permute(0, 1, 3, 4, 2).cpu().numpy()
         pairs = [
             np.concatenate([clip, seen_frames(clip, mask, grid)], axis=1)

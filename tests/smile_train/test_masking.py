@@ -372,6 +372,41 @@ def test_exact_motion_is_relative_to_the_camera() -> None:
     assert shares[:, 4, 5].min() > 0.9 > 0.5 > shares[:, 0, 0].max()  # token 33 is in row 4, column 5
 
 
+def test_options_of_a_mask_change_linearly_to_those_of_the_last_step() -> None:
+    options = MaskOptions(ratio=0.5, final={"ratio": 0.9, "object_visible_share": 0.3})  # type: ignore[arg-type]
+    middle = options.at(0.25)
+    assert (middle.ratio, middle.object_visible_share) == pytest.approx((0.6, 0.15))
+    assert (options.at(1.0).ratio, options.at(0.0).ratio) == (0.9, 0.5)  # without rounding
+    assert (options.summary, options.at(1.0).summary) == (
+        "trajectory, ratio 0.5 to 0.9",
+        "trajectory, ratio 0.9",
+    )
+    masker = masker_of(kind="random", ratio=0.3, final={"ratio": 0.8})
+    assert [masker.at(p).num_masked for p in (0.0, 0.5, 1.0)] == [30, 57, 84] and masker.num_masked == 30
+    for progress, ratio in ((0.0, 0.3), (1.0, 0.8)):
+        constant = masks_of(masker_of(kind="random", ratio=ratio), range(3))
+        assert torch.equal(masks_of(masker.at(progress), range(3)), constant)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"final": {}}, "final: give one of ratio, object_visible_share, occlusion_share, motion_weight"),
+        ({"kind": "block", "final": {"motion_weight": 2.0}}, "motion_weight: has no effect on block masks"),
+        ({"final": {"occlusion_share": 0.5}}, "occlusion_share: only with kind occlusion"),
+        (
+            {"kind": "tube", "final": {"object_visible_share": 0.5}},
+            "only with kind trajectory and object_rule",
+        ),
+    ],
+)
+def test_values_of_the_last_step_that_have_no_effect_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        MaskOptions(**options)
+
+
 def moving_boxes(num_clips: int) -> Tensor:
     """Two boxes per clip of SMILE's sizes, moving along straight lines inside a frame of 224 px."""
     generator = torch.Generator().manual_seed(0)
@@ -578,6 +613,8 @@ def test_mistakes_are_refused() -> None:
         masks_of(masker_of(object_tokens="boxes-oversize"), range(4))
     with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):
         masker_of(ratio=0.02)
+    with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):
+        masker_of(final={"ratio": 0.02})
     with pytest.raises(UserError, match=r"mask.visible_tubelets: 3 given, but a clip has tubelets 0\.\.2"):
         masker_of(object_rule="tubelet-visible", visible_tubelets=[0, 3])
     with pytest.raises(ValidationError, match="motion_weight: has no effect on block masks"):

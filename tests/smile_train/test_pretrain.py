@@ -102,6 +102,27 @@ def test_a_run_resumes_at_the_exact_step(shared_config_file: Path, whole: Path, 
         check_same_run(tmp_path / str(last), whole)
 
 
+def test_the_mask_ratio_changes_over_the_steps_of_a_stage(config_file: Path, tmp_path: Path) -> None:
+    recipe = config_file.parent / "recipe.yaml"
+    mask = "{kind: trajectory, ratio: 0.25, final: {ratio: 0.75}}"
+    stages = f"[{{steps: 2, sources: [{{recipe: {recipe}}}]}}, {{steps: 5, masks_per_clip: 2, mask: {mask}}}]"
+    config = PretrainConfig.load(config_file, [f"stages={stages}", "run.accumulate=2"])
+    pretrain(config, tmp_path / "whole")
+    ratios = [line.get("mask_ratio") for line in read_log(tmp_path / "whole")]
+    assert ratios == [None, None, 0.25, 0.375, 0.5, 0.625, 0.75]
+    with pytest.raises(Stop):
+        pretrain(config, tmp_path / "stopped", on_log=stop_after(5))
+    pretrain(config, tmp_path / "stopped")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    # The plan has the operations of the middle step, and the memory of the first step.
+    cost = pretraining.plan(config).costs[1]
+    first, middle = (
+        pretraining.plan(PretrainConfig.load(config_file, [f"stages={stages.replace(mask, other)}"])).costs[1]
+        for other in ("{ratio: 0.25}", "{ratio: 0.5}")
+    )
+    assert (cost.step_gflops, cost.activation_bytes) == (middle.step_gflops, first.activation_bytes)
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_killed_run_continues(shared_config_file: Path, tmp_path: Path) -> None:
     config = two_stages(shared_config_file, "stages.0.steps=3000", "run.checkpoint_every=3")

@@ -70,6 +70,8 @@ def test_a_batch_shows_its_shapes_and_is_cut_into_parts() -> None:
     parts = list(batch.parts(2, torch.device("cpu")))
     assert [part.indices.tolist() for part in parts] == [[0, 1], [2, 3]]
     assert torch.equal(parts[1].frames, frames[2:])
+    moved = next(batch.parts(2, torch.device("meta")))
+    assert [moved.frames.is_meta, moved.labels["coverage"].is_meta, moved.indices.is_meta] == [1, 1, 0]
     assert torch.equal(parts[1].labels["coverage"], batch.labels["coverage"][2:])
     white = normalise(torch.full((1, 1, 3, 1, 1), 255, dtype=torch.uint8))
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
