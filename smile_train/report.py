@@ -16,15 +16,19 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smile_synth import annotate
 from smile_synth.core.errors import UserError
 from smile_synth.visualize import Finding, contact_sheet, line_chart, mp4_uri, page_environment, png_uri
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig
 from smile_train.data.batches import StageData, open_data
-from smile_train.data.sources import TrainingClip, collate
-from smile_train.evaluate import effective_rank
+from smile_train.data.sources import Source, TrainingClip, collate
+from smile_train.data.synthetic import RenderedSource
+from smile_train.data.video import ReadOptions, ViewOptions, read_windows
+from smile_train.evaluate import effective_rank, token_displacement
 from smile_train.masking import MASK_DRAWS, seen_frames
 from smile_train.models import Student, load_student, pick_tokens
+from smile_train.report_motion import motion_examples
 from smile_train.training.build import CONFIG, build_masker, build_targets, build_teacher
 from smile_train.training.logging import read_log
 
@@ -58,6 +62,7 @@ class ClipAnalysis:
         names: K descriptions.
         grid: tokens along time, height and width.
         coverage: ``[K, N]`` fraction of each token that objects cover.
+        displacement: ``[K, N, 2]`` exact motion, see `token_displacement`; NaN for clips of no recipe.
         mask: ``[K, N]`` bool, True is hidden.
         errors: ``[K, N]`` mean squared error of the predicted tokens; NaN for others.
         tokens: ``[K, N, C]`` of the encoder without a mask.
@@ -72,6 +77,7 @@ class ClipAnalysis:
     names: tuple[str, ...]
     grid: tuple[int, int, int]
     coverage: Float
+    displacement: Float
     mask: NDArray[np.bool_]
     errors: Float
     tokens: Float
@@ -81,11 +87,13 @@ class ClipAnalysis:
 
 
 @torch.no_grad()
-def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
+def analyse_clips(run: Path, *, num_clips: int = 32, video: Path | None = None) -> ClipAnalysis:
     """Run the last student on clips of the last stage that it was not trained on.
 
+    The middle of ``video`` replaces the last clip.
+
     Raises:
-        UserError: no config or student, or missing sources.
+        UserError: no config or student, missing sources, or a video that cannot be read.
     """
     config, student = PretrainConfig.load(run / CONFIG), load_student(run)
     encoder_config = student.config.encoder
@@ -95,7 +103,12 @@ def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
     masker = build_masker(config, len(config.stages) - 1, student.config).at(1.0)
     untrained = Student(student.config, generator=torch.Generator().manual_seed(config.seed)).eval()
     start = config.total_steps * config.batch_size
-    indices, clips = list(range(start, start + num_clips)), _clips(config, data.stages[-1], start, num_clips)
+    indices, drawn = list(range(start, start + num_clips)), _clips(config, data.stages[-1], start, num_clips)
+    token_size = encoder_config.tubelet_size, encoder_config.patch_size
+    clips, displacement = [clip for _, clip in drawn], [_displacement(*pair, token_size) for pair in drawn]
+    if video is not None:
+        clips[-1] = _read_video(video, clips[0].frames.shape)
+        displacement[-1] = np.full_like(displacement[0], np.nan)
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, num_clips, _BATCH):
         some = indices[first : first + _BATCH]
@@ -130,18 +143,41 @@ def analyse_clips(run: Path, *, num_clips: int = 32) -> ClipAnalysis:
         fps=clips[0].scene.fps if clips[0].scene else DEFAULT_FPS,
         names=tuple(_describe(clip) for clip in clips),
         grid=encoder_config.grid_thw,
+        displacement=np.stack(displacement),
         mask=np.asarray(whole["mask"].numpy()),
         attention=attention,
         **{"teacher": None, **arrays},
     )
 
 
-def _clips(config: PretrainConfig, stage: StageData, start: int, count: int) -> list[TrainingClip]:
+def _clips(
+    config: PretrainConfig, stage: StageData, start: int, count: int
+) -> list[tuple[Source, TrainingClip]]:
     """Return the clips from index ``start`` on, from the sources of the last clips of a stage."""
     first = stage.first_step * config.batch_size
     drawn = [max(start - 1 - k, first) for k in range(count)]
     sources = [stage.source_of(index, seed=config.seed, batch_size=config.batch_size) for index in drawn]
-    return [source.clips([start + k])[0] for k, source in enumerate(sources)]
+    return [(source, source.clips([start + k])[0]) for k, source in enumerate(sources)]
+
+
+def _displacement(source: Source, clip: TrainingClip, token_size: tuple[int, int]) -> Float:
+    if isinstance(source, RenderedSource) and clip.scene is not None:
+        return token_displacement(annotate(clip.scene, source.sources), token_size)
+    frames, height, width = clip.frames.shape[:3]
+    patches = (height // token_size[1]) * (width // token_size[1])
+    return np.full((frames // token_size[0] * patches, 2), np.nan)
+
+
+def _read_video(video: Path, shape: tuple[int, ...]) -> TrainingClip:
+    """Read the middle of a video as a clip ``[T, H, W, 3]``."""
+    frames, height, width = shape[:3]
+    if height != width:
+        raise UserError(f"video '{video}': needs a run with square frames, not {height}x{width}")
+    read = ReadOptions.of(ViewOptions(clips=1), num_frames=frames, side=height)
+    try:
+        return TrainingClip(next(read_windows(video, read)))
+    except UserError as error:
+        raise UserError(f"video '{video}': {error}") from None
 
 
 def _describe(clip: TrainingClip) -> str:
@@ -244,12 +280,13 @@ def token_statistics(analysis: ClipAnalysis) -> list[tuple[str, float, float, fl
     return rows
 
 
-def report_run(run: Path, *, num_clips: int = 32) -> tuple[str, list[Finding]]:
+def report_run(run: Path, *, num_clips: int = 32, video: Path | None = None) -> tuple[str, list[Finding]]:
     """Render the page of a run; missing parts become findings.
 
     Args:
         run: folder of a run, finished or not.
         num_clips: clips that the student encodes.
+        video: a real video, shown with its optical flow and the motion that is read from the tokens.
 
     Returns:
         The page (HTML without external links) and the findings.
@@ -266,7 +303,7 @@ def report_run(run: Path, *, num_clips: int = 32) -> tuple[str, list[Finding]]:
         findings.append(Finding("error", "config", f"{str(error).splitlines()[0]}."))
     findings += find_run_problems(log, steps)
     try:
-        analysis = analyse_clips(run, num_clips=num_clips)
+        analysis = analyse_clips(run, num_clips=num_clips, video=video)
         findings += find_collapse(analysis.tokens, analysis.untrained)
     except (UserError, RuntimeError) as error:
         findings.append(Finding("error", "no analysis of clips", f"{str(error).splitlines()[0]}."))
@@ -395,4 +432,9 @@ def _images(analysis: ClipAnalysis) -> dict[str, Any]:
         ],
         "attention": None if attention is None else Markup(json.dumps(attention)),
         "num_clips": len(analysis.frames),
-    }
+        "motion": motion_examples(
+            analysis.frames, analysis.displacement,
+            {"student": analysis.tokens, "untrained student": analysis.untrained},
+            grid=analysis.grid, names=analysis.names,
+        ),
+    }  # fmt: skip

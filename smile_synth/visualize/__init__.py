@@ -12,6 +12,7 @@ from smile_synth.visualize._objects import object_sheet
 from smile_synth.visualize._overlay import (
     OVERLAYS,
     check_overlays,
+    draw_arrows,
     flow_colors,
     overlay,
     track_queries,
@@ -39,6 +40,7 @@ __all__ = [
     "clip_html",
     "contact_sheet",
     "distribution_distance",
+    "draw_arrows",
     "find_problems",
     "flow_colors",
     "frame_strip",

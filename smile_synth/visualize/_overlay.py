@@ -201,15 +201,22 @@ def _draw_arrows(frames: UInt8, clip: Clip, scale: int) -> None:
     flows, _ = clip_flows(clip.annotation, len(frames))
     height, width = clip.frames.shape[1:3]
     step = max(4, max(height, width) // 16)
+    y, x = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
     for frame, flow in zip(frames, flows, strict=False):
-        for y in range(step // 2, height, step):
-            for x in range(step // 2, width, step):
-                dx, dy = flow.flow_xy[y, x]
-                if flow.valid[y, x] and np.hypot(dx, dy) >= 0.25:
-                    start = (int((x + 0.5) * scale), int((y + 0.5) * scale))
-                    end = (int((x + 0.5 + dx) * scale), int((y + 0.5 + dy) * scale))
-                    cv2.arrowedLine(frame, start, end, (0, 0, 0), 3, cv2.LINE_AA, tipLength=0.3)
-                    cv2.arrowedLine(frame, start, end, (255, 255, 255), 1, cv2.LINE_AA, tipLength=0.3)
+        vectors = np.where(flow.valid[y, x, None], flow.flow_xy[y, x], np.nan)
+        draw_arrows(frame, np.stack([x, y], 1) + 0.5, vectors, scale)
+
+
+def draw_arrows(image: UInt8, starts_xy: Float, vectors_xy: Float, scale: int) -> None:
+    """Draw arrows ``[P, 2]``, in pixels, into an image ``[scale * H, scale * W, 3]`` uint8.
+
+    Arrows that are shorter than a quarter of a pixel, or NaN, are left out.
+    """
+    for start, vector in zip(starts_xy, vectors_xy, strict=True):
+        if np.hypot(*vector) >= 0.25:
+            a, b = [(int(x * scale), int(y * scale)) for x, y in (start, start + vector)]
+            cv2.arrowedLine(image, a, b, (0, 0, 0), 3, cv2.LINE_AA, tipLength=0.3)
+            cv2.arrowedLine(image, a, b, (255, 255, 255), 1, cv2.LINE_AA, tipLength=0.3)
 
 
 def _draw_names(frames: UInt8, clip: Clip, scale: int) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import typer
 
 from smile_synth.cli import Version, run_app
-from smile_train.cli._evaluate import compare_command, embed_command, evaluate_command, probe_command
+from smile_train.cli._evaluate import (
+    compare_command,
+    embed_command,
+    evaluate_command,
+    probe_command,
+    probe_dense_command,
+)
 from smile_train.cli._output import describe_step, print_teacher_scores, quiet_unless_rank_0
 from smile_train.cli._studies import ablate_command, demo_command, export_command, report_command
 from smile_train.cli._train import finetune_command, pretrain_command, teacher_command, train_probe_command
@@ -24,6 +30,7 @@ app.command("embed")(embed_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("probe")(probe_command)
+app.command("probe-dense")(probe_dense_command)
 app.command("ablate")(ablate_command)
 app.command("report")(report_command)
 app.command("export")(export_command)

@@ -15,9 +15,15 @@ from typer import Argument, Option
 from smile_synth.cli import check_suffix, console, print_labelled, progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
-from smile_train.cli._output import print_motion_probes, print_passed_over, print_skipped
+from smile_train.cli._output import (
+    print_dense_probes,
+    print_motion_probes,
+    print_passed_over,
+    print_skipped,
+)
 
 if TYPE_CHECKING:
+    from smile_synth.sources import Sources
     from smile_train.data.video_lists import LabelledVideo
     from smile_train.data.video_splits import Split
     from smile_train.evaluate import VideoEvaluation
@@ -34,9 +40,7 @@ def embed_command(
     *,
     checkpoint: options.Encoder,
     out: Annotated[Path, Option("--out", help="A .parquet or .npz file.")],
-    layer: Annotated[
-        int, Option("--layer", min=-1, help="Block to read, counted from 0; -1: after the last norm.")
-    ] = -1,
+    layer: options.Layer = -1,
     per_frame: Annotated[bool, Option("--per-frame", help="Write the mean of each time.")] = False,
     num_frames: options.NumFrames = None,
     side: options.Side = None,
@@ -247,14 +251,10 @@ def compare_command(
 
 def probe_command(
     checkpoint: options.Encoder,
-    bank: Annotated[Path, Option("--bank", help="Object bank with train and test splits.")],
-    train_backgrounds: Annotated[
-        Path | None, Option("--train-backgrounds", help="Folder of images for the training clips.")
-    ] = None,
-    test_backgrounds: Annotated[
-        Path | None, Option("--test-backgrounds", help="Folder of other images, for the test clips.")
-    ] = None,
-    seed: Annotated[int, Option("--seed", min=0, help="Seed of clips, random encoders and intervals.")] = 0,
+    bank: options.ProbeBank,
+    train_backgrounds: options.TrainBackgrounds = None,
+    test_backgrounds: options.TestBackgrounds = None,
+    seed: options.ProbeSeed = 0,
     num_train: options.NumTrain = 1200,
     num_test: options.NumTest = 800,
     out: options.Scores = None,
@@ -273,9 +273,7 @@ def probe_command(
     device: options.Device = "auto",
 ) -> None:
     """Probe a frozen encoder on synthetic motion, with its controls on the same clips."""
-    from smile_synth.backgrounds import BackgroundFolder
     from smile_synth.io.atomic import write_bytes
-    from smile_synth.sources import Sources
     from smile_train.evaluate import (
         DEMO_TASKS,
         MOTION_TASKS,
@@ -291,8 +289,7 @@ def probe_command(
         check_suffix(out, ".json")
     chosen = choose_device(device)
     encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=chosen)
-    train = Sources.open(bank, train_backgrounds)
-    test = replace(train, backgrounds=BackgroundFolder(test_backgrounds) if test_backgrounds else None)
+    train, test = _open_sources(bank, train_backgrounds, test_backgrounds)
     probes = MotionProbeOptions(
         tasks=MOTION_TASKS if factors else DEMO_TASKS, controls=motion_controls(teacher or None, chosen),
         num_train=num_train, num_test=num_test, seed=seed, appearance_free=appearance_free,
@@ -303,3 +300,63 @@ def probe_command(
     if out is not None:
         scores = {"step": steps_of(checkpoint), "appearance_free": appearance_free, **asdict(result)}
         write_bytes(out, (json.dumps(scores, indent=1) + "\n").encode())
+
+
+def probe_dense_command(
+    checkpoint: options.Encoder,
+    bank: options.ProbeBank,
+    train_backgrounds: options.TrainBackgrounds = None,
+    test_backgrounds: options.TestBackgrounds = None,
+    videos: Annotated[
+        Path | None, Option("--videos", help="A video or a folder of videos, compared with DIS optical flow.")
+    ] = None,
+    layer: options.Layer = -1,
+    window: Annotated[
+        float | None,
+        Option("--window", min=0.5, help="Tracks: search within so many tokens of the last position."),
+    ] = None,
+    test_recipe: Annotated[
+        str, Option("--test-recipe", help="Preset or YAML file of the test clips.")
+    ] = "probe-flow",
+    seed: options.ProbeSeed = 0,
+    num_train: options.NumTrain = 400,
+    num_test: options.NumTest = 200,
+    out: options.Scores = None,
+    num_frames: options.NumFrames = None,
+    side: options.Side = None,
+    device: options.Device = "auto",
+) -> None:
+    """Read flow and point tracks from the tokens of a frozen encoder, with controls."""
+    from smile_synth.io.atomic import write_bytes
+    from smile_train.data.video_lists import find_videos
+    from smile_train.evaluate import DenseOptions, load_encoder, probe_dense
+    from smile_train.models import steps_of
+    from smile_train.training.distributed import choose_device
+
+    if out is not None:
+        check_suffix(out, ".json")
+    encoder = load_encoder(checkpoint, num_frames=num_frames, side=side, device=choose_device(device))
+    probes = DenseOptions(
+        test_recipe=test_recipe, num_train=num_train, num_test=num_test, layer=layer, window=window, seed=seed
+    )
+    train, test = _open_sources(bank, train_backgrounds, test_backgrounds)
+    with progress_bar("reading out", "encoders") as progress:
+        result = probe_dense(
+            encoder, train, test, probes, videos=find_videos(videos) if videos else (), progress=progress
+        )
+    print_skipped(result.broken)
+    print_dense_probes(result)
+    if out is not None:
+        scores = {"step": steps_of(checkpoint), **asdict(result)}
+        write_bytes(out, (json.dumps(scores, indent=1) + "\n").encode())
+
+
+def _open_sources(
+    bank: Path, train_backgrounds: Path | None, test_backgrounds: Path | None
+) -> tuple[Sources, Sources]:
+    """Open the sources of the training and of the test clips of a probe."""
+    from smile_synth.backgrounds import BackgroundFolder
+    from smile_synth.sources import Sources
+
+    train = Sources.open(bank, train_backgrounds)
+    return train, replace(train, backgrounds=BackgroundFolder(test_backgrounds) if test_backgrounds else None)

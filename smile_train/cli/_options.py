@@ -58,3 +58,14 @@ VideoSource = Annotated[
 ]
 NumTrain = Annotated[int, Option("--num-train", min=50, help="Training clips of each probe.")]
 NumTest = Annotated[int, Option("--num-test", min=50, help="Test clips of each probe.")]
+ProbeBank = Annotated[Path, Option("--bank", help="Object bank with train and test splits.")]
+TrainBackgrounds = Annotated[
+    Path | None, Option("--train-backgrounds", help="Folder of images for the training clips.")
+]
+TestBackgrounds = Annotated[
+    Path | None, Option("--test-backgrounds", help="Folder of other images, for the test clips.")
+]
+ProbeSeed = Annotated[int, Option("--seed", min=0, help="Seed of clips, random encoders and intervals.")]
+Layer = Annotated[
+    int, Option("--layer", min=-1, help="Block to read, counted from 0; -1: after the last norm.")
+]

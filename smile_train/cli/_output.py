@@ -16,7 +16,7 @@ from smile_synth.cli import Update, console, errors, print_labelled, progress_ba
 from smile_synth.core.errors import UserError, counted
 
 if TYPE_CHECKING:
-    from smile_train.evaluate import MotionProbeResult
+    from smile_train.evaluate import DenseResult, MotionProbeResult
     from smile_train.training.trainer import TrainResult
 
 LogLine = Mapping[str, Any]
@@ -186,4 +186,24 @@ def print_motion_probes(result: MotionProbeResult) -> None:
                 format_interval(*row.margin, signed=True) if row.margin else "",
             )
         table.add_section()
+    console.print(table)
+
+
+def print_dense_probes(result: DenseResult) -> None:
+    """Print the measures of dense probes with their controls."""
+    table = Table(
+        "measure", "features", "value", "95 % interval", "minus random encoders",
+        title=f"{result.num_test} clips with held-out objects, {counted(result.num_videos, 'real video')}",
+    )  # fmt: skip
+    for row in result.rows:
+        own = row.features == "encoder"
+        if own:
+            table.add_section()
+        table.add_row(
+            row.measure if own else "",
+            Text("this encoder", "bold") if own else row.features,
+            f"{row.value:.2f}",
+            f"{row.low:.2f} .. {row.high:.2f}",
+            "{:+.2f} .. {:+.2f}".format(*row.margin) if row.margin else "",
+        )
     console.print(table)

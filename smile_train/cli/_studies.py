@@ -103,14 +103,17 @@ def report_command(
         Path | None, Option("--out", help="The .html file to write; default RUN/report.html.")
     ] = None,
     num_clips: Annotated[int, Option("--num-clips", min=4, help="Number of clips that are encoded.")] = 32,
+    video: Annotated[
+        Path | None, Option("--video", help="A real video, shown with its optical flow.")
+    ] = None,
 ) -> None:
-    """Write a page about a pretraining run: curves, losses by token, masks, features, attention."""
+    """Write a page about a pretraining run: curves, losses by token, masks, features, motion, attention."""
     from smile_synth.io.atomic import write_bytes
     from smile_train.report import report_run
 
     target = out or run / "report.html"
     check_suffix(target, ".html")
-    page, findings = report_run(run, num_clips=num_clips)
+    page, findings = report_run(run, num_clips=num_clips, video=video)
     write_bytes(target, page.encode())
     print_findings(findings)
     console.print(f"{run} in {target} ({len(page) / 1e6:.1f} MB)")

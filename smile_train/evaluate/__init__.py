@@ -1,6 +1,16 @@
 """Evaluation of frozen encoders on labelled real videos and on synthetic motion, with controls."""
 
 from smile_train.evaluate._attentive import attentive
+from smile_train.evaluate._dense import DenseOptions, DenseResult, DenseRow, probe_dense
+from smile_train.evaluate._dense_readouts import (
+    TokenGrid,
+    fit_displacement,
+    match_points,
+    read_displacement,
+    tapvid_accuracy,
+    token_displacement,
+    token_flow,
+)
 from smile_train.evaluate._embed import EmbedReport, embed_videos, read_embeddings
 from smile_train.evaluate._encoders import FrozenEncoder, LibraryEncoder, VideoEncoder
 from smile_train.evaluate._evaluate import EvaluateOptions, evaluate_videos
@@ -36,6 +46,9 @@ __all__ = [
     "DEMO_TASKS",
     "MOTION_TASKS",
     "TEMPORAL",
+    "DenseOptions",
+    "DenseResult",
+    "DenseRow",
     "Difference",
     "EmbedReport",
     "EvaluateOptions",
@@ -50,6 +63,7 @@ __all__ = [
     "MotionTask",
     "ProbeRow",
     "ScoreRow",
+    "TokenGrid",
     "VideoEncoder",
     "VideoEvaluation",
     "attentive",
@@ -60,18 +74,25 @@ __all__ = [
     "embed_videos",
     "encoder_feature",
     "evaluate_videos",
+    "fit_displacement",
     "flow_histograms",
     "format_interval",
     "frame_means",
     "knn",
     "linear",
     "load_encoder",
+    "match_points",
     "metadata",
     "motion_controls",
     "paired_difference",
+    "probe_dense",
     "probe_motion",
+    "read_displacement",
     "read_embeddings",
     "retrieval",
+    "tapvid_accuracy",
+    "token_displacement",
+    "token_flow",
     "tokens_in_place",
     "variants_feature",
 ]

@@ -147,7 +147,7 @@ class MotionProbe:
             changes += ["appearance={texture: noise}"] * options.appearance_free
             recipe = Recipe.load(name, changes)
             sides = [
-                _render(
+                render_clips(
                     _restrict(recipe, split, train.objects),
                     sources,
                     like.side,
@@ -233,7 +233,7 @@ def probe_motion(
     return MotionProbe(encoder, train, test, options, progress=progress)(encoder)
 
 
-def _render(
+def render_clips(
     recipe: Recipe, sources: Sources, side: int, seed: int, num_clips: int
 ) -> tuple[Tensor, list[Scene]]:
     """Return clips ``[num_clips, T, 3, side, side]`` uint8 and their scenes."""

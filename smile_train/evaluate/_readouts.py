@@ -125,8 +125,8 @@ class _Scaler(NamedTuple):
         return (_read(x, rows, self.mean.device) - self.mean) / self.std
 
 
-class _Classifier(NamedTuple):
-    """A linear classifier: ``weight [D, classes]`` and ``bias [classes]``."""
+class LinearMap(NamedTuple):
+    """A linear readout: ``weight [D, K]`` and ``bias [K]``; K is the number of classes or values."""
 
     weight: Tensor
     bias: Tensor
@@ -146,20 +146,31 @@ class _Ridge:
                 one_hot = F.one_hot(torch.from_numpy(target[part]).to(values.device), num_classes).double()
                 self._products[fold].addmm_(values.T, torch.cat([values, one_hot], 1))
 
-    def solve(self, penalties: Sequence[float], *, without: int | None = None) -> list[_Classifier]:
+    def solve(self, penalties: Sequence[float], *, without: int | None = None) -> list[LinearMap]:
         """Return the classifier of each penalty, trained on all folds except ``without``."""
         products, width = self._products.sum(0), self._width
         if without is not None:
             products -= self._products[without]
-        count, sums, share = products[-1, width], products[:-1, width], products[-1, width + 1 :]
-        mean, share = sums / count, share / count
-        values, vectors = torch.linalg.eigh(products[:-1, :width] - torch.outer(sums, mean))
-        projected = vectors.T @ (products[:-1, width + 1 :] - torch.outer(sums, share))
-        found = []
-        for penalty in penalties:
-            weight = vectors @ (projected / (values.clamp(min=0) + penalty * count)[:, None])
-            found.append(_Classifier(weight, share - mean @ weight))
-        return found
+        return solve_ridge(products, width, penalties)
+
+
+def solve_ridge(products: Tensor, width: int, penalties: Sequence[float]) -> list[LinearMap]:
+    """Return the ridge regression of each penalty, from sums of products over the rows.
+
+    Args:
+        products: ``[width + 1, width + 1 + K]`` float64, [x, 1] transposed times [x, 1, targets].
+        width: values of x.
+        penalties: divided by the number of rows.
+    """
+    count, sums, target = products[-1, width], products[:-1, width], products[-1, width + 1 :]
+    mean, target = sums / count, target / count
+    values, vectors = torch.linalg.eigh(products[:-1, :width] - torch.outer(sums, mean))
+    projected = vectors.T @ (products[:-1, width + 1 :] - torch.outer(sums, target))
+    found = []
+    for penalty in penalties:
+        weight = vectors @ (projected / (values.clamp(min=0) + penalty * count)[:, None])
+        found.append(LinearMap(weight, target - mean @ weight))
+    return found
 
 
 class _DualRidge:
@@ -170,7 +181,7 @@ class _DualRidge:
         labels = torch.from_numpy(target).to(self._x.device)
         self._one_hot = F.one_hot(labels, int(target.max()) + 1).double()
 
-    def solve(self, penalties: Sequence[float], *, without: int | None = None) -> list[_Classifier]:
+    def solve(self, penalties: Sequence[float], *, without: int | None = None) -> list[LinearMap]:
         """Return the classifier of each penalty, trained on all folds except ``without``."""
         kept = torch.ones(len(self._folds), dtype=torch.bool) if without is None else self._folds != without
         x, one_hot = self._x[kept.to(self._x.device)], self._one_hot[kept.to(self._x.device)]
@@ -181,7 +192,7 @@ class _DualRidge:
         for penalty in penalties:
             solution = vectors @ (projected / (values.clamp(min=0) + penalty * len(x))[:, None])
             weight = (x - mean).T @ solution
-            found.append(_Classifier(weight, share - mean @ weight))
+            found.append(LinearMap(weight, share - mean @ weight))
         return found
 
 
@@ -198,7 +209,7 @@ def _inner_folds(target: Int, groups: NDArray[np.generic], seed: int) -> Int:
     return folds
 
 
-def _predict(x: Float32, rows: Int, scaler: _Scaler, classifiers: Sequence[_Classifier]) -> Int:
+def _predict(x: Float32, rows: Int, scaler: _Scaler, classifiers: Sequence[LinearMap]) -> Int:
     """Return the class number ``[classifiers, len(rows)]`` that each classifier predicts for each row."""
     parts = []
     for part in batches(rows, _ROWS):

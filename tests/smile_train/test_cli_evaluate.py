@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from smile_synth.backgrounds import write_images
 from smile_synth.io.videos import write_mp4
 from smile_train.cli import main
 from smile_train.evaluate import _attentive
@@ -98,6 +99,7 @@ def typed(
         ("embed mixed/b/sound.mp4 --checkpoint run --out f.npz", "the first: holds no image, only sound or data"),
         ("embed good --checkpoint head.pth --out f.npz", "checkpoint 'head.pth': holds no video encoder"),
         ("probe --checkpoint head.pth --bank nowhere", "checkpoint 'head.pth': holds no video encoder"),
+        ("probe-dense --checkpoint run --bank nowhere", "nowhere': no such folder"),
         ("ablate study.yaml --out s", "arm 'b': all arms have the same seeds"),
         ("ablate mask --out s --ray auto --num-shards 2", "--ray and --num-shards: choose one"),
         ("evaluate good/all.txt --checkpoint run --folds 2 protocols=[classifier]", "protocol 'classifier': 'run' is not a fine-tuned model"),
@@ -113,6 +115,26 @@ def test_a_mistake_is_one_line(
     code, _, err = typed(place, line, monkeypatch, capsys)
     assert code == 2 and message in err and len(err.splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+def test_dense_probes_are_printed_and_saved(
+    place: Path,
+    train_bank: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_images(tmp_path / "images", count=2, seed=0, size=32)
+    line = (
+        f"probe-dense --checkpoint run --bank {train_bank} --train-backgrounds {tmp_path}/images --num-train 50 "
+        f"--test-backgrounds {tmp_path}/images --num-test 50 --videos good/a --window 1 --out {tmp_path}/dense.json"
+    )
+    code, out, _ = typed(place, line, monkeypatch, capsys)
+    assert code == 0 and "this encoder" in out and "TAP-Vid" in out and "4 real videos" in out
+    saved = json.loads((tmp_path / "dense.json").read_text())
+    assert saved["settings"]["window"] == 1 and saved["num_train"] == 50
+    rows = {(row["measure"], row["features"]): row["value"] for row in saved["rows"]}
+    assert 0 < rows["flow, px", "no motion"] < rows["flow of moving tokens, px", "no motion"]
 
 
 def test_scores_come_with_controls_numbers_and_settings(

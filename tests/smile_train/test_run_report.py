@@ -134,12 +134,15 @@ def test_attention_is_that_of_the_last_block(run: Path) -> None:
     assert np.allclose(torch.stack(heads).mean(0).numpy(), found, atol=1e-6)
 
 
-def test_the_page_of_a_run(run: Path, browser: Any) -> None:
+def test_the_page_of_a_run(run: Path, browser: Any, moving_squares: Path) -> None:
     analysis = analyse_clips(run, num_clips=6)
     known = np.isfinite(analysis.errors)
     assert np.array_equal(known, analysis.mask) and analysis.teacher is None
     assert sum(count for _, count in losses_by_coverage(analysis).values()) == analysis.mask.sum()
-    page, findings = report_run(run, num_clips=6)
+    assert np.isfinite(analysis.displacement).all() and np.abs(analysis.displacement).max() > 0.9
+    video = next((moving_squares / "test" / "left").glob("*.mp4"))
+    page, findings = report_run(run, num_clips=6, video=video)
+    assert "exact motion" in page and "DIS flow" in page and "untrained student: endpoint error" in page
     assert not {finding.severity for finding in findings} & {"error"}
     (run / "report.html").write_text(page)
     assert (
@@ -172,9 +175,16 @@ def test_a_broken_run_still_has_a_page(run: Path, tmp_path: Path) -> None:
     assert page.index("after 2 steps") < page.index("after 10 steps")
     assert [f.kind for f in findings if f.severity == "error"] == ["no analysis of clips"]
     (run / "log.jsonl").unlink()
+    assert "exact motion" not in page
     assert {f.kind for f in report_run(run)[1]} >= {"no log", "no analysis of clips"}
     with pytest.raises(UserError, match=r"neither config\.yaml nor log\.jsonl"):
         report_run(tmp_path / "nothing")
+
+
+def test_a_video_that_cannot_be_read_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(UserError, match=r"video '.*empty\.mp4': is empty"):
+        analyse_clips(run, num_clips=4, video=tmp_path / "empty.mp4")
 
 
 def test_a_collapsed_student_is_a_finding(run: Path, tmp_path: Path) -> None:
