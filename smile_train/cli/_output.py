@@ -192,7 +192,7 @@ def print_motion_probes(result: MotionProbeResult) -> None:
 def print_dense_probes(result: DenseResult) -> None:
     """Print the measures of dense probes with their controls."""
     table = Table(
-        "measure", "features", "value", "95 % interval", "minus random encoders",
+        "measure", "features", "value", "95 % interval", "minus random",
         title=f"{result.num_test} clips with held-out objects, {counted(result.num_videos, 'real video')}",
     )  # fmt: skip
     for row in result.rows:

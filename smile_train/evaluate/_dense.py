@@ -37,7 +37,7 @@ Scores = dict[str, Float]
 MOVING = 0.5
 # Points per clip; those in the first frames of tubelets are followed.
 NUM_POINTS = 64
-NO_MOTION, DIS = "no motion", "DIS flow, no encoder"
+NO_MOTION, DIS = "no motion", "DIS flow"
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def probe_dense(
     tests = {"": _synthetic("test", options.test_recipe, test, encoder, grid, options)}
     broken: list[tuple[str, str]] = []
     if videos:
-        tests["real "], broken = _real(videos, encoder, grid)
+        tests["real: "], broken = _real(videos, encoder, grid)
     scores = {"encoder": _encoder_scores(encoder, fit, tests, grid, options)}
     for k in range(NUM_RANDOM):
         if progress:
@@ -258,8 +258,8 @@ def _flow_scores(kind: str, predicted: Float, clips: _Clips) -> Scores:
     cosines, moving = (predicted * true).sum(-1) / lengths, length >= MOVING
     return {
         f"{kind}flow, px": _mean(errors),
-        f"{kind}flow of moving tokens, px": _mean(np.where(moving, errors, np.nan)),
-        f"{kind}direction of moving tokens, cosine": _mean(np.where(moving, cosines, np.nan)),
+        f"{kind}moving tokens, px": _mean(np.where(moving, errors, np.nan)),
+        f"{kind}moving tokens, cosine": _mean(np.where(moving, cosines, np.nan)),
     }
 
 

@@ -134,7 +134,7 @@ def test_dense_probes_are_printed_and_saved(
     saved = json.loads((tmp_path / "dense.json").read_text())
     assert saved["settings"]["window"] == 1 and saved["num_train"] == 50
     rows = {(row["measure"], row["features"]): row["value"] for row in saved["rows"]}
-    assert 0 < rows["flow, px", "no motion"] < rows["flow of moving tokens, px", "no motion"]
+    assert 0 < rows["flow, px", "no motion"] < rows["moving tokens, px", "no motion"]
 
 
 def test_scores_come_with_controls_numbers_and_settings(

@@ -115,12 +115,12 @@ def test_a_dense_probe_has_a_row_per_measure_and_control(train_bank: Path, movin
         like, sources, sources, DenseOptions(num_train=12, num_test=6, seed=3), videos=videos,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    flow = ["encoder", "random encoders (3)", "no motion", "DIS flow, no encoder"]
+    flow = ["encoder", "random encoders (3)", "no motion", "DIS flow"]
     expected = {
-        **dict.fromkeys(("flow, px", "flow of moving tokens, px", "direction of moving tokens, cosine"), flow),
+        **dict.fromkeys(("flow, px", "moving tokens, px", "moving tokens, cosine"), flow),
         **dict.fromkeys(("tracks, px", "tracks, TAP-Vid %"), flow[:3]),
-        **dict.fromkeys(("real flow, px", "real flow of moving tokens, px"), flow[:3]),
-        "real direction of moving tokens, cosine": flow[:3],
+        **dict.fromkeys(("real: flow, px", "real: moving tokens, px"), flow[:3]),
+        "real: moving tokens, cosine": flow[:3],
     }  # fmt: skip
     assert [(r.measure, r.features) for r in result.rows] == [
         (m, f) for m, fs in expected.items() for f in fs
@@ -136,7 +136,7 @@ def test_a_dense_probe_has_a_row_per_measure_and_control(train_bank: Path, movin
         motion = annotate(scene, sources).token_motion((2, 8), [0])
         lengths.append(np.linalg.norm(motion.displacement_xy[0][motion.valid[0]], axis=-1).mean())
     assert values["flow, px", "no motion"].value == pytest.approx(np.mean(lengths), rel=1e-5)
-    assert values["direction of moving tokens, cosine", "no motion"].value == 0
+    assert values["moving tokens, cosine", "no motion"].value == 0
 
 
 def test_an_encoder_without_a_grid_of_tokens_is_refused() -> None:
