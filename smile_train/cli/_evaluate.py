@@ -344,6 +344,7 @@ def probe_dense_command(
         result = probe_dense(
             encoder, train, test, probes, videos=find_videos(videos) if videos else (), progress=progress
         )
+    print_passed_over(videos)
     print_skipped(result.broken)
     print_dense_probes(result)
     if out is not None:
