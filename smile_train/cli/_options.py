@@ -36,8 +36,9 @@ Encoder = Annotated[
     str,
     Option(
         "--checkpoint",
-        help="A run's folder or one of its weights files or checkpoints; a VideoMAE or SMILE file; a folder "
-        "of smile-train export or of transformers; timm:NAME@FILE; clip:NAME@WEIGHTS.",
+        help="The name of a shipped encoder (smile-tiny-motion); a run's folder or one of its weights files "
+        "or checkpoints; a VideoMAE or SMILE file; a folder of smile-train export or of transformers; "
+        "timm:NAME@FILE; clip:NAME@WEIGHTS.",
     ),
 ]
 NumFrames = Annotated[

@@ -142,8 +142,8 @@ class _VideoTraining(Options):
     seed: Whole = 0
     """Of the data, all random changes and the initial weights."""
     start_from: PathText | None = None
-    """Weights of the encoder: a run's folder, a weights file (also a published one), or a folder of a
-    VideoMAE of transformers. null is random weights."""
+    """Weights of the encoder: a run's folder, a weights file (also a published one), a folder of a VideoMAE
+    of transformers, or the name of a shipped encoder. null is random weights."""
     encoder: EncoderOptions = EncoderOptions()
     """The encoder."""
     videos: LabelledVideosOptions = LabelledVideosOptions()

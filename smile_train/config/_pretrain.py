@@ -107,7 +107,7 @@ class PretrainConfig(Options):
     batch_size: Count
     """Clips per step, over all processes."""
     start_from: PathText | None = None
-    """A run's folder or a weights file. Only its weights are used."""
+    """A run's folder, a weights file, or the name of a shipped encoder. Only the weights are used."""
     student: StudentOptions
     """The student."""
     teacher: TeacherOptions = TeacherOptions()

@@ -31,9 +31,10 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        source: a run's folder, its ``student.safetensors``, ``classifier.safetensors`` or one of its
-            checkpoints; a folder of `export_run` (except ONNX); a folder of transformers (VideoMAE is read
-            without that library); a file in VideoMAE's or SMILE's published format (``.pth``, ``.pt``,
+        source: the name of a shipped encoder (``smile-tiny-motion``); a run's folder, its
+            ``student.safetensors``, ``classifier.safetensors`` or one of its checkpoints; a folder of
+            `export_run` (except ONNX); a folder of transformers (VideoMAE is read without that library); a
+            file in VideoMAE's or SMILE's published format (``.pth``, ``.pt``,
             ``.bin``, ``.safetensors``); ``timm:NAME@FILE``, or ``timm:NAME`` for weights that timm finds or
             downloads; ``clip:NAME@WEIGHTS`` or ``clip:tiny-clip``.
         num_frames, side: of the clips, if the source does not say them; 16 and 224 by default.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
+from smile_synth.io.resources import shipped
 from smile_train.models._classifier import VideoClassifier
 from smile_train.models._config import STUDENT_SIZES, ClassifierConfig, EncoderConfig, Size, StudentConfig
 from smile_train.models._encoder import Encoder
@@ -53,6 +54,13 @@ _FAMILIES = {
 Config = StudentConfig | ClassifierConfig
 
 
+def find_encoder(source: str | Path) -> Path:
+    """Return the folder of an encoder that ships with the project, for its name; else the given path."""
+    path = Path(source)
+    folder = shipped("assets") / "encoders" / path
+    return folder if len(path.parts) == 1 and not path.exists() and folder.is_dir() else path
+
+
 # --- our own files ---
 
 
@@ -77,8 +85,9 @@ def load_model(path: str | Path) -> Student | VideoClassifier:
     """Load a model in evaluation mode.
 
     Args:
-        path: a file of `save_model`; a run's folder (its student, else its best, else its last classifier);
-            or a checkpoint ``RUN/checkpoints/<steps>.pt``, with the configuration of the run's model.
+        path: the name of a shipped encoder; a file of `save_model`; a run's folder (its student, else its
+            best, else its last classifier); or a checkpoint ``RUN/checkpoints/<steps>.pt``, with the
+            configuration of the run's model.
 
     Raises:
         UserError: no such file, or a file that smile-train did not write.
@@ -123,7 +132,7 @@ def steps_of(path: str | Path) -> int | None:
 
 def _read(path: str | Path) -> tuple[Path, dict[str, Tensor], Config | None]:
     """Return a checkpoint's file and tensors, and the configuration of its model if it was written here."""
-    file = _file_in(Path(path))
+    file = _file_in(find_encoder(path))
     in_run = file.suffix == ".pt" and file.parent.name == CHECKPOINTS
     tensors = read_tensors(file)
     return file, tensors, _config_of(_file_in(file.parent.parent) if in_run else file)
@@ -180,14 +189,15 @@ def read_weights(source: str | Path) -> Weights:
     """Read the weights of a student, encoder or classifier.
 
     Args:
-        source: a run's folder; a folder of a transformers VideoMAE; a ``.safetensors`` file; or a pickle of
-            plain tensors, with the weights at the top or under a key of `CONTAINERS` in `_tensors.py`, as
-            published. Names may have a prefix, such as ``module.`` or ``backbone.``.
+        source: the name of a shipped encoder; a run's folder; a folder of a transformers VideoMAE; a
+            ``.safetensors`` file; or a pickle of plain tensors, with the weights at the top or under a key of
+            `CONTAINERS` in `_tensors.py`, as published. Names may have a prefix, such as ``module.`` or
+            ``backbone.``.
 
     Raises:
         UserError: the file is missing or unreadable.
     """
-    path = Path(source)
+    path = find_encoder(source)
     if (path / "config.json").is_file():
         return _read_transformers(path)
     file, tensors, config = _read(path)

@@ -13,6 +13,7 @@ from smile_train.models import (
     Student,
     StudentConfig,
     Teacher,
+    find_encoder,
     load_student_weights,
     load_teacher,
     set_motion_energy_filters,
@@ -70,6 +71,11 @@ def build_student(
     if config.start_from is not None:
         load_student_weights(student, config.start_from)
     return student
+
+
+def find_absolute(start_from: str | None) -> str | None:
+    """Return the absolute path of initial weights; those of a shipped encoder are found by name."""
+    return None if start_from is None else str(find_encoder(start_from).resolve())
 
 
 def build_masker(config: PretrainConfig, stage: int, student: StudentConfig) -> Masker:

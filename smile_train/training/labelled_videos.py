@@ -30,6 +30,7 @@ from smile_train.data.labelled_sets import open_labelled_sets
 from smile_train.data.video_lists import LabelledVideo
 from smile_train.data.video_source import VideoSource
 from smile_train.models import EncoderConfig
+from smile_train.training.build import find_absolute
 from smile_train.training.distributed import World, env_rank
 from smile_train.training.multi_view import Predictions, predict
 from smile_train.training.trainer import Phase, Task, choose_precision
@@ -206,4 +207,4 @@ def with_absolute_paths(config: FinetuneConfig | ProbeConfig) -> Any:
     names = ("train", "validation", "test", "root", "hmdb_splits")
     paths = {name: absolute(getattr(config.videos, name)) for name in names}
     videos = config.videos.model_copy(update=paths)
-    return config.model_copy(update={"start_from": absolute(config.start_from), "videos": videos})
+    return config.model_copy(update={"start_from": find_absolute(config.start_from), "videos": videos})

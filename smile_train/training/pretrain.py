@@ -20,7 +20,14 @@ from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixe
 from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
 from smile_train.masking import MASK_DRAWS, Masker, seen_frames
 from smile_train.models import LOCAL, STUDENT, STUDENT_AVERAGE, STUDENT_BEST, StudentConfig
-from smile_train.training.build import CONFIG, build_masker, build_student, build_targets, build_teacher
+from smile_train.training.build import (
+    CONFIG,
+    build_masker,
+    build_student,
+    build_targets,
+    build_teacher,
+    find_absolute,
+)
 from smile_train.training.cost import Cost, cost_of
 from smile_train.training.distributed import World, choose_device
 from smile_train.training.trainer import (
@@ -272,7 +279,7 @@ def _with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
         changed["model"] = f"{LOCAL}{_absolute(teacher.model.removeprefix(LOCAL))}"
     if teacher.pretrained is not None and Path(teacher.pretrained).is_file():
         changed["pretrained"] = str(_absolute(teacher.pretrained))
-    update = {"start_from": _absolute(config.start_from), "teacher": teacher.model_copy(update=changed)}
+    update = {"start_from": find_absolute(config.start_from), "teacher": teacher.model_copy(update=changed)}
     return config.model_copy(update=update)
 
 

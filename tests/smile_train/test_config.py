@@ -33,6 +33,7 @@ FAITHFUL = (281250, "smile-gaussian-faithful", "trajectory 0.8", 2)
 MEANINGS: dict[str, tuple[Any, ...]] = {
     "demo": ("tiny", 16, "teacher", (1300, "demo", "trajectory 0.8", 1)),
     "motion-cpu": ("tiny", 16, "motion", (2000, "motion", "random 0.5", 1)),
+    "smile-tiny-motion": ("tiny", 16, "motion", (500, "motion", "clear-past 0.95", 1)),
     "pixels-cpu": ("tiny", 16, "pixels", (2000, "demo", "trajectory 0.8", 1)),
     "tiny-cpu": ("tiny", 16, "teacher", (1500, "demo", "trajectory 0.75", 2)),
     "smile-vitb": ("base", 128, "teacher", SMILE, NATURAL),

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import smile_train
 from smile_synth.core.errors import UserError
+from smile_synth.io.resources import shipped
 from smile_train.config import StudentOptions
 from smile_train.models import (
     CHECKPOINTS,
@@ -39,6 +41,7 @@ from smile_train.models import (
     split_tokens,
     steps_of,
 )
+from smile_train.training.build import find_absolute
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/smile_student.json"
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="no reference files beside this checkout")
@@ -674,3 +677,19 @@ def test_classifiers_are_built_from_any_source(tmp_path: Path, kind: str) -> Non
     assert torch.equal(classifier.fc_norm.weight, torch.ones(24))
     longer = build_classifier(path, num_classes=2, generator=seeded(), num_frames=8, size_hw=(8, 12))
     assert longer(torch.randn(1, 8, 3, 8, 12)).shape == (1, 2)
+
+
+def test_a_shipped_encoder_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    student, encoder = load_student("smile-tiny-motion"), build_encoder("smile-tiny-motion")
+    assert (encoder.config.num_frames, encoder.config.size_hw, encoder.config.width) == (8, (64, 64), 128)
+    frames = torch.rand(1, 8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(encoder(frames), student.encode(frames))
+    assert smile_train.load_encoder("smile-tiny-motion").side == 64
+    assert find_absolute("smile-tiny-motion") == str(shipped("assets") / "encoders" / "smile-tiny-motion")
+    assert find_absolute("runs/mine") == str(tmp_path / "runs" / "mine")
+    with pytest.raises(UserError, match="checkpoint 'smile-tiny': no student.safetensors there"):
+        load_student("smile-tiny")
+    Path("smile-tiny-motion").mkdir()  # a folder of this name is used before the shipped encoder
+    with pytest.raises(UserError, match="no student.safetensors there"):
+        load_student("smile-tiny-motion")
