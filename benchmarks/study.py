@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--report", action="store_true", help="train nothing; write the seeds that are done")
     arguments = parser.parse_intermixed_args()  # overrides may stand after the options
     console = Console()
     run = StudyRun(Study.load(arguments.study, arguments.overrides), arguments.work)
     environment = record.environment()
-    estimate = run.estimate()
-    predicted = estimate.cells * estimate.seconds_each
-    console.print(f"{estimate.cells} runs, about {predicted / 60:.0f} minutes")
+    if not arguments.report:
+        estimate = run.estimate()
+        minutes = estimate.cells * estimate.seconds_each / 60
+        console.print(f"{estimate.cells} runs, about {minutes:.0f} minutes")
     began = time.perf_counter()
     last = ""
 
@@ -45,7 +47,8 @@ def main() -> None:
             last = what
             console.print(f"{(time.perf_counter() - began) / 60:6.1f} min  {what}")
 
-    run.run(progress=stage)
+    if not arguments.report:
+        run.run(progress=stage)
     run.report()
     summary = json.loads((arguments.work / SUMMARY).read_text())
     result = {
@@ -53,9 +56,8 @@ def main() -> None:
         "overrides": arguments.overrides,
         "about": run.study.about,
         "settings": dump(run.study),
-        "predicted_minutes": round(predicted / 60, 1),
         # Of training and probes, over all runs. Several processes may share a study.
-        "minutes": round(sum(map(_seconds, run.cells)) / 60, 1),
+        "minutes": round(sum(_seconds(cell) for cell in run.cells if cell.seed in summary["seeds"]) / 60, 1),
         **summary,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
