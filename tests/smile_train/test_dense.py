@@ -72,12 +72,12 @@ def test_unique_features_are_followed_exactly() -> None:
     """Every feature moves by one column, and by two rows in the last step, in a map of 3 x 5 x 7 tokens."""
     first = torch.eye(35).view(5, 7, 35)
     features = torch.stack([first, first.roll(1, 1), first.roll((2, 2), (0, 1))])
-    queries = torch.tensor([[0, 1.5, 0.5], [0, 4.5, 2.5], [1, 2.5, 1.5], [0, 2.0, 1.5]], dtype=torch.float64)
+    queries = torch.tensor([[0, 1.5, 0.5], [0, 4.5, 2.5], [1, 2.25, 1.5], [0, 2.0, 1.5]], dtype=torch.float64)
     found = match_points(features, queries)
     expected = [
         [[1.5, 0.5], [2.5, 0.5], [3.5, 2.5]],
         [[4.5, 2.5], [5.5, 2.5], [6.5, 4.5]],
-        [[2.5, 1.5], [2.5, 1.5], [3.5, 3.5]],
+        [[2.25, 1.5], [2.25, 1.5], [3.5, 3.5]],  # nearest to the token at 2.5
         [[2.0, 1.5], [3.0, 1.5], [4.0, 3.5]],  # between two tokens
     ]
     np.testing.assert_allclose(found, expected, atol=1e-4)
