@@ -144,7 +144,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
             build_bank([tmp_path / "src"], tmp_path / "bank", cut=replace(CUT, **options))
     with pytest.raises(UserError, match="workers must be at least 1"):
         build_bank([tmp_path / "src"], tmp_path / "bank", cut=CUT, workers=0)
-    with pytest.raises(UserError, match=r"^format 'cocoo': allowed are coco, .*did you mean 'coco'"):
+    with pytest.raises(UserError, match=r"^format 'cocoo': allowed are .*\bcoco, .*did you mean 'coco'"):
         build_bank([tmp_path / "src"], tmp_path / "bank", cut=CUT, format="cocoo")
 
 
