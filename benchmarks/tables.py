@@ -414,7 +414,7 @@ def study_results(name: str) -> str:
         "",
         f"Seeds {', '.join(map(str, result['seeds']))}; {settings['num_train']} training and "
         f"{settings['num_test']} test clips a probe; `{settings['base']}` with "
-        f"`{', '.join(settings['overrides'])}`; {result['minutes']} minutes of the clock for all arms and seeds. "
+        f"`{', '.join(settings['overrides'])}`; {result['minutes']} minutes of the clock for all runs. "
         f"`benchmarks/study.py {result['study']}`, {_where(result)}.",
     ]
     return "\n".join(lines)
