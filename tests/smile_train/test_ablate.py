@@ -150,13 +150,13 @@ def test_every_arm_of_a_shipped_study_can_be_drawn(name: str, materials: Materia
     seen = set()
     for config in arms.values():
         stage = config.resolved_stages[0]
-        (source,) = stage.sources
-        recipe = Recipe.load(str(source.recipe), source.overrides)
-        clips = SyntheticClips(
-            recipe, Sources(materials.bank, materials.train_backgrounds), seed=0, num_clips=1
-        )
-        shown = hashlib.sha256(clips[0].frames.tobytes()).hexdigest()
-        seen.add((shown, str(config.targets), stage.mask.model_dump_json()))
+        shown = hashlib.sha256()
+        for source in stage.sources:
+            recipe = Recipe.load(str(source.recipe), source.overrides)
+            clips = SyntheticClips(recipe, materials.train, seed=0, num_clips=1)
+            shown.update(clips[0].frames.tobytes())
+        options = str(config.targets), stage.mask.model_dump_json(), stage.optimiser.model_dump_json()
+        seen.add((shown.hexdigest(), *options))
     assert len(seen) == len(arms)
 
 
@@ -164,6 +164,7 @@ def test_shipped_studies_have_their_arms() -> None:
     arms = {name: set(Study.load(name).all_arms) for name in STUDIES}
     assert set(STUDIES) == {
         "motion-pattern", "objects", "occlusion", "background", "mask", "target", "ladder", "diversity",
+        "motion-target",
     }  # fmt: skip
     assert arms["motion-pattern"] >= {"still", "translation", "rotation", "scale", "all", "smooth"}
     assert arms["background"] == {"black", "noise", "image", "moving image"}

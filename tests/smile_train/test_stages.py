@@ -292,7 +292,7 @@ def test_objects_are_pasted_into_natural_video(config_file: Path, tmp_path: Path
     change = (frames[:, 1] - frames[:, 0])[uncovered]
     assert (change - 40).abs().max() < 6  # two frames of the ramp later
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(UserError, match=r"empty.txt': expected images or videos .* found none"):
+    with pytest.raises(UserError, match=r"empty.txt': is empty"):
         open_data(PretrainConfig.load(config_file, [f"backgrounds={tmp_path / 'empty.txt'}"]))
     with pytest.raises(UserError, match="1 files cannot be read, the first '.*broken.mp4': is no video"):
         open_data(config, strict=True)
