@@ -8,7 +8,7 @@ import torch
 
 from smile_train.config import PretrainConfig
 from smile_train.models import motion_energy_filters
-from smile_train.training.build import build_student
+from smile_train.training.build import build_student, build_targets
 
 
 def test_filters_are_pairs_that_respond_to_one_velocity() -> None:
@@ -37,8 +37,9 @@ def test_filters_are_pairs_that_respond_to_one_velocity() -> None:
 def test_the_option_replaces_three_quarters_of_the_filters(config_file: object) -> None:
     students = []
     for kind in ("random", "motion-energy"):
-        config = PretrainConfig.load(str(config_file), [f"student.patch_filters={kind}"])
-        students.append(build_student(config, (32, 32), 4, 5))
+        changes = [f"student.patch_filters={kind}", "targets=[{kind: pixels}]"]
+        config = PretrainConfig.load(str(config_file), changes)
+        students.append(build_student(config, (32, 32), 4, build_targets(config, None)))
     random, filtered = (dict(student.named_parameters()) for student in students)
     changed = {name for name in random if not torch.equal(random[name], filtered[name])}
     assert changed == {"encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.bias"}
