@@ -93,7 +93,7 @@ def _opened(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         check_size(image.height, image.width)
         image.load()
-    except Exception:
+    except Exception:  # damaged files make Pillow raise almost any exception; others are raised again below
         pixels_only = _without_metadata(data)
         deep = _deep_colour(data) if data[:4] in TIFF_SIGNATURES else None
         if pixels_only is not None:
@@ -117,7 +117,7 @@ def _deep_colour(data: bytes) -> Image.Image | None:
     """
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error:  # OpenCV returns None for most files that it cannot decode, and raises for some
         return None
     if bgr is None or bgr.ndim != 3 or bgr.shape[2] < 3:
         return None

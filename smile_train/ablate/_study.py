@@ -31,7 +31,7 @@ class StudyVideos(Options):
     """Regular expression on file names; its match is the group of a video. By default each video is
     a group."""
     evaluate: EvaluateOptions = EvaluateOptions()
-    """What is measured, as in the command evaluate."""
+    """Protocols, controls and pooling: the options of the command evaluate."""
 
     def splits(self) -> tuple[list[LabelledVideo], list[Split]]:
         """Return the videos, and one split per group.

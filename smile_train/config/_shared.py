@@ -232,8 +232,9 @@ class MaskOptions(Options):
     """Which tokens are hidden from the student."""
 
     kind: Literal["trajectory", "tube", "block", "random", "clear-past", "occlusion"] = "trajectory"
-    """trajectory (object tokens first), tube, block (blocks that last the whole clip), random, clear-past
-    (random tokens of all tubelets but the first ones) or occlusion (tokens at occlusions first)."""
+    """trajectory (object tokens first; natural videos get a tube mask), tube, block (blocks that last the
+    whole clip), random, clear-past (random tokens of all tubelets but the first ones) or occlusion (tokens at
+    occlusions first)."""
     ratio: Fraction = 0.8
     """Share of masked tokens. Of T x H x W tokens, T x int(ratio x H x W) are masked. With clear-past it is
     the share of the tubelets after the clear ones, and T is their number."""

@@ -25,8 +25,8 @@ class FrameOptions(Options):
     short: Literal["repeat", "loop", "stretch"] = "repeat"
     """If a video is shorter than a window: repeat its last frame, loop it, or spread num_frames over it."""
     damaged: Literal["refuse", "decode"] = "refuse"
-    """A video that is damaged or cut short: refuse it, or decode what is readable. A frame that cannot be
-    decoded is then replaced by the one before it."""
+    """What happens to damaged and incomplete videos. refuse: they are not used. decode: a frame that cannot
+    be decoded is replaced by the one before it."""
 
 
 class SamplingOptions(FrameOptions):

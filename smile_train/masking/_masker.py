@@ -126,9 +126,8 @@ class Masker:
         """Make one mask per clip.
 
         Args:
-            batch: has the labels ``mask_draws`` (see `draw`), and ``coverage`` or ``boxes_xyxy`` for
-                trajectory masks. Without labels of motion, no clip has known motion. Masks are made on its
-                device.
+            batch: has the label ``mask_draws`` (see `draw`). Without ``coverage`` or ``boxes_xyxy``, no clip
+                has objects; without labels of motion, no clip has known motion. Masks are made on its device.
             number: which of the independent masks, 0 .. M - 1.
 
         Returns:
@@ -204,8 +203,9 @@ class Masker:
     def _object_tokens(self, batch: Batch) -> Tensor:
         kind = self.options.object_tokens
         label = "coverage" if kind == "coverage" else "boxes_xyxy"
-        if label not in batch.labels:
-            raise ValueError(f"a trajectory mask from {kind} needs the label {label}")
+        if label not in batch.labels:  # all clips of the batch are natural videos
+            shape = len(batch), math.prod(self.grid_thw)
+            return torch.zeros(shape, dtype=torch.bool, device=batch.frames.device)
         if kind == "coverage":
             return batch.labels[label] > self.options.coverage_threshold
         return object_tokens_from_boxes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,8 +32,8 @@ RNG = np.random.default_rng
 
 
 def encoder(**changes: object) -> VideoEncoder:
-    settings = {"width": 16, "depth": 1, "heads": 2, "num_frames": 6, "size_hw": (32, 32), "patch_size": 8}
-    config = EncoderConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"num_frames": 6, "size_hw": (32, 32), "patch_size": 8, **changes}
+    config = EncoderConfig(**{"width": 16, "depth": 1, "heads": 2, **settings})
     return VideoEncoder("e", Encoder(config, generator=torch.Generator().manual_seed(0)))
 
 

@@ -373,7 +373,7 @@ def test_exact_motion_is_relative_to_the_camera() -> None:
 
 
 def test_options_of_a_mask_change_linearly_to_those_of_the_last_step() -> None:
-    options = MaskOptions(ratio=0.5, final={"ratio": 0.9, "object_visible_share": 0.3})  # type: ignore[arg-type]
+    options = MaskOptions.model_validate({"ratio": 0.5, "final": {"ratio": 0.9, "object_visible_share": 0.3}})
     middle = options.at(0.25)
     assert (middle.ratio, middle.object_visible_share) == pytest.approx((0.6, 0.15))
     assert (options.at(1.0).ratio, options.at(0.0).ratio) == (0.9, 0.5)  # without rounding
@@ -605,12 +605,14 @@ def test_the_boxes_of_a_clip_are_joined_and_those_of_others_are_not() -> None:
     assert not object_tokens_from_boxes(boxes[:, :0], GRID, 4, 2).any()
 
 
+@pytest.mark.parametrize("object_tokens", ["coverage", "boxes-oversize"])
+def test_batches_of_natural_videos_alone_get_tube_masks(object_tokens: str) -> None:
+    masks = masks_of(masker_of(object_tokens=object_tokens), range(4))
+    assert torch.equal(masks, masks_of(masker_of(kind="tube"), range(4)))
+
+
 def test_mistakes_are_refused() -> None:
     draws, objects = draws_of(GRID), torch.zeros(4, 105, dtype=torch.bool)
-    with pytest.raises(ValueError, match="a trajectory mask from coverage needs the label coverage"):
-        masks_of(masker_of(), range(4))
-    with pytest.raises(ValueError, match="a trajectory mask from boxes-oversize needs the label boxes_xyxy"):
-        masks_of(masker_of(object_tokens="boxes-oversize"), range(4))
     with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):
         masker_of(ratio=0.02)
     with pytest.raises(UserError, match="mask: mask ratio 0.02 masks none of the 5x7 tokens"):

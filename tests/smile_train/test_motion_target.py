@@ -84,7 +84,8 @@ def test_labels_of_motion_are_those_that_targets_and_masks_need(config_file: Pat
     assert torch.equal(alone, together[:, 1:]) and not torch.equal(alone[:, 0], alone[:, 1])
     # The target has its own offsets, in its own order, whatever labels the mask adds.
     assert torch.equal(values[0].values[0], values[1].values[0])
-    assert torch.equal(values[0].weights[0], values[1].weights[0])  # type: ignore[arg-type]
+    own, union = values[0].weights[0], values[1].weights[0]
+    assert own is not None and union is not None and torch.equal(own, union)
     first = values[1].values[0].unflatten(2, (2, 4))[:, :, 0, :2]
     assert torch.equal(first, alone[:, 1].sign() * alone[:, 1].abs().log1p())
 

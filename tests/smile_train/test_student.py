@@ -157,6 +157,7 @@ def test_further_decoders_and_heads_of_encoder_blocks_add_predictions(tmp_path: 
         # The decoder has the weights that it has alone.
         assert torch.equal(predicted[:, :18, :5], plain(clips, mask, tokens="all"))
         for number, tokens in enumerate(outputs):
+            # A ModuleList says nothing about the type of its items.
             norm, head = student.block_heads[number]  # type: ignore[misc]
             assert torch.equal(predicted[:, 18 + 7 * number :][:, :7], head(norm(tokens)))
         student.own_decoders[1].get_submodule("head").weight.zero_()

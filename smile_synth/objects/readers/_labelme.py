@@ -64,9 +64,9 @@ def _cut(pair: Pair) -> Iterator[CutOut | Rejected]:
         embedded = base64.b64decode(data.get("imageData") or "") if not pair.path.is_file() else b""
     except (UserError, TypeError, binascii.Error) as error:
         raise Reject(f"unusable labels: {error}") from None
-    size_hw = data.get("imageHeight"), data.get("imageWidth")
-    known = all(isinstance(side, int) for side in size_hw)
-    image = AnnotatedImage(pair.name, pair.path, size_hw if known else None)  # type: ignore[arg-type]
+    height, width = data.get("imageHeight"), data.get("imageWidth")
+    size_hw = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    image = AnnotatedImage(pair.name, pair.path, size_hw)
     groups: dict[object, list[tuple[int, dict[str, Any]]]] = {}
     for number, shape in enumerate(shape for shape in data["shapes"] if isinstance(shape, dict)):
         group = shape.get("group_id")
