@@ -420,6 +420,44 @@ def study_results(name: str) -> str:
     return "\n".join(lines)
 
 
+def encoder_results() -> str:
+    """Return the scores of the shipped encoder, and of the same training with eight times the steps."""
+    names = {"smile_tiny_motion": "smile-tiny-motion", "smile_tiny_motion_4000": "4,000 steps instead of 500"}
+    results = {title: _load(RESULTS / f"{file}.json") for file, title in names.items()}
+    columns = [("mean", "linear"), ("mean", "knn"), ("mean-max-min", "linear")]
+
+    def percent(rows: list[dict[str, Any]], **wanted: str) -> str:
+        (row,) = (row for row in rows if all(row[key] == value for key, value in wanted.items()))
+        return f"{100 * row['accuracy']:.1f} ({_percent(row['low'], row['high'])})"
+
+    lines = [
+        f"| real actions, % | {' | '.join(f'{pooling}, {protocol}' for pooling, protocol in columns)} |",
+        "|---|---|---|---|",
+    ]
+    first = next(iter(results.values()))
+    controls = [row["features"] for row in first["real"]["mean-max-min"][1:]]
+    for title, result in [*results.items(), *((name, first) for name in controls)]:
+        features = title if title in controls else "encoder"
+        cells = [
+            percent(result["real"][pooling], protocol=protocol, features=features)
+            for pooling, protocol in columns
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    heads = " | ".join([*results, controls[0]])
+    lines += ["", f"| synthetic motion, % | classes | {heads} |", "|---|---|---|---|---|"]
+    for task, classes in first["num_classes"].items():
+        cells = [percent(result["synthetic"], task=task, features="encoder") for result in results.values()]
+        cells.append(percent(first["synthetic"], task=task, features=controls[0]))
+        lines.append(f"| {task} | {classes} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"In brackets 95 % intervals. {first['videos']}; {first['num_train']} training and {first['num_test']} test "
+        f"clips a "
+        f"probe. `benchmarks/shipped_encoder.py`, {_where(first)}.",
+    ]
+    return "\n".join(lines)
+
+
 def report_results() -> str:
     """Return how long reports take, how large they are and how soon they open."""
     result = _load(RESULTS / "report_speed.json")
@@ -509,6 +547,7 @@ BLOCKS = {
     "memory-results": (ROOT / "docs" / "pretraining.md", memory_results),
     "learn-results": (ROOT / "docs" / "pretraining.md", learn_results),
     "step-results": (ROOT / "docs" / "performance.md", step_results),
+    "encoder-results": (ROOT / "assets" / "encoders" / "smile-tiny-motion" / "README.md", encoder_results),
     "report-results": (ROOT / "docs" / "looking.md", report_results),
     "study-results": (ROOT / "docs" / "ablations.md", partial(study_results, "motion_pattern")),
     "motion-target-results": (ROOT / "docs" / "ablations.md", partial(study_results, "motion_target")),
