@@ -451,9 +451,8 @@ def encoder_results() -> str:
         lines.append(f"| {task} | {classes} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"In brackets 95 % intervals. {first['videos']}; {first['num_train']} training and {first['num_test']} test "
-        f"clips a "
-        f"probe. `benchmarks/shipped_encoder.py`, {_where(first)}.",
+        f"In brackets 95 % intervals. {first['videos']}; {first['num_train']} training and "
+        f"{first['num_test']} test clips a probe. `benchmarks/shipped_encoder.py`, {_where(first)}.",
     ]
     return "\n".join(lines)
 
