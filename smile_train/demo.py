@@ -159,7 +159,7 @@ def render_page(
     steps = [line["step"] for line in log]
     losses = {
         "training": (steps, [line["loss"] for line in log]),
-        "predicting each clip's mean": (steps, [line["baseline_loss"] for line in log]),
+        "baseline": (steps, [line["baseline_loss"] for line in log]),
     }
     chart = line_chart(
         losses, x_label="step", y_label="loss (MSE on masked tokens)", title="loss over steps",

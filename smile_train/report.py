@@ -64,7 +64,8 @@ class ClipAnalysis:
         coverage: ``[K, N]`` fraction of each token that objects cover.
         displacement: ``[K, N, 2]`` exact motion, see `token_displacement`; NaN for clips of no recipe.
         mask: ``[K, N]`` bool, True is hidden.
-        errors: ``[K, N]`` mean squared error of the predicted tokens; NaN for others.
+        errors: ``[K, N]`` mean squared error of the predicted tokens; NaN for others, and with a target of
+            kind motion, whose values are also classes and embeddings.
         tokens: ``[K, N, C]`` of the encoder without a mask.
         untrained: ``[K, N, C]`` of an untrained encoder of the same architecture.
         teacher: ``[K, N, D]``; None without a teacher.
@@ -122,9 +123,11 @@ def analyse_clips(run: Path, *, num_clips: int = 32, video: Path | None = None) 
         places = pick_tokens(places, mask, masker.num_masked, which)[..., 0]
         predicted = predicted[:, : places.shape[1]]  # without the predictions of encoder blocks
         errors = torch.full(mask.shape, math.nan)
+        if all(target.kind != "motion" for target in config.targets):
+            errors = errors.scatter(1, places, (predicted - expected).square().mean(-1))
         found = {
             "frames": batch.frames, "coverage": labels.get("coverage", torch.zeros(mask.shape)), "mask": mask,
-            "errors": errors.scatter(1, places, (predicted - expected).square().mean(-1)),
+            "errors": errors,
             "tokens": student.encode(inputs), "untrained": untrained.encode(inputs),
         }  # fmt: skip
         if teacher is not None:
@@ -230,7 +233,7 @@ def find_run_problems(log: Sequence[dict[str, Any]], steps: int | None) -> list[
     elif len(losses) >= 40 and last >= losses[:count].mean():
         found.append(Finding("warning", "loss does not fall", f"It ends at {last:.3f}, not below its start."))
     if last >= last_baseline:  # False for NaN
-        text = f"The loss ends at {last:.3f}; predicting each clip's mean gives {last_baseline:.3f}."
+        text = f"The loss ends at {last:.3f}; the baseline is {last_baseline:.3f}."
         found.append(Finding("warning", "not below the baseline", text))
     return found
 
@@ -325,7 +328,7 @@ def _curves(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     first = [key for key in _CURVES if key in keys]
     charts = []
     for key in [*first, *(k for k in keys if k not in first and not k.startswith(_BASELINE))]:
-        names = {key: key, _BASELINE + key: "of predicting each clip's mean"}
+        names = {key: key, _BASELINE + key: "baseline"}
         lines = {
             names[name]: (
                 [line["step"] for line in log if name in line],
@@ -422,7 +425,9 @@ def _images(analysis: ClipAnalysis) -> dict[str, Any]:
         }
     return {
         "losses": [
-            (name, f"{loss:.4f}", count) for name, (loss, count) in losses_by_coverage(analysis).items()
+            (name, f"{loss:.4f}", count)
+            for name, (loss, count) in losses_by_coverage(analysis).items()
+            if count
         ],
         "statistics": token_statistics(analysis),
         "masks": masks,

@@ -34,10 +34,7 @@ def demo_command(
         result = run_demo(out, overrides or [], progress=stage, num_train=num_train, num_test=num_test)
     print_motion_probes(result.probe)
     run = result.pretrained
-    console.print(
-        f"loss {run.loss:.3f} after {run.steps} steps "
-        f"(of predicting the clip's mean: {run.baseline_loss:.3f})"
-    )
+    console.print(f"loss {run.loss:.3f} after {run.steps} steps (baseline: {run.baseline_loss:.3f})")
     console.print(f"corpus: {result.corpus}   contact sheet: {out / 'contact_sheet.png'}")
     console.print(f"page:   {result.page}")
 

@@ -63,9 +63,7 @@ def pretrain_command(
         shown.total_steps = loaded.total_steps
         result = pretrain(loaded, folder, strict=strict, on_log=shown.on_log, progress=shown.videos)
     print_unreadable(result.unreadable)
-    print_training_end(
-        result, f"loss {result.loss:.4f} (of predicting the clip's mean: {result.baseline_loss:.4f})"
-    )
+    print_training_end(result, f"loss {result.loss:.4f} (baseline: {result.baseline_loss:.4f})")
 
 
 def finetune_command(

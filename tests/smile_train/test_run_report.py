@@ -142,6 +142,7 @@ def test_the_page_of_a_run(run: Path, browser: Any, moving_squares: Path) -> Non
     assert np.isfinite(analysis.displacement).all() and np.abs(analysis.displacement).max() > 0.9
     video = next((moving_squares / "test" / "left").glob("*.mp4"))
     page, findings = report_run(run, num_clips=6, video=video)
+    assert "Squared error by coverage" in page
     assert "exact motion" in page and "DIS flow" in page and "untrained student: endpoint error" in page
     assert not {finding.severity for finding in findings} & {"error"}
     (run / "report.html").write_text(page)
@@ -194,3 +195,11 @@ def test_a_collapsed_student_is_a_finding(run: Path, tmp_path: Path) -> None:
         student.encoder.norm.weight.zero_()
     save_model(collapsed / "student.safetensors", student)
     assert "features collapse" in {f.kind for f in report_run(collapsed, num_clips=8)[1]}
+
+
+def test_squared_errors_leave_out_targets_that_are_classes(config_file: Path, tmp_path: Path) -> None:
+    changes = ["stages.0.steps=2", "stages.0.optimiser.warmup_steps=1"]
+    config = PretrainConfig.load(config_file, [*changes, "targets=[{kind: motion, visibility: 1}]"])
+    pretrain(config, tmp_path / "motion")
+    assert np.isnan(analyse_clips(tmp_path / "motion", num_clips=4).errors).all()
+    assert "Squared error by coverage" not in report_run(tmp_path / "motion", num_clips=4)[0]
