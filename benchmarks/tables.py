@@ -561,7 +561,7 @@ BLOCKS = {
     "kill-results": (ROOT / "docs" / "labels.md", kill_results),
     "ray-results": (ROOT / "docs" / "labels.md", ray_results),
     "motion-results": (ROOT / "docs" / "motion.md", motion_results),
-    "demo-results": (ROOT / "README.md", demo_results),
+    "demo-results": (ROOT / "docs" / "results.md", demo_results),
     "render-results": (ROOT / "docs" / "performance.md", render_results),
     "teacher-results": (ROOT / "assets" / "README.md", teacher_results),
 }

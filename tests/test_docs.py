@@ -21,7 +21,7 @@ from smile_train.cli import app as train_app
 from smile_train.config import FinetuneConfig, PretrainConfig, ProbeConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "assets" / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "assets" / "README.md", *(ROOT / "docs").rglob("*.md")])
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "train-probe": ProbeConfig}
 
 
