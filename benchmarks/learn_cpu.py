@@ -25,10 +25,10 @@ from rich.progress import Progress
 
 from smile_train.batch import normalise
 from smile_train.config import PretrainConfig
+from smile_train.distributed import World
 from smile_train.evaluate import effective_rank
 from smile_train.materials import build_materials
 from smile_train.models import Student, load_student
-from smile_train.training.distributed import World
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import PretrainTask, pretrain
 

@@ -15,8 +15,8 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
     ],
     "smile_train": [
-        "config", "collapse", "batch", "models", "masking", "motion_target", "targets", "data", "materials", "training", "export", "evaluate",
-        "ablate", "report_motion", "report", "demo", "cli",
+        "config", "distributed", "batch", "models", "masking", "motion_target", "targets", "data", "materials",
+        "evaluate", "training", "export", "ablate", "report_motion", "report", "demo", "cli",
     ],
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 # The modules of smile_train/training, likewise.
 TRAINING = [
-    "distributed", "cost", "optim", "checkpoint", "logging", "build", "trainer", "pretrain", "multi_view",
+    "cost", "optim", "checkpoint", "logging", "build", "trainer", "pretrain", "multi_view",
     "labelled_videos", "finetune", "probe", "captions", "teacher_scores", "teacher",
 ]  # fmt: skip
 TRAINERS = ("trainer", "pretrain", "finetune", "probe", "teacher")

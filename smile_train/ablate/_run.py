@@ -25,6 +25,7 @@ from smile_synth.parallel.cluster import Cluster
 from smile_train.ablate._report import Summary, write_report
 from smile_train.ablate._study import MIN_CLIPS, Study
 from smile_train.config import PretrainConfig
+from smile_train.distributed import choose_device
 from smile_train.evaluate import (
     MOTION_TASKS,
     Extractor,
@@ -35,7 +36,6 @@ from smile_train.evaluate import (
     load_encoder,
 )
 from smile_train.materials import Materials, build_materials
-from smile_train.training.distributed import choose_device
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 

@@ -52,8 +52,8 @@ def embed_command(
     """Write one feature per video: encoder tokens, averaged over tokens and clips."""
     from smile_synth.io.strict_yaml import parse
     from smile_train.data.video import ViewOptions
+    from smile_train.distributed import join_world
     from smile_train.evaluate import Extractor, embed_videos, load_encoder
-    from smile_train.training.distributed import join_world
 
     read = parse(ViewOptions, "{}", name="view", overrides=view or [])
     with join_world(device) as world, progress_bar("embedding", "videos") as progress:
@@ -114,8 +114,8 @@ def evaluate_command(
 ) -> None:
     """Score a frozen or fine-tuned encoder on labelled real videos, with its controls."""
     from smile_synth.io.strict_yaml import parse
+    from smile_train.distributed import join_world
     from smile_train.evaluate import EvaluateOptions, Extractor, evaluate_videos, load_encoder
-    from smile_train.training.distributed import join_world
 
     if out is not None:
         check_suffix(out, ".json")
@@ -274,6 +274,7 @@ def probe_command(
 ) -> None:
     """Probe a frozen encoder on synthetic motion, with its controls on the same clips."""
     from smile_synth.io.atomic import write_bytes
+    from smile_train.distributed import choose_device
     from smile_train.evaluate import (
         DEMO_TASKS,
         MOTION_TASKS,
@@ -283,7 +284,6 @@ def probe_command(
         probe_motion,
     )
     from smile_train.models import steps_of
-    from smile_train.training.distributed import choose_device
 
     if out is not None:
         check_suffix(out, ".json")
@@ -329,9 +329,9 @@ def probe_dense_command(
     """Read flow and point tracks from the tokens of a frozen encoder, with controls."""
     from smile_synth.io.atomic import write_bytes
     from smile_train.data.video_lists import find_videos
+    from smile_train.distributed import choose_device
     from smile_train.evaluate import DenseOptions, load_encoder, probe_dense
     from smile_train.models import steps_of
-    from smile_train.training.distributed import choose_device
 
     if out is not None:
         check_suffix(out, ".json")

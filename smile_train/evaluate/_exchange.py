@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from smile_train.training.distributed import World
+from smile_train.distributed import World
 
 Value = TypeVar("Value")
 # Rank 0 trains probes while the other processes wait for its next result.

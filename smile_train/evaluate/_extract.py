@@ -21,9 +21,9 @@ from smile_synth.core.errors import UserError
 from smile_synth.parallel.workers import map_in_order
 from smile_train.data.decoding import FileFacts, content_digest, file_facts
 from smile_train.data.video import ReadOptions, is_short, read_windows
+from smile_train.distributed import World
 from smile_train.evaluate._exchange import Exchange
 from smile_train.evaluate._features import Feature
-from smile_train.training.distributed import World
 
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]

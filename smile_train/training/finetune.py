@@ -19,6 +19,7 @@ from smile_train.batch import Batch, normalise
 from smile_train.config import FinetuneConfig, MixingOptions, OptimiserOptions, ViewCountOptions
 from smile_train.data.augmentation import seeded
 from smile_train.data.labelled_sets import read_labelled_sets
+from smile_train.distributed import World, choose_device
 from smile_train.models import (
     CLASSIFIER,
     CLASSIFIER_AVERAGE,
@@ -29,7 +30,6 @@ from smile_train.models import (
     load_model,
 )
 from smile_train.training.cost import Cost, cost_of
-from smile_train.training.distributed import World, choose_device
 from smile_train.training.labelled_videos import (
     TEST,
     Epochs,

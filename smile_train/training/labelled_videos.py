@@ -29,9 +29,9 @@ from smile_train.data.batches import worker_batches
 from smile_train.data.labelled_sets import open_labelled_sets
 from smile_train.data.video_lists import LabelledVideo
 from smile_train.data.video_source import VideoSource
+from smile_train.distributed import World, env_rank
 from smile_train.models import EncoderConfig
 from smile_train.training.build import find_absolute
-from smile_train.training.distributed import World, env_rank
 from smile_train.training.multi_view import Predictions, predict
 from smile_train.training.trainer import Phase, Task, choose_precision
 

@@ -21,7 +21,7 @@ from smile_train.data.batches import worker_batches
 from smile_train.data.sources import TrainingClip
 from smile_train.data.video import test_views
 from smile_train.data.video_lists import LabelledVideo
-from smile_train.training.distributed import World
+from smile_train.distributed import World
 
 TOP = 5  # classes that are kept of each video
 Progress = Callable[[int, int], None]

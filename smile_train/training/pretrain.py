@@ -18,6 +18,7 @@ from smile_synth.io.strict_yaml import dump
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixed_values
 from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
+from smile_train.distributed import World, choose_device
 from smile_train.masking import MASK_DRAWS, Masker, seen_frames
 from smile_train.models import LOCAL, STUDENT, STUDENT_AVERAGE, STUDENT_BEST, StudentConfig
 from smile_train.training.build import (
@@ -29,7 +30,6 @@ from smile_train.training.build import (
     find_absolute,
 )
 from smile_train.training.cost import Cost, cost_of
-from smile_train.training.distributed import World, choose_device
 from smile_train.training.trainer import (
     LogLine,
     Phase,

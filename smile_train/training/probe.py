@@ -16,9 +16,9 @@ from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_train.batch import Batch, normalise
 from smile_train.config import OptimiserOptions, ProbeConfig, ViewCountOptions
+from smile_train.distributed import World
 from smile_train.models import AttentiveHead, ClassifierConfig, Encoder, build_encoder
 from smile_train.training.cost import cost_of
-from smile_train.training.distributed import World
 from smile_train.training.labelled_videos import (
     TEST,
     LabelledVideoTask,

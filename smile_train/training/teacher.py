@@ -21,9 +21,9 @@ from smile_synth.stream import StepBatches
 from smile_train.batch import Batch
 from smile_train.config import TeacherTrainingConfig, fixed_values
 from smile_train.data.batches import worker_batches
+from smile_train.distributed import World
 from smile_train.materials import Materials
 from smile_train.training.captions import OBJECTS, RenderedImages, caption_of, normalise_images
-from smile_train.training.distributed import World
 from smile_train.training.teacher_scores import score_teacher
 from smile_train.training.trainer import LogLine, Phase, Task, train
 

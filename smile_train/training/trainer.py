@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from smile_synth.core.errors import UserError
 from smile_train.batch import Batch
 from smile_train.config import OptimiserOptions, RunOptions
+from smile_train.distributed import World, copy_full, full_tensor, join_world, no_sync, wrap_model
 from smile_train.models import set_fused_attention
 from smile_train.training.checkpoint import CheckpointWriter, check_same_run, load_checkpoint
 from smile_train.training.cost import peak_tflops
-from smile_train.training.distributed import World, copy_full, full_tensor, join_world, no_sync, wrap_model
 from smile_train.training.logging import (
     RunLog,
     append_start,

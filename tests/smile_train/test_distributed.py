@@ -14,10 +14,10 @@ import torch
 from smile_synth import UserError
 from smile_train.batch import Batch
 from smile_train.config import PretrainConfig
+from smile_train.distributed import World, choose_device, copy_full, full_tensor, join_world
 from smile_train.models import load_student
 from smile_train.training import pretrain as pretraining
 from smile_train.training.checkpoint import checkpoint_files
-from smile_train.training.distributed import World, choose_device, copy_full, full_tensor, join_world
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 

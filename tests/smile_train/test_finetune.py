@@ -16,8 +16,8 @@ import torch
 
 from smile_synth import UserError
 from smile_train.config import FinetuneConfig, MixingOptions, ProbeConfig
+from smile_train.distributed import World, join_world
 from smile_train.models import Student, StudentConfig, VideoClassifier, load_model, save_model
-from smile_train.training.distributed import World, join_world
 from smile_train.training.finetune import ClipDropPath, FinetuneTask, finetune, mix_pairs, plan
 from smile_train.training.logging import read_log
 from smile_train.training.optim import set_lr

@@ -13,8 +13,8 @@ from smile_synth import UserError
 from smile_train.config import LabelledVideosOptions, ProbeConfig, ViewCountOptions
 from smile_train.data.labelled_sets import open_labelled_sets, read_labelled_sets
 from smile_train.data.video_lists import LabelledVideo
+from smile_train.distributed import World
 from smile_train.models import Encoder, EncoderConfig, Student, StudentConfig, save_model
-from smile_train.training.distributed import World
 from smile_train.training.multi_view import Predictions, accuracies, describe_test
 from smile_train.training.probe import BatchNorm, HeadSpec, ProbeHeads, ProbeTask, build_probe_encoder, probe
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from smile_synth import UserError
 from smile_train.batch import Batch
 from smile_train.config import OptimiserOptions, RunOptions
+from smile_train.distributed import World
 from smile_train.models import read_tensors
 from smile_train.training import trainer
 from smile_train.training.checkpoint import checkpoint_files, load_checkpoint
-from smile_train.training.distributed import World
 from smile_train.training.logging import RunLog, lock_run, read_log
 from smile_train.training.trainer import UNREADABLE, Phase, Task, WeightFiles, train
 
