@@ -39,7 +39,10 @@ def main() -> None:
         result = pretrain(config, arguments.work / f"seed-{seed}")
         middle = time.perf_counter()
         probe = probe_motion(
-            load_encoder(result.folder), materials.train, materials.heldout, MotionProbeOptions(seed=seed)
+            load_encoder(result.folder),
+            materials.train,
+            materials.heldout,
+            MotionProbeOptions(num_train=600, num_test=400, seed=seed),
         )
         runs.append(
             {

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from smile_synth import Recipe, SyntheticClips, generate
+from smile_synth import Recipe, SyntheticClips, annotate, composite, generate, sample_scene
 from smile_synth.io.atomic import write_bytes
 from smile_synth.visualize import (
     contact_sheet,
@@ -23,23 +24,31 @@ from smile_synth.visualize import (
     page_environment,
     png_uri,
 )
-from smile_train.batch import Batch
-from smile_train.config import PretrainConfig
+from smile_train.batch import Batch, normalise
+from smile_train.config import MaskOptions, PretrainConfig
 from smile_train.data.batches import StageData, open_data
 from smile_train.data.sources import collate
 from smile_train.evaluate import (
+    MotionProbe,
     MotionProbeOptions,
     MotionProbeResult,
     format_interval,
     load_encoder,
-    probe_motion,
+    token_displacement,
 )
 from smile_train.masking import MASK_DRAWS, Masker, seen_frames
 from smile_train.materials import Materials, build_materials
+from smile_train.models import load_student
+from smile_train.report_motion import displacement_png
+from smile_train.training.build import build_targets, build_teacher
 from smile_train.training.logging import read_log
 from smile_train.training.pretrain import PretrainResult, pretrain
 
-CORPUS_CLIPS, SHEET_CLIPS = 24, 8
+CORPUS_CLIPS, SHEET_CLIPS, ARROW_CLIPS = 24, 8, 3
+SHIPPED = "smile-tiny-motion"
+TARGET_WORDS = {
+    "motion": "the exact motion of every token", "teacher": "the tokens of a frozen CLIP", "pixels": "pixels",
+}  # fmt: skip
 UInt8 = NDArray[np.uint8]
 # (what, done, all, remark)
 Progress = Callable[[str, int, int, str], None]
@@ -54,18 +63,22 @@ class DemoResult:
         corpus: folder of the labelled corpus.
         pretrained: the pretraining run.
         probe: motion probes of the student and of its controls.
+        shipped: motion probes of the encoder that ships with the project; None for another architecture.
     """
 
     page: Path
     corpus: Path
     pretrained: PretrainResult
     probe: MotionProbeResult
+    shipped: MotionProbeResult | None
 
 
 def demo_config(materials: Materials, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Return the demo's training config with the given materials."""
+    """Return the demo's training config with the given materials, in bfloat16 where the CPU has it."""
     paths = [f"bank={materials.bank.path}", f"backgrounds={materials.train_backgrounds.path}"]
-    return PretrainConfig.load("demo", [*paths, *overrides])
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = bool(capabilities.get("avx512_bf16"))
+    return PretrainConfig.load("demo", [*paths, *["run.precision=bf16"] * fast, *overrides])
 
 
 def run_demo(
@@ -73,8 +86,8 @@ def run_demo(
     overrides: Sequence[str] = (),
     *,
     progress: Progress,
-    num_train: int = 1200,
-    num_test: int = 800,
+    num_train: int = 600,
+    num_test: int = 400,
 ) -> DemoResult:
     """Run the whole demo in one folder; finished parts of an earlier run are kept.
 
@@ -99,25 +112,73 @@ def run_demo(
     strips = [frame_strip(overlay(clips[i], scale=2)) for i in range(SHEET_CLIPS)]
     Image.fromarray(contact_sheet(strips, columns=1, gap=0)).save(out / "contact_sheet.png")
 
-    run, steps = out / "run", config.total_steps
+    run, steps, threads = out / "run", config.total_steps, torch.get_num_threads()
     pretrained = pretrain(
         config,
         run,
         on_log=lambda line: progress("pretraining", line["step"], steps, f"loss {line['loss']:.3f}"),
     )
-    options = MotionProbeOptions(num_train=num_train, num_test=num_test, seed=config.seed)
-    probe = probe_motion(
-        load_encoder(run), materials.train, materials.heldout, options,
+    torch.set_num_threads(threads)  # the training needed only one
+    encoder, shipped = load_encoder(run), load_encoder(SHIPPED)
+    probe = MotionProbe(
+        encoder, materials.train, materials.heldout,
+        MotionProbeOptions(num_train=num_train, num_test=num_test, seed=config.seed),
         progress=lambda done, total: progress("probes", done, total, ""),
     )  # fmt: skip
-    write_bytes(out / "probe.json", (json.dumps(asdict(probe), indent=1) + "\n").encode())
+    own = probe(encoder)
+    other = probe(shipped) if shipped.architecture == encoder.architecture else None
+    scores = {**asdict(own), "shipped": other and asdict(other)}
+    write_bytes(out / "probe.json", (json.dumps(scores, indent=1) + "\n").encode())
     page = out / "index.html"
-    write_bytes(page, render_page(config, corpus, read_log(run), clips, probe, len(materials.bank)).encode())
-    return DemoResult(page, corpus, pretrained, probe)
+    html = render_page(config, out, clips, own, other, predicted_motion(config, run, materials))
+    write_bytes(page, html.encode())
+    return DemoResult(page, corpus, pretrained, own, other)
+
+
+def predicted_motion(config: PretrainConfig, run: Path, materials: Materials) -> list[dict[str, Any]]:
+    """Draw the exact and the predicted motion of clips with held-out objects and backgrounds.
+
+    The clips are those of the first 24 with the most motion. The student sees them without a mask.
+
+    Returns:
+        For each clip, images ``exact`` and ``predicted`` (data URIs), mean length ``no_motion`` of the exact
+        displacements and ``error`` of the predicted ones, in pixels. Empty without a motion target.
+    """
+    if all(target.kind != "motion" for target in config.targets):
+        return []
+    source, student = config.resolved_stages[0].sources[0], load_student(run)
+    recipe = Recipe.load(source.recipe or "motion", [*source.overrides, "objects.split=test"])
+    token_size = config.student.tubelet_size, config.student.patch_size
+    height, width = recipe.size
+    grid = recipe.num_frames // token_size[0], height // token_size[1], width // token_size[1]
+    scenes = [sample_scene(recipe, materials.heldout, seed=config.seed, index=k) for k in range(CORPUS_CLIPS)]
+    pairs = [(scene, token_displacement(annotate(scene, materials.heldout), token_size)) for scene in scenes]
+    moving = sorted(pairs, key=lambda pair: -_mean_length(pair[1]))[:ARROW_CLIPS]
+    frames = np.stack([composite(scene, materials.heldout) for scene, _ in moving])
+    exact = [displacement for _, displacement in moving]
+    mask = torch.zeros((len(frames), len(exact[0])), dtype=torch.bool)
+    with torch.inference_mode():
+        values = student(
+            normalise(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)), mask, 0, tokens="visible"
+        )
+        targets = build_targets(config, build_teacher(config, recipe.size))
+        predicted = targets.displacement(values[:, : mask.shape[1]])[:, :, 0].double().numpy()
+    return [
+        {
+            "exact": displacement_png(clip, true, grid), "predicted": displacement_png(clip, guess, grid),
+            "error": f"{_mean_length(guess - true):.2f}",
+            "no_motion": f"{_mean_length(true):.2f}",
+        }
+        for clip, true, guess in zip(frames, exact, predicted, strict=True)
+    ]  # fmt: skip
+
+
+def _mean_length(vectors: NDArray[np.float64]) -> float:
+    return float(np.nanmean(np.linalg.norm(vectors, axis=1)))
 
 
 def mask_images(config: PretrainConfig, stage: StageData, index: int) -> list[dict[str, str]]:
-    """Draw a clip and its visible tokens under a tube mask and under a trajectory mask.
+    """Draw a clip and its visible tokens under a trajectory mask and under the mask of the training.
 
     Returns:
         ``kind`` and ``png`` (a data URI) of each: one column per tubelet, the clip above its visible tokens.
@@ -128,8 +189,9 @@ def mask_images(config: PretrainConfig, stage: StageData, index: int) -> list[di
     frames, height, width = clip.frames.shape[:3]
     grid = (frames // tubelet, height // patch, width // patch)
     images = []
-    for kind in ("tube", "trajectory"):
-        options = stage.options.mask.model_copy(update={"kind": kind, "object_tokens": "coverage"})
+    own = stage.options.mask
+    for kind in dict.fromkeys(("trajectory", own.kind)):
+        options = own if kind == own.kind else MaskOptions()
         masker = Masker(options, grid, patch_size=patch, tubelet_size=tubelet, seed=config.seed)
         labels = {**batch.labels, MASK_DRAWS: masker.draw([index])}
         mask = masker(Batch(batch.indices, batch.frames, labels))[0].numpy()
@@ -141,13 +203,14 @@ def mask_images(config: PretrainConfig, stage: StageData, index: int) -> list[di
 
 def render_page(
     config: PretrainConfig,
-    corpus: Path,
-    log: Sequence[dict[str, Any]],
+    out: Path,
     clips: SyntheticClips,
     probe: MotionProbeResult,
-    num_objects: int,
+    shipped: MotionProbeResult | None,
+    arrows: Sequence[dict[str, Any]],
 ) -> str:
-    """Return the page: clips, masks, loss and probes in one file without external links."""
+    """Return the page: results, clips, masks, loss and probes in one file without external links."""
+    log, corpus = read_log(out / "run"), out / "corpus"
     shown = []
     for index in range(CORPUS_CLIPS):
         labels = json.loads((corpus / "labels" / f"{index:06d}.json").read_text())
@@ -159,44 +222,56 @@ def render_page(
     steps = [line["step"] for line in log]
     losses = {
         "training": (steps, [line["loss"] for line in log]),
-        "baseline": (steps, [line["baseline_loss"] for line in log]),
+        "no training (baseline)": (steps, [line["baseline_loss"] for line in log]),
     }
     chart = line_chart(
-        losses, x_label="step", y_label="loss (MSE on masked tokens)", title="loss over steps",
+        losses, x_label="step", y_label="loss", title="loss over steps",
         smooth=max(len(log) // 40, 1),
     )  # fmt: skip
+    tasks = [_task(probe, shipped, name) for name in probe.num_classes]
     template = page_environment("smile_train").get_template("demo.html")
     return template.render(
         title="A tiny encoder, pretrained without natural video",
         clips=shown,
         masks=mask_images(config, open_data(config).stages[0], crowded),
-        tasks=[_task(probe, name) for name in probe.num_classes],
+        tasks=tasks,
         loss_chart=chart,
+        learned=[task for task in tasks if task["learned"]],
         steps=config.total_steps,
         num_clips=config.total_steps * config.batch_size,
         rate=f"{log[-1]['clips_per_second']:.0f}",
         seed=config.seed,
         probe=probe,
-        num_objects=num_objects,
+        num_objects=len(clips.sources.objects),
+        arrows=arrows,
+        targets=" and ".join(TARGET_WORDS[target.kind] for target in config.targets),
+        shipped=SHIPPED if shipped else None,
         size="x".join(str(n) for n in (clips.recipe.num_frames, *clips.recipe.size)),
     )
 
 
-def _task(probe: MotionProbeResult, name: str) -> dict[str, Any]:
+def _task(probe: MotionProbeResult, shipped: MotionProbeResult | None, name: str) -> dict[str, Any]:
     """Return the rows of a task for the template, in percent."""
+    titled = [("this encoder" if row.features == "encoder" else row.features, row) for row in probe.rows]
+    if shipped:
+        titled += [(SHIPPED, row) for row in shipped.rows if row.features == "encoder"]
     rows = [
         {
-            "features": "this encoder" if row.features == "encoder" else row.features,
-            "own": row.features == "encoder",
+            "features": title,
+            "own": title == "this encoder",
             "accuracy": f"{100 * row.accuracy:.1f}",
             "interval": format_interval(row.low, row.high),
             "margin": format_interval(*row.margin, signed=True) if row.margin else "",
             "low": 100 * row.low,
             "width": 100 * (row.high - row.low),
             "at": 100 * row.accuracy,
+            "learned": row.margin is not None and row.margin[0] > 0,
         }
-        for row in probe.rows
+        for title, row in titled
         if row.task == name
     ]
-    chance = f"{100 * probe.most_frequent[name]:.1f}"
-    return {"name": name, "num_classes": probe.num_classes[name], "chance": chance, "rows": rows}
+    return {
+        "name": name, "num_classes": probe.num_classes[name],
+        "chance": f"{100 * probe.most_frequent[name]:.1f}", "rows": rows,
+        "accuracy": rows[0]["accuracy"], "random": rows[1]["accuracy"], "learned": rows[0]["learned"],
+    }  # fmt: skip

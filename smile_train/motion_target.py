@@ -100,6 +100,17 @@ class Motion:
         total = torch.stack([weight * parts[name] for name, weight in self._part_weights.items()]).sum()
         return total, parts if len(parts) > 1 else {}
 
+    def displacement(self, values: Tensor) -> Tensor:
+        """Return the displacements in pixels, ``[B, P, D, 2]``, of predicted values.
+
+        Raises:
+            ValueError: the target has no displacement.
+        """
+        if "displacement" not in self._part_weights:
+            raise ValueError("this motion target has no displacement")
+        value = self._split(values)["displacement"]
+        return value.sign() * value.abs().expm1()
+
     def _values(self, name: str, labels: dict[str, Tensor], grid_thw: tuple[int, int, int]) -> Tensor:
         """Return the targets of a part, ``[B, N, D, width]`` or ``[B, N, width]``."""
         if name == "depth":

@@ -58,25 +58,25 @@ def motion_examples(
                 token_flow(torch.from_numpy(frames[k : k + 1]).permute(0, 1, 4, 2, 3), token_size)[0],
             )
         )
-    images = [[(title, _arrows(frames[k], true, grid))] for k, title, true in clips]
+    images = [[(title, displacement_png(frames[k], true, grid))] for k, title, true in clips]
     for name, tokens in features.items():
         readout = fit_displacement([(torch.from_numpy(tokens[others]), displacement[others])])
         for rows, (k, _, true) in zip(images, clips, strict=True):
             predicted = read_displacement(readout, torch.from_numpy(tokens[k]))
             title = f"{name}: endpoint error {_length(predicted - true):.2f} px"
-            rows.append((title, _arrows(frames[k], predicted, grid)))
+            rows.append((title, displacement_png(frames[k], predicted, grid)))
     return [
         {"name": f"{names[k]}; endpoint error of no motion {_length(true):.2f} px", "rows": rows}
         for (k, _, true), rows in zip(clips, images, strict=True)
     ]
 
 
-def _length(vectors: Float) -> float:
-    return float(np.nanmean(np.linalg.norm(vectors, axis=1)))
+def displacement_png(clip: UInt8, displacement: Float, grid: tuple[int, int, int]) -> str:
+    """Draw displacements ``[N, 2]`` over the first frames of some tubelets of a clip ``[T, H, W, 3]``.
 
-
-def _arrows(clip: UInt8, displacement: Float, grid: tuple[int, int, int]) -> str:
-    """Draw displacements ``[N, 2]`` over the first frames of some tubelets of a clip ``[T, H, W, 3]``."""
+    Returns:
+        a data URI.
+    """
     times, rows, columns = grid
     num_frames, height, width = clip.shape[:3]
     scale = max(1, _SIDE // max(height, width))
@@ -88,3 +88,7 @@ def _arrows(clip: UInt8, displacement: Float, grid: tuple[int, int, int]) -> str
         draw_arrows(image, centers, displacement.reshape(times, -1, 2)[t], scale)
         images.append(image)
     return png_uri(contact_sheet(images, columns=len(images)))
+
+
+def _length(vectors: Float) -> float:
+    return float(np.nanmean(np.linalg.norm(vectors, axis=1)))

@@ -247,6 +247,20 @@ class Targets:
                 details |= {f"{kind}/{name}.{part}": loss for part, loss in parts.items()}
         return {**{kind: torch.stack(losses).sum() for kind, losses in totals.items()}, **details}
 
+    def displacement(self, prediction: Tensor) -> Tensor:
+        """Return predicted displacements in pixels, ``[B, P, D, 2]``, for the D offsets of the motion target.
+
+        Args:
+            prediction: of the student, ``[B, P, width]``.
+
+        Raises:
+            ValueError: no target predicts displacements.
+        """
+        for target, values in zip(self._targets, prediction.split(self._widths, dim=2), strict=True):
+            if isinstance(target, Motion):
+                return target.displacement(values.float())
+        raise ValueError("no target predicts displacements")
+
     def _predictions(
         self, prediction: Tensor, num_tokens: int, num_masked: int
     ) -> list[tuple[int, str, Tokens, Tensor]]:

@@ -258,9 +258,7 @@ def probe_command(
     num_train: options.NumTrain = 1200,
     num_test: options.NumTest = 800,
     out: options.Scores = None,
-    factors: Annotated[
-        bool, Option("--factors", help="Probe speed, rotation, count and occlusion as well.")
-    ] = False,
+    factors: Annotated[bool, Option("--factors", help="Probe motion family and occlusion as well.")] = False,
     appearance_free: Annotated[
         bool,
         Option("--appearance-free", help="Show noise instead of all colours; only motion reveals objects."),

@@ -20,8 +20,8 @@ def demo_command(
     overrides: options.Overrides = None,
     *,
     out: Annotated[Path, Option("--out", help="Folder of all files of the demo.")],
-    num_train: options.NumTrain = 1200,
-    num_test: options.NumTest = 800,
+    num_train: options.NumTrain = 600,
+    num_test: options.NumTest = 400,
 ) -> None:
     """Make objects and a corpus, pretrain, probe and write a page; under 6 minutes on 2 cores."""
     from smile_train.demo import run_demo

@@ -64,14 +64,14 @@ def _occluded(scene: Scene) -> str:
 
 # The tasks of the demo.
 DEMO_TASKS: dict[str, MotionTask] = {
-    "motion family": MotionTask("demo-probe", _family, "in place"),
     "direction": MotionTask("demo-direction", _direction, "in place"),
-    "object class": MotionTask("demo-probe", _object_class, "mean"),
-}
-MOTION_TASKS: dict[str, MotionTask] = {
-    **DEMO_TASKS,
     "speed": MotionTask("demo-direction", _speed, "in place"),
     "rotation": MotionTask("probe-rotation", _rotation, "in place"),
     "count": MotionTask("probe-count", _count, "in place"),
+    "object class": MotionTask("demo-direction", _object_class, "mean"),
+}
+MOTION_TASKS: dict[str, MotionTask] = {
+    **DEMO_TASKS,
+    "motion family": MotionTask("demo-probe", _family, "in place"),
     "occluded when": MotionTask("probe-occlusion", _occluded, "in place"),
 }

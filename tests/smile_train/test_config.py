@@ -31,7 +31,8 @@ NATURAL = (281250, "video", "tube 0.8", 2)
 FAITHFUL = (281250, "smile-gaussian-faithful", "trajectory 0.8", 2)
 # Size, clips per step, target, and of each stage: steps, source, mask, masks per clip.
 MEANINGS: dict[str, tuple[Any, ...]] = {
-    "demo": ("tiny", 16, "teacher", (1300, "demo", "trajectory 0.8", 1)),
+    "demo": ("tiny", 16, "motion, teacher", (500, "motion", "random 0.5", 1)),
+    "clip-cpu": ("tiny", 16, "teacher", (1300, "demo", "trajectory 0.8", 1)),
     "motion-cpu": ("tiny", 16, "motion", (2000, "motion", "random 0.5", 1)),
     "smile-tiny-motion": ("tiny", 16, "motion", (500, "motion", "clear-past 0.95", 1)),
     "pixels-cpu": ("tiny", 16, "pixels", (2000, "demo", "trajectory 0.8", 1)),

@@ -75,11 +75,12 @@ def test_a_probe_has_a_row_per_control_and_a_margin(train_bank: Path) -> None:
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert [(r.task, r.features) for r in result.rows][:4] == [
-        ("motion family", "encoder"), ("motion family", "random encoders (3)"),
-        ("motion family", "colour over time"), ("motion family", "pixels per frame"),
+        ("direction", "encoder"), ("direction", "random encoders (3)"),
+        ("direction", "colour over time"), ("direction", "pixels per frame"),
     ]  # fmt: skip
-    assert len(result.rows) == 12 and steps == [(k, 18) for k in range(1, 19)]
-    assert result.num_classes == {"motion family": 5, "direction": 8, "object class": 2}
+    assert len(result.rows) == 20 and steps == [(k, 30) for k in range(1, 31)]
+    counts = {"direction": 8, "speed": 3, "rotation": 2, "count": 4, "object class": 2}
+    assert result.num_classes == counts
     for row in result.rows:
         assert 0 <= row.low <= row.accuracy <= row.high <= 1
         assert (row.margin is not None) == (row.features == "encoder")
