@@ -238,6 +238,35 @@ def find_run_problems(log: Sequence[dict[str, Any]], steps: int | None) -> list[
     return found
 
 
+def find_probe_problems(log: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Check the motion probes in a log: features that collapse, and scores that do not rise."""
+    probed = [line for line in log if "probe/rank" in line]
+    if not probed:
+        return []
+    found, last = [], probed[-1]
+    rank, before = last["probe/rank"], last["baseline_probe/rank"]
+    if rank < max(MIN_RANK, MIN_RANK_FRACTION * before):
+        text = f"In the probes at step {last['step']} the effective rank is {rank:.1f}; it was {before:.1f}."
+        found.append(Finding("warning", "features collapse", text))
+    scores = [100 * line["score"] for line in probed]
+    tasks = [name for name in last if name.startswith("probe/") and name != "probe/rank"]
+    baseline = 100 * sum(last[_BASELINE + name] for name in tasks) / len(tasks)
+    recent = sum(scores[-3:]) / len(scores[-3:])
+    if recent <= baseline and log[-1]["loss"] < log[0]["loss"]:
+        text = (
+            f"The loss falls, but the last {len(scores[-3:])} probes have a mean score of {recent:.1f} %; "
+            f"the first weights had {baseline:.1f} %."
+        )
+        found.append(Finding("warning", "probes do not rise", text))
+    return found
+
+
+def best_by_probe(log: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the line of the checkpoint that `smile-train pretrain` keeps as the best by probe."""
+    lines = [line for line in log if "probe/rank" in line]
+    return max(lines, key=lambda line: (line["score"], line["step"]), default=None)
+
+
 def neighbours(features: Float, count: int) -> NDArray[np.int64]:
     """Return the nearest other clips ``[K, count]`` by the cosine of centred features ``[K, C]``."""
     centred = features - features.mean(axis=0)
@@ -304,30 +333,35 @@ def report_run(run: Path, *, num_clips: int = 32, video: Path | None = None) -> 
         steps = PretrainConfig.load(run / CONFIG).total_steps
     except UserError as error:
         findings.append(Finding("error", "config", f"{str(error).splitlines()[0]}."))
-    findings += find_run_problems(log, steps)
+    findings += find_run_problems(log, steps) + find_probe_problems(log)
     try:
         analysis = analyse_clips(run, num_clips=num_clips, video=video)
-        findings += find_collapse(analysis.tokens, analysis.untrained)
+        if not any(finding.kind == "features collapse" for finding in findings):
+            findings += find_collapse(analysis.tokens, analysis.untrained)
     except (UserError, RuntimeError) as error:
         findings.append(Finding("error", "no analysis of clips", f"{str(error).splitlines()[0]}."))
     last, probes = log[-1] if log else {}, _probes(run)
     facts = [("steps", f"{last.get('step', 0)}{f' of {steps}' if steps else ''}")]
     facts += [(name, f"{last[key]:.4g}") for key, name in _CURVES.items() if key in last]
+    if best := best_by_probe(log):
+        facts.append(("best step by probe, used below", f"{best['step']} ({100 * best['score']:.1f} %)"))
     html = page_environment("smile_train").get_template("run.html").render(
-        title=f"Run: {run}", facts=facts, findings=findings, curves=_curves(log), probes=probes,
+        title=f"Run: {run}", facts=facts, findings=findings, curves=curves(log), probes=probes,
         probe_curves=_probe_curves(probes), analysis=None if analysis is None else _images(analysis),
     )  # fmt: skip
     return html, findings
 
 
-def _curves(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a chart of every number of the log; a loss shares its chart with its baseline."""
+def curves(log: Sequence[dict[str, Any]], only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return a chart of every number of the log and its baseline, loss and probes first; or ``only`` some."""
     keys = dict.fromkeys(
         k for line in log for k, v in line.items() if isinstance(v, int | float) and k != "step"
     )
-    first = [key for key in _CURVES if key in keys]
+    probes = [key for key in keys if key.startswith("probe/")]
+    first = [key for key in dict.fromkeys(("loss", *probes, *_CURVES)) if key in keys]
     charts = []
-    for key in [*first, *(k for k in keys if k not in first and not k.startswith(_BASELINE))]:
+    others = [key for key in keys if key not in first and not key.startswith(_BASELINE)]
+    for key in (key for key in [*first, *others] if not only or key in only):
         names = {key: key, _BASELINE + key: "baseline"}
         lines = {
             names[name]: (
@@ -338,7 +372,8 @@ def _curves(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if name in keys
         }
         label = _CURVES.get(key, key)
-        charts.append(_chart(lines, label, f"{label} over steps", smooth=max(len(log) // 40, 1)))
+        smooth = max(len(lines[key][0]) // 40, 1)
+        charts.append(_chart(lines, label, f"{label} over steps", smooth=smooth))
     return charts
 
 

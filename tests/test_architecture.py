@@ -47,7 +47,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 # The modules of smile_train/training, likewise.
 TRAINING = [
-    "cost", "optim", "checkpoint", "logging", "build", "trainer", "pretrain", "multi_view",
+    "cost", "optim", "checkpoint", "logging", "build", "trainer", "motion_probes", "pretrain", "multi_view",
     "labelled_videos", "finetune", "probe", "captions", "teacher_scores", "teacher",
 ]  # fmt: skip
 TRAINERS = ("trainer", "pretrain", "finetune", "probe", "teacher")

@@ -79,7 +79,7 @@ def describe_step(line: LogLine) -> str:
     shown += [
         f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in line.items()
-        if name not in _NOT_SHOWN and "loss/" not in name
+        if name not in _NOT_SHOWN and "loss/" not in name and not name.startswith("baseline_")
     ]
     shown.append(f"{line['clips_per_second']:.1f} clips/s")
     if "mfu" in line:

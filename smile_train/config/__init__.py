@@ -10,7 +10,14 @@ from smile_train.config._finetune import (
     ViewCountOptions,
 )
 from smile_train.config._presets import load_config
-from smile_train.config._pretrain import PretrainConfig, SourceOptions, Stage, StageOptions, check_schedule
+from smile_train.config._pretrain import (
+    PretrainConfig,
+    SourceOptions,
+    Stage,
+    StageOptions,
+    TrainingProbeOptions,
+    check_schedule,
+)
 from smile_train.config._shared import (
     CHANGEABLE,
     MOTION_OFFSET,
@@ -76,6 +83,7 @@ __all__ = [
     "TeacherOptions",
     "TeacherTarget",
     "TeacherTrainingConfig",
+    "TrainingProbeOptions",
     "VideoOptions",
     "ViewCountOptions",
     "Whole",

@@ -27,6 +27,10 @@ from smile_train.config._shared import (
 )
 from smile_train.config._video import VideoOptions
 
+ProbeTask = Literal[
+    "motion family", "direction", "object class", "speed", "rotation", "count", "occluded when"
+]  # fmt: skip
+
 
 class SourceOptions(Options):
     """Where clips come from: rendered from a recipe, read from a corpus, or cut from natural videos."""
@@ -93,6 +97,22 @@ class Stage(Options):
     """Optimiser and schedule."""
 
 
+class TrainingProbeOptions(Options):
+    """Motion probes while the run trains, see docs/pretraining.md, "Probes while training"."""
+
+    every: Count = 500
+    """Steps between probes. Every stage also ends with one."""
+    tasks: Annotated[list[ProbeTask], Field(min_length=1)] = ["direction", "rotation"]
+    """Tasks of smile-train probe. The score of a checkpoint is the mean of their accuracies."""
+    num_train: Annotated[int, Field(ge=50)] = 200
+    """Training clips of each task."""
+    num_test: Annotated[int, Field(ge=50)] = 100
+    """Test clips of each task."""
+    test_split: Literal["train", "val", "test"] = "val"
+    """Split of the bank with the objects of the test clips. The probes select a checkpoint, so test objects
+    are kept for its evaluation."""
+
+
 class PretrainConfig(Options):
     """A pretraining run."""
 
@@ -124,6 +144,8 @@ class PretrainConfig(Options):
     render: Annotated[Literal["device", "cpu"], CHANGEABLE] = "device"
     """Where frames of a stage with a single recipe are rendered: on the training device, or by the workers.
     Mixtures, corpora and videos always use the workers."""
+    probes: TrainingProbeOptions | None = None
+    """Motion probes while the run trains; null computes none."""
     run: RunOptions = RunOptions()
     """How the run computes and what it keeps."""
 

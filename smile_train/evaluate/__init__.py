@@ -28,13 +28,13 @@ from smile_train.evaluate._features import (
 from smile_train.evaluate._load import load_encoder
 from smile_train.evaluate._motion import (
     MotionProbe,
-    MotionProbeOptions,
     MotionProbeResult,
     ProbeRow,
     format_interval,
     motion_controls,
     probe_motion,
 )
+from smile_train.evaluate._motion_clips import MotionProbeOptions, ProbeClips
 from smile_train.evaluate._motion_tasks import DEMO_TASKS, MOTION_TASKS, MotionTask
 from smile_train.evaluate._readouts import knn, linear, retrieval
 from smile_train.evaluate._results import ScoreRow, VideoEvaluation, compare_evaluations
@@ -61,6 +61,7 @@ __all__ = [
     "MotionProbeOptions",
     "MotionProbeResult",
     "MotionTask",
+    "ProbeClips",
     "ProbeRow",
     "ScoreRow",
     "TokenGrid",

@@ -28,7 +28,8 @@ from smile_train.evaluate._dense_readouts import (
 )
 from smile_train.evaluate._encoders import FrozenEncoder
 from smile_train.evaluate._features import BATCH
-from smile_train.evaluate._motion import NUM_RANDOM, SEEDS, render_clips
+from smile_train.evaluate._motion import NUM_RANDOM
+from smile_train.evaluate._motion_clips import SEEDS, render_clips
 from smile_train.evaluate._statistics import bootstrap_interval, paired_difference
 
 Float = NDArray[np.float64]

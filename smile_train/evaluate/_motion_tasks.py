@@ -75,3 +75,5 @@ MOTION_TASKS: dict[str, MotionTask] = {
     "motion family": MotionTask("demo-probe", _family, "in place"),
     "occluded when": MotionTask("probe-occlusion", _occluded, "in place"),
 }
+# Tasks whose labels are the classes of objects.
+BY_CLASS = ("object class",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from smile_train.models._transformers import from_transformers_config, from_tran
 STUDENT = "student.safetensors"
 STUDENT_AVERAGE = "student_ema.safetensors"
 STUDENT_BEST = "student_best.safetensors"
+STUDENT_BEST_PROBE = "student_best_probe.safetensors"
 CLASSIFIER = "classifier.safetensors"
 CLASSIFIER_BEST = "classifier_best.safetensors"
 CLASSIFIER_AVERAGE = "classifier_ema.safetensors"
@@ -65,7 +67,11 @@ def find_encoder(source: str | Path) -> Path:
 
 
 def save_model(
-    path: str | Path, model: Student | VideoClassifier, tensors: Mapping[str, Tensor] | None = None
+    path: str | Path,
+    model: Student | VideoClassifier,
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    steps: int | None = None,
 ) -> None:
     """Write a model as safetensors, with its kind and configuration as JSON in the metadata.
 
@@ -73,10 +79,12 @@ def save_model(
         path: the file. It appears whole or not at all.
         model: a student or a classifier.
         tensors: other weights of the model, e.g. averaged ones; by default its own.
+        steps: training steps of the weights, for `steps_of`.
     """
     tensors = model.state_dict() if tensors is None else tensors
     kind = "student" if isinstance(model, Student) else "classifier"
     metadata = {"kind": kind, "config": json.dumps(asdict(model.config))}
+    metadata |= {} if steps is None else {"steps": str(steps)}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(Path(path), safetensors.torch.save(contiguous, metadata=metadata))
 
@@ -85,9 +93,9 @@ def load_model(path: str | Path) -> Student | VideoClassifier:
     """Load a model in evaluation mode.
 
     Args:
-        path: the name of a shipped encoder; a file of `save_model`; a run's folder (its student, else its
-            best, else its last classifier); or a checkpoint ``RUN/checkpoints/<steps>.pt``, with the
-            configuration of the run's model.
+        path: the name of a shipped encoder; a file of `save_model`; a run's folder (its best student by
+            probe, else its last student, else its best, else its last classifier); or a checkpoint
+            ``RUN/checkpoints/<steps>.pt``, with the configuration of the run's model.
 
     Raises:
         UserError: no such file, or a file that smile-train did not write.
@@ -125,6 +133,10 @@ def steps_of(path: str | Path) -> int | None:
     given = Path(path)
     if given.suffix == ".pt":
         return int(given.stem) if given.stem.isdecimal() else None
+    with suppress(UserError):
+        stored = _metadata_of(_file_in(given)).get("steps")
+        if stored is not None:
+            return int(stored)
     folder = given if given.is_dir() else given.parent
     steps = [int(file.stem) for file in (folder / CHECKPOINTS).glob("*.pt") if file.stem.isdecimal()]
     return max(steps, default=None)
@@ -142,19 +154,24 @@ def _file_in(path: Path) -> Path:
     """Return the model file of a run's folder; paths of files unchanged."""
     if path.is_file() or path.suffix in SUFFIXES:
         return path
-    names = (STUDENT, CLASSIFIER_BEST, CLASSIFIER)
+    names = (STUDENT_BEST_PROBE, STUDENT, CLASSIFIER_BEST, CLASSIFIER)
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise UserError(f"checkpoint '{path}': no {STUDENT} there")
     return found[0]
 
 
+def _metadata_of(file: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file; empty for other and for missing files."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return {}
+    with safetensors.safe_open(file, "pt") as opened:
+        return dict(opened.metadata() or {})
+
+
 def _config_of(file: Path) -> Config | None:
     """Return the configuration in the metadata of a file of `save_model`; None for other files."""
-    if file.suffix != ".safetensors":
-        return None
-    with safetensors.safe_open(file, "pt") as opened:
-        metadata = opened.metadata() or {}
+    metadata = _metadata_of(file)
     if "kind" not in metadata:
         return None
     loaded = json.loads(metadata["config"])

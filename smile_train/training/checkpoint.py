@@ -71,7 +71,7 @@ class CheckpointWriter:
     ) -> None:
         # The checkpoint is written last: where it exists, the files of its weights exist, too.
         for name, (model, tensors) in weights.items():
-            save_model(self._folder / name, cast(Student | VideoClassifier, model), tensors)
+            save_model(self._folder / name, cast(Student | VideoClassifier, model), tensors, steps=step)
         save_checkpoint(self._folder, step, state, keep=self._keep)
 
 

@@ -20,7 +20,14 @@ from smile_train.config import PretrainConfig, SourceOptions, StageOptions, fixe
 from smile_train.data.batches import Progress, StageData, TrainingData, open_data, training_batches
 from smile_train.distributed import World, choose_device
 from smile_train.masking import MASK_DRAWS, Masker, seen_frames
-from smile_train.models import LOCAL, STUDENT, STUDENT_AVERAGE, STUDENT_BEST, StudentConfig
+from smile_train.models import (
+    LOCAL,
+    STUDENT,
+    STUDENT_AVERAGE,
+    STUDENT_BEST,
+    STUDENT_BEST_PROBE,
+    StudentConfig,
+)
 from smile_train.training.build import (
     CONFIG,
     build_masker,
@@ -30,6 +37,7 @@ from smile_train.training.build import (
     find_absolute,
 )
 from smile_train.training.cost import Cost, cost_of
+from smile_train.training.motion_probes import FOLDER, TrainingProbes
 from smile_train.training.trainer import (
     LogLine,
     Phase,
@@ -86,7 +94,7 @@ def pretrain(
     """Pretrain a student, or continue the run in ``out`` at the exact step of its last checkpoint.
 
     Besides the files of `train`, it writes ``config.yaml`` (with all values), the recipes, and
-    ``student.safetensors``.
+    ``student.safetensors``; with probes also ``student_best_probe.safetensors`` and ``probes/``.
 
     Args:
         config: the run.
@@ -125,6 +133,7 @@ class PretrainTask(Task):
         teacher: None where no target needs one.
         targets: what is predicted.
         maskers: one per stage.
+        probes: None without the option probes.
     """
 
     name = "pretraining"
@@ -158,6 +167,12 @@ class PretrainTask(Task):
             for stage in self.data.stages
         ]  # fmt: skip
         self.settings = run_settings(config, self.data)
+        self.probes = None
+        if config.probes is not None:
+            self.validate_every = config.probes.every
+            self.files = replace(self.files, best=STUDENT_BEST_PROBE)
+            folder = None if out is None else out / FOLDER
+            self.probes = TrainingProbes(config.probes, self.data, self.student.encoder, folder)
 
     def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`. The random numbers of the masks come with the batch."""
@@ -193,6 +208,10 @@ class PretrainTask(Task):
         step = int(batch.indices[0]) // self.batch_size - phase.first_step
         last = phase.end_step - phase.first_step - 1
         return self.maskers[self.phases.index(phase)].at(step / max(last, 1))
+
+    def validate(self, world: World) -> dict[str, float]:
+        """See `Task.validate`: motion probes."""
+        return {} if self.probes is None else self.probes(self.student.encoder, world)
 
     def describe(self, out: Path) -> dict[str, Any]:
         """See `Task.describe`: the folder and the sources are enough to start the run again."""

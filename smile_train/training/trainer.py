@@ -250,6 +250,7 @@ class _Trainer:
             check_same_run(out, self.state["settings"], self.settings)
             task.model.load_state_dict(self.state["model"])
         self.start = int(self.state["step"]) if self.state else 0
+        self.best: float = self.state["best_score"] if self.state else -math.inf
         self.lines = [line for line in read_log(out) if line["step"] <= self.start]
         self.log: RunLog | None = None
         self.writer: CheckpointWriter | None = None
@@ -300,10 +301,10 @@ class _Trainer:
 
     def _train_phase(self, phase: Phase) -> None:
         self.optimiser = self.task.optimiser(phase)
-        # Scores of different phases cannot be compared: masks and data differ. The best score is per phase.
-        self.best = -math.inf
+        if self.task.validate_every is None and self.start <= phase.first_step:
+            # Losses of different phases cannot be compared: masks and data differ.
+            self.best = -math.inf
         if self.state is not None and self.start > phase.first_step:
-            self.best = self.state["best_score"]
             _load_optimiser(self.task.model, self.optimiser, self.state["optimiser"])
         first = max(self.start, phase.first_step)
         self.since_checkpoint: list[float] = []

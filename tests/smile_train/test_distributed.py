@@ -29,6 +29,7 @@ OVERRIDES = [
     "batch_size=8",
     "targets=[{kind: pixels}, {kind: pixels, decoder: own, encoder_blocks: [1]}]",
 ]
+PROBES = "probes={every: 4, tasks: [rotation], num_train: 50, num_test: 50}"
 
 
 class Stop(Exception):
@@ -60,7 +61,7 @@ def train_together(rank: int, port: int, config_file: Path, out: Path) -> dict[s
             for parallel in ("ddp", "fsdp"):
                 own = [*OVERRIDES, f"run.parallel={parallel}"]
                 found[parallel] = pretrain(PretrainConfig.load(config_file, own), out / parallel).last["loss"]
-            own = [*OVERRIDES, "run.parallel=fsdp", "run.checkpoint_every=1"]
+            own = [*OVERRIDES, PROBES, "run.parallel=fsdp", "run.checkpoint_every=1"]
             pretrain(PretrainConfig.load(config_file, own), out / "continued")
             with pytest.raises(UserError) as caught:
                 pretrain(PretrainConfig.load(config_file, [*OVERRIDES, "run.accumulate=8"]), out / "never")
@@ -87,8 +88,8 @@ def test_two_processes_do_what_one_does(shared_config_file: Path, tmp_path: Path
             raise Stop
 
     with pytest.raises(Stop):
-        run = config.run.model_copy(update={"checkpoint_every": 1})
-        pretrain(config.model_copy(update={"run": run}), tmp_path / "continued", on_log=stop)
+        probed = PretrainConfig.load(shared_config_file, [*OVERRIDES, PROBES, "run.checkpoint_every=1"])
+        pretrain(probed, tmp_path / "continued", on_log=stop)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -107,6 +108,8 @@ def test_two_processes_do_what_one_does(shared_config_file: Path, tmp_path: Path
         check_losses_and_weights(tmp_path / parallel, tmp_path / "alone")
         check_checkpoint(tmp_path / parallel, tmp_path / "alone")
     assert losses(tmp_path / "continued") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    assert [line["step"] for line in read_log(tmp_path / "continued") if "probe/rotation" in line] == [4]
+    assert (tmp_path / "continued" / "student_best_probe.safetensors").is_file()
     starts = [json.loads(line) for line in (tmp_path / "continued/run.jsonl").read_text().splitlines()]
     assert [(start["start_step"], start["processes"]) for start in starts] == [(0, 1), (2, 2)]
     # Unreadable videos of both processes are counted in every step and listed once.

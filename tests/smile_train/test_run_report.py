@@ -18,7 +18,9 @@ from smile_train.config import PretrainConfig
 from smile_train.models import load_student, save_model, steps_of
 from smile_train.report import (
     analyse_clips,
+    best_by_probe,
     find_collapse,
+    find_probe_problems,
     find_run_problems,
     last_attention,
     losses_by_coverage,
@@ -55,6 +57,28 @@ def test_problems_of_curves_are_findings() -> None:
     }
     for kind, losses in kinds.items():
         assert kind in {finding.kind for finding in find_run_problems(lines(losses), 60)}, kind
+
+
+def with_probes(scores: list[float], ranks: list[float]) -> list[dict[str, Any]]:
+    """Return a log whose every second line has a probe; the first weights have a score of .3 and rank 20."""
+    log = lines(np.linspace(1.0, 0.4, 2 * len(scores)).tolist())
+    for line, score, rank in zip(log[1::2], scores, ranks, strict=True):
+        line |= {"score": score, "probe/direction": score, "baseline_probe/direction": 0.3}
+        line |= {"probe/rank": rank, "baseline_probe/rank": 20.0}
+    return log
+
+
+def test_probes_that_do_not_rise_and_ranks_that_fall_are_findings() -> None:
+    rising = with_probes([0.3, 0.5, 0.8, 0.8, 0.7], [19.0, 18, 17, 17, 12])
+    assert not find_probe_problems(rising) and not find_probe_problems(lines([1.0, 0.5]))
+    best = best_by_probe(rising)
+    assert best is not None and best["step"] == 8 and best_by_probe(lines([1.0])) is None
+    (still,) = find_probe_problems(with_probes([0.9, 0.3, 0.25, 0.34], [19.0] * 4))
+    assert still.kind == "probes do not rise" and "mean score of 29.7 %" in still.text
+    for rank in (4.9, 2.9):
+        (collapsed,) = find_probe_problems(with_probes([0.5, 0.6], [18.0, rank]))
+        assert collapsed.kind == "features collapse" and f"is {rank}; it was 20.0" in collapsed.text
+    assert not find_probe_problems(with_probes([0.5], [5.1]))
 
 
 def test_neighbours_and_colours() -> None:
