@@ -6,7 +6,7 @@ from smile_synth.compositing import composite, render
 from smile_synth.core.clip import Clip, Flow, Labels, Tracks
 from smile_synth.core.errors import UserError
 from smile_synth.corpus import Corpus, generate, repair, verify
-from smile_synth.exporters import export
+from smile_synth.exporters import ExportOptions, export
 from smile_synth.objects import ObjectBank, build_bank
 from smile_synth.recipe import Recipe, presets
 from smile_synth.sampling import sample_scene, sample_scenes
@@ -21,6 +21,7 @@ __all__ = [
     "BackgroundFolder",
     "Clip",
     "Corpus",
+    "ExportOptions",
     "Flow",
     "Labels",
     "ObjectBank",

@@ -125,6 +125,11 @@ class Annotation:
             return _read_only(self._owner)
         return _read_only((self._numbers + 1).astype(np.int16)[self._owner])
 
+    @property
+    def owner_layers(self) -> NDArray[np.int16]:
+        """The layer of the scene ``[T, H, W]`` that owns each pixel; layers without labels own pixels too."""
+        return _read_only(self._owner)
+
     @cached_property
     def geometry(self) -> Geometry:
         """Boxes, visibility and depth of every labelled object: `Labels` without its masks."""

@@ -24,9 +24,10 @@ LABELS_HELP = (
 EXPORT_HELP = "Also export to these formats, into the folder OUT-exports/."
 FORMATS_HELP = (
     "frames, coco (also COCO-VID), youtube-vis, yolo, davis, mot, mots, tapvid, tapvid-kubric, flo, "
-    "kitti-flow, flow-npz or native."
+    "kitti-flow, flow-npz, list (videos and lines 'path label') or native."
 )
 SHARD_INDEX_HELP = "Number, from 0, of the part that this command writes; see --num-shards."
+LABEL_HELP = "Label of --format list: class (of the objects), or a factor such as family or num_objects."
 NUM_SHARDS_HELP = (
     "Number of parts of the corpus; 'corpus merge' joins them. These parts are not the tar files of "
     "--layout shards."
@@ -101,17 +102,18 @@ def export_command(
     backgrounds: options.Backgrounds = None,
     step: Annotated[int, Option(help="Flow is from frame t to frame t + step.")] = 1,
     points: Annotated[int, Option(min=1, help="Number of query points per clip.")] = 256,
+    label: Annotated[str, Option(help=LABEL_HELP)] = "family",
     workers: options.Workers,
 ) -> None:
     """Write a corpus in another tool's format; flow and tracks need the corpus's --bank."""
-    from smile_synth.exporters import check_format, export
+    from smile_synth.exporters import ExportOptions, check_format, export
 
     check_format(format_name)
     sources = open_sources(bank, backgrounds) if bank else None
     with progress_bar(f"export {format_name}", "clips") as progress:
         export(
-            corpus_path, format_name, out, sources=sources, step=step, points=points, workers=workers,
-            progress=progress,
+            corpus_path, format_name, out, sources=sources, workers=workers, progress=progress,
+            options=ExportOptions(step=step, points=points, label=label),
         )  # fmt: skip
     console.print(f"{corpus_path} as {format_name} in {out}")
 

@@ -28,20 +28,33 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """Options of single formats.
+
+    Attributes:
+        step: of flow, which is from frame t to frame t + step; negative: backward.
+        points: number of query points per clip, of tracks.
+        label: of lists: ``class`` (of the objects), or the name of a factor, for example ``family``.
+    """
+
+    step: int = 1
+    points: int = 256
+    label: str = "family"
+
+
+@dataclass(frozen=True)
 class ExportSource:
     """A corpus and the settings of its export.
 
     Attributes:
         corpus: the corpus to export.
         sources: what the corpus was made from; None: only stored labels can be exported.
-        step: flow is from frame t to frame t + step.
-        points: number of query points per clip.
+        options: of the format.
     """
 
     corpus: Corpus
     sources: Sources | None
-    step: int
-    points: int
+    options: ExportOptions
 
     @property
     def num_frames(self) -> int:
@@ -66,8 +79,8 @@ class ExportSource:
     @property
     def flow_pairs(self) -> list[tuple[int, int]]:
         """Frame pairs (t, t + step) inside a clip."""
-        frames = range(self.num_frames)
-        return [(t, t + self.step) for t in frames if t + self.step in frames]
+        frames, step = range(self.num_frames), self.options.step
+        return [(t, t + step) for t in frames if t + step in frames]
 
 
 class ExportedClip:
@@ -78,10 +91,25 @@ class ExportedClip:
         self.name = f"{index:06d}"
 
     @cached_property
+    def _labels(self) -> Values:
+        return self.source.corpus.labels(self.index)
+
+    @property
     def objects(self) -> list[Values]:
         """The stored labels of every object, see docs/labels.md."""
-        objects: list[Values] = self.source.corpus.labels(self.index)["objects"]
+        objects: list[Values] = self._labels["objects"]
         return objects
+
+    @property
+    def factors(self) -> Values:
+        """The factors of the clip."""
+        factors: Values = json.loads(self._labels["factors"])
+        return factors
+
+    @property
+    def object_factors(self) -> list[Values]:
+        """The factors of every object."""
+        return [json.loads(item["factors"]) for item in self.objects]
 
     @cached_property
     def frames(self) -> UInt8:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from smile_synth.core.errors import UserError, check_name
 from smile_synth.corpus import Corpus, to_folder_layout
-from smile_synth.exporters._base import Exporter, ExportSource, Progress
+from smile_synth.exporters._base import Exporter, ExportOptions, ExportSource, Progress
 from smile_synth.exporters._coco import COCO
 from smile_synth.exporters._davis import DAVIS
 from smile_synth.exporters._flow import FLO, FLOW_NPZ, KITTI_FLOW
 from smile_synth.exporters._frames import FRAMES
+from smile_synth.exporters._list import LIST
 from smile_synth.exporters._mot import MOT
 from smile_synth.exporters._mots import MOTS
 from smile_synth.exporters._tapvid import TAPVID, TAPVID_KUBRIC
@@ -35,7 +36,21 @@ def registry(exporters: Sequence[Exporter]) -> dict[str, Exporter]:
 
 
 EXPORTERS = registry(
-    [FRAMES, COCO, YOUTUBE_VIS, YOLO, DAVIS, MOT, MOTS, TAPVID, TAPVID_KUBRIC, FLO, KITTI_FLOW, FLOW_NPZ]
+    [
+        FRAMES,
+        COCO,
+        YOUTUBE_VIS,
+        YOLO,
+        DAVIS,
+        MOT,
+        MOTS,
+        TAPVID,
+        TAPVID_KUBRIC,
+        FLO,
+        KITTI_FLOW,
+        FLOW_NPZ,
+        LIST,
+    ]
 )
 # "native" copies every file of every clip to the folder layout.
 EXPORT_FORMATS = (*EXPORTERS, "native")
@@ -47,8 +62,7 @@ def export(
     out: str | Path,
     *,
     sources: Sources | None = None,
-    step: int = 1,
-    points: int = 256,
+    options: ExportOptions | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -59,14 +73,13 @@ def export(
         format: one of `EXPORT_FORMATS`; the table in docs/labels.md describes each.
         out: a new folder.
         sources: what the corpus was made from; flow and tracks are computed with it from the scenes.
-        step: flow is from frame t to frame t + step; negative: backward.
-        points: number of query points per clip.
+        options: of the format; by default those of `ExportOptions`.
         workers: number of processes.
         progress: called with (clips done, clips in all).
 
     Raises:
         UserError: an unknown format, a folder that exists, an unfinished corpus, no sources or other sources
-            than the corpus was made from.
+            than the corpus was made from, options that the format refuses.
 
     Example:
         >>> summary = generate(recipe, sources, out="corpus", num_clips=2, seed=0)
@@ -74,7 +87,7 @@ def export(
         >>> sorted(path.name for path in Path("coco").iterdir())
         ['annotations', 'images']
     """
-    out = Path(out)
+    out, options = Path(out), options or ExportOptions()
     check_format(format)
     opened = Corpus(corpus)
     if out.exists():
@@ -88,11 +101,11 @@ def export(
             f"format '{format}': is computed from the scenes; give the sources (object bank and backgrounds) "
             "that the corpus was made from"
         )
-    if not 1 <= abs(step) < max(opened.header.num_frames, 2):
-        raise UserError(f"step {step}: expected 1 to {opened.header.num_frames - 1}, or -1 and below")
-    if points < 1:
-        raise UserError(f"points must be at least 1, got {points}")
-    source = ExportSource(opened, sources, step, points)
+    if not 1 <= abs(options.step) < max(opened.header.num_frames, 2):
+        raise UserError(f"step {options.step}: expected 1 to {opened.header.num_frames - 1}, or -1 and below")
+    if options.points < 1:
+        raise UserError(f"points must be at least 1, got {options.points}")
+    source = ExportSource(opened, sources, options)
     exporter.run(source, out, workers=workers, progress=progress)
 
 

@@ -23,11 +23,13 @@ from pycocotools.cocoeval import COCOeval
 
 from smile_synth import Annotation, ObjectBank, Recipe, UserError, annotate, build_bank, generate
 from smile_synth.corpus import Corpus, verify
-from smile_synth.exporters import EXPORT_FORMATS, EXPORTERS, export, registry
+from smile_synth.exporters import EXPORT_FORMATS, EXPORTERS, ExportOptions, export, registry
 from smile_synth.io.strict_yaml import parse
+from smile_synth.io.videos import decode_video
 from smile_synth.objects._item import ReadOptions
 from smile_synth.objects.readers import list_items
 from smile_synth.sources import Sources
+from smile_train.data.video_lists import read_videos
 
 RECIPE = """
 size: [48, 64]
@@ -238,7 +240,7 @@ def test_mots(corpus: Corpus, exact: list[Annotation], tmp_path: Path) -> None:
 
 
 def test_tapvid(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
-    export(corpus.path, "tapvid", tmp_path / "out", sources=Sources(bank), points=40)
+    export(corpus.path, "tapvid", tmp_path / "out", sources=Sources(bank), options=ExportOptions(points=40))
     examples = pickle.loads((tmp_path / "out" / "0000_of_0001.pkl").read_bytes())
     assert list(examples) == ["000000", "000001", "000002"]
     for index, example in enumerate(examples.values()):
@@ -257,7 +259,13 @@ def test_tapvid(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_p
 
 
 def test_tapvid_kubric(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path) -> None:
-    export(corpus.path, "tapvid-kubric", tmp_path / "out", sources=Sources(bank), points=20)
+    export(
+        corpus.path,
+        "tapvid-kubric",
+        tmp_path / "out",
+        sources=Sources(bank),
+        options=ExportOptions(points=20),
+    )
     with np.load(tmp_path / "out" / "000001.npz") as sample:
         video, queries = sample["video"], sample["query_points"]
         target, occluded = sample["target_points"], sample["occluded"]
@@ -268,13 +276,64 @@ def test_tapvid_kubric(corpus: Corpus, exact: list[Annotation], bank: ObjectBank
     at = np.arange(len(queries)), queries[:, 0].astype(int)
     assert not occluded[at].any()
     np.testing.assert_allclose(target[at], queries[:, [2, 1]], atol=1e-5)
+    # Kubric tests the four pixels around a point, within one pixel of the point itself.
+    owners = exact[1].owner_layers
+    for p, t in np.ndindex(occluded.shape):
+        x, y = tracks.points_xy[p, t]
+        near = [
+            owners[t, r, c]
+            for r, c in np.ndindex(SIZE)
+            if abs(r + 0.5 - np.clip(y, 0.5, SIZE[0] - 0.5)) < 1
+            and abs(c + 0.5 - np.clip(x, 0.5, SIZE[1] - 0.5)) < 1
+        ]
+        inside = 0 <= x <= SIZE[1] and 0 <= y <= SIZE[0]
+        assert occluded[p, t] == (not inside or tracks.layer[p] not in near)
+    assert (occluded != ~tracks.visible).any()
+
+
+def test_tapvid_exports_state_their_rule_of_visibility(
+    corpus: Corpus, bank: ObjectBank, tmp_path: Path
+) -> None:
+    for format, rule in (("tapvid", "covers the point itself"), ("tapvid-kubric", "none of the four pixels")):
+        export(corpus.path, format, tmp_path / format, sources=Sources(bank), options=ExportOptions(points=2))
+        text = (tmp_path / format / "visibility.txt").read_text()
+        assert "- the point is outside the frame" in text and rule in text
+
+
+@pytest.mark.parametrize("media", ["h264", "npz"])
+def test_list_of_videos_and_labels(bank: ObjectBank, tmp_path: Path, media: str) -> None:
+    recipe = parse(Recipe, RECIPE.replace("count: 3", "count: [1, 2]"), name="recipe")
+    folder = tmp_path / "corpus"
+    generate(recipe, Sources(bank), out=folder, num_clips=5, seed=1, media=media)
+    corpus = Corpus(folder)
+    names = [sorted({item["class_name"] for item in corpus.labels(index)["objects"]}) for index in corpus]
+    counts = [str(len(corpus.labels(index)["objects"])) for index in corpus]
+    suffix = {"h264": "mp4", "npz": "mkv"}[media]
+    for label, expected in (
+        ("class", ["+".join(several) for several in names]),
+        ("num_objects", counts),
+        ("family", ["constant-velocity"] * 5),
+    ):
+        out = tmp_path / label
+        export(folder, "list", out, options=ExportOptions(label=label), workers=1)
+        classes = (out / "classes.txt").read_text().splitlines()
+        lines = [line.split(" ") for line in (out / "train.csv").read_text().splitlines()]
+        assert [(path, classes[int(number)]) for path, number in lines] == [
+            (f"videos/{index:06d}.{suffix}", name) for index, name in enumerate(expected)
+        ]
+        assert classes == sorted({*expected, *(corpus.header.classes if label == "class" else ())})
+        read = read_videos(out / "train.csv")
+        assert [(v.path, v.label) for v in read] == [(out / path, number) for path, number in lines]
+    assert len(set(counts)) == 2
+    frames = decode_video((tmp_path / "class" / "videos" / f"000003.{suffix}").read_bytes())
+    assert np.array_equal(frames, corpus.frames(3))
 
 
 @pytest.mark.parametrize("step", [1, -2])
 def test_flo(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path, step: int) -> None:
     from torchvision.datasets import Sintel  # takes long to load
 
-    export(corpus.path, "flo", tmp_path / "Sintel", sources=Sources(bank), step=step)
+    export(corpus.path, "flo", tmp_path / "Sintel", sources=Sources(bank), options=ExportOptions(step=step))
     root = tmp_path / "Sintel" / "training"
     for index, annotation in enumerate(exact):
         for t in range(FRAMES):
@@ -328,7 +387,7 @@ def test_kitti_flow(corpus: Corpus, exact: list[Annotation], bank: ObjectBank, t
 def test_flow_npz_frames_and_native(
     corpus: Corpus, exact: list[Annotation], bank: ObjectBank, tmp_path: Path
 ) -> None:
-    export(corpus.path, "flow-npz", tmp_path / "flow", sources=Sources(bank), step=2)
+    export(corpus.path, "flow-npz", tmp_path / "flow", sources=Sources(bank), options=ExportOptions(step=2))
     with np.load(tmp_path / "flow" / "000002" / "00001_00003.npz") as read:
         assert np.array_equal(read["flow_xy"], exact[2].flow(1, 3).flow_xy)
     assert len(list(tmp_path.glob("flow/*/*.npz"))) == CLIPS * (FRAMES - 2)
@@ -421,7 +480,9 @@ def test_points_and_flow_of_absent_instances_are_not_visible(
     absent: Corpus, bank: ObjectBank, tmp_path: Path
 ) -> None:
     for format in ("flow-npz", "tapvid"):
-        export(absent.path, format, tmp_path / format, sources=Sources(bank), points=200)
+        export(
+            absent.path, format, tmp_path / format, sources=Sources(bank), options=ExportOptions(points=200)
+        )
     examples = pickle.loads((tmp_path / "tapvid" / "0000_of_0001.pkl").read_bytes())
     pixels = 0
     for index in absent:
@@ -452,6 +513,12 @@ def test_two_formats_of_one_name_raise() -> None:
     [
         ("coc", {}, r"format 'coc': allowed are .*; did you mean 'coco'\?"),
         ("flo", {}, r"format 'flo': is computed from the scenes; give the sources"),
+        ("list", {"label": "famly"}, r"label 'famly': allowed are .*num_objects.*; did you mean 'family'\?"),
+        (
+            "list",
+            {"label": "net_displacement_px"},
+            r"label 'net_displacement_px': is .* in clip 0; a class is a text or a whole",
+        ),
         ("flo", {"sources": True, "step": 4}, r"step 4: expected 1 to 3, or -1 and below"),
         ("flo", {"sources": True, "step": 0}, r"step 0: expected"),
         ("tapvid", {"sources": True, "points": 0}, r"points must be at least 1, got 0"),
@@ -460,10 +527,10 @@ def test_two_formats_of_one_name_raise() -> None:
 def test_mistakes_are_one_line(
     corpus: Corpus, bank: ObjectBank, tmp_path: Path, format: str, settings: dict[str, Any], message: str
 ) -> None:
-    if "sources" in settings:
-        settings = {**settings, "sources": Sources(bank)}
+    settings = dict(settings)
+    sources = Sources(bank) if settings.pop("sources", False) else None
     with pytest.raises(UserError, match=message):
-        export(corpus.path, format, tmp_path / "out", **settings)
+        export(corpus.path, format, tmp_path / "out", sources=sources, options=ExportOptions(**settings))
     assert not list(tmp_path.iterdir())
 
 
