@@ -16,7 +16,7 @@ from smile_synth.core.texture import Texture
 from smile_synth.io import images, videos
 from smile_synth.io.files import REPEATED_LINK, other_suffixes, walk
 from smile_synth.io.images import Reject, UInt8, load_rgb, read_bytes
-from smile_synth.io.lists import read_rows, with_slashes
+from smile_synth.io.lists import listed_files, read_rows
 from smile_synth.io.videos import VideoInfo, read_frames
 
 SUFFIXES = (*images.SUFFIXES, *videos.SUFFIXES)
@@ -55,7 +55,8 @@ class BackgroundFolder:
         """Index a folder, subfolders included, or a text file that lists one path per line.
 
         The paths of a list are relative to the list's folder; labels after the paths are ignored, as in a
-        list for training. The properties of a file are cached in the user's cache directory (SMILE_CACHE,
+        list for training. Files with absolute paths of another machine are found by the end of their names,
+        and a notice says so. The properties of a file are cached in the user's cache directory (SMILE_CACHE,
         else smile-video in XDG_CACHE_HOME or ~/.cache) until its size or time changes.
 
         Args:
@@ -79,8 +80,8 @@ class BackgroundFolder:
             root, names = self.path, self._walk()
         elif self.path.is_file():
             root = self.path.parent
-            rows = read_rows(self.path, SUFFIXES, "backgrounds")
-            names = [with_slashes(root, row.path) for row in rows]
+            listed = [row.path for row in read_rows(self.path, SUFFIXES, "backgrounds")]
+            names = listed_files(self.path, root, listed, SUFFIXES)
         else:
             raise UserError(f"backgrounds '{path}': no such folder or list")
         digest = hashlib.sha256()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from smile_synth.core.cache import cache_problem
 from smile_synth.core.errors import UserError, WorkerKilledError
+from smile_synth.io.notices import Notice
 
 # No markup and no emoji codes: names of files and classes may contain [brackets] and :colons:.
 console = Console(soft_wrap=True, markup=False, emoji=False)
@@ -32,7 +34,8 @@ def run_app(typer_app: typer.Typer) -> None:
     if problem := cache_problem():
         print_labelled("note", problem)
     try:
-        exit_code = typer_app(standalone_mode=False) or 0
+        with _printed_notices():
+            exit_code = typer_app(standalone_mode=False) or 0
     except UserError as error:
         for line in str(error).splitlines():
             print_labelled("error", line, "red")
@@ -46,6 +49,22 @@ def run_app(typer_app: typer.Typer) -> None:
     if exit_code == 130:  # typer turns Ctrl-C into this code without a message
         errors.print("stopped; run the same command again to resume")
     sys.exit(exit_code)
+
+
+@contextmanager
+def _printed_notices() -> Iterator[None]:
+    """Print the notices of a block as single lines, and other warnings as before."""
+    show = warnings.showwarning
+
+    def show_notice(message: Any, category: Any, *place: Any, **options: Any) -> None:
+        if issubclass(category, Notice):
+            print_labelled("note", str(message))
+        else:
+            show(message, category, *place, **options)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_notice
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from smile_synth.core.errors import UserError
+from smile_synth.io.notices import notice
 
 LOCK = ".lock"
 PARTIAL_SUFFIX = ".part"
+# Errors of flock on file systems without locks (some mounts of Lustre, NFS and FUSE).
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -131,9 +135,35 @@ def sync_folder(path: Path) -> None:
             os.close(descriptor)
 
 
+def lock_file(file: IO[Any], *, wait: bool) -> None:
+    """Lock a file in a folder that one process writes; on a file system without locks only warn.
+
+    Args:
+        file: open for writing.
+        wait: wait until no other process has the lock.
+
+    Raises:
+        BlockingIOError: without ``wait``, another process or thread has the lock.
+        UserError: the file cannot be locked.
+    """
+    folder = Path(file.name).parent
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"out '{folder}': cannot be locked: {error.strerror}") from None
+        notice(
+            f"'{folder}': the file system has no file locks; do not start a second command that writes there"
+        )
+
+
 @contextmanager
 def exclusive_folder(folder: Path, message: str) -> Iterator[None]:
     """Create a folder if necessary, and lock it against every other block like this one.
+
+    On a file system without locks the block runs without one, see `lock_file`.
 
     Raises:
         UserError: the folder is locked (the text is ``message``), or it cannot be written.
@@ -144,17 +174,12 @@ def exclusive_folder(folder: Path, message: str) -> Iterator[None]:
         lock = path.open("w")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock, wait=False)
             # The previous owner may have removed the file after we opened it.
             if os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError):
             raise UserError(f"out '{folder}': {message}") from None
-        except OSError as error:  # for example a file system without locks
-            raise UserError(
-                f"out '{folder}': cannot be locked: {error.strerror}; this file system has no file locks, "
-                "write to another disk and copy the result"
-            ) from None
         try:
             yield
         finally:

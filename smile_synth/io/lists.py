@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smile_synth.core.errors import UserError
+from smile_synth.io.matching import match_files
+from smile_synth.io.notices import notice
 
 # Names of columns, the first is preferred.
 _PATHS = (
@@ -27,6 +29,7 @@ _OTHERS = {
     "format",
 }  # fmt: skip
 _SEPARATORS = "\t,;"
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _NUMBER = r"-?\d+(?:\.0+)?"
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).|\1\1)+)\1(?:\s*[,;]\s*|\s+|$)(.*)""")
 
@@ -130,8 +133,36 @@ def read_rows(path: Path, suffixes: Sequence[str], what: str = "list") -> list[R
     return rows
 
 
-def with_slashes(root: Path, name: str) -> str:
-    r"""Return the name of a file below ``root``, with ``/`` for backslashes if only that file exists."""
+def listed_files(path: Path, root: Path, names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    r"""Return the names of a list's files as they are below ``root``; files may be missing.
+
+    ``/`` replaces ``\`` if only that file exists. If the first absolute path does not exist, the absolute
+    paths were written on another machine: their files are found by the end of the name, and a notice says
+    so; see `smile_synth.io.matching.match_files`.
+
+    Args:
+        path: the list.
+        root: folder that relative names start from.
+        names: as in the list.
+        suffixes: of files that the list can name.
+    """
+    found = [_with_slashes(root, name) for name in names]
+    absolute = [number for number, name in enumerate(names) if _ABSOLUTE.match(name)]
+    if not absolute or (root / found[absolute[0]]).exists():
+        return found
+    foreign = [number for number in absolute if not (root / found[number]).exists()]
+    matches = match_files(
+        [[names[number]] for number in foreign], [], below=root, noun="file",
+        suitable=lambda file: file.suffix.lower() in suffixes,
+    )  # fmt: skip
+    for place, file in matches.paths.items():
+        found[foreign[place]] = file.relative_to(root).as_posix()
+    if matches.note:
+        notice(f"list '{path}': {matches.note}")
+    return found
+
+
+def _with_slashes(root: Path, name: str) -> str:
     other = name.replace("\\", "/")
     return other if other != name and not (root / name).exists() and (root / other).exists() else name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import tempfile
 import weakref
 from functools import lru_cache
 from itertools import count
@@ -13,19 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from smile_synth.core.errors import UserError
-
 
 class SharedArray(NamedTuple):
     """What a worker process needs to open an array of its parent.
 
     Attributes:
-        memory: process id, file descriptor, unique number and bytes of the memory, for `_mapped`.
+        memory: file, unique number and bytes of the memory, for `_mapped`.
         shape: of the array.
         dtype: of the array.
     """
 
-    memory: tuple[int, int, int, int]
+    memory: tuple[str, int, int]
     shape: tuple[int, ...]
     dtype: str
 
@@ -38,7 +37,8 @@ class SharedArray(NamedTuple):
 class SharedArrays:
     """Allocates arrays. Memory is used again after all views of its array are deleted.
 
-    The memory has no name, so the system frees it after its last use, even if processes were killed.
+    On Linux the memory has no name, so the system frees it after its last use, even if processes were killed.
+    On other systems it is a file in TMPDIR, which is removed with the memory.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,7 @@ class SharedArrays:
         self._free: list[_Memory] = []
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[NDArray[Any], SharedArray]:
-        """Return an array with undefined values, and what a task needs to open it.
-
-        Raises:
-            UserError: the system is not Linux.
-        """
+        """Return an array with undefined values, and what a task needs to open it."""
         size, dtype = math.prod(shape), np.dtype(dtype)
         large = [memory for memory in self._free if memory.num_bytes >= size * dtype.itemsize]
         memory = min(large, key=lambda memory: memory.num_bytes, default=None)
@@ -62,32 +58,33 @@ class SharedArrays:
         array = np.frombuffer(memory.map, dtype, size)
         # Views of views refer to this array, too.
         weakref.finalize(array, self._free.append, memory)
-        shared = SharedArray(
-            (os.getpid(), memory.descriptor, memory.number, memory.num_bytes), shape, dtype.str
-        )
+        shared = SharedArray((memory.file, memory.number, memory.num_bytes), shape, dtype.str)
         return array.reshape(shape), shared
 
 
 class _Memory:
-    """Memory without a name. Its file descriptor is closed with this object, its map with the last view."""
+    """Memory that other processes map. Its file is closed with this object, its map with the last view."""
 
     _numbers = count()
 
     def __init__(self, num_bytes: int) -> None:
-        if not hasattr(os, "memfd_create"):
-            raise UserError("worker processes that share memory need Linux; use workers=0")
         self.num_bytes, self.number = num_bytes, next(_Memory._numbers)
-        self.descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, self.descriptor)
-        os.ftruncate(self.descriptor, num_bytes)
-        self.map = mmap.mmap(self.descriptor, num_bytes)
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("smile", os.MFD_CLOEXEC)
+            self.file = f"/proc/{os.getpid()}/fd/{descriptor}"
+        else:  # macOS
+            descriptor, self.file = tempfile.mkstemp(prefix="smile-")
+            weakref.finalize(self, os.unlink, self.file)
+        weakref.finalize(self, os.close, descriptor)
+        os.ftruncate(descriptor, num_bytes)
+        self.map = mmap.mmap(descriptor, num_bytes)
 
 
 @lru_cache(maxsize=32)
-def _mapped(process: int, descriptor: int, number: int, num_bytes: int) -> mmap.mmap:
-    """Map the memory of a process."""
-    own = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
+def _mapped(file: str, number: int, num_bytes: int) -> mmap.mmap:
+    """Map the memory behind a file; the number tells apart memories whose file is the same."""
+    descriptor = os.open(file, os.O_RDWR)
     try:
-        return mmap.mmap(own, num_bytes)
+        return mmap.mmap(descriptor, num_bytes)
     finally:
-        os.close(own)
+        os.close(descriptor)

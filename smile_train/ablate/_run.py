@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
@@ -19,7 +18,7 @@ import torch
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe
 from smile_synth.core.errors import UserError
-from smile_synth.io.atomic import LOCK, write_bytes
+from smile_synth.io.atomic import LOCK, lock_file, write_bytes
 from smile_synth.io.strict_yaml import dump
 from smile_synth.parallel.cluster import Cluster
 from smile_train.ablate._report import Summary, write_report
@@ -337,10 +336,7 @@ def _choose_gpu(shard: tuple[int, int]) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """Make processes that share a folder wait for each other."""
     with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # for example a file system without locks
-            raise UserError(f"out '{folder}': cannot be locked: {error.strerror}; use another disk") from None
+        lock_file(file, wait=True)
         yield
 
 

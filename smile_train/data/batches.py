@@ -253,8 +253,7 @@ def training_batches(
     """
     local, source = config.batch_size // world_size, stage.sources[0]
     workers = config.run.workers
-    can_stream = workers == 0 or hasattr(os, "memfd_create")  # the shared memory of a stream needs Linux
-    if len(stage.sources) > 1 or not isinstance(source, RenderedSource) or not can_stream:
+    if len(stage.sources) > 1 or not isinstance(source, RenderedSource):
         steps = StepBatches(
             local, num_steps=stage.end_step, start_step=start_step, rank=rank, world_size=world_size
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.io.files import entries, other_suffixes, walk, without_splits
-from smile_synth.io.lists import Row, read_rows, read_text, with_slashes
+from smile_synth.io.lists import Row, listed_files, read_rows, read_text
 from smile_synth.io.videos import SUFFIXES, is_video
 from smile_train.data.frame_folders import frame_folders
 
@@ -83,7 +83,8 @@ def list_videos(
       trainlist of UCF101); see `smile_synth.io.lists.read_rows`. Labels are numbers or names. If no line has
       a label (the testlist of UCF101), the class is the folder of the file.
 
-    An entry of a list is a file, or a folder of numbered images.
+    An entry of a list is a file, or a folder of numbered images. Files with absolute paths of another machine
+    are found by the end of their names, and a notice says so.
 
     Args:
         source: a folder or a list.
@@ -243,11 +244,9 @@ def _read_list(path: Path, root: Path) -> list[LabelledVideo]:
     rows = read_rows(path, SUFFIXES)
     if "youtube_id" in rows[0].columns:
         return _read_kinetics_table(path, rows, root)
-    if not any(is_video(Path(row.path)) for row in rows):
-        files = _by_name(root)
-        labelled = [(files.get(row.path, root / with_slashes(root, row.path)), row) for row in rows]
-    else:
-        labelled = [(root / with_slashes(root, row.path), row) for row in rows]
+    names = listed_files(path, root, [row.path for row in rows], SUFFIXES)
+    files = {} if any(is_video(Path(name)) for name in names) else _by_name(root)
+    labelled = [(files.get(row.path, root / name), row) for name, row in zip(names, rows, strict=True)]
     _check_labels(path, rows)
     return [
         LabelledVideo(file, row.path, _label(row.label) or file.parent.name or path.stem, "")

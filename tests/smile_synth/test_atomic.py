@@ -1,5 +1,7 @@
 """Files appear complete or not at all; only errors of writing become errors of the user."""
 
+import errno
+import fcntl
 import os
 import resource
 import threading
@@ -7,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from smile_synth.cli import main
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import (
     atomic_write,
     exclusive_folder,
     link_or_copy,
+    lock_file,
     remove_partial_files,
     write_bytes,
 )
+from smile_synth.io.notices import Notice
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path: Path) -> None:
@@ -103,3 +108,50 @@ def test_a_folder_has_one_writer_among_threads(tmp_path: Path) -> None:
     second()
     assert caught == [f"out '{tmp_path}': it is in use"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_once_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    no_locks_here = f"^'{tmp_path}': the file system has no file locks"
+    with pytest.warns(Notice, match=no_locks_here) as caught, exclusive_folder(tmp_path, "it is in use"):
+        (tmp_path / "data").touch()
+    assert len(caught) == 1 and [path.name for path in tmp_path.iterdir()] == ["data"]
+    with (tmp_path / "shared").open("w") as file, pytest.warns(Notice, match="no file locks"):
+        lock_file(file, wait=True)
+
+
+def test_other_errors_of_locks_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    message = f"out '{tmp_path}': cannot be locked: Input/output error"
+    with pytest.raises(UserError, match=message), exclusive_folder(tmp_path, "it is in use"):
+        pass
+
+
+@pytest.mark.filterwarnings("default::smile_synth.io.notices.Notice")
+def test_the_command_line_prints_a_notice_as_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    arguments = ["smile-synth", "bank", "build", "drawn:2", "--out", str(tmp_path / "b"), "--workers", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 0
+    assert [line for line in lines if line.startswith("note:")] == [
+        f"note: '{tmp_path / '.b.part'}': the file system has no file locks; do not start a second command "
+        "that writes there"
+    ]
+    assert not any("Notice" in line for line in lines)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from smile_synth import UserError
-from smile_synth.io.lists import read_rows, with_slashes
+from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.io.lists import listed_files, read_rows
+from smile_synth.io.notices import Notice
 
 SUFFIXES = (".mp4", ".avi", ".jpg")
 
@@ -123,4 +126,39 @@ def test_backslashes_are_slashes_where_only_that_file_exists(tmp_path: Path) -> 
     (tmp_path / "x" / "a.mp4").touch()
     (tmp_path / "y\\b.mp4").touch()
     names = ["x\\a.mp4", "y\\b.mp4", "gone\\c.mp4", "x/a.mp4"]
-    assert [with_slashes(tmp_path, n) for n in names] == ["x/a.mp4", "y\\b.mp4", "gone\\c.mp4", "x/a.mp4"]
+    assert listed_files(tmp_path / "list.txt", tmp_path, names, [".mp4"]) == [
+        "x/a.mp4",
+        "y\\b.mp4",
+        "gone\\c.mp4",
+        "x/a.mp4",
+    ]
+
+
+def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path: Path) -> None:
+    for name in ("run/a.mp4", "walk/a.mp4", "walk/b c.mp4", "walk/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    here = str(tmp_path / "run" / "a.mp4")
+    names = [
+        "/data/x/walk/a.mp4",
+        "D:\\x\\B c.mp4",
+        "/data/x/jump/z.mp4",
+        here,
+        "/x/walk/notes.txt",
+        "gone.mp4",
+    ]
+    with pytest.warns(Notice, match="list.txt': 2 files found by the end of the name, first '/data/x/walk/a"):
+        found = listed_files(tmp_path / "list.txt", tmp_path, names, [".mp4"])
+    assert found == ["walk/a.mp4", "walk/b c.mp4", *names[2:]]
+    # Two files end with it; and a list of this machine whose other files are missing.
+    for others in (["/data/a.mp4"], [here, "/data/x/walk/a.mp4"]):
+        assert listed_files(tmp_path / "list.txt", tmp_path, others, [".mp4"]) == others
+
+
+def test_lists_of_another_machine_are_backgrounds(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (5, 3), (9, 8, 7)).save(tmp_path / "photos" / "1.png")
+    (tmp_path / "list.txt").write_text("/home/you/photos/1.png\n")
+    with pytest.warns(Notice, match="1 file found by the end"):
+        folder = BackgroundFolder(tmp_path / "list.txt")
+    assert folder.files == [tmp_path / "photos" / "1.png"]

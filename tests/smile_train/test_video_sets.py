@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from smile_synth import UserError
+from smile_synth.io.notices import Notice
 from smile_train.data.decoding import file_facts
 from smile_train.data.video_lists import LabelledVideo, list_videos, read_videos, select_classes
 from smile_train.data.video_splits import (
@@ -112,6 +113,16 @@ def test_a_list_is_read_without_its_files(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("x/gone.mp4 3\n")
     (video,) = list_videos(tmp_path / "list.txt", root=tmp_path)
     assert (video.path, video.label, video.group) == (tmp_path / "x/gone.mp4", "3", "x/gone.mp4")
+
+
+def test_lists_of_another_machine(tmp_path: Path) -> None:
+    touch(tmp_path, "videos/run/1.mp4", "videos/sit/1.mp4", "videos/sit/2.mp4")
+    (tmp_path / "train.csv").write_text("/gpfs/k/run/1.mp4 0\n/gpfs/k/sit/1.mp4 1\n/gpfs/k/sit/2.mp4 1\n")
+    with pytest.warns(Notice, match="3 files found by the end of the name, first '/gpfs/k/run/1.mp4'"):
+        videos = read_videos(tmp_path / "train.csv")
+    assert [(v.path.relative_to(tmp_path / "videos").as_posix(), v.label) for v in videos] == [
+        ("run/1.mp4", "0"), ("sit/1.mp4", "1"), ("sit/2.mp4", "1"),
+    ]  # fmt: skip
 
 
 def test_something_and_kinetics(tmp_path: Path) -> None:

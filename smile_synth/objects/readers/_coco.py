@@ -13,10 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 from smile_synth.core.errors import UserError, nearest
 from smile_synth.io.files import entries
+from smile_synth.io.matching import match_files
 from smile_synth.objects._item import Format, Item, ReadOptions, unusable
 from smile_synth.objects.readers._annotated import Annotated, AnnotatedImage, cut_annotated
+from smile_synth.objects.readers._folders import is_image
 from smile_synth.objects.readers._kinds import describe, kind_of
-from smile_synth.objects.readers._matching import match_images
 from smile_synth.objects.readers._segments import Region, pack_region
 
 SECTIONS = ("images", "annotations", "categories")
@@ -63,7 +64,7 @@ def read_coco(source: str, options: ReadOptions) -> list[Item]:
     last part: in ``options.images``, or else beside the JSON file, in ``images/``, in a folder named after
     the split (``train2017`` of ``instances_train2017.json``) and in ``images/<split>``. If the file is in a
     folder ``annotations``, it also searches beside that folder. Images that are still missing are matched by
-    the end of their names (see `match_images`).
+    the end of their names (see `match_files`).
 
     Every annotation is packed during parsing. Memory: twice the file's size while its text is decoded,
     then once, plus about 0.5 KB and 4 bytes per coordinate for each annotation, which stay.
@@ -107,7 +108,7 @@ def document_items(source: str, file: Path, data: dict[str, Any], options: ReadO
     annotated = [(image, groups[image_id]) for image_id, image in images.items() if image_id in groups]
     folders = _image_folders(file, options.images)
     below = options.images or (file.parent.parent if file.parent.name == "annotations" else file.parent)
-    matches = match_images([image.names for image, _ in annotated], folders, below=below)
+    matches = match_files([image.names for image, _ in annotated], folders, below=below, suitable=is_image)
     if annotated and not matches.paths and not matches.problems:
         raise UserError(
             f"object source '{source}': none of its {len(annotated)} images was found, first "

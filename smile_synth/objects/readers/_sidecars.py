@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import SUFFIXES
+from smile_synth.io.matching import match_files
 from smile_synth.objects._item import Item, ReadOptions, unusable
 from smile_synth.objects.readers._folders import ListedFile, check_folder, is_image, list_files
 from smile_synth.objects.readers._kinds import describe, kind_of
-from smile_synth.objects.readers._matching import match_images
 
 # Folders of annotation files, and the folders beside them with the images. Compared without case.
 LABEL_FOLDERS = ("labels", "label", "annotations", "ann", "json", "jsons", "xml", "xmls", "txt")
@@ -75,7 +75,7 @@ def read_sidecars(
     """List the annotation files of a source with their images, in order of their paths.
 
     Files are paired by `image_stems`; for the others, the name in the annotation file is matched with all
-    images (see `match_images`). Images without an annotation file are rejected.
+    images (see `match_files`). Images without an annotation file are rejected.
 
     Args:
         source: a folder, or one annotation file.
@@ -139,7 +139,9 @@ def _pairs_by_name(
         except UserError as error:
             rejected.append(unusable(label.name, str(error)))
     folders = [folder, *([options.images] if options.images else [])]
-    matches = match_images([[name] for _, name in named], folders, below=options.images or folder)
+    matches = match_files(
+        [[name] for _, name in named], folders, below=options.images or folder, suitable=is_image
+    )
     if matches.note:
         options.notes.append(f"{folder}: {matches.note}")
     pairs = {}

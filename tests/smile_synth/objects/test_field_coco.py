@@ -12,9 +12,10 @@ from pycocotools import mask as coco_mask
 
 from smile_synth.core.errors import UserError
 from smile_synth.io.images import Reject
+from smile_synth.io.matching import match_files
 from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects.readers import list_items
-from smile_synth.objects.readers._matching import match_images
+from smile_synth.objects.readers._folders import is_image
 
 HEIGHT, WIDTH = 9, 12
 RING = [2, 1, 9, 1, 9, 6, 2, 6]  # columns 2..8, rows 1..5
@@ -97,7 +98,7 @@ def test_only_unique_ends_of_names_match(tmp_path: Path) -> None:
         image(tmp_path / folder / "0.png", seed=ord(folder))
     image(tmp_path / "c" / "1.png")
     wanted = ["x/a/0.png", "x/0.png", "y/1.png", "z/1.png", "2.png"]
-    matches = match_images([[name] for name in wanted], [tmp_path], below=tmp_path)
+    matches = match_files([[name] for name in wanted], [tmp_path], below=tmp_path, suitable=is_image)
     assert matches.paths == {0: tmp_path / "a" / "0.png"}
     assert matches.problems == {
         1: "ambiguous name: 2 files end with it: a/0.png, b/0.png",

@@ -1,6 +1,5 @@
 import csv
 import errno
-import fcntl
 import json
 import os
 import zlib
@@ -314,17 +313,6 @@ def test_two_builds_of_one_bank_exclude_each_other(tmp_path: Path) -> None:
 
     build_bank([tmp_path / "src"], tmp_path / "bank", progress=second)
     assert len(ObjectBank.open(tmp_path / "bank")) == 1
-
-
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "src" / "a" / "1.png", soft_rgba(9, 10))
-
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError, match="cannot be locked: No locks available"):
-        build_bank([tmp_path / "src"], tmp_path / "bank")
 
 
 def test_folders_links_and_class_names(tmp_path: Path) -> None:

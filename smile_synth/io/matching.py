@@ -1,4 +1,4 @@
-"""Find the image files that annotations name, also where the names were written on another machine."""
+"""Find the files that annotations and lists name, also where the names were written on another machine."""
 
 from __future__ import annotations
 
@@ -6,38 +6,46 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from smile_synth.core.errors import counted
 from smile_synth.io.files import walk
-from smile_synth.objects.readers._folders import is_image
 
 # Label Studio writes eight hexadecimal digits before the name of an uploaded file.
 UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 class Matches(NamedTuple):
-    """The files of annotated images: by position, and why the others have none."""
+    """The files of names: by position, and why the others have none."""
 
     paths: dict[int, Path]
     problems: dict[int, str]
     note: str
 
 
-def match_images(wanted: Sequence[Sequence[str]], folders: Sequence[Path], *, below: Path) -> Matches:
-    """Find one file for each image, given its possible names.
+def match_files(
+    wanted: Sequence[Sequence[str]],
+    folders: Sequence[Path],
+    *,
+    below: Path,
+    suitable: Callable[[Path], bool],
+    noun: str = "image",
+) -> Matches:
+    """Find one file for each image or video, given its possible names.
 
     A name is first searched as it is, in all folders. Names without a file are compared again after
-    `normal_parts`, with all images below a folder: the file must be the only one that ends with the longest
-    possible part of the name, and each file belongs to one image only.
+    `normal_parts`, with all suitable files below a folder: the file must be the only one that ends with the
+    longest possible part of the name, and each file belongs to one entry only.
 
     Args:
-        wanted: possible names of each image, best first.
+        wanted: possible names of each entry, best first.
         folders: folders that the names are relative to.
-        below: folder whose images are compared by the end of their names.
+        below: folder whose files are compared by the end of their names.
+        suitable: whether a path is a file of the right kind, by its name.
+        noun: what an entry is, for messages.
     """
     paths: dict[int, Path] = {}
     for number, names in enumerate(wanted):
@@ -48,7 +56,7 @@ def match_images(wanted: Sequence[Sequence[str]], folders: Sequence[Path], *, be
             paths[number] = path
     problems: dict[int, str] = {}
     lost = [number for number in range(len(wanted)) if number not in paths]
-    index = _index(below) if lost else {}
+    index = _index(below, suitable) if lost else {}
     found = {number: _by_tail(wanted[number], index) for number in lost}
     claims = Counter(files[0] for files in found.values() if len(files) == 1)
     claims.update(set(paths.values()))
@@ -58,12 +66,12 @@ def match_images(wanted: Sequence[Sequence[str]], folders: Sequence[Path], *, be
             shown = ", ".join(path.relative_to(below).as_posix() for path in files[:2])
             problems[number] = f"ambiguous name: {len(files)} files end with it: {shown}"
         elif files and claims[files[0]] > 1:
-            problems[number] = f"ambiguous name: several images end with {files[0].name}"
+            problems[number] = f"ambiguous name: several {noun}s end with {files[0].name}"
         elif files:
             paths[number] = files[0]
     by_tail = len(paths) - exact
     first = next((names[0] for number, names in enumerate(wanted) if number in found and number in paths), "")
-    note = f"{counted(by_tail, 'image')} found by the end of the name, first '{first}'" if by_tail else ""
+    note = f"{counted(by_tail, noun)} found by the end of the name, first '{first}'" if by_tail else ""
     return Matches(paths, problems, note)
 
 
@@ -83,11 +91,11 @@ def normal_parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in re.sub(r"^[a-z]:", "", name).split("/") if part not in ("", ".", ".."))
 
 
-def _index(below: Path) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
-    """Return all images below a folder by the last part of their names."""
+def _index(below: Path, suitable: Callable[[Path], bool]) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
+    """Return all suitable files below a folder by the last part of their names."""
     index: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
     for path in walk(below)[0]:
-        if is_image(path):
+        if suitable(path):
             # A file name with a percent sign is no address.
             parts = normal_parts(path.relative_to(below).as_posix().replace("%", "%25"))
             for key in {parts[-1], UPLOAD_PREFIX.sub("", parts[-1])}:
