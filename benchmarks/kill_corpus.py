@@ -60,7 +60,7 @@ def write_corpus(work: Path, out: Path, layout: str, clips: int) -> None:
 
 # The modules are loaded once, so that the subframes fall into the work.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["smile_synth", "smile_synth.corpus"])
+processes.set_forkserver_preload(["smile_synth._public"])
 
 
 def start(*arguments: object) -> multiprocessing.process.BaseProcess:

@@ -58,7 +58,7 @@ from smile_synth.io.strict_yaml import parse
 from smile_synth.objects import CutOutOptions
 from smile_synth.recipe import presets
 from smile_synth.sources import Sources
-from smile_synth.stream import StreamOptions
+from smile_synth.streaming import StreamOptions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What presets hold little of: near horizons, translucent stacks, objects from tiny to huge, every background.

@@ -24,7 +24,7 @@ from typing import Any
 import record
 
 from smile_synth import Recipe, Sources, UserError, build_bank, stream
-from smile_synth.stream import ClipStream, StreamBatch
+from smile_synth.streaming import ClipStream, StreamBatch
 
 DEADLINE = 120.0  # seconds, for the first batch of a worker
 

@@ -263,3 +263,8 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no Chromium on this machine")
     with chromium() as started:
         yield started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that share a Ray cluster first, so that one process runs them all."""
+    items.sort(key=lambda item: "ray" not in getattr(item, "fixturenames", ()))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "smile_synth": [
         "core", "io", "parallel", "motion", "objects", "backgrounds", "sources", "recipe", "scene", "sampling",
-        "compositing", "annotations", "corpus", "exporters", "stream", "visualize", "cli",
+        "compositing", "annotations", "corpus", "exporters", "streaming", "visualize", "_public", "cli",
     ],
     "smile_train": [
         "config", "distributed", "batch", "models", "masking", "motion_target", "targets", "data", "materials",

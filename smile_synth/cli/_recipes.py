@@ -40,7 +40,7 @@ def preview_command(
 
     from smile_synth.recipe import Recipe
     from smile_synth.sampling import sample_scenes
-    from smile_synth.stream import SyntheticClips
+    from smile_synth.streaming import SyntheticClips
     from smile_synth.visualize import contact_sheet, frame_strip, motion_curves, overlay, save_clip
 
     check_suffix(out, ".png")

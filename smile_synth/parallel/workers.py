@@ -71,6 +71,13 @@ def _start_method() -> str:
     return "spawn" if too_long else START_METHOD
 
 
+def _modules_of(context: Any) -> list[str]:
+    """Return the module that defines a function or the class of an object; each process needs it."""
+    defined = getattr(context, "func", context)  # of a functools.partial
+    module = getattr(defined, "__module__", None)
+    return [module] if module else []
+
+
 class Workers:
     """A pool of worker processes of this machine. Each receives the context once."""
 
@@ -87,7 +94,7 @@ class Workers:
         if multiprocessing.current_process().daemon:
             raise UserError(f"workers={count}: a DataLoader worker cannot start processes; use workers=0")
         processes = multiprocessing.get_context(_start_method())
-        processes.set_forkserver_preload(["smile_synth"])
+        processes.set_forkserver_preload(["smile_synth._public", *_modules_of(context)])
         self._executor = ProcessPoolExecutor(
             count, processes, initializer=_set_up_process, initargs=(pickle.dumps(context),)
         )

@@ -25,7 +25,7 @@ from smile_synth.core.errors import UserError
 from smile_synth.core.rng import RandomStream
 from smile_synth.parallel.workers import exit_with_parent
 from smile_synth.sources import Sources
-from smile_synth.stream import StepBatches, StreamOptions
+from smile_synth.streaming import StepBatches, StreamOptions
 from smile_train.batch import Batch
 from smile_train.config import MotionTarget, PretrainConfig, SourceOptions, Stage, VideoOptions
 from smile_train.data.sources import BOXES, Source, TrainingClip, collate, stack_boxes

@@ -20,7 +20,7 @@ from smile_synth.core.rng import RandomStream
 from smile_synth.corpus import Corpus
 from smile_synth.scene import Scene, StoredImage
 from smile_synth.sources import Sources
-from smile_synth.stream import motion_labels, token_coverage
+from smile_synth.streaming import motion_labels, token_coverage
 from smile_train.data.sources import BOXES, TrainingClip
 from smile_train.masking import upright_boxes
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
 from smile_synth.io.strict_yaml import dump
-from smile_synth.stream import StepBatches
+from smile_synth.streaming import StepBatches
 from smile_train.batch import Batch
 from smile_train.config import (
     FinetuneConfig,

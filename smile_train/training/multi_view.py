@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_synth.core.errors import UserError
-from smile_synth.stream import StepBatches
+from smile_synth.streaming import StepBatches
 from smile_train.batch import normalise
 from smile_train.config import SamplingOptions, ViewCountOptions
 from smile_train.data.batches import worker_batches

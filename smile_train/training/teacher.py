@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from smile_synth import Recipe
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import write_bytes
-from smile_synth.stream import StepBatches
+from smile_synth.streaming import StepBatches
 from smile_train.batch import Batch
 from smile_train.config import TeacherTrainingConfig, fixed_values
 from smile_train.data.batches import worker_batches

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smile_synth import Recipe, Sources, annotate
-from smile_synth.stream import token_coverage
+from smile_synth.streaming import token_coverage
 from smile_train.config import TeacherOptions, TeacherTrainingConfig
 from smile_train.materials import Materials
 from smile_train.models import LOCAL, load_clip, load_teacher

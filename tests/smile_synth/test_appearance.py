@@ -21,7 +21,7 @@ from smile_synth.recipe import AppearanceParameters, Recipe
 from smile_synth.sampling import sample_scene, sample_scenes
 from smile_synth.scene import Scene, Solid
 from smile_synth.sources import Sources
-from smile_synth.stream import stream
+from smile_synth.streaming import stream
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TEXT = """

@@ -39,10 +39,28 @@ def test_public_names_are_sorted_and_exist() -> None:
     assert expected <= set(smile_synth.__all__)
 
 
-def test_importing_smile_synth_imports_no_slow_packages() -> None:
-    script = "import sys, smile_synth; print(sorted({'torch', 'matplotlib', 'skimage', 'sklearn'} & set(sys.modules)))"
+SLOW = {"torch", "matplotlib", "skimage", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import smile_synth", {*SLOW, "numpy"}),
+        ("import smile_synth.cli", {*SLOW, "numpy"}),
+        ("import smile_train.cli", {*SLOW, "numpy"}),
+        ("from smile_synth import stream", SLOW),
+    ],
+)
+def test_an_import_loads_no_slow_packages(statement: str, unwanted: set[str]) -> None:
+    script = f"import sys; {statement}; print(sorted({unwanted} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_listed_and_other_names_are_refused() -> None:
+    assert {"__version__", *smile_synth.__all__} <= set(dir(smile_synth))
+    with pytest.raises(AttributeError, match="module 'smile_synth' has no attribute 'strem'"):
+        _ = smile_synth.strem
 
 
 @pytest.mark.parametrize("name", sorted(set(smile_synth.__all__) - WITHOUT_EXAMPLE))

@@ -25,7 +25,7 @@ from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scene
 from smile_synth.scene import StoredImage, Video
 from smile_synth.sources import Sources
-from smile_synth.stream import (
+from smile_synth.streaming import (
     StepBatches,
     StreamBatch,
     StreamOptions,

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from smile_synth import build_bank
+from smile_synth.backgrounds import write_images
 from smile_synth.io.videos import write_mp4
+from smile_train.ablate import Study
 
 MOVES = {"down": (2, 0), "left": (0, -2), "right": (0, 2), "up": (-2, 0)}
 NUM_FRAMES, SIZE_HW, SQUARE = 8, (32, 40), 8
@@ -64,6 +67,31 @@ def config_file(train_bank: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def shared_config_file(train_bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("config"), train_bank)
+
+
+@pytest.fixture
+def study(config_file: Path, train_bank: Path, tmp_path: Path) -> Study:
+    """Two arms, two seeds and one probe, each as small as allowed."""
+    torch.set_num_threads(1)
+    for seed, name in enumerate(("train", "test")):
+        write_images(tmp_path / name, count=2, seed=seed, size=32)
+    text = f"""
+about: Does anything move?
+base: {config_file}
+overrides: [stages.0.steps=2, stages.0.optimiser.warmup_steps=1]
+arms:
+  still: {{stages.0.sources.0.overrides: ["motion=[{{family: still}}]"]}}
+  as it is: {{}}
+seeds: [0, 3]
+tasks: [direction]
+num_train: 60
+num_test: 50
+bank: {train_bank}
+train_backgrounds: {tmp_path / "train"}
+test_backgrounds: {tmp_path / "test"}
+"""
+    (tmp_path / "study.yaml").write_text(text)
+    return Study.load(tmp_path / "study.yaml")
 
 
 def write_moving_squares(folder: Path, *, count: int, seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError, generate
-from smile_synth.backgrounds import write_images
 from smile_synth.corpus import Corpus
 from smile_synth.io.resources import shipped
 from smile_synth.io.videos import write_mp4
@@ -28,30 +26,6 @@ from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
 STUDIES = sorted(path.stem for path in (shipped("configs") / "studies").glob("*.yaml"))
-
-
-@pytest.fixture
-def study(config_file: Path, train_bank: Path, tmp_path: Path) -> Study:
-    torch.set_num_threads(1)
-    for seed, name in enumerate(("train", "test")):
-        write_images(tmp_path / name, count=2, seed=seed, size=32)
-    text = f"""
-about: Does anything move?
-base: {config_file}
-overrides: [stages.0.steps=2, stages.0.optimiser.warmup_steps=1]
-arms:
-  still: {{stages.0.sources.0.overrides: ["motion=[{{family: still}}]"]}}
-  as it is: {{}}
-seeds: [0, 3]
-tasks: [direction]
-num_train: 60
-num_test: 50
-bank: {train_bank}
-train_backgrounds: {tmp_path / "train"}
-test_backgrounds: {tmp_path / "test"}
-"""
-    (tmp_path / "study.yaml").write_text(text)
-    return Study.load(tmp_path / "study.yaml")
 
 
 def test_a_study_is_done_once_and_reported(study: Study, tmp_path: Path) -> None:
@@ -246,32 +220,6 @@ def test_an_arm_shows_the_clips_that_it_trains_on(
     corpus = Corpus(tmp_path / "corpus")
     stored = {corpus.frames(k).tobytes() for k in range(4)}
     assert len(shown) == 2 * 3 and all(frames[:, ::2, ::2].tobytes() in stored for frames in shown)
-
-
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.slow
-def test_arms_run_on_a_cluster(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is an extra")
-    arms = {**study.arms, "no GPU here": {"run.device": "cuda"}}
-    study = study.model_copy(update={"seeds": [0], "arms": arms})
-    monkeypatch.chdir(tmp_path)
-    alone, run = StudyRun(study, tmp_path / "here"), StudyRun(study, "there")  # a relative folder, as typed
-    alone.run_cell(alone.cells[1])
-    (run.cells[0].folder).mkdir(parents=True)
-    (run.cells[0].folder / "scores.json").write_text("{}")  # done before
-    shown: list[str] = []
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        with pytest.raises(UserError, match="device 'cuda': this machine has no GPU"):
-            run.run(
-                ray="auto",
-                progress=lambda what, done, total, remark: shown.append(f"{done}/{total} {remark}"),
-            )
-    finally:
-        ray.shutdown()
-    assert shown == ["1/2 as it is, seed 0"]
-    scores = [json.loads((cells[1].folder / "scores.json").read_text()) for cells in (run.cells, alone.cells)]
-    assert scores[0]["rows"] == scores[1]["rows"] and scores[0]["loss"] == scores[1]["loss"]
 
 
 def test_grids_are_arms_and_mistakes_are_one_line(study: Study, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopping import Stop, losses
 
 from smile_synth import UserError
 from smile_train.batch import Batch
@@ -30,14 +31,6 @@ OVERRIDES = [
     "targets=[{kind: pixels}, {kind: pixels, decoder: own, encoder_blocks: [1]}]",
 ]
 PROBES = "probes={every: 4, tasks: [rotation], num_train: 50, num_test: 50}"
-
-
-class Stop(Exception):
-    pass
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_log(folder)]
 
 
 def train_together(rank: int, port: int, config_file: Path, out: Path) -> dict[str, Any]:

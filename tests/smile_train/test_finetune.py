@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopping import losses
 
 from smile_synth import UserError
 from smile_train.config import FinetuneConfig, MixingOptions, ProbeConfig
@@ -67,10 +68,6 @@ def configs(moving_squares: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def load(configs: Path, *overrides: str) -> FinetuneConfig:
     return FinetuneConfig.load(configs / "finetune.yaml", overrides)
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_log(folder)]
 
 
 @pytest.mark.slow

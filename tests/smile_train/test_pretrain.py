@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stopping import Stop, losses, stop_after
 
 import smile_train.training.pretrain as pretraining
 from smile_synth import ObjectBank, Recipe, SyntheticClips, UserError
@@ -40,22 +41,6 @@ STAGES = [
 ]
 SHORT = ["stages.0.steps=2", "stages.0.optimiser.warmup_steps=0"]
 WITH_TEACHER = [*SHORT, "targets=[{kind: teacher}]", "student.patch_size=16", "teacher.grid=interpolate"]
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
-    def stop(line: dict[str, Any]) -> None:
-        if line["step"] == step:
-            raise Stop
-
-    return stop
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_log(folder)]
 
 
 def test_bf16_on_a_cpu_trains_without_fused_attention(config_file: Path, tmp_path: Path) -> None:

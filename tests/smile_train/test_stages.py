@@ -17,25 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopping import losses
 
 from smile_synth import BackgroundFolder, ObjectBank, Recipe, SyntheticClips, UserError, generate
 from smile_synth.io.videos import write_mp4
 from smile_synth.sources import Sources
-from smile_synth.stream import token_coverage
+from smile_synth.streaming import token_coverage
 from smile_train.batch import Batch, normalise
 from smile_train.config import PretrainConfig
 from smile_train.data.batches import StageData, open_data, training_batches
 from smile_train.data.sources import TrainingClip, collate
 from smile_train.data.synthetic import CorpusSource, LabelOptions
-from smile_train.training.logging import read_log
 from smile_train.training.pretrain import pretrain
 
 TOKEN = (2, 8)
 SHORT = ["stages.0.steps=2", "stages.0.optimiser.warmup_steps=0"]
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_log(folder)]
 
 
 def recipe_and_sources(config: PretrainConfig) -> tuple[Recipe, Sources]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from stopping import Stop, stop_after
 from torch import Tensor, nn
 
 from smile_synth import UserError
@@ -88,18 +89,6 @@ class Scripted(Regression):
         step = int(batch.indices[0]) // self.batch_size
         total = self.model.weight.sum() + self.model.bias.sum()
         yield {"loss": self.given[step] + total - total.detach()}
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
-    def stop(line: dict[str, Any]) -> None:
-        if line["step"] == step:
-            raise Stop
-
-    return stop
 
 
 def values(folder: Path, name: str = "loss") -> list[float]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cutting import cut_all
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.images import Reject
-from smile_synth.objects._item import CutOut, Item, ReadOptions
+from smile_synth.objects._item import CutOut, ReadOptions
 from smile_synth.objects.readers import list_items
 
 HEIGHT, WIDTH = 9, 12
@@ -87,21 +87,6 @@ def read(
     """Return the format, the objects, and the reason of everything that was rejected."""
     name, items = list_items(str(source), format_name, ReadOptions(**options))
     return name, *cut_all(items)
-
-
-def cut_all(items: Any) -> tuple[list[CutOut], dict[str, str]]:
-    objects, rejected = [], {}
-    for item in items:
-        assert isinstance(item, Item)
-        try:
-            for found in item.cut():
-                if isinstance(found, CutOut):
-                    objects.append(found)
-                else:
-                    rejected[found.source] = found.reason
-        except Reject as reason:
-            rejected[item.source] = str(reason)
-    return objects, rejected
 
 
 # --- layouts that are read: a function that writes one, the format, and the classes

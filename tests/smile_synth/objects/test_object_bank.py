@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from cutting import save
 
 from smile_synth.core.errors import UserError
 from smile_synth.core.texture import Texture
@@ -19,11 +19,6 @@ def soft_rgba(height: int, width: int, seed: int) -> np.ndarray:
     rgba = rng.integers(0, 256, (height, width, 4), np.uint8)
     rgba[..., 3] = rng.integers(100, 256, (height, width), np.uint8)
     return rgba
-
-
-def save(path: Path, rgba: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(path)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cutting import save
 from PIL import Image
 
 from smile_synth import objects
@@ -37,11 +38,6 @@ def soft_rgba(height: int, width: int, seed: int = 0) -> np.ndarray:
 def prepared(rgba: np.ndarray, **options: object) -> np.ndarray:
     found = CutOut("thing", "1.png", "1.png", "key", rgba)
     return prepare(found, CutOutOptions(min_side=1, min_thickness=0, **options)).rgba
-
-
-def save(path: Path, rgba: np.ndarray, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(path, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,17 +1,16 @@
 import json
-import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cutting import cut_all
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from smile_synth.core.errors import UserError
-from smile_synth.io.images import Reject
-from smile_synth.objects._item import CutOut, Item, ReadOptions, Rejected
+from smile_synth.objects._item import ReadOptions
 from smile_synth.objects._polygons import union_coverage
 from smile_synth.objects.readers._coco import is_coco, read_coco
 from smile_synth.objects.readers._segments import decompress
@@ -19,21 +18,6 @@ from smile_synth.objects.readers._segments import decompress
 DATA = Path(__file__).parents[3] / "../shared/data"
 HEIGHT, WIDTH = 5, 7
 SQUARE = [2.5, 1, 5, 1, 5, 4, 2.5, 4]
-
-
-def cut_all(items: list[Item]) -> tuple[list[CutOut], dict[str, str]]:
-    """Return the cut-outs of items, and the reasons of rejected ones by name."""
-    cut_outs, rejected = [], {}
-    for item in items:
-        try:
-            for found in item.cut():
-                if isinstance(found, Rejected):
-                    rejected[found.source] = found.reason
-                else:
-                    cut_outs.append(found)
-        except Reject as reason:
-            rejected[item.source] = str(reason)
-    return cut_outs, rejected
 
 
 def save_image(path: Path, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
@@ -80,7 +64,7 @@ def test_polygons_and_run_lengths_are_cut_exactly(tmp_path: Path) -> None:
     )
     items = read_coco(source, ReadOptions())
     assert [item.source for item in items] == ["1.png"] and items[0].files[0] == tmp_path / "1.png"
-    cut_outs, rejected = cut_all(pickle.loads(pickle.dumps(items)))
+    cut_outs, rejected = cut_all(items)
     assert not rejected
     by_id = {found.annotation_id: found for found in cut_outs}
     polygon = by_id["11"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cutting import save
 from PIL import Image
 
 from smile_synth.core.errors import UserError
@@ -37,11 +38,6 @@ def blob(seed: int, height: int = 40, width: int = 33) -> np.ndarray:
     radius = np.hypot((x - width / 2 + 0.5) / (width / 2), (y - height / 2 + 0.5) / (height / 2))
     rgba[..., 3] = np.clip((1.05 - radius) * 900, 0, 255)
     return rgba
-
-
-def save(path: Path, rgba: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(path)
 
 
 def bank_of(folder: Path, sizes: dict[str, int], *, first: int = 0, **options: object) -> ObjectBank:

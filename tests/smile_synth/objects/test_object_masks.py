@@ -1,8 +1,8 @@
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cutting import cut_all
 from PIL import Image
 
 from smile_synth.core.errors import UserError
@@ -35,16 +35,10 @@ def numbers(**at: int) -> np.ndarray:
     return mask
 
 
-def cut_all(items: list[Item]) -> tuple[dict[str, CutOut], dict[str, str]]:
-    cut_outs: dict[str, CutOut] = {}
-    rejected = {}
-    for item in pickle.loads(pickle.dumps(items)):
-        try:
-            for found in item.cut():
-                assert isinstance(found, CutOut) and found.source not in cut_outs
-                cut_outs[found.source] = found
-        except Reject as reason:
-            rejected[item.source] = str(reason)
+def cut_by_name(items: list[Item]) -> tuple[dict[str, CutOut], dict[str, str]]:
+    found, rejected = cut_all(items)
+    cut_outs = {cut_out.source: cut_out for cut_out in found}
+    assert len(cut_outs) == len(found)
     return cut_outs, rejected
 
 
@@ -76,7 +70,7 @@ def test_voc(tmp_path: Path) -> None:
     (tmp_path / "SegmentationObject" / "void.png").write_bytes(b"")
     save(tmp_path / "SegmentationClass" / "class.png", numbers(y0x0=3)[:4], palette=True)
     assert is_voc(tmp_path) and not is_davis(tmp_path)
-    cut_outs, rejected = cut_all(read_voc(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_by_name(read_voc(str(tmp_path), ReadOptions()))
     assert {name: found.class_name for name, found in cut_outs.items()} == {
         "a b#1": "class 8",
         "a b#2": "class 21",
@@ -118,7 +112,7 @@ def test_davis(tmp_path: Path) -> None:
     assert [item.files[0] for item in items[1:]] == [
         tmp_path / "JPEGImages" / "1080p" / "my dog" / f"{n}.jpg" for n in ("00000", "00002")
     ]
-    cut_outs, rejected = cut_all(items)
+    cut_outs, rejected = cut_by_name(items)
     assert list(cut_outs) == ["my dog/00000#1", "my dog/00000#2", "my dog/00002#255"]
     assert rejected == {"gone/00002": "missing file"}
     assert {found.class_name for found in cut_outs.values()} == {"my dog"}
@@ -157,7 +151,7 @@ def test_the_pixels_of_a_mask_decide_what_it_means(tmp_path: Path) -> None:
     save(tmp_path / "images" / "jpeg.png", RGB)
     save(tmp_path / "masks" / "jpeg.jpg", noisy, quality=95)
     assert is_pairs(tmp_path) and not is_voc(tmp_path) and not is_davis(tmp_path)
-    cut_outs, rejected = cut_all(read_pairs(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_by_name(read_pairs(str(tmp_path), ReadOptions()))
     assert not rejected
     ids: dict[str, list[str]] = {}
     for found in cut_outs.values():
@@ -196,7 +190,7 @@ def test_pairs_reject_files_without_a_partner(tmp_path: Path) -> None:
     save(tmp_path / "masks" / "busy.png", np.arange(1, 1602, dtype=np.uint16)[:, None])
     save(tmp_path / "images" / "good.jpg", RGB)
     (tmp_path / "images" / "notes.txt").write_text("x")
-    cut_outs, rejected = cut_all(read_pairs(str(tmp_path), ReadOptions()))
+    cut_outs, rejected = cut_by_name(read_pairs(str(tmp_path), ReadOptions()))
     assert list(cut_outs) == ["images/good.jpg#1"]
     assert rejected == {
         "images/alone.png": "no mask: no file of this name in masks/",
@@ -230,7 +224,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="no folder of real data beside the checkout")
 def test_real_sequences() -> None:
     items = read_davis(str(DATA / "davis_mini"), ReadOptions())
-    cut_outs, rejected = cut_all(items)
+    cut_outs, rejected = cut_by_name(items)
     assert len(items) == 5 and not rejected
     assert [name.split("#")[0] for name in cut_outs] == ["bike/00000"] * 2 + [
         f"judo/{frame}" for frame in ("00000", "00005", "00008", "00013")

@@ -31,7 +31,7 @@ from smile_synth.recipe import Recipe
 from smile_synth.sampling import sample_scenes
 from smile_synth.scene import Scene, Video
 from smile_synth.sources import Sources
-from smile_synth.stream._labels import ArrayTypes, motion_arrays, motion_labels, token_coverage
+from smile_synth.streaming._labels import ArrayTypes, motion_arrays, motion_labels, token_coverage
 
 if TYPE_CHECKING:
     import torch

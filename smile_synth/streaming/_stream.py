@@ -14,7 +14,7 @@ from smile_synth.annotations import check_offsets
 from smile_synth.compositing import OutDtype, check_output
 from smile_synth.recipe import Recipe
 from smile_synth.sources import Sources
-from smile_synth.stream._batches import (
+from smile_synth.streaming._batches import (
     Device,
     Job,
     PendingBatch,
@@ -24,7 +24,7 @@ from smile_synth.stream._batches import (
     batch_on_cpu,
     batch_on_device,
 )
-from smile_synth.stream._clips import batch_indices, check_labels
+from smile_synth.streaming._clips import batch_indices, check_labels
 
 if TYPE_CHECKING:
     import torch

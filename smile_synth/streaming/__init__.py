@@ -4,10 +4,10 @@ A clip depends on (recipe, sources, seed, index) only. Any order and any number 
 clips, and a run resumes at any step without stored state.
 """
 
-from smile_synth.stream._batches import StreamBatch
-from smile_synth.stream._clips import StepBatches, SyntheticClips, batch_indices, collate_clips
-from smile_synth.stream._labels import motion_labels, token_coverage
-from smile_synth.stream._stream import ClipStream, StreamOptions, stream
+from smile_synth.streaming._batches import StreamBatch
+from smile_synth.streaming._clips import StepBatches, SyntheticClips, batch_indices, collate_clips
+from smile_synth.streaming._labels import motion_labels, token_coverage
+from smile_synth.streaming._stream import ClipStream, StreamOptions, stream
 
 __all__ = [
     "ClipStream",
