@@ -72,10 +72,10 @@ def _start_method() -> str:
 
 
 def _modules_of(context: Any) -> list[str]:
-    """Return the module that defines a function or the class of an object; each process needs it."""
+    """Return the module that defines a function or the class of an object, except the main script."""
     defined = getattr(context, "func", context)  # of a functools.partial
     module = getattr(defined, "__module__", None)
-    return [module] if module else []
+    return [module] if module and module != "__main__" else []
 
 
 class Workers:
