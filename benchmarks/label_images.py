@@ -1,6 +1,6 @@
 """Draw every label kind on one clip of photographed objects, for docs/labels.md.
 
-uv run python benchmarks/label_images.py --out assets/labels.png
+uv run python benchmarks/label_images.py --out assets/labels.png --tokens docs/images/token-motion.png
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ motion:
   - {family: constant-velocity, speed: [6.0, 9.0], rotation: {rate: 5.0}}
 """
 FRAME, NEXT, ZOOM, CAPTION, PATCH = 4, 6, 2, 30, 16
+TOKENS_TITLE = f"tokens: displacement to frame {NEXT}; hollow: not visible"
 
 
 def blend(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], share: float = 0.55) -> None:
@@ -136,7 +137,7 @@ def tokens(annotation: Annotation, frame: np.ndarray, largest: float) -> list[tu
     whole = motion.share[own] > 0.75
     return [
         (
-            "tokens: displacement to frame 6; hollow: not visible",
+            TOKENS_TITLE,
             token_grid(frame, flow_colors(displacement[None], largest)[0], visible),
         ),
         (
@@ -147,7 +148,8 @@ def tokens(annotation: Annotation, frame: np.ndarray, largest: float) -> list[tu
     ]
 
 
-def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
+def draw(annotation: Annotation, frames: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Return titles and panels, one per kind."""
     frame = frames[FRAME]
     forward, backward = annotation.flow(FRAME, NEXT), annotation.flow(NEXT, FRAME)
     largest = float(np.hypot(*np.moveaxis(forward.flow_xy, -1, 0)).max())
@@ -159,7 +161,7 @@ def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
         blend(colors, flow.occluded, (0, 0, 0), 0.8)
         blend(colors, flow.leaves, (110, 110, 110), 0.8)
     palette = np.array([(30, 30, 30), *COLORS], np.uint8)
-    panels = [
+    return [
         (f"frame {FRAME}", enlarge(frame)),
         ("segmentation", enlarge(palette[annotation.segmentation[FRAME]])),
         ("modal masks", enlarge(masks(annotation, frame, amodal=False))),
@@ -174,6 +176,10 @@ def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
         (f"frame {NEXT}", enlarge(frames[NEXT])),
         *tokens(annotation, frame, largest),
     ]
+
+
+def arranged(panels: list[tuple[str, np.ndarray]]) -> Image.Image:
+    """Return a sheet of three columns."""
     height, width = panels[0][1].shape[:2]
     gap, columns = 8, 3
     rows = -(-len(panels) // columns)
@@ -192,6 +198,7 @@ def draw(annotation: Annotation, frames: np.ndarray) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=Path, help="also write a sheet with the displacement of tokens")
     parser.add_argument("--index", type=int, default=14)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -200,8 +207,13 @@ def main() -> None:
         scene = sample_scene(
             parse(Recipe, RECIPE, name="recipe"), Sources(bank), seed=0, index=arguments.index
         )
-        sheet = draw(annotate(scene, Sources(bank)), composite(scene, Sources(bank)))
-    sheet.quantize(200, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
+        panels = draw(annotate(scene, Sources(bank)), composite(scene, Sources(bank)))
+    sheets = {arguments.out: panels}
+    if arguments.tokens:
+        shown = (f"frame {FRAME}", TOKENS_TITLE, f"frame {NEXT}")
+        sheets[arguments.tokens] = [(title, dict(panels)[title]) for title in shown]
+    for path, chosen in sheets.items():
+        arranged(chosen).quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

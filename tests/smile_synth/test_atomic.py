@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from smile_synth.cli import main
 from smile_synth.core.errors import UserError
 from smile_synth.io.atomic import (
     atomic_write,
@@ -134,24 +133,3 @@ def test_other_errors_of_locks_are_errors(tmp_path: Path, monkeypatch: pytest.Mo
     message = f"out '{tmp_path}': cannot be locked: Input/output error"
     with pytest.raises(UserError, match=message), exclusive_folder(tmp_path, "it is in use"):
         pass
-
-
-@pytest.mark.filterwarnings("default::smile_synth.io.notices.Notice")
-def test_the_command_line_prints_a_notice_as_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    arguments = ["smile-synth", "bank", "build", "drawn:2", "--out", str(tmp_path / "b"), "--workers", "1"]
-    monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    lines = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 0
-    assert [line for line in lines if line.startswith("note:")] == [
-        f"note: '{tmp_path / '.b.part'}': the file system has no file locks; do not start a second command "
-        "that writes there"
-    ]
-    assert not any("Notice" in line for line in lines)

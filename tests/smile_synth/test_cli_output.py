@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from smile_synth.cli import main, progress_bar
+from smile_synth.cli import main, progress_bar, run_app
+from smile_synth.io.notices import notice
 from smile_synth.objects import build_bank
 
 
@@ -126,3 +128,16 @@ def test_a_terminal_without_block_characters_gets_plain_ones(
     sys.stdout.flush()
     assert ended.value.code == 0
     assert b"########" in printed.getvalue() and b"b\\xe4nk" in printed.getvalue()
+
+
+@pytest.mark.filterwarnings("default::smile_synth.io.notices.Notice")
+def test_a_notice_is_printed_as_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+    app.command()(lambda: notice("'data': the file system has no file locks"))
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app)
+    assert ended.value.code == 0
+    assert capsys.readouterr().err.splitlines() == ["note: 'data': the file system has no file locks"]
