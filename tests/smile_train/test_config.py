@@ -133,6 +133,7 @@ def test_presets_differ_from_their_base_as_their_comments_say() -> None:
         teacher = {"teacher.model": "ViT-B-16-quickgelu", "teacher.pretrained": "openai"}
         assert {key: value for key, value in own.items() if "targets" not in key} == teacher
     own = changes("smile-vits-image-clip-motion", "smile-vits-image-clip")
+    assert own.pop("targets.0.weight") == 0.1
     assert own and all(key.startswith("targets.1.") for key in own)
     faithful = changes("smile-vitb-faithful", "smile-vitb")
     assert {key: value for key, value in faithful.items() if ".sources" not in key} == {
