@@ -1,5 +1,6 @@
 """Shared sources and scenes: a real bank of tiny cut-outs, a folder of tiny images, scenes laid by hand."""
 
+import fcntl
 import io
 import os
 import shutil
@@ -17,11 +18,15 @@ from hypothesis import settings
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from smile_synth.annotations import annotate
 from smile_synth.backgrounds import BackgroundFolder
+from smile_synth.compositing import composite
 from smile_synth.core import geometry
 from smile_synth.core.cache import cache_folder
 from smile_synth.core.coverage import Border, level_of_detail
 from smile_synth.objects import CutOutOptions, ObjectBank, build_bank
+from smile_synth.recipe import Recipe
+from smile_synth.sampling import sample_scene
 from smile_synth.scene import Layer, Scene, Solid, StoredImage, Surface, Textured
 from smile_synth.sources import Sources
 
@@ -104,16 +109,41 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
-    """A bank with one object per class, from 1x1 to 64x40."""
-    folder = tmp_path_factory.mktemp("objects")
+def _build_bank(folder: Path) -> ObjectBank:
     for name, rgba in _cut_outs().items():
         (folder / "in" / name).mkdir(parents=True)
         Image.fromarray(rgba).save(folder / "in" / name / "0.png")
     tiny = CutOutOptions(min_side=1, min_thickness=0.0, min_largest_part=0.0)
     build_bank([folder / "in"], folder / "bank", cut=tiny, val_fraction=0.0, test_fraction=0.0)
     return ObjectBank.open(folder / "bank")
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> ObjectBank:
+    """A bank with one object per class, from 1x1 to 64x40."""
+    return _build_bank(tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile the kernels once for all processes of pytest-xdist.
+
+    Each process begins with another half, and reads the half that another process compiled from the cache.
+    """
+    process = os.environ.get("PYTEST_XDIST_WORKER")
+    if process is None:
+        return
+    sources = Sources(_build_bank(tmp_path_factory.mktemp("kernels")))
+    recipe = Recipe.load("smile-gaussian", ["num_frames=2", "size=[20, 28]"])
+    scene = sample_scene(recipe, sources, seed=0, index=0)
+    halves: list[Callable[[], object]] = [
+        lambda: composite(scene, sources),
+        lambda: (annotate(scene, sources).coco(), annotate(scene, sources).flow(0, 1)),
+    ]
+    for number in (0, 1) if int(process[2:]) % 2 == 0 else (1, 0):
+        with (tmp_path_factory.getbasetemp().parent / f"kernels {number}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            halves[number]()
 
 
 @pytest.fixture(scope="session")
