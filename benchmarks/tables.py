@@ -312,6 +312,26 @@ def sampling_results() -> str:
     return "\n".join(lines)
 
 
+def motion_label_results() -> str:
+    """Return the time of the labels of motion."""
+    result = _load(RESULTS / "motion_labels.json")
+    lines = [
+        "| 16x224x224, two objects, tokens of 2x16x16, one core | ms a clip (median) | lowest | highest | "
+        "clips/s | time / time of rendering |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result["results"].items():
+        lines.append(
+            f"| {name} | {row['milliseconds']:.2f} | {row['lowest']:.2f} | {row['highest']:.2f} | "
+            f"{1000 / row['milliseconds']:.0f} | {row['share_of_render']:.2f} |"
+        )
+    lines += [
+        "",
+        f"{result['repeats']} repeats of {result['clips']} clips, processor time. {_where(result)}.",
+    ]
+    return "\n".join(lines)
+
+
 def stream_results() -> str:
     """Return how fast streams are on the CPU, and how soon they begin."""
     result = _load(RESULTS / "stream_cpu.json")
@@ -553,6 +573,7 @@ BLOCKS = {
     "evaluate-results": (ROOT / "docs" / "evaluate.md", evaluate_results),
     "bank": (ROOT / "docs" / "objects.md", bank_results),
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
+    "motion-label-results": (ROOT / "docs" / "performance.md", motion_label_results),
     "stream-results": (ROOT / "docs" / "performance.md", stream_results),
     "cycle-results": (ROOT / "docs" / "performance.md", cycle_results),
     "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
