@@ -1,13 +1,14 @@
-"""Write docs/config.md, the reference of all options of smile-train, from the option groups themselves.
+"""Write docs/config.md (options of smile-train) and docs/recipe-keys.md (recipes) from the typed models.
 
-uv run python docs/make_config_reference.py          # writes the page
-uv run python docs/make_config_reference.py --check  # fails if the page is not current
+uv run python docs/make_config_reference.py          # writes both pages
+uv run python docs/make_config_reference.py --check  # fails if a page is not current
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 import types
 import typing
@@ -20,12 +21,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from smile_synth.recipe import MixtureEntry, Recipe
 from smile_train.ablate import Study
 from smile_train.config import CHANGEABLE, FinetuneConfig, PretrainConfig, ProbeConfig, TeacherTrainingConfig
 from smile_train.evaluate import EvaluateOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "config.md"
 CONFIGS = ROOT / "configs" / "train"
 # Title, command, type of the config, whether its runs can be continued.
 SECTIONS: tuple[tuple[str, str, type[BaseModel], bool], ...] = (
@@ -55,6 +56,14 @@ A config is a preset's name or a YAML file. Three rules hold for all of them:
 A run can be continued with other values of the options with "yes" in the column "may change". A change of any
 other option is an error.
 """
+RECIPE_INTRO = """# Recipe keys
+
+All keys of a recipe, generated from the code by `docs/make_config_reference.py`. Guides:
+[recipes](recipes.md), [motion](motion.md), [backgrounds](backgrounds.md). Lengths are pixels at the recipe's
+own `size`. A range is `[low, high]` or one number. A motion entry or a curve has the keys of its family and
+those of [MotionKeys](#motionkeys) or [CurveKeys](#curvekeys). `smile-synth recipes show NAME` prints a preset
+with all values.
+"""
 NUMBERS = {int: "integer", float: "number"}
 BOUNDS = (
     (annotated_types.Ge, "ge", "≥"),
@@ -64,16 +73,23 @@ BOUNDS = (
 )
 
 
-def page() -> str:
+def config_page() -> str:
     """Return the text of docs/config.md."""
     parts, done = [INTRO], set[type[BaseModel]]()
     for title, command, config, continued in SECTIONS:
         parts.append(f"## {title}: `smile-train {command}`\n{_presets(command)}")
-        for group in _groups(config):
-            if group not in done:
-                done.add(group)
-                parts.append(_table(group, continued=continued))
+        parts += [_table(group, continued=continued) for group in _groups(config, done)]
     return "\n".join(parts)
+
+
+def recipe_page() -> str:
+    """Return the text of docs/recipe-keys.md."""
+    MixtureEntry.model_rebuild(force=True)  # it was defined before Recipe, which it may contain
+    groups = _groups(Recipe, set())
+    return "\n".join([RECIPE_INTRO, *(_table(group, continued=False, level=2) for group in groups)])
+
+
+PAGES = {"config.md": config_page, "recipe-keys.md": recipe_page}
 
 
 def _command_of(file: Path) -> str:
@@ -82,12 +98,24 @@ def _command_of(file: Path) -> str:
     return "teacher" if file.stem == "tiny-clip" else names.get(prefix, "pretrain")
 
 
-def _groups(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield an option group, then the groups in its fields."""
+def _groups(model: type[BaseModel], done: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
+    """Yield an option group, then the groups in its fields, without those that are done."""
+    if model in done:
+        return
+    done.add(model)
+    if _is_generated(model):
+        for base in reversed(model.__bases__):
+            yield from _groups(base, done)
+        return
     yield model
     for field in model.model_fields.values():
         for inner in _models_in(field.annotation):
-            yield from _groups(inner)
+            yield from _groups(inner, done)
+
+
+def _is_generated(model: type[BaseModel]) -> bool:
+    """Return whether code made the model: of a motion family and the keys that all entries have."""
+    return not hasattr(sys.modules[model.__module__], model.__name__)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -108,19 +136,35 @@ def _presets(command: str) -> str:
     return "\n".join(["", "| preset | |", "|---|---|", *rows, ""]) if rows else ""
 
 
-def _table(group: type[BaseModel], *, continued: bool) -> str:
-    """Return the section of an option group."""
-    text = " ".join(inspect.cleandoc(group.__doc__ or "").replace("``", "`").split())
+def _table(group: type[BaseModel], *, continued: bool, level: int = 3) -> str:
+    """Return the section of an option group, with a heading of that level."""
+    text = _words(inspect.cleandoc(group.__doc__ or "").split("\nAttributes:")[0])
     columns = ["key", "type", "default", *(["may change"] if continued else []), "description"]
-    lines = [f"### {group.__name__}", "", text, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [f"{'#' * level} {group.__name__}", "", text, "", *head]
     for name, field in group.model_fields.items():
-        if not field.description:
+        description = field.description or _attribute(group, name)
+        if not description and len(typing.get_args(field.annotation)) != 1:  # the name of a kind or family
             raise SystemExit(f"{group.__name__}.{name}: has no description; write a docstring below it")
         cells = [f"`{name}`", _type(field.annotation, field.metadata), _default(field)]
         cells += ["yes" if CHANGEABLE in field.metadata else ""] if continued else []
-        cells.append(" ".join(field.description.split()).replace("|", "\\|"))
+        cells.append(_words(description).replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _words(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())
+
+
+def _attribute(group: type[BaseModel], name: str) -> str:
+    """Return the description of a key in the section "Attributes" of a docstring, also of a base class."""
+    for model in group.__mro__:
+        _, _, attributes = inspect.cleandoc(vars(model).get("__doc__") or "").partition("\nAttributes:\n")
+        found = re.search(rf"^    {name}: (.*?)(?=^    \S|^\S|\Z)", attributes, re.MULTILINE | re.DOTALL)
+        if found:
+            return found[1]
+    return ""
 
 
 def _type(annotation: Any, constraints: Sequence[Any] = ()) -> str:
@@ -132,7 +176,8 @@ def _type(annotation: Any, constraints: Sequence[Any] = ()) -> str:
             metadata += item.metadata if isinstance(item, FieldInfo) else [item]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
-        text = ", or ".join(_type(argument) for argument in arguments if argument is not type(None))
+        texts = dict.fromkeys(_type(argument) for argument in arguments if argument is not type(None))
+        text = ", or ".join(texts)
         return text + (", or null" if type(None) in arguments else "")
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
@@ -154,6 +199,8 @@ def _type(annotation: Any, constraints: Sequence[Any] = ()) -> str:
         ]
         return " ".join([NUMBERS[annotation], " and ".join(bounds)]).strip()
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if _is_generated(annotation):
+            return _type(annotation.__bases__[-1])
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     return {bool: "true or false", str: "text", Any: "any value"}[annotation]
 
@@ -180,14 +227,16 @@ def _flow(value: Any) -> str:
 
 
 def main() -> None:
-    """Write or check the page."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text)
-    elif PAGE.read_text() != text:
-        sys.exit("docs/config.md is not current; run docs/make_config_reference.py")
+    check = parser.parse_args().check
+    for name, make in PAGES.items():
+        text, path = make(), ROOT / "docs" / name
+        if not check:
+            path.write_text(text)
+        elif path.read_text() != text:
+            sys.exit(f"docs/{name} is not current; run docs/make_config_reference.py")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from smile_train.cli import app as train_app
 from smile_train.config import FinetuneConfig, PretrainConfig, ProbeConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "assets" / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "assets" / "README.md"])
+PAGES += sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "generated")
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "train-probe": ProbeConfig}
 
 
@@ -75,6 +76,21 @@ def test_commands_have_known_names_options_and_keys() -> None:
         assert {word for word in rest if word.startswith("--")} <= options, words
         if tool == "train" and words[0] in CONFIGS and not Path(rest[0]).suffix:
             load_config(CONFIGS[words[0]], rest[0], [word for word in rest if re.match(r"[\w.]+=", word)])
+
+
+def test_scripts_and_tests_in_commands_exist() -> None:
+    shown = re.findall(
+        r"(?:python|pytest)(?: -\w+)* ((?:benchmarks|docs|tests)/\S+\.py)", "".join(blocks("sh"))
+    )
+    assert {"docs/make_config_reference.py", "benchmarks/study.py"} <= set(shown)
+    assert [path for path in shown if not (ROOT / path).is_file()] == []
+
+
+def test_the_readme_is_short_and_has_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 90
+    assert re.search(r"^uv run smile-train demo --out runs/demo ", text, re.MULTILINE)
+    assert re.search(r"^uv run pytest ", text, re.MULTILINE)
 
 
 def test_configs_in_the_pages_are_valid(tmp_path: Path) -> None:

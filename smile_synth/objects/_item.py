@@ -20,7 +20,7 @@ class Rejected:
 
     Attributes:
         source: its name inside its source.
-        reason: the kind of problem, optionally ``: `` and details.
+        reason: the kind of problem; a colon and details may follow.
         given: the source, as the caller named it.
     """
 

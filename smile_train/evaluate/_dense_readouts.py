@@ -69,8 +69,8 @@ def token_displacement(annotation: Annotation, token_size: tuple[int, int]) -> F
 def fit_displacement(batches: Iterable[tuple[Tensor, Float]]) -> LinearMap:
     """Fit ridge regression from the features of a token to its displacement on a signed log scale.
 
-    The scale, sign(d) log(1 + |d|), reduces the weight of a few fast tokens. The features are standardised.
-    The penalty is the one of `PENALTIES` with the smallest squared error in five folds of clips; of equal
+    The scale, ``sign(d) log(1 + |d|)``, reduces the weight of a few fast tokens. The features are
+    standardised. The penalty is the one of `PENALTIES` with the smallest squared error in five folds of clips; of equal
     ones the larger. Only sums of products are kept in memory.
 
     Args:
