@@ -8,6 +8,7 @@ by their overlap. Without a path of COCO's annotations, the script draws a small
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import motmetrics
 import numpy as np
@@ -15,7 +16,21 @@ import pandas as pd
 
 from smile_synth import Recipe, Sources, build_bank, export, generate
 
-BOX = ["X", "Y", "Width", "Height"]
+
+class Boxes(NamedTuple):
+    """The boxes of a frame, ``[K]`` and ``[K, 4]``: x, y, width, height."""
+
+    ids: np.ndarray
+    boxes: np.ndarray
+
+
+def read_boxes(sequence: Path, *, least_visible: float = 0.0) -> list[Boxes]:
+    """Read a MOT sequence, frame by frame."""
+    length = len(list((sequence / "img1").iterdir()))
+    rows = np.loadtxt(sequence / "gt" / "gt.txt", delimiter=",", ndmin=2)
+    rows = rows[rows[:, 8] >= least_visible]  # frame, id, x, y, width, height, 1, class, visible share
+    frames = (rows[rows[:, 0] == number] for number in range(1, length + 1))
+    return [Boxes(frame[:, 1].astype(int), frame[:, 2:6]) for frame in frames]
 
 
 def small_coco(folder: Path) -> Path:
@@ -27,24 +42,39 @@ def small_coco(folder: Path) -> Path:
     return folder / "coco" / "annotations" / "instances.json"
 
 
-def link_boxes(truth: pd.DataFrame, threshold: float = 0.3) -> pd.DataFrame:
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return intersection over union ``[A, B]`` of boxes ``[., 4]``: x, y, width, height."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None])
+    common = (high - low).clip(0).prod(-1)
+    return common / (a[:, 2:].prod(-1)[:, None] + b[:, 2:].prod(-1)[None] - common)
+
+
+def link_boxes(frames: list[Boxes], threshold: float = 0.3) -> list[Boxes]:
     """Give new ids to boxes: the id of the box in the frame before that overlaps most."""
-    seen = truth[truth.Visibility > 0.5].copy()
-    ids, last, next_id = np.zeros(len(seen), int), np.zeros((0, 4)), 1
-    last_ids: list[int] = []
-    for _, rows in seen.groupby(level="FrameId").indices.items():
-        boxes = seen.iloc[rows][BOX].to_numpy()
-        overlap = 1 - motmetrics.distances.iou_matrix(boxes, last, max_iou=1) if len(last) else None
-        for k, row in enumerate(rows):
-            best = int(np.nanargmax(overlap[k])) if overlap is not None else -1
+    linked: list[Boxes] = []
+    last, next_id = Boxes(np.zeros(0, int), np.zeros((0, 4))), 1
+    for frame in frames:
+        overlap, ids = overlaps(frame.boxes, last.boxes), np.zeros(len(frame.ids), int)
+        for k in range(len(ids)):
+            best = int(overlap[k].argmax()) if overlap.shape[1] else -1
             if best >= 0 and overlap[k, best] >= threshold:
-                ids[row] = last_ids[best]
+                ids[k] = last.ids[best]
                 overlap[:, best] = 0  # an id is given once a frame
             else:
-                ids[row], next_id = next_id, next_id + 1
-        last, last_ids = boxes, [ids[row] for row in rows]
-    frames = seen.index.get_level_values("FrameId")
-    return seen.set_index(pd.MultiIndex.from_arrays([frames, ids], names=["FrameId", "Id"]))
+                ids[k], next_id = next_id, next_id + 1
+        last = Boxes(ids, frame.boxes)
+        linked.append(last)
+    return linked
+
+
+def compare(truth: list[Boxes], found: list[Boxes]) -> motmetrics.MOTAccumulator:
+    """Match the boxes of every frame; boxes with an overlap below one half do not match."""
+    matches = motmetrics.MOTAccumulator(auto_id=True)
+    for a, b in zip(truth, found, strict=True):
+        overlap = overlaps(a.boxes, b.boxes)
+        matches.update(a.ids, b.ids, np.where(overlap < 0.5, np.nan, 1 - overlap))
+    return matches
 
 
 def main(
@@ -65,9 +95,10 @@ def main(
 
     scored: dict[str, list[motmetrics.MOTAccumulator]] = {"ground truth": [], "linked boxes": []}
     for sequence in sorted((out / "mot" / "train").iterdir()):
-        truth = motmetrics.io.loadtxt(sequence / "gt" / "gt.txt", fmt=motmetrics.io.Format.MOT16)
-        for name, found in (("ground truth", truth), ("linked boxes", link_boxes(truth))):
-            scored[name].append(motmetrics.utils.compare_to_groundtruth(truth, found, "iou", distth=0.5))
+        truth = read_boxes(sequence)
+        seen = read_boxes(sequence, least_visible=0.5)
+        scored["ground truth"].append(compare(truth, truth))
+        scored["linked boxes"].append(compare(truth, link_boxes(seen)))
     table = pd.concat(
         motmetrics.metrics.create()
         .compute_many(each, metrics=["mota", "idf1", "num_switches"], generate_overall=True)
