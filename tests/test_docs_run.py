@@ -158,6 +158,7 @@ def test_coco_becomes_a_tracking_corpus(materials: Path, tmp_path: Path) -> None
     assert (tmp_path / "coco" / "annotations" / "instances.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_motion_ablation(out: Path) -> None:
     (out / "recipe.yaml").write_text(
         "size: [32, 32]\nnum_frames: 4\nbackgrounds: [{kind: noise}]\nobjects: {count: 1, side: [12, 16]}\n"
