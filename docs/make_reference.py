@@ -30,7 +30,7 @@ MODULES = [
     "smile_synth.annotations",
     "smile_synth.corpus",
     "smile_synth.exporters",
-    "smile_synth.stream",
+    "smile_synth.streaming",
     "smile_synth.visualize",
     "smile_synth.core.rng",
     "smile_train",
@@ -98,6 +98,8 @@ def write_pages(folder: Path) -> None:
             continue
         text = (ROOT / source).read_text()
         pages[name] = _site_links(text, ROOT / source, folder / name)
+    for old in set(folder.glob("*.md")) - {folder / name for name in pages}:
+        old.unlink()
     for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text() != text:  # Sphinx reads changed pages only
@@ -130,8 +132,7 @@ def _site_links(text: str, page: Path, place: Path) -> str:
 
 
 def _api_page(module_name: str, names: list[str]) -> str:
-    # The module itself has no target, because smile_synth.stream is a function and a module.
-    lines = [f".. automodule:: {module_name}", "   :no-index:", "", f".. currentmodule:: {module_name}", ""]
+    lines = [f".. automodule:: {module_name}", "", f".. currentmodule:: {module_name}", ""]
     for name in names:
         if isclass(getattr(import_module(module_name), name)):
             lines += [f".. autoclass:: {name}", "   :members:", ""]

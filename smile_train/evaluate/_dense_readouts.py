@@ -70,8 +70,8 @@ def fit_displacement(batches: Iterable[tuple[Tensor, Float]]) -> LinearMap:
     """Fit ridge regression from the features of a token to its displacement on a signed log scale.
 
     The scale, ``sign(d) log(1 + |d|)``, reduces the weight of a few fast tokens. The features are
-    standardised. The penalty is the one of `PENALTIES` with the smallest squared error in five folds of clips; of equal
-    ones the larger. Only sums of products are kept in memory.
+    standardised. The penalty is the one of `PENALTIES` with the smallest squared error in five folds of
+    clips; of equal ones the larger. Only sums of products are kept in memory.
 
     Args:
         batches: tokens ``[B, N, C]`` and displacements ``[B, N, 2]``; tokens with NaN are left out.
