@@ -3,6 +3,7 @@
 # alone and fed by the stream, and steps with a motion target. Each part has its own time limit; what fails is written down beside the rest.
 #
 #   benchmarks/gpu.sh                      # writes benchmarks/results/render_gpu.json
+#   REHEARSE=1 benchmarks/gpu.sh           # without a GPU: every part at toy size, Triton in its interpreter
 #   WHEELS=wheels benchmarks/gpu.sh        # on a bare machine that has torch and triton
 #
 # Wheels to carry, for the Python, platform and processor of that machine, without what it has already:
@@ -18,4 +19,7 @@ if [ -n "${WHEELS:-}" ]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$WHEELS"/*.whl
 fi
 export PYTHONPATH="$PWD${site:+:$site}"
+if [ -n "${REHEARSE:-}" ]; then
+  exec "$python" benchmarks/render_gpu.py --device cpu --patience 5 --out "$(mktemp --suffix .json)" "$@"
+fi
 timeout 535 "$python" benchmarks/render_gpu.py --out benchmarks/results/render_gpu.json "$@"

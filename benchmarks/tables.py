@@ -539,6 +539,60 @@ def step_results() -> str:
     return "\n".join(lines)
 
 
+def kernel_results() -> str:
+    """Return the registers and instructions of every compiled variant of the Triton kernel."""
+    result = _load(RESULTS / "kernels.json")
+    columns = "registers", "spills", "stack", "shared", "instructions", "float64", "conversions"
+    lines = [f"| variant | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in result["rows"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[column]}" for column in columns) + " |")
+    versions = result["environment"]["versions"]
+    lines += ["", f"Counted in machine code, not run. Triton {versions['triton']}, {_where(result)}."]
+    return "\n".join(lines)
+
+
+def roofline_results() -> str:
+    """Return the estimated limits of drawing on an H200."""
+    result = _load(RESULTS / "roofline.json")
+    limits = list(result["limits"])
+    lines = [
+        "| per output pixel | bytes written | bytes read, at most | instructions | float64 | conversions |",
+        "|---|---|---|---|---|---|",
+    ]
+    columns = "bytes_written", "bytes_read", "instructions", "float64", "conversions"
+    for name, path in result["paths"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{path[column]:g}" for column in columns) + " |")
+    lines += [
+        "",
+        f"| clips/s at most, an estimate | {' | '.join(limits)} | bound by |",
+        "|---" * (len(limits) + 2) + "|",
+    ]
+    for name, path in result["paths"].items():
+        rates = path["clips_per_second"]
+        cells = [f"{rates[limit]:,}" if limit in rates else "" for limit in limits]
+        lines.append(f"| {name} | {' | '.join(cells)} | {path['bound_by']} |")
+    lines += ["", f"Row `{result['row']}` of the table above, {result['clips']} clips. {_where(result)}."]
+    return "\n".join(lines)
+
+
+def host_results() -> str:
+    """Return what a batch costs on the host."""
+    result = _load(RESULTS / "host_cost.json")
+    lines = [
+        f"| ms per {result['batch']} clips | scenes | parameters | bytes per clip | clips/s and core "
+        "| cores for 100,000 clips/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        spent = (row["milliseconds"][part]["median"] for part in ("scenes", "parameters"))
+        lines.append(
+            f"| {name} | {' | '.join(f'{value:.1f}' for value in spent)} | {row['bytes_per_clip']} | "
+            f"{row['clips_per_second_and_core']} | {row['cores_for_100000_clips_per_second']} |"
+        )
+    lines += ["", f"Median processor time of {result['repeats']} batches, one thread. {_where(result)}."]
+    return "\n".join(lines)
+
+
 def learn_results() -> str:
     """Return the losses of tiny-cpu before and after training."""
     result = _load(RESULTS / "learn_cpu.json")
@@ -575,6 +629,9 @@ BLOCKS = {
     "sampling-results": (ROOT / "docs" / "performance.md", sampling_results),
     "motion-label-results": (ROOT / "docs" / "performance.md", motion_label_results),
     "stream-results": (ROOT / "docs" / "performance.md", stream_results),
+    "kernel-results": (ROOT / "docs" / "performance.md", kernel_results),
+    "roofline-results": (ROOT / "docs" / "performance.md", roofline_results),
+    "host-results": (ROOT / "docs" / "performance.md", host_results),
     "cycle-results": (ROOT / "docs" / "performance.md", cycle_results),
     "digest-results": (ROOT / "docs" / "recipes.md", digest_results),
     "occlusion-results": (ROOT / "docs" / "recipes.md", occlusion_results),

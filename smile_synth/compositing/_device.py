@@ -16,6 +16,7 @@ from torch import Tensor
 from smile_synth.compositing._parameters import (
     EFFECTS,
     ENTRY,
+    IMAGE,
     Parameters,
     TextureVersion,
     as_numbers,
@@ -61,7 +62,7 @@ class DeviceRecords:
 class DeviceParameters:
     """`Parameters` on a device; ``bank`` and ``extra`` are texels ``[X]`` int32.
 
-    ``effects`` is None if no clip has camera effects.
+    ``effects`` is None if no clip has camera effects; ``plain`` is the result of `is_plain`.
     """
 
     num_frames: int
@@ -72,6 +73,22 @@ class DeviceParameters:
     effects: DeviceRecords | None
     bank: Tensor
     extra: Tensor
+    plain: bool
+
+
+def is_plain(parameters: Parameters) -> bool:
+    """Return whether the batch has only affine layers of unchanged colours, without camera effects.
+
+    Images must not need their border rule, or show noise instead of their colours.
+    """
+    entries = parameters.entries
+    image = (entries["fixed_point"] == 1) & (entries["wraps"] == 0) & (entries["shows_noise"] == 0)
+    return bool(
+        not len(parameters.effects)
+        and (entries["plain_color"] == 1).all()
+        and (image | (entries["kind"] != IMAGE)).all()
+        and (entries["inverse"][:, 2, :2] == 0).all()
+    )
 
 
 def on_device(
@@ -91,6 +108,7 @@ def on_device(
         DeviceRecords(effects, EFFECTS) if len(effects) else None,
         _resident_texels(bank, device),
         _send(parameters.extra, device) if extra is None else extra,
+        is_plain(parameters),
     )
 
 
