@@ -234,9 +234,9 @@ def _projected_position(entry, real, index, x, y):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def _add_level(
+def _add_level(  # type: ignore[no-untyped-def]  # pragma: no cover
     rgba, texels, entry, real, level: tl.constexpr, index, share, tile, table, PLAIN: tl.constexpr
-):  # type: ignore[no-untyped-def]  # pragma: no cover
+):
     """Add one mip level of an image, weighted by its share: the four texels around each position."""
     _, _, x, y, known = tile
     if PLAIN:  # noqa: SIM114 - decided when compiled
