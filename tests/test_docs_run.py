@@ -187,4 +187,4 @@ def test_features_of_the_shipped_encoder(out: Path) -> None:
     similarity = example("encoder_features")(out)
     assert 0.5 < similarity < 1
     with Image.open(out / "features.png") as image:
-        assert image.size == (4 * 68 + 4, 4 * 68 + 4)
+        assert image.size == (3 * (4 * 68 + 4), 3 * (4 * 68 + 4))

@@ -51,7 +51,8 @@ def main(out: Path, *, videos: Sequence[Path] = ()) -> float:
     for clip, color in zip(clips, colors, strict=True):
         images += list(clip[:: len(clip) // num_times])
         images += list(color.repeat(scale, axis=1).repeat(scale, axis=2))
-    Image.fromarray(contact_sheet(images, columns=num_times)).save(out / "features.png")
+    sheet = contact_sheet(images, columns=num_times).repeat(3, axis=0).repeat(3, axis=1)
+    Image.fromarray(sheet).save(out / "features.png")
     return similarity
 
 
