@@ -251,11 +251,12 @@ def find_probe_problems(log: Sequence[dict[str, Any]]) -> list[Finding]:
     scores = [100 * line["score"] for line in probed]
     tasks = [name for name in last if name.startswith("probe/") and name != "probe/rank"]
     baseline = 100 * sum(last[_BASELINE + name] for name in tasks) / len(tasks)
-    recent = sum(scores[-3:]) / len(scores[-3:])
-    if recent <= baseline and log[-1]["loss"] < log[0]["loss"]:
+    count = min(len(scores), 3)
+    recent = sum(scores[-count:]) / count
+    if count > 1 and recent <= baseline and log[-1]["loss"] < log[0]["loss"]:
         text = (
-            f"The loss falls, but the last {len(scores[-3:])} probes have a mean score of {recent:.1f} %; "
-            f"the first weights had {baseline:.1f} %."
+            f"The loss falls, but the mean score of the last {count} probes is {recent:.1f} %; that of the "
+            f"first weights is {baseline:.1f} %."
         )
         found.append(Finding("warning", "probes do not rise", text))
     return found

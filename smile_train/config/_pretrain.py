@@ -104,7 +104,7 @@ class TrainingProbeOptions(Options):
     """Steps between probes. Every stage also ends with one."""
     tasks: Annotated[list[ProbeTask], Field(min_length=1)] = ["direction", "rotation"]
     """Tasks of smile-train probe. The score of a checkpoint is the mean of their accuracies."""
-    num_train: Annotated[int, Field(ge=50)] = 200
+    num_train: Annotated[int, Field(ge=50)] = 150
     """Training clips of each task."""
     num_test: Annotated[int, Field(ge=50)] = 100
     """Test clips of each task."""

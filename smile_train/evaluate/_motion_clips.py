@@ -145,8 +145,10 @@ class ProbeClips:
         """Render the training or the test clips of a recipe."""
         options = self._options
         changes = [f"num_frames={like.num_frames}"]
-        changes += ["appearance={texture: noise}"] * options.appearance_free
-        changes += ["backgrounds=[{kind: solid}]"] * (sources.backgrounds is None)
+        if options.appearance_free:
+            changes.append("appearance={texture: noise}")
+        elif sources.backgrounds is None:
+            changes.append("backgrounds=[{kind: solid}]")
         tasks = self.tasks_of(name)
         by_class = any(task in BY_CLASS for task in tasks)
         recipe = _restrict(

@@ -17,6 +17,7 @@ from smile_train.data.synthetic import RenderedSource
 from smile_train.distributed import World, full_tensor
 from smile_train.evaluate import MOTION_TASKS, MotionProbeOptions, ProbeClips, VideoEncoder
 from smile_train.models import Encoder
+from smile_train.training.trainer import choose_precision
 
 FOLDER = "probes"  # in a run's folder
 
@@ -28,7 +29,13 @@ class TrainingProbes:
     """
 
     def __init__(
-        self, options: TrainingProbeOptions, data: TrainingData, encoder: Encoder, folder: Path | None
+        self,
+        options: TrainingProbeOptions,
+        data: TrainingData,
+        encoder: Encoder,
+        folder: Path | None,
+        *,
+        precision: str,
     ) -> None:
         """Choose the sources: those of the run's first recipe.
 
@@ -37,6 +44,7 @@ class TrainingProbes:
             data: of the run.
             encoder: with its first weights, whose scores are the baseline.
             folder: keeps the clips.
+            precision: of the run.
 
         Raises:
             UserError: the run has no recipe, or the encoder reads frames that are not square.
@@ -56,7 +64,7 @@ class TrainingProbes:
         )  # fmt: skip
         self._copy = VideoEncoder("student", Encoder(encoder.config, generator=torch.Generator()))
         self._first = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-        self._folder = folder
+        self._folder, self._precision = folder, precision
         self._clips: ProbeClips | None = None
         self._baseline: dict[str, float] = {}
 
@@ -83,6 +91,9 @@ class TrainingProbes:
 
     def _measure(self, clips: ProbeClips, weights: Mapping[str, Tensor]) -> dict[str, float]:
         self._copy.encoder.load_state_dict(weights)
-        correct, rank = clips.measure(self._copy)
+        device = self._copy.device
+        precision = choose_precision(self._precision, device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            correct, rank = clips.measure(self._copy)
         scores = {f"probe/{task}": float(right.mean()) for task, right in correct.items()}
         return {**scores, "probe/rank": round(rank, 3)}

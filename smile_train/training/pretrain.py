@@ -172,7 +172,9 @@ class PretrainTask(Task):
             self.validate_every = config.probes.every
             self.files = replace(self.files, best=STUDENT_BEST_PROBE)
             folder = None if out is None else out / FOLDER
-            self.probes = TrainingProbes(config.probes, self.data, self.student.encoder, folder)
+            self.probes = TrainingProbes(
+                config.probes, self.data, self.student.encoder, folder, precision=config.run.precision
+            )
 
     def batches(self, phase: Phase, start_step: int, world: World) -> Generator[Batch, None, None]:
         """See `Task.batches`. The random numbers of the masks come with the batch."""

@@ -74,7 +74,7 @@ def test_probes_that_do_not_rise_and_ranks_that_fall_are_findings() -> None:
     best = best_by_probe(rising)
     assert best is not None and best["step"] == 8 and best_by_probe(lines([1.0])) is None
     (still,) = find_probe_problems(with_probes([0.9, 0.3, 0.25, 0.34], [19.0] * 4))
-    assert still.kind == "probes do not rise" and "mean score of 29.7 %" in still.text
+    assert still.kind == "probes do not rise" and "score of the last 3 probes is 29.7 %" in still.text
     for rank in (4.9, 2.9):
         (collapsed,) = find_probe_problems(with_probes([0.5, 0.6], [18.0, rank]))
         assert collapsed.kind == "features collapse" and f"is {rank}; it was 20.0" in collapsed.text
