@@ -28,6 +28,7 @@ from smile_train.batch import Batch, normalise
 from smile_train.config import MaskOptions, PretrainConfig
 from smile_train.data.batches import StageData, open_data
 from smile_train.data.sources import collate
+from smile_train.distributed import has_fast_bf16
 from smile_train.evaluate import (
     MotionProbe,
     MotionProbeOptions,
@@ -76,9 +77,7 @@ class DemoResult:
 def demo_config(materials: Materials, overrides: Sequence[str] = ()) -> PretrainConfig:
     """Return the demo's training config with the given materials, in bfloat16 where the CPU has it."""
     paths = [f"bank={materials.bank.path}", f"backgrounds={materials.train_backgrounds.path}"]
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    fast = bool(capabilities.get("avx512_bf16"))
-    return PretrainConfig.load("demo", [*paths, *["run.precision=bf16"] * fast, *overrides])
+    return PretrainConfig.load("demo", [*paths, *["run.precision=bf16"] * has_fast_bf16(), *overrides])
 
 
 def run_demo(
@@ -228,7 +227,7 @@ def render_page(
         losses, x_label="step", y_label="loss", title="loss over steps",
         smooth=max(len(log) // 40, 1),
     )  # fmt: skip
-    tasks = [_task(probe, shipped, name) for name in probe.num_classes]
+    tasks = [task_rows(probe, shipped, name) for name in probe.num_classes]
     template = page_environment("smile_train").get_template("demo.html")
     return template.render(
         title="A tiny encoder, pretrained without natural video",
@@ -250,7 +249,7 @@ def render_page(
     )
 
 
-def _task(probe: MotionProbeResult, shipped: MotionProbeResult | None, name: str) -> dict[str, Any]:
+def task_rows(probe: MotionProbeResult, shipped: MotionProbeResult | None, name: str) -> dict[str, Any]:
     """Return the rows of a task for the template, in percent."""
     titled = [("this encoder" if row.features == "encoder" else row.features, row) for row in probe.rows]
     if shipped:

@@ -74,6 +74,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def has_fast_bf16() -> bool:
+    """Return whether the CPU has instructions for bfloat16; False with torch before 2.10."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16"))
+
+
 @contextmanager
 def join_world(device_name: str) -> Iterator[World]:
     """Join the processes that torchrun started, and leave them at the end. Without torchrun, be alone.

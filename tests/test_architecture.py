@@ -15,8 +15,8 @@ ORDER = {
         "compositing", "annotations", "corpus", "exporters", "streaming", "visualize", "_public", "cli",
     ],
     "smile_train": [
-        "config", "distributed", "batch", "models", "masking", "motion_target", "targets", "data", "materials",
-        "evaluate", "training", "export", "ablate", "report_motion", "report", "demo", "cli",
+        "config", "distributed", "batch", "models", "masking", "motion_target", "targets", "data", "materials", "own_images",
+        "evaluate", "training", "export", "ablate", "report_motion", "report", "demo", "quickstart", "cli",
     ],
 }  # fmt: skip
 

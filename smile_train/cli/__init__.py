@@ -13,7 +13,13 @@ from smile_train.cli._evaluate import (
     probe_dense_command,
 )
 from smile_train.cli._output import describe_step, print_teacher_scores, quiet_unless_rank_0
-from smile_train.cli._studies import ablate_command, demo_command, export_command, report_command
+from smile_train.cli._studies import (
+    ablate_command,
+    demo_command,
+    export_command,
+    quickstart_command,
+    report_command,
+)
 from smile_train.cli._train import finetune_command, pretrain_command, teacher_command, train_probe_command
 
 app = typer.Typer(
@@ -35,6 +41,7 @@ app.command("ablate")(ablate_command)
 app.command("report")(report_command)
 app.command("export")(export_command)
 app.command("demo")(demo_command)
+app.command("quickstart")(quickstart_command)
 
 
 @app.callback()

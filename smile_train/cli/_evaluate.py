@@ -121,7 +121,7 @@ def evaluate_command(
         check_suffix(out, ".json")
     loaded = parse(EvaluateOptions, "{}", name="settings", overrides=overrides or [])
     _check_split_options(test=test, folds=folds, by_group=by_group, hmdb=hmdb, classes=classes, root=root)
-    found, splits = _read_splits(
+    found, splits = read_splits(
         videos, test=test, hmdb=hmdb, root=root, group=group, allow_missing=allow_missing, classes=classes,
         folds=None if by_group else folds or 5, seed=loaded.seed,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def _check_split_options(
         raise UserError("--hmdb: needs --root, the folder of the classes")
 
 
-def _read_splits(
+def read_splits(
     videos: Path,
     *,
     test: Path | None,

@@ -1,4 +1,4 @@
-"""smile-train demo, ablate, report and export."""
+"""smile-train demo, quickstart, ablate, report and export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer import Argument, Option
 from smile_synth.cli import check_suffix, console, errors, print_findings, progress_bar
 from smile_synth.core.errors import UserError
 from smile_train.cli import _options as options
+from smile_train.cli._evaluate import GROUP_HELP, evaluate_command, read_splits
 from smile_train.cli._output import print_motion_probes
 
 RAY_HELP = "Run the arms on this Ray cluster, whose machines share the folders."
@@ -22,10 +23,19 @@ def demo_command(
     out: Annotated[Path, Option("--out", help="Folder of all files of the demo.")],
     num_train: options.NumTrain = 600,
     num_test: options.NumTest = 400,
+    videos: Annotated[
+        Path | None,
+        Option(
+            "--videos", help="Your videos, a folder per class: the encoder is evaluated on them at the end."
+        ),
+    ] = None,
+    group: Annotated[str | None, Option("--group", help=GROUP_HELP)] = None,
 ) -> None:
     """Make objects and a corpus, pretrain, probe and write a page; under 6 minutes on 2 cores."""
     from smile_train.demo import run_demo
 
+    if videos is not None:  # errors before the training, not after it
+        read_splits(videos, test=None, hmdb=None, classes="", folds=5, seed=0, group=group)
     with progress_bar("demo", "") as progress:
 
         def stage(what: str, done: int, total: int, remark: str) -> None:
@@ -37,6 +47,33 @@ def demo_command(
     console.print(f"loss {run.loss:.3f} after {run.steps} steps (baseline: {run.baseline_loss:.3f})")
     console.print(f"corpus: {result.corpus}   contact sheet: {out / 'contact_sheet.png'}")
     console.print(f"page:   {result.page}")
+    if videos is not None:
+        evaluate_command(videos, checkpoint=str(run.folder), group=group, out=out / "videos.json")
+
+
+def quickstart_command(
+    images: Annotated[
+        Path, Argument(metavar="IMAGES", help="A folder of images, with or without masks or annotations.")
+    ],
+    out: Annotated[Path, Option("--out", help="Folder of all files; a stopped quickstart there continues.")],
+    minutes: Annotated[
+        float, Option("--minutes", min=2.0, help="About how long the whole takes on this machine.")
+    ] = 60.0,
+    device: options.Device = "auto",
+) -> None:
+    """Turn a folder of images into a small video encoder and a page of what it learned."""
+    from smile_train.quickstart import quickstart
+
+    with progress_bar("quickstart", "") as progress:
+        result = quickstart(
+            images, out, minutes=minutes, device=device,
+            progress=lambda what, done, total, remark: progress(done, total, what=what, remark=remark),
+        )  # fmt: skip
+    print_motion_probes(result.probe)
+    for problem in result.problems:
+        console.print(problem, style="yellow")
+    console.print(f"encoder: {result.run} (for --checkpoint and smile_train.load_encoder)")
+    console.print(f"page:    {result.page}")
 
 
 def ablate_command(
