@@ -27,7 +27,7 @@ SIDE = 64  # of a clip, in pixels
 # The median object gets this share of a clip's side, as far as the largest zoom allows it.
 OBJECT_SHARE, MAX_ZOOM = 0.25, 4.0
 MAX_BACKGROUNDS, BACKGROUND_SIDE = 400, 512
-VAL_FRACTION, TEST_FRACTION, SPLIT_SEEDS = 0.15, 0.25, 20
+VAL_FRACTION, TEST_FRACTION, MIN_TRAIN_SHARE, SPLIT_SEEDS = 0.15, 0.25, 0.5, 8
 # Fewer objects or smaller ones are named as too little material.
 FEW_TRAIN, FEW_TEST, TINY_SIDE = 20, 5, 16
 _SIZES = "sizes.json"
@@ -83,8 +83,13 @@ def prepare_images(images: Path, folder: Path, *, progress: Progress | None = No
 
 
 def _build(images: Path, folder: Path, progress: Progress | None) -> ObjectBank:
-    """Build a bank whose splits have objects. A split is a hash of the image, so other seeds are tried."""
+    """Build a bank of which at least half is for training, and something for the test.
+
+    A split is a hash of the images and a seed. With few images the shares vary, so further seeds are tried.
+    """
     workers = min(available_cores(), 1 + len(_files(images)) // 100)  # a process starts in seconds
+    best: ObjectBank | None = None
+    best_share = -1.0
     for seed in range(SPLIT_SEEDS):
         path = folder / f"objects-{seed}.bank"
         if not path.exists():
@@ -95,9 +100,15 @@ def _build(images: Path, folder: Path, progress: Progress | None) -> ObjectBank:
             )  # fmt: skip
         bank = ObjectBank.open(path)
         counts = _split_counts(bank)
-        if counts["train"] and (counts["test"] or _num_images(bank) == 1):
+        share = counts["train"] / len(bank)
+        if not counts["test"] and _num_images(bank) > 1:
+            share = 0.0
+        if best is None or share > best_share:
+            best, best_share = bank, share
+        if share >= MIN_TRAIN_SHARE:
             break
-    return bank
+    assert best is not None
+    return best
 
 
 def _files(images: Path) -> list[Path]:

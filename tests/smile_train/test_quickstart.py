@@ -36,7 +36,7 @@ def write_pairs(folder: Path, *, images: int, side: int) -> Path:
 
 def test_recipe_and_backgrounds_fit_the_images(tmp_path: Path) -> None:
     own = prepare_images(write_pairs(tmp_path / "photos", images=12, side=20), tmp_path / "out")
-    assert all(own.counts[split] for split in ("train", "test")) and sum(own.counts.values()) == 72
+    assert sum(own.counts.values()) == 72 and own.counts["train"] >= 36 and own.counts["test"]
     assert own.test_split == "test" and not own.problems
     # Objects of a quarter of the short side need no zoom, and have 16 of 64 pixels.
     assert own.recipe.objects.side == [16.0] and own.recipe.objects.split == "train"
