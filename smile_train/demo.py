@@ -64,7 +64,7 @@ class DemoResult:
         corpus: folder of the labelled corpus.
         pretrained: the pretraining run.
         probe: motion probes of the student and of its controls.
-        shipped: motion probes of the encoder that ships with the project; None for another architecture.
+        shipped: motion probes of the encoder that ships with the project; None if its architecture differs.
     """
 
     page: Path
@@ -75,7 +75,7 @@ class DemoResult:
 
 
 def demo_config(materials: Materials, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """Return the demo's training config with the given materials, in bfloat16 where the CPU has it."""
+    """Return the demo's training config with the given materials, in bfloat16 if the CPU supports it."""
     paths = [f"bank={materials.bank.path}", f"backgrounds={materials.train_backgrounds.path}"]
     return PretrainConfig.load("demo", [*paths, *["run.precision=bf16"] * has_fast_bf16(), *overrides])
 
@@ -88,7 +88,7 @@ def run_demo(
     num_train: int = 600,
     num_test: int = 400,
 ) -> DemoResult:
-    """Run the whole demo in one folder; finished parts of an earlier run are kept.
+    """Run the whole demo in one folder. Finished parts of an earlier run are kept.
 
     Args:
         out: the folder.
@@ -117,7 +117,7 @@ def run_demo(
         run,
         on_log=lambda line: progress("pretraining", line["step"], steps, f"loss {line['loss']:.3f}"),
     )
-    torch.set_num_threads(threads)  # the training needed only one
+    torch.set_num_threads(threads)  # the training has changed it to run.threads
     encoder, shipped = load_encoder(run), load_encoder(SHIPPED)
     probe = MotionProbe(
         encoder, materials.train, materials.heldout,
@@ -137,11 +137,12 @@ def run_demo(
 def predicted_motion(config: PretrainConfig, run: Path, materials: Materials) -> list[dict[str, Any]]:
     """Draw the exact and the predicted motion of clips with held-out objects and backgrounds.
 
-    The clips are those of the first 24 with the most motion. The student sees them without a mask.
+    Of the first 24 clips, those with the most motion are drawn. No token is masked.
 
     Returns:
-        For each clip, images ``exact`` and ``predicted`` (data URIs), mean length ``no_motion`` of the exact
-        displacements and ``error`` of the predicted ones, in pixels. Empty without a motion target.
+        For each clip: images ``exact`` and ``predicted`` (data URIs), and in pixels the mean length of the
+        exact displacements (``no_motion``) and of the prediction errors (``error``). Empty without a motion
+        target.
     """
     if all(target.kind != "motion" for target in config.targets):
         return []
@@ -177,10 +178,11 @@ def _mean_length(vectors: NDArray[np.float64]) -> float:
 
 
 def mask_images(config: PretrainConfig, stage: StageData, index: int) -> list[dict[str, str]]:
-    """Draw a clip and its visible tokens under a trajectory mask and under the mask of the training.
+    """Draw a clip and its visible tokens with a trajectory mask and with the mask of the training.
 
     Returns:
-        ``kind`` and ``png`` (a data URI) of each: one column per tubelet, the clip above its visible tokens.
+        For each mask, ``kind`` and ``png`` (a data URI). The image has one column per tubelet, with the clip
+        above its visible tokens.
     """
     clip = stage.sources[0].clips([index])[0]
     batch = collate([index], [clip])
@@ -250,7 +252,7 @@ def render_page(
 
 
 def task_rows(probe: MotionProbeResult, shipped: MotionProbeResult | None, name: str) -> dict[str, Any]:
-    """Return the rows of a task for the template, in percent."""
+    """Return a probe's task for the template: its name, classes and rows of scores in percent."""
     titled = [("this encoder" if row.features == "encoder" else row.features, row) for row in probe.rows]
     if shipped:
         titled += [(SHIPPED, row) for row in shipped.rows if row.features == "encoder"]

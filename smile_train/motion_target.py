@@ -16,9 +16,9 @@ from smile_train.config import MotionTarget
 EPS = 1e-6
 MOTION_BETA = 0.1
 LINEAR_SCALE = 10.0
-# Ranks of owners from the front; the last class holds all further ranks.
+# Classes of an owner's rank from the front. The last class holds all larger ranks too.
 DEPTH_CLASSES = 4
-# Of the part same_object: values of an embedding, temperature, and compared tokens of a clip.
+# For the part same_object: values per embedding, temperature, and number of compared tokens per clip.
 EMBEDDING_WIDTH, TEMPERATURE, COMPARED_TOKENS = 16, 0.1, 64
 
 
@@ -26,10 +26,12 @@ class MotionPart(NamedTuple):
     """A part of a motion target.
 
     Attributes:
-        width: predicted values per token, and per offset if there is one value for each offset.
-        per_offset: whether it is predicted for each offset.
-        loss: mean loss of predictions and targets ``[B, P, ..., width]`` with weights ``[B, P, ...]``.
-        baseline: of targets ``[B, N, ..., width]``, a prediction ``[B, 1, ..., width]``.
+        width: number of predicted values per token; with ``per_offset``, per token and offset.
+        per_offset: whether the part is predicted for each offset.
+        loss: returns the mean loss of predictions and targets ``[B, P, ..., width]``, with weights
+            ``[B, P, ...]``.
+        baseline: returns a prediction ``[B, 1, ..., width]`` that needs no training, for targets
+            ``[B, N, ..., width]``.
     """
 
     width: int
@@ -54,9 +56,9 @@ class Motion:
         """Store the options.
 
         Args:
-            options: of the target.
+            options: options of the target.
             token_thw: frames, rows and columns of a token.
-            label_offsets: of the labels of motion, in their order; by default those of the options.
+            label_offsets: offsets of the motion labels, in their order; by default those of the options.
         """
         self._part_weights = {name: getattr(options, name) for name in MOTION_PARTS if getattr(options, name)}
         self._num_offsets = len(options.offsets)
@@ -174,9 +176,10 @@ def _cross_entropy(prediction: Tensor, target: Tensor, weights: Tensor) -> Tenso
 def _contrastive(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Return the supervised contrastive loss of embeddings (Khosla et al., arXiv 2004.11362, eq. 2).
 
-    Tokens of a clip are compared with each other; of many tokens, `COMPARED_TOKENS` at equal steps. Tokens
-    of an owner attract, others repel. A token without another token of its owner has no loss; neither has
-    one of an unlabelled layer, since several layers share its number.
+    Tokens of a clip are compared with each other. If there are more than `COMPARED_TOKENS`, that many evenly
+    spaced tokens are compared. The loss is low if tokens of the same owner have similar embeddings and other
+    tokens have different ones. A token without another token of its owner has no loss. Tokens of unlabelled
+    layers have no loss either: all these layers have the same number.
     """
     count = min(prediction.shape[1], COMPARED_TOKENS)
     chosen = torch.arange(count, device=prediction.device) * prediction.shape[1] // count

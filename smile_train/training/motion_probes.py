@@ -23,9 +23,9 @@ FOLDER = "probes"  # in a run's folder
 
 
 class TrainingProbes:
-    """Probes the encoder of a run, as `smile-train probe` does, on few clips that are rendered once.
+    """Probes the encoder of a run like `smile-train probe`, on few clips that are rendered once.
 
-    The weights are copied into another encoder, so that the training is not changed. Process 0 computes.
+    The weights are copied into another encoder, so that the training is not changed. Only process 0 probes.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class TrainingProbes:
         *,
         precision: str,
     ) -> None:
-        """Choose the sources: those of the run's first recipe.
+        """Use the sources of the run's first recipe.
 
         Args:
-            options: of the probes.
-            data: of the run.
-            encoder: with its first weights, whose scores are the baseline.
-            folder: keeps the clips.
-            precision: of the run.
+            options: options of the probes.
+            data: data of the run.
+            encoder: the encoder before training; its scores are the baseline.
+            folder: folder for the rendered clips, or None.
+            precision: precision of the run.
 
         Raises:
             UserError: the run has no recipe, or the encoder reads frames that are not square.
@@ -69,7 +69,7 @@ class TrainingProbes:
         self._baseline: dict[str, float] = {}
 
     def __call__(self, encoder: Encoder, world: World) -> dict[str, float]:
-        """Return the scores of an encoder for the log, the same in every process. All processes call it."""
+        """Return the scores of an encoder for the log. All processes must call it and get the same scores."""
         weights = {name: full_tensor(tensor) for name, tensor in encoder.state_dict().items()}
         scores: dict[str, float] = self._scores(weights, world.device) if world.is_main else {}
         scores = world.gather(scores)[0]
