@@ -46,6 +46,7 @@ from smile_train.training.logging import read_log
 from smile_train.training.pretrain import PretrainResult, pretrain
 
 CORPUS_CLIPS, SHEET_CLIPS, ARROW_CLIPS = 24, 8, 3
+MOVING = 0.7  # pixels
 SHIPPED = "smile-tiny-motion"
 TARGET_WORDS = {
     "motion": "the exact motion of every token", "teacher": "the tokens of a frozen CLIP", "pixels": "pixels",
@@ -119,13 +120,14 @@ def run_demo(
     )
     torch.set_num_threads(threads)  # the training has changed it to run.threads
     encoder, shipped = load_encoder(run), load_encoder(SHIPPED)
-    probe = MotionProbe(
-        encoder, materials.train, materials.heldout,
-        MotionProbeOptions(num_train=num_train, num_test=num_test, seed=config.seed),
-        progress=lambda done, total: progress("probes", done, total, ""),
-    )  # fmt: skip
-    own = probe(encoder)
-    other = probe(shipped) if shipped.architecture == encoder.architecture else None
+    options = MotionProbeOptions(num_train=num_train, num_test=num_test, seed=config.seed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):  # the readouts compute with NumPy
+        probe = MotionProbe(
+            encoder, materials.train, materials.heldout, options,
+            progress=lambda done, total: progress("probes", done, total, ""),
+        )  # fmt: skip
+        own = probe(encoder)
+        other = probe(shipped) if shipped.architecture == encoder.architecture else None
     scores = {**asdict(own), "shipped": other and asdict(other)}
     write_bytes(out / "probe.json", (json.dumps(scores, indent=1) + "\n").encode())
     page = out / "index.html"
@@ -134,43 +136,52 @@ def run_demo(
     return DemoResult(page, corpus, pretrained, own, other)
 
 
-def predicted_motion(config: PretrainConfig, run: Path, materials: Materials) -> list[dict[str, Any]]:
+def predicted_motion(config: PretrainConfig, run: Path, materials: Materials) -> dict[str, Any] | None:
     """Draw the exact and the predicted motion of clips with held-out objects and backgrounds.
 
-    Of the first 24 clips, those with the most motion are drawn. No token is masked.
+    No token is masked. Of 24 clips, the first ones with a mean displacement of at least `MOVING` are drawn.
 
     Returns:
-        For each clip: images ``exact`` and ``predicted`` (data URIs), and in pixels the mean length of the
-        exact displacements (``no_motion``) and of the prediction errors (``error``). Empty without a motion
-        target.
+        ``clips``, a list with images ``exact`` and ``predicted`` (data URIs), and in pixels the mean length
+        of the exact displacements (``no_motion``) and of the prediction errors (``error``). Over all tokens
+        of the 24 clips that move by at least `MOVING`: ``cosine``, the mean cosine of exact and predicted
+        displacements, and ``gain``, their ratio of lengths, by which the predicted arrows are enlarged.
+        None without a motion target.
     """
     if all(target.kind != "motion" for target in config.targets):
-        return []
+        return None
     source, student = config.resolved_stages[0].sources[0], load_student(run)
     recipe = Recipe.load(source.recipe or "motion", [*source.overrides, "objects.split=test"])
     token_size = config.student.tubelet_size, config.student.patch_size
     height, width = recipe.size
     grid = recipe.num_frames // token_size[0], height // token_size[1], width // token_size[1]
-    scenes = [sample_scene(recipe, materials.heldout, seed=config.seed, index=k) for k in range(CORPUS_CLIPS)]
-    pairs = [(scene, token_displacement(annotate(scene, materials.heldout), token_size)) for scene in scenes]
-    moving = sorted(pairs, key=lambda pair: -_mean_length(pair[1]))[:ARROW_CLIPS]
-    frames = np.stack([composite(scene, materials.heldout) for scene, _ in moving])
-    exact = [displacement for _, displacement in moving]
-    mask = torch.zeros((len(frames), len(exact[0])), dtype=torch.bool)
+    sources, count = materials.heldout, CORPUS_CLIPS
+    scenes = [sample_scene(recipe, sources, seed=config.seed, index=k) for k in range(count)]
+    frames = np.stack([composite(scene, sources) for scene in scenes])
+    exact = np.stack([token_displacement(annotate(scene, sources), token_size) for scene in scenes])
+    mask = torch.zeros(exact.shape[:2], dtype=torch.bool)
     with torch.inference_mode():
         values = student(
             normalise(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)), mask, 0, tokens="visible"
         )
         targets = build_targets(config, build_teacher(config, recipe.size))
         predicted = targets.displacement(values[:, : mask.shape[1]])[:, :, 0].double().numpy()
-    return [
+    moving = np.linalg.norm(exact, axis=2) >= MOVING
+    true, guess = exact[moving], predicted[moving]
+    lengths = np.linalg.norm(true, axis=1), np.linalg.norm(guess, axis=1)
+    gain = max(1.0, round(float(lengths[0].mean() / max(lengths[1].mean(), 1e-6)), 1))
+    shown = [k for k in range(count) if _mean_length(exact[k]) >= MOVING][:ARROW_CLIPS]
+    clips = [
         {
-            "exact": displacement_png(clip, true, grid), "predicted": displacement_png(clip, guess, grid),
-            "error": f"{_mean_length(guess - true):.2f}",
-            "no_motion": f"{_mean_length(true):.2f}",
+            "exact": displacement_png(frames[k], exact[k], grid),
+            "predicted": displacement_png(frames[k], gain * predicted[k], grid),
+            "no_motion": f"{_mean_length(exact[k]):.2f}",
+            "error": f"{_mean_length(predicted[k] - exact[k]):.2f}",
         }
-        for clip, true, guess in zip(frames, exact, predicted, strict=True)
-    ]  # fmt: skip
+        for k in shown
+    ]
+    cosine = float(((true * guess).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-6)).mean())
+    return {"clips": clips, "cosine": f"{cosine:.2f}", "gain": f"{gain:g}"}
 
 
 def _mean_length(vectors: NDArray[np.float64]) -> float:
@@ -208,7 +219,7 @@ def render_page(
     clips: SyntheticClips,
     probe: MotionProbeResult,
     shipped: MotionProbeResult | None,
-    arrows: Sequence[dict[str, Any]],
+    arrows: dict[str, Any] | None,
 ) -> str:
     """Return the page: results, clips, masks, loss and probes in one file without external links."""
     log, corpus = read_log(out / "run"), out / "corpus"
@@ -245,6 +256,7 @@ def render_page(
         probe=probe,
         num_objects=len(clips.sources.objects),
         arrows=arrows,
+        moving=MOVING,
         targets=" and ".join(TARGET_WORDS[target.kind] for target in config.targets),
         shipped=SHIPPED if shipped else None,
         size="x".join(str(n) for n in (clips.recipe.num_frames, *clips.recipe.size)),
