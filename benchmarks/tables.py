@@ -616,7 +616,22 @@ def learn_results() -> str:
     return "\n".join(lines)
 
 
+def probe_share() -> str:
+    """Return the time that probes take while a run trains."""
+    result = _load(RESULTS / "probe_share.json")
+    options = result["options"]
+    return (
+        f"With the default options ({' and '.join(options['tasks'])}, {options['num_train']} training and "
+        f"{options['num_test']} test clips, every {options['every']} steps) a probe of `smile-tiny-motion` "
+        f"takes {result['probe_seconds']:.1f} seconds, which is {100 * result['share']:.1f} % of the time of "
+        f"the training; the first one, which renders the clips and also probes the first weights, takes "
+        f"{result['first_probe_seconds']:.1f} seconds. A larger `every` lowers the share. "
+        f"(`benchmarks/probe_share.py`, processor time of one thread, {_where(result)}.)"
+    )
+
+
 BLOCKS = {
+    "probe-share": (ROOT / "docs" / "pretraining.md", probe_share),
     "memory-results": (ROOT / "docs" / "pretraining.md", memory_results),
     "learn-results": (ROOT / "docs" / "pretraining.md", learn_results),
     "step-results": (ROOT / "docs" / "performance.md", step_results),
