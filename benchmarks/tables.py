@@ -540,14 +540,16 @@ def step_results() -> str:
 
 
 def kernel_results() -> str:
-    """Return the registers and instructions of every compiled variant of the Triton kernel."""
+    """Return the registers and instructions of the compiled variants of the Triton kernel without labels."""
     result = _load(RESULTS / "kernels.json")
     columns = "registers", "spills", "stack", "shared", "instructions", "float64", "conversions"
     lines = [f"| variant | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in result["rows"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[column]}" for column in columns) + " |")
+        if name.count(",") == 2:
+            lines.append(f"| {name} | " + " | ".join(f"{row[column]}" for column in columns) + " |")
     versions = result["environment"]["versions"]
-    lines += ["", f"Counted in machine code, not run. Triton {versions['triton']}, {_where(result)}."]
+    count = f"All {len(result['rows'])} variants, also those with labels, are in the result file."
+    lines += ["", f"Counted in machine code, not run. {count} Triton {versions['triton']}, {_where(result)}."]
     return "\n".join(lines)
 
 
