@@ -59,7 +59,7 @@ def main() -> None:
             spent = {
                 "scenes": milliseconds(sample, arguments.repeats),
                 "parameters": milliseconds(
-                    lambda _, scenes=scenes, frames=frames: build_parameters(scenes, sources.objects, frames),  # type: ignore[misc]
+                    lambda _, scenes=scenes, frames=frames: build_parameters(scenes, sources.objects, frames),  # type: ignore[misc] # defaults in a lambda
                     arguments.repeats,
                 ),
             }

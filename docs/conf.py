@@ -13,6 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+# E402: these modules are found only with the path above.
 
 import make_reference  # noqa: E402
 from numpy.typing import ArrayLike  # noqa: E402
@@ -69,7 +70,7 @@ _ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dt
 
 
 def _shorten_types(app: Any, what: str, name: str, value: Any, options: Any, *texts: str | None) -> Any:
-    """Show ArrayLike and NDArray[uint8] in signatures, not what they stand for."""
+    """Show the names ArrayLike and NDArray[uint8] in signatures instead of their long definitions."""
     return tuple(
         text and _ARRAY.sub(r"NDArray[\1]", text.replace(_ARRAY_LIKE, "ArrayLike")) for text in texts
     )

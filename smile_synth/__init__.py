@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smile_synth._public import *  # noqa: F403
+    from smile_synth._public import *  # noqa: F403 - type checkers see the names that __getattr__ returns
 
 __version__ = "0.1.0"
 

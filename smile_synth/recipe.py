@@ -116,7 +116,7 @@ class VideoBackground(CroppedBackground):
 
 
 class OneOverFBackground(MovingBackground):
-    """Coloured 1/f noise of unlimited extent, drawn anew for each clip.
+    """Coloured 1/f noise of unlimited extent. Every clip has another noise image.
 
     Attributes:
         exponent: [low, high]; amplitudes fall as 1 / frequency^exponent.
@@ -127,7 +127,7 @@ class OneOverFBackground(MovingBackground):
 
 
 class DeadLeavesBackground(MovingBackground):
-    """Overlapping discs of unlimited extent, drawn anew for each clip."""
+    """Overlapping discs of unlimited extent. Every clip has other discs."""
 
     kind: Literal["dead-leaves"]
 

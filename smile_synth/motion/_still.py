@@ -11,7 +11,7 @@ from smile_synth.motion._base import FamilyParameters, Path, Request, family
 
 
 class Still(FamilyParameters):
-    """Keys of ``still``: none of its own."""
+    """Keys of ``still``: only those that every family has."""
 
     family: Literal["still"]
 

@@ -40,7 +40,7 @@ def test_recipe_and_backgrounds_fit_the_images(tmp_path: Path) -> None:
     assert own.test_split == "test" and not own.problems
     # Objects of a quarter of the short side need no zoom, and have 16 of 64 pixels.
     assert own.recipe.objects.side == [16.0] and own.recipe.objects.split == "train"
-    assert own.recipe.backgrounds[0].zoom == (1.0, 1.6)  # type: ignore[union-attr]
+    assert own.recipe.backgrounds[0].zoom == (1.0, 1.6)  # type: ignore[union-attr] # an image
     train, heldout = own.materials.train_backgrounds, own.materials.heldout_backgrounds
     # Masks are no backgrounds, and no image is on both sides.
     assert len(train.files) == own.counts["train"] / 6 and len(heldout.files) == own.counts["test"] / 6
@@ -57,7 +57,7 @@ def test_too_little_material_is_named(tmp_path: Path) -> None:
     for part in ("from one image, so none can be held out", "has only 6 objects", "object is 8 pixels"):
         assert sum(part in problem for problem in own.problems) == 1
     assert len(own.problems) == 3
-    assert own.recipe.backgrounds[0].zoom == (2.5, 4.0)  # type: ignore[union-attr]
+    assert own.recipe.backgrounds[0].zoom == (2.5, 4.0)  # type: ignore[union-attr] # an image
     assert own.recipe.objects.side == [16.0]
 
 
